@@ -1,0 +1,133 @@
+"""How fast images become batches: the reader's preprocessing against a plain one, and img/s by workers.
+
+    python benchmarks/data_loading.py [--images 48] [--rounds 8] [--workers 0 1 2 4]
+
+Images are 480 x 640 JPEGs, made on the spot; the work is that of YOLOF's evaluation: decode, resize to
+800 x 1333 keeping the ratio, normalise, channels first, pad to a multiple of 32, batches of 4. The plain
+implementation does the same arithmetic step by step; both must give the same bits. Their ratio comes
+from one run, in alternating rounds of which each one's fastest counts, in CPU time.
+"""
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import Callable
+
+import cv2
+import numpy as np
+
+from ppdet_repro.data.reader.readers import EvalReader
+from ppdet_repro.data.reader.workers import run_on_one_thread
+from ppdet_repro.data.transform.base import Compose, Context, apply_to_batch
+from ppdet_repro.data.transform.decode import Decode, read_image
+from ppdet_repro.data.transform.normalize import NormalizeImage, Permute
+from ppdet_repro.data.transform.pad import PadBatch, stack
+from ppdet_repro.data.transform.resize import Resize
+
+BATCH = 4
+SHORT, LONG = 800, 1333
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+class Pictures:
+    """A data set of JPEG files without boxes."""
+
+    def __init__(self, files: list[str]) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def record(self, index: int) -> dict:
+        return {"im_file": self.files[index], "im_id": np.array([index])}
+
+
+def make_pictures(folder: Path, count: int) -> list[str]:
+    """Photograph-like JPEGs (smooth shapes with some noise) of about 100 KB."""
+    files = []
+    for i in range(count):
+        rng = np.random.default_rng(i)
+        coarse = rng.integers(0, 256, (30, 40, 3), np.uint8)
+        image = cv2.resize(coarse, (640, 480), interpolation=cv2.INTER_CUBIC).astype(np.int16)
+        image = np.clip(image + rng.integers(-12, 13, image.shape), 0, 255).astype(np.uint8)
+        files.append(str(folder / f"{i}.jpg"))
+        cv2.imwrite(files[-1], image)
+    return files
+
+
+def plain_batch(files: list[str]) -> np.ndarray:
+    """The same batch in the obvious way: [B, 3, H, W] float32."""
+    images = []
+    for file in files:
+        image = cv2.cvtColor(cv2.imread(file), cv2.COLOR_BGR2RGB)
+        height, width = image.shape[:2]
+        scale = min(SHORT / min(height, width), LONG / max(height, width))
+        fx, fy = int(scale * width + 0.5) / width, int(scale * height + 0.5) / height
+        image = cv2.resize(image, None, fx=fx, fy=fy, interpolation=cv2.INTER_LINEAR).astype(np.float32)
+        image *= 1.0 / 255.0
+        image -= np.array(MEAN)
+        image /= np.array(STD)
+        images.append(image.transpose(2, 0, 1))
+    height, width = (-(-max(image.shape[axis] for image in images) // 32) * 32 for axis in (1, 2))
+    padded = []
+    for image in images:
+        canvas = np.zeros((3, height, width), np.float32)
+        canvas[:, : image.shape[1], : image.shape[2]] = image
+        padded.append(canvas)
+    return np.stack(padded)
+
+
+def our_batch(reader: EvalReader, files: list[str]) -> np.ndarray:
+    """The batch as the reader's workers make it."""
+    ctx = Context(np.random.default_rng(0))
+    samples = [Compose(reader.sample_transforms)({"im_file": file}, ctx) for file in files]
+    samples = apply_to_batch(reader.batch_transforms, samples, ctx)
+    return stack([sample["image"] for sample in samples])
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """How much of a processor a call takes (other processes' load hardly matters)."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def main() -> None:
+    """Print img/s by workers, then both implementations' time."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--images", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4])
+    arguments = parser.parse_args()
+    reader = EvalReader(
+        [Decode(), Resize([SHORT, LONG], keep_ratio=True), NormalizeImage(MEAN, STD), Permute()],
+        [PadBatch(32)],
+        batch_size=BATCH,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        files = make_pictures(Path(folder), arguments.images)
+        if not np.array_equal(plain_batch(files[:BATCH]), our_batch(reader, files[:BATCH])):
+            raise SystemExit("the two implementations differ")
+        for workers in arguments.workers:
+            run = {"epoch": 0, "epochs_total": 1, "seed": 0, "workers": workers}
+            start = time.perf_counter()
+            done = sum(len(batch["image"]) for batch in reader.batches(Pictures(files), **run))
+            spent = time.perf_counter() - start
+            print(f"workers {workers}: {done / spent:.1f} img/s, start of the workers included")
+        run_on_one_thread()
+        works = {
+            "plain": partial(plain_batch, files[:BATCH]),
+            "reader": partial(our_batch, reader, files[:BATCH]),
+            "reading and decoding alone": lambda: [read_image(file) for file in files[:BATCH]],
+        }
+        times = [{name: cpu_seconds(work) for name, work in works.items()} for _ in range(arguments.rounds)]
+    best = {name: min(each[name] for each in times) / BATCH * 1000 for name in works}
+    print("one image on one thread: " + ", ".join(f"{name} {value:.1f} ms" for name, value in best.items()))
+    print(f"the reader is {best['plain'] / best['reader']:.1f} times as fast as the plain way")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Training speed on the CPU with and without the package's CPU settings, as a ratio from one run.
+
+    python benchmarks/train_cpu.py
+    python benchmarks/train_cpu.py -o ResNet.depth=18 --size 320 320 --batch 4
+
+Each measurement is a process of its own (the settings work only before Paddle is loaded) and trains a
+config's model on random images with random boxes. The two settings alternate; the figures are medians over
+the rounds.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from ppdet_repro.utils import cpu_env  # noqa: E402
+from ppdet_repro.utils.cli import at_least_one  # noqa: E402
+from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
+
+CONFIG = ROOT / "configs/yolof/yolof_r50_c5_1x_coco.yml"
+BOXES = 4  # in an image
+
+
+def images_per_second(options: argparse.Namespace) -> float:
+    """Train `options.steps` updates after one that does not count."""
+    import paddle
+
+    from ppdet_repro import build_model, load_config
+
+    paddle.set_device("cpu")
+    paddle.seed(0)
+    config = load_config(options.config, options.opt)
+    model = build_model(config)
+    model.train()
+    optimizer = paddle.optimizer.Momentum(1e-4, parameters=model.parameters())
+    batch = random_batch(options.batch, *options.size, config.run.num_classes)
+    for step in range(options.steps + 1):
+        if step == 1:
+            start = time.perf_counter()
+        model(batch)["loss"].backward()
+        optimizer.step()
+        optimizer.clear_grad()
+    return options.steps * options.batch / (time.perf_counter() - start)
+
+
+def random_batch(images: int, height: int, width: int, num_classes: int) -> Dict[str, Any]:
+    """A training batch of noise, its boxes a quarter to half the image wide and high."""
+    import paddle
+
+    corners = [paddle.rand([BOXES, 2]) * 0.5 for _ in range(images)]
+    sides = [0.25 + paddle.rand([BOXES, 2]) * 0.25 for _ in range(images)]
+    scale = paddle.to_tensor([width, height, width, height], "float32")
+    return {
+        "image": paddle.randn([images, 3, height, width]),
+        "im_shape": paddle.to_tensor([[height, width]] * images, "float32"),
+        "scale_factor": paddle.ones([images, 2]),
+        "gt_bbox": [paddle.concat([c, c + s], axis=1) * scale for c, s in zip(corners, sides)],
+        "gt_class": [paddle.randint(0, num_classes, [BOXES, 1]).astype("int32") for _ in range(images)],
+        "progress": paddle.ones([1]),
+    }
+
+
+def measure_in_child(apply_settings: bool) -> Dict[str, Any]:
+    """Run this command with --child: {rate, settings}. UserError: it failed."""
+    environ = {k: v for k, v in os.environ.items() if k not in (cpu_env.MKL, cpu_env.THREADS, cpu_env.RECORD)}
+    if not apply_settings:
+        environ[cpu_env.RECORD] = "off"
+    command = [sys.executable, __file__, *sys.argv[1:], "--child"]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.stderr.write(done.stderr)
+        raise UserError(f"a measurement failed with exit code {done.returncode}; its message stands above")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def summary(rates: List[float]) -> str:
+    """Median and range, images a second."""
+    return f"{statistics.median(rates):.2f} img/s ({min(rates):.2f} to {max(rates):.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-c", "--config", default=str(CONFIG), help="the YAML file (default: YOLOF-R50)")
+    parser.add_argument("-o", "--opt", nargs="+", action="extend", default=[], metavar="a.b.c=value")
+    parser.add_argument("--size", nargs=2, type=at_least_one, default=[256, 256], metavar=("H", "W"))
+    parser.add_argument("--batch", type=at_least_one, default=4, help="images an update (default: 4)")
+    parser.add_argument("--steps", type=at_least_one, default=3, help="updates a measurement (default: 3)")
+    parser.add_argument("--rounds", type=at_least_one, default=3, help="measurements of each (default: 3)")
+    parser.add_argument("--child", action="store_true", help="one measurement in this process, as JSON")
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps({"rate": images_per_second(options), "settings": cpu_env.describe()}))
+        return
+
+    rates: Dict[bool, List[float]] = {True: [], False: []}
+    settings = ""
+    for _ in range(options.rounds):
+        for applied in rates:
+            measured = measure_in_child(applied)
+            rates[applied].append(measured["rate"])
+            settings = measured["settings"] if applied else settings
+    ratio = statistics.median(rates[True]) / statistics.median(rates[False])
+    height, width = options.size
+    print(f"{Path(options.config).stem}, {options.batch} x {height} x {width}, {options.rounds} rounds")
+    print(settings)
+    print(f"with     {summary(rates[True])}\nwithout  {summary(rates[False])}\nratio    {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""Run exported detectors: numpy, OpenCV and an inference engine, no training code."""

@@ -1,0 +1,92 @@
+"""From images to detections: preprocessing, the engine, and the time each takes.
+
+B images of a batch, M boxes of an image.
+"""
+from __future__ import annotations
+
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Protocol, Sequence, Tuple, TypeVar, Union
+
+import numpy as np
+
+from ppdet_repro.data.transform.base import ImageError
+from ppdet_repro.data.transform.decode import read_image
+from ppdet_repro.data.transform.preprocess import Preprocess
+from ppdet_repro.metrics.detections import split_batch
+from ppdet_repro.utils.errors import UserError
+from runtime.timing import StageTimer
+
+Image = Union[str, np.ndarray]  # a file, or RGB [H, W, 3] uint8
+T = TypeVar("T")
+
+BENCHMARK_WARM_UPS = 50
+BENCHMARK_REPEATS = 100
+
+
+class Engine(Protocol):
+    """Runs a model."""
+
+    def run(self, inputs: Dict[str, np.ndarray]) -> Tuple[np.ndarray, np.ndarray]:
+        """image [B, 3, H, W], im_shape and scale_factor [B, 2] -> boxes [sum of M, 6], each image's M [B]."""
+
+
+class Detected(NamedTuple):
+    """An RGB image [H, W, 3] uint8 and its detections [M, 6]: class, score, x1, y1, x2, y2 in pixels."""
+
+    image: np.ndarray
+    rows: np.ndarray
+
+
+class Pipeline:
+    """Detects on batches of images and keeps the time; the engine's very first run does not count."""
+
+    def __init__(self, preprocess: Preprocess, engine: Engine):
+        self.preprocess = preprocess
+        self.engine = engine
+        self.timer = StageTimer()
+        self._is_warm = False
+
+    def __call__(self, images: Sequence[Image]) -> List[Detected]:
+        """What is found on each image. UserError if a file is not an image."""
+        with self.timer.stage("preprocess"):
+            pictures = [read(image) for image in images]
+            inputs = self.preprocess(pictures)._asdict()
+        if not self._is_warm:
+            self.engine.run(inputs)
+            self._is_warm = True
+        with self.timer.stage("inference"):
+            bbox, bbox_num = self.engine.run(inputs)
+        with self.timer.stage("postprocess"):
+            found = split_batch(range(len(images)), bbox, bbox_num)
+        self.timer.images += len(images)
+        return [Detected(picture, rows) for picture, (_, rows) in zip(pictures, found)]
+
+    def benchmark(self, images: Sequence[Image]) -> None:
+        """Time the batch `BENCHMARK_REPEATS` times, after `BENCHMARK_WARM_UPS` runs that do not count."""
+        inputs = self.preprocess([read(image) for image in images])._asdict()
+        for _ in range(BENCHMARK_WARM_UPS):
+            self.engine.run(inputs)
+        self._is_warm = True
+        for _ in range(BENCHMARK_REPEATS):
+            self(images)
+
+
+def read(image: Image) -> np.ndarray:
+    """The image itself, or that in the file. UserError if the file is not an image."""
+    if isinstance(image, np.ndarray):
+        return image
+    try:
+        return read_image(image)
+    except ImageError as error:
+        raise UserError(f"image {error.path} {error.reason}") from error
+
+
+def batched(items: Iterable[T], size: int) -> Iterator[List[T]]:
+    """Lists of `size` items, the last may be shorter."""
+    batch: List[T] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,365 @@
+"""Checks a document against the components' constructors and says what every value will be.
+
+The result is a plan: for every parameter of every component that a run builds, its value and where that came
+from. Nothing is built and no component is imported.
+"""
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, Collection, Dict, Mapping, NamedTuple, Optional, Tuple
+
+from ppdet_repro.core import registry
+from ppdet_repro.core.config import components, run
+from ppdet_repro.core.config.components import REQUIRED, Component, Expression, Parameter, nearest
+from ppdet_repro.core.config.document import Node, Origin, Problem, Problems, part_form
+from ppdet_repro.core.config.run import RunSettings
+from ppdet_repro.core.config.types import (
+    Anything,
+    Choice,
+    DictOf,
+    ListOf,
+    OneOf,
+    PartOf,
+    Record,
+    Scalar,
+    TupleOf,
+    Type,
+    VariadicTuple,
+    convert_scalar,
+    describe,
+    parse_type,
+    spell,
+)
+from ppdet_repro.utils.errors import UserError
+
+DATASETS = ("TrainDataset", "EvalDataset", "TestDataset")
+SECTIONS = ("TrainReader", "EvalReader", "TestReader", "LearningRate", "OptimizerBuilder")
+
+
+@dataclass(frozen=True)
+class FromUpstream:
+    """The value of an `Upstream` parameter that the YAML leaves to the previous part."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value and where it was written (None: a default).
+
+    `value` is a scalar, an `Expression`, `FromUpstream`, a `Plan`, or a list, tuple or dict of settings.
+    """
+
+    value: Any
+    origin: Optional[Origin] = None
+
+    @staticmethod
+    def default(value: Any) -> Setting:
+        """A default of plain data."""
+        if isinstance(value, dict):
+            value = {key: Setting.default(item) for key, item in value.items()}
+        return Setting(value)
+
+    def children(self) -> Collection[Setting]:
+        """The settings of a list, tuple or dict."""
+        if isinstance(self.value, dict):
+            return self.value.values()
+        return self.value if isinstance(self.value, (list, tuple)) else ()
+
+    def has_parts(self) -> bool:
+        """Whether a component has to be built for this value."""
+        return isinstance(self.value, Plan) or any(child.has_parts() for child in self.children())
+
+    def plain(self) -> Any:
+        """The value, without parts in it, as fresh plain data."""
+        if isinstance(self.value, dict):
+            return {key: item.plain() for key, item in self.value.items()}
+        if isinstance(self.value, (list, tuple)):
+            return type(self.value)(item.plain() for item in self.value)
+        return self.value
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One component to build: a setting for each parameter, and the line that asks for it."""
+
+    component: Component
+    settings: Mapping[str, Setting]
+    origin: Optional[Origin] = None
+
+
+class Scope(NamedTuple):
+    """Where a check reports, inside which components it is (outermost first), and whether what is absent
+    counts: parameters without value are problems, and defaults are resolved."""
+
+    problems: Problems
+    stack: Tuple[str, ...] = ()
+    complete: bool = True
+
+    def report(self, origin: Optional[Origin], text: str) -> None:
+        self.problems.append(Problem(origin, text))
+
+
+def record_type(cls: type) -> Record:
+    """The type of a settings dataclass; a field of another such class is a mapping of its fields."""
+    types: Dict[str, Type] = {}
+    for item in fields(cls):
+        nested = getattr(run, item.type, None)
+        if is_dataclass(nested):
+            types[item.name] = record_type(nested)
+        else:
+            types[item.name] = parse_type(ast.parse(item.type, mode="eval").body)
+    return Record(types, asdict(cls()))
+
+
+RUN_TYPE = record_type(RunSettings)
+
+
+class Checker:
+    """Resolves the nodes of one document against the components."""
+
+    def __init__(self, document: Node):
+        self.top: Mapping[Any, Node] = document.value
+        self.origin = document.origin
+
+    def document(self, problems: Problems) -> Dict[str, Setting]:
+        """The plans of everything that a run builds, by the name of the section; all keys are checked."""
+        for key, node in self.top.items():
+            self.check_top_level(key, node, problems)
+        plans = {}
+        architecture = self.top.get("architecture")
+        if architecture is not None and isinstance(architecture.value, str):
+            plans[architecture.value] = self.part(architecture, "architecture", Scope(problems))
+        for name in (*SECTIONS, *DATASETS):
+            if name in self.top and (name in DATASETS or components.find(name)):
+                plans[name] = self.root(name, problems)
+        return plans
+
+    def check_top_level(self, key: Any, node: Node, problems: Problems) -> None:
+        """A key must mean something. Sections that nothing uses are checked except for what they lack."""
+        if key in RUN_TYPE.fields or key in DATASETS:
+            return
+        component = components.find(key) if isinstance(key, str) else None
+        if component is not None:
+            self.component(component, key, Scope(problems, complete=False))
+        elif key not in shared_names():
+            known = (*RUN_TYPE.fields, *DATASETS, *components.names(), *shared_names())
+            kind = "no component" if str(key)[:1].isupper() else "unknown key"
+            problems.append(Problem(node.origin, f"{kind} {key!r}{nearest(key, known)}"))
+
+    def root(self, name: str, problems: Problems, given: Collection[str] = ()) -> Setting:
+        """The plan of a dataset's slot, or of a component with its section and the parameters in `given`
+        left out. UserError: there is no such thing."""
+        if name in DATASETS:
+            if name not in self.top:
+                raise UserError(f"the config has no section {name}")
+            return self.part(self.top[name], name, Scope(problems))
+        component = components.find(name)
+        if component is None:
+            raise UserError(f"no component {name!r}{nearest(name, components.names())}")
+        return Setting(self.component(component, name, Scope(problems), given=given))
+
+    def component(
+        self,
+        component: Component,
+        where: str,
+        scope: Scope,
+        inline: Optional[Node] = None,
+        given: Collection[str] = (),
+    ) -> Plan:
+        """A component's plan from its top-level section with the parameters of an `inline` part over it.
+
+        `where` is the path that asks for it; parameters in `given` come from the caller.
+        """
+        section = self.top.get(component.name, Node({}))
+        if section.tag or not isinstance(section.value, (dict, type(None))):
+            text = f"{component.name} wants a mapping of parameters, got {spell(section.plain())}"
+            scope.report(section.origin, text)
+            section = Node({}, section.origin)
+        own = part_form(inline)[1] if inline else {}
+        arguments = {**(section.value or {}), **own}
+        mentions = [inline] if own else [section, inline]
+        origin = next((node.origin for node in mentions if node and node.origin), self.origin)
+        for key, argument in arguments.items():
+            if key not in component.parameters and not argument.inherited:
+                scope.report(argument.origin, unknown_parameter(component, key))
+        if component.name in scope.stack:
+            circle = " -> ".join((*scope.stack[scope.stack.index(component.name) :], component.name))
+            scope.report(origin, f"{where}: a component cannot contain itself: {circle}")
+            return Plan(component, {}, origin)
+        inside = scope._replace(stack=(*scope.stack, component.name))
+        settings = {}
+        for parameter in component.parameters.values():
+            if parameter.name in given:
+                continue
+            node = self.source(parameter, arguments)
+            if node is not None:
+                path = f"{component.name}.{parameter.name}" if parameter.name in arguments else parameter.name
+                settings[parameter.name] = self.value(parameter.type, node, path, inside)
+            elif parameter.role == registry.UPSTREAM:
+                settings[parameter.name] = Setting(FromUpstream())
+            elif parameter.default == REQUIRED and scope.complete:
+                wanted = f"{component.name} needs {parameter.name!r} ({describe(parameter.type)})"
+                scope.report(origin, f"{wanted}, which is missing in {where}")
+            elif scope.complete:
+                settings[parameter.name] = self.default(component, parameter, inside)
+        return Plan(component, settings, origin)
+
+    def source(self, parameter: Parameter, arguments: Mapping[Any, Node]) -> Optional[Node]:
+        """The node that gives a parameter's value: its component's, or the top level's if it is shared."""
+        if parameter.name in arguments:
+            return arguments[parameter.name]
+        return self.top.get(parameter.name) if parameter.role == registry.SHARED else None
+
+    def default(self, component: Component, parameter: Parameter, scope: Scope) -> Setting:
+        """A parameter's default; components in it are resolved."""
+        if parameter.default is None or isinstance(parameter.default, Expression):
+            return Setting(parameter.default)
+        return self.value(
+            parameter.type, Node.of(parameter.default), f"{component.name}.{parameter.name}", scope
+        )
+
+    def value(self, type_: Type, node: Node, where: str, scope: Scope) -> Setting:
+        """A node as a value of the type; a problem if it is not one."""
+        if isinstance(type_, OneOf):
+            return self.one_of(type_, node, where, scope)
+        if isinstance(type_, PartOf):
+            return self.part(node, where, scope)
+        if isinstance(type_, Anything):
+            return self.anything(node, where, scope)
+        if not node.tag:
+            if isinstance(node.value, list) and isinstance(type_, (ListOf, VariadicTuple, TupleOf)):
+                return self.sequence(type_, node, where, scope)
+            if isinstance(node.value, dict) and isinstance(type_, (DictOf, Record)):
+                return self.mapping(type_, node, where, scope)
+        try:
+            return Setting(convert_scalar(type_, node.value), node.origin)
+        except ValueError:
+            scope.report(node.origin, wrong_type(type_, node, where))
+            return Setting(None, node.origin)
+
+    def anything(self, node: Node, where: str, scope: Scope) -> Setting:
+        """Plain data of any shape; a component is not plain."""
+        if node.tag:
+            scope.report(node.origin, f"{where} takes plain values, not the component !{node.tag}")
+        if isinstance(node.value, list):
+            return self.sequence(ListOf(Anything()), node, where, scope)
+        if isinstance(node.value, dict):
+            return self.mapping(DictOf(Anything(), Anything()), node, where, scope)
+        return Setting(node.value, node.origin)
+
+    def sequence(self, type_: Type, node: Node, where: str, scope: Scope) -> Setting:
+        """A list, item by item."""
+        types = type_.items if isinstance(type_, TupleOf) else [type_.item] * len(node.value)
+        if len(types) != len(node.value):
+            scope.report(node.origin, wrong_type(type_, node, where))
+        items = [
+            self.value(item_type, item, f"{where}[{i}]", scope)
+            for i, (item_type, item) in enumerate(zip(types, node.value))
+        ]
+        return Setting(items if isinstance(type_, ListOf) else tuple(items), node.origin)
+
+    def mapping(self, type_: Type, node: Node, where: str, scope: Scope) -> Setting:
+        """A dict, pair by pair; a record's keys are fixed, and absent ones have their defaults."""
+        pairs = {}
+        if isinstance(type_, Record):
+            pairs = {key: Setting.default(value) for key, value in type_.defaults.items()}
+        for key, item in node.value.items():
+            path = f"{where}.{key}" if where else key
+            if isinstance(type_, DictOf):
+                self.value(type_.key, Node(key, item.origin), f"a key of {where}", scope)
+                pairs[key] = self.value(type_.value, item, path, scope)
+            elif key in type_.fields:
+                pairs[key] = self.value(type_.fields[key], item, path, scope)
+            else:
+                scope.report(item.origin, f"{where} has no key {key!r}{nearest(key, type_.fields)}")
+        return Setting(pairs, node.origin)
+
+    def one_of(self, type_: OneOf, node: Node, where: str, scope: Scope) -> Setting:
+        """The first option that accepts the node; if none does and one has its shape, that one's problems."""
+        if node.value is None and Scalar("None") in type_.options:
+            return Setting(None, node.origin)
+        attempts = []
+        for option in type_.options:
+            if has_shape(option, node):
+                problems: Problems = []
+                setting = self.value(option, node, where, scope._replace(problems=problems))
+                if not problems:
+                    return setting
+                attempts.append((option, problems))
+        if len(attempts) == 1 and not isinstance(attempts[0][0], (Scalar, Choice)):
+            scope.problems.extend(attempts[0][1])
+        else:
+            scope.report(node.origin, wrong_type(type_, node, where))
+        return Setting(None, node.origin)
+
+    def part(self, node: Node, where: str, scope: Scope) -> Setting:
+        """A component in any of its forms (see `document.part_form`)."""
+        form = part_form(node)
+        component = components.find(form[0]) if form else None
+        if component is not None:
+            return Setting(self.component(component, where, scope, inline=node), node.origin)
+        if form is None:
+            text = f"{where} wants a component: a name or {{name: X, ...}}, got {spell(node.plain())}"
+        else:
+            text = f"{where}: no component {form[0]!r}{nearest(form[0], components.names())}"
+        scope.report(node.origin, text)
+        return Setting(None, node.origin)
+
+    def run_settings(self, problems: Problems) -> Dict[str, Setting]:
+        """All run settings, from the document or by default."""
+        scope = Scope(problems)
+        given = {key: node for key, node in self.top.items() if key in RUN_TYPE.fields}
+        settings = self.mapping(RUN_TYPE, Node(given), "", scope).value
+        for key, setting in settings.items():
+            if key in run.AT_LEAST and setting.value is not None and setting.value < run.AT_LEAST[key]:
+                scope.report(setting.origin, f"{key} wants at least {run.AT_LEAST[key]}, got {setting.value}")
+            if key in run.UNSUPPORTED_HARDWARE and setting.value:
+                scope.report(setting.origin, f"{key} must be false: only CPUs and NVIDIA GPUs are supported")
+        if "TrainReader" in self.top and "epoch" not in given:
+            scope.report(self.top["TrainReader"].origin, "there is a TrainReader, but 'epoch' is missing")
+        return settings
+
+
+def unknown_parameter(component: Component, key: Any) -> str:
+    """What is wrong with a key that no parameter of the constructor has."""
+    hint = nearest(key, component.parameters)
+    if not hint:
+        hint = f"; it has {', '.join(component.parameters)}" if component.parameters else "; it takes none"
+    return f"{component.name} has no parameter {key!r}{hint}"
+
+
+def has_shape(type_: Type, node: Node) -> bool:
+    """Whether a node could be of the type, judged by being a list, a mapping or a scalar."""
+    if isinstance(type_, Anything):
+        return True
+    if isinstance(type_, PartOf):
+        return part_form(node) is not None
+    if isinstance(node.value, list):
+        return isinstance(type_, (ListOf, VariadicTuple, TupleOf))
+    if isinstance(node.value, dict):
+        return isinstance(type_, (DictOf, Record))
+    return isinstance(type_, (Scalar, Choice))
+
+
+def wrong_type(type_: Type, node: Node, where: str) -> str:
+    """What the type wants and what it got; a number that YAML 1.1 takes for text gets a hint."""
+    text = f"{where} wants {describe(type_)}, got {spell(node.plain())}"
+    options = type_.options if isinstance(type_, OneOf) else (type_,)
+    if isinstance(node.value, str) and Scalar("float") in options:
+        number = re.fullmatch(r"([-+]?\d+)(\.\d*)?[eE]([-+]?)(\d+)", node.value)
+        if number:
+            whole, fraction, sign, exponent = number.groups()
+            fraction = fraction if fraction and fraction != "." else ".0"
+            text += f", which YAML reads as text; write {whole}{fraction}e{sign or '+'}{exponent}"
+    return text
+
+
+def shared_names() -> Collection[str]:
+    """The names of all `Shared` parameters."""
+    return {
+        parameter.name
+        for component in components.everything()
+        for parameter in component.parameters.values()
+        if parameter.role == registry.SHARED
+    }

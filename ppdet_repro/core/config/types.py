@@ -1,0 +1,222 @@
+"""The types that a component's constructor may ask for, read from its annotations.
+
+int, float, bool, str, None, Any, list[T], Sequence[T], tuple[...], dict[K, V], Optional[T], Union[...],
+A | B, Literal[...], Part[T], and around a whole annotation Shared[T] or Upstream[T] (see `core.registry`).
+"""
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import Any, Callable, Mapping, Optional, Tuple, Union
+
+from ppdet_repro.core.registry import PART, SHARED, UPSTREAM
+
+VALUE = "value"
+ROLES = {"Shared": SHARED, "Upstream": UPSTREAM}
+
+Alias = Callable[[str], Optional[ast.expr]]
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """int, float, bool, str or None."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Anything:
+    """Any plain value."""
+
+
+@dataclass(frozen=True)
+class PartOf:
+    """Another component."""
+
+
+@dataclass(frozen=True)
+class ListOf:
+    item: Type
+
+
+@dataclass(frozen=True)
+class TupleOf:
+    """A list of fixed length; it reaches the constructor as a tuple."""
+
+    items: Tuple[Type, ...]
+
+
+@dataclass(frozen=True)
+class VariadicTuple:
+    """A list of any length that reaches the constructor as a tuple."""
+
+    item: Type
+
+
+@dataclass(frozen=True)
+class DictOf:
+    key: Type
+    value: Type
+
+
+@dataclass(frozen=True)
+class Choice:
+    values: Tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class OneOf:
+    options: Tuple[Type, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A mapping with fixed keys, their types and their defaults."""
+
+    fields: Mapping[str, Type]
+    defaults: Mapping[str, Any]
+
+
+Type = Union[Scalar, Anything, PartOf, ListOf, TupleOf, VariadicTuple, DictOf, Choice, OneOf, Record]
+
+SCALARS = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None)}
+SIMPLE = {
+    **{name: Scalar(name) for name in SCALARS},
+    **{name: ListOf(Anything()) for name in ("list", "List", "Sequence")},
+    **{name: VariadicTuple(Anything()) for name in ("tuple", "Tuple")},
+    **{name: DictOf(Anything(), Anything()) for name in ("dict", "Dict", "Mapping")},
+    "Any": Anything(),
+    "Part": PartOf(),
+}
+
+NOUNS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
+
+
+def no_alias(name: str) -> Optional[ast.expr]:
+    """For annotations that use no names of their module's."""
+    return None
+
+
+def parse_annotation(annotation: ast.expr, alias: Alias = no_alias) -> Tuple[str, Type]:
+    """A whole annotation as its role (value, shared or upstream) and its type.
+
+    `alias` gives the expression that a module assigned to a name. TypeError: not in the type language.
+    """
+    if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
+        return parse_annotation(ast.parse(annotation.value, mode="eval").body, alias)
+    if isinstance(annotation, ast.Subscript):
+        head, arguments = subscript(annotation)
+        if head in ROLES:
+            return ROLES[head], parse_type(arguments[0], alias)
+        if head == "Annotated" and constant(arguments[1]) in ROLES.values():
+            return constant(arguments[1]), parse_type(arguments[0], alias)
+    return VALUE, parse_type(annotation, alias)
+
+
+def parse_type(node: ast.expr, alias: Alias = no_alias) -> Type:
+    """The type that an expression stands for. TypeError: not in the type language."""
+    if isinstance(node, ast.Constant) and node.value is None:
+        return Scalar("None")
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return parse_type(ast.parse(node.value, mode="eval").body, alias)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return union(parse_type(node.left, alias), parse_type(node.right, alias))
+    if isinstance(node, (ast.Name, ast.Attribute)):
+        name = last_name(node)
+        meaning = SIMPLE.get(name) or alias(name)
+        if meaning is not None:
+            return parse_type(meaning, alias) if isinstance(meaning, ast.expr) else meaning
+    if isinstance(node, ast.Subscript):
+        head, arguments = subscript(node)
+        if head in ("Part", "Annotated") and (head == "Part" or constant(arguments[1]) == PART):
+            return PartOf()
+        if head == "Literal":
+            return Choice(tuple(ast.literal_eval(argument) for argument in arguments))
+        if head in ("tuple", "Tuple"):
+            if len(arguments) == 2 and constant(arguments[1]) is ...:
+                return VariadicTuple(parse_type(arguments[0], alias))
+            return TupleOf(tuple(parse_type(argument, alias) for argument in arguments))
+        types = [parse_type(argument, alias) for argument in arguments]
+        if head == "Optional":
+            return union(types[0], Scalar("None"))
+        if head == "Union":
+            return union(*types)
+        if head in ("list", "List", "Sequence"):
+            return ListOf(types[0])
+        if head in ("dict", "Dict", "Mapping"):
+            return DictOf(*types)
+    raise TypeError(f"annotation {ast.unparse(node)!r} is not in the config's type language")
+
+
+def union(*options: Type) -> OneOf:
+    """The options as one type, unions inside unions flattened."""
+    flat = []
+    for option in options:
+        flat += option.options if isinstance(option, OneOf) else [option]
+    return OneOf(tuple(flat))
+
+
+def subscript(node: ast.Subscript) -> Tuple[str, list[ast.expr]]:
+    """`typing.Union[A, B]` -> "Union", [A, B]."""
+    inner = node.slice
+    return last_name(node.value), inner.elts if isinstance(inner, ast.Tuple) else [inner]
+
+
+def last_name(node: ast.expr) -> str:
+    """`a.b.C` -> "C"; empty where an expression is no name."""
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def constant(node: ast.expr) -> Any:
+    """The value of a literal, None for any other expression."""
+    return node.value if isinstance(node, ast.Constant) else None
+
+
+def convert_scalar(type_: Type, value: Any) -> Any:
+    """A scalar as the type has it: an integer becomes a number where one is wanted, a bool never does.
+
+    ValueError: the scalar is not of the type.
+    """
+    if isinstance(type_, Choice):
+        for choice in type_.values:
+            if choice == value and isinstance(choice, bool) == isinstance(value, bool):
+                return choice
+    elif isinstance(type_, Scalar):
+        if type_.name == "float" and type(value) is int:
+            return float(value)
+        if type(value) is SCALARS[type_.name]:
+            return value
+    raise ValueError(f"wants {describe(type_)}, got {spell(value)}")
+
+
+def describe(type_: Type) -> str:
+    """The type in words, to follow "wants"."""
+    if isinstance(type_, Scalar):
+        return NOUNS[type_.name]
+    if isinstance(type_, PartOf):
+        return "a component"
+    if isinstance(type_, (ListOf, VariadicTuple)):
+        return "a list" if type_.item == Anything() else f"a list ({describe(type_.item)} each)"
+    if isinstance(type_, TupleOf):
+        return f"a list of {len(type_.items)} ({', '.join(map(describe, type_.items))})"
+    if isinstance(type_, (DictOf, Record)):
+        return "a mapping"
+    if isinstance(type_, Choice):
+        words = [spell(value) for value in type_.values]
+        return " or ".join(words) if len(words) < 3 else "one of " + ", ".join(words)
+    if isinstance(type_, OneOf):
+        return " or ".join(map(describe, type_.options))
+    return "a plain value"
+
+
+def spell(value: Any) -> str:
+    """A plain value as YAML would write it on one line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(spell, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {spell(item)}" for key, item in value.items()) + "}"
+    return repr(value)

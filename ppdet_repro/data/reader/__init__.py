@@ -1,0 +1,1 @@
+"""From a data set to batches: which samples, prepared by whom, put together how."""

@@ -1,0 +1,246 @@
+"""Worker processes that never leave the parent waiting.
+
+Each worker has a pipe of its own and no lock is shared, so a worker that is killed at any moment
+takes nothing with it: the parent sees its end at once and says so. Large arrays travel through
+anonymous shared memory (memfd), two blocks a worker, which neither needs space in /dev/shm nor
+leaves files behind; without it, through the pipe. Workers end when their parent does.
+"""
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import itertools
+import mmap
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection, wait
+from typing import Any, Callable, Iterator, Optional, Sequence, TypeVar
+
+import cv2
+
+from ppdet_repro.utils.errors import UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+AHEAD = 2  # tasks that a worker has in hand or done but not fetched
+ALIGNMENT = 64
+HAS_SHARED_MEMORY = hasattr(os, "memfd_create")
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # mallopt(3)
+
+
+class WorkerTraceback(Exception):
+    """The traceback of a failure in a worker, as text."""
+
+
+class SharedBlock:
+    """Memory shared between a parent and a child forked after it was made; grows as needed."""
+
+    def __init__(self) -> None:
+        self.file = os.memfd_create("ppdet_repro", os.MFD_CLOEXEC)
+        self.memory: Optional[mmap.mmap] = None
+
+    def write(self, buffers: Sequence[memoryview]) -> None:
+        """Put buffers into it, one after another.
+
+        Raises:
+            OSError: there is not as much memory.
+        """
+        starts = _starts([buffer.nbytes for buffer in buffers])
+        if self.memory is None or len(self.memory) < starts[-1]:
+            size = max(starts[-1], mmap.PAGESIZE)  # a map cannot be empty
+            os.posix_fallocate(self.file, 0, size)
+            self.memory = mmap.mmap(self.file, size)
+        for start, buffer in zip(starts, buffers):
+            self.memory[start : start + buffer.nbytes] = buffer
+
+    def parts(self, sizes: Sequence[int]) -> list[memoryview]:
+        """What the other side has put into it, not copied; `sizes` in bytes."""
+        starts = _starts(sizes)
+        if self.memory is None or len(self.memory) < starts[-1]:
+            self.memory = mmap.mmap(self.file, os.fstat(self.file).st_size)
+        whole = memoryview(self.memory)
+        return [whole[start : start + size] for start, size in zip(starts, sizes)]
+
+    def close(self) -> None:
+        """Let go of it; arrays still in use keep the memory alive."""
+        self.memory = None
+        os.close(self.file)
+
+
+def ordered_map(
+    function: Callable[[T], R], tasks: Sequence[T], workers: int, use_shared_memory: bool = True
+) -> Iterator[R]:
+    """`function(task)` for each task, in order, computed ahead by `workers` processes (0: in this one).
+
+    Arrays in a result live until the next result is asked for: copy what you keep. `function` and
+    tasks must be picklable where processes cannot be forked.
+
+    Raises:
+        UserError: as the function raises it; for any other failure in a worker; and when a worker
+            is killed or there is no memory to share. The workers are ended first.
+    """
+    if workers == 0:
+        yield from map(function, tasks)
+        return
+    pool: list[_Worker] = []
+    try:
+        for index in range(min(workers, len(tasks))):
+            pool.append(_Worker(index, workers, function, use_shared_memory, pool))
+        for i, task in enumerate(tasks[: AHEAD * len(pool)]):
+            pool[i % len(pool)].send(task)
+        for i in range(len(tasks)):
+            worker = pool[i % len(pool)]
+            yield worker.receive(pool)
+            later = i + AHEAD * len(pool)
+            if later < len(tasks):
+                worker.send(tasks[later])
+    finally:
+        for worker in pool:
+            worker.stop()
+
+
+class _Worker:
+    """The parent's side of one worker."""
+
+    def __init__(
+        self, index: int, count: int, function: Callable, use_shared_memory: bool, elders: list[_Worker]
+    ) -> None:
+        self.name = f"data worker {index + 1} of {count}"
+        context = multiprocessing.get_context(START_METHOD)
+        self.connection, theirs = context.Pipe()
+        forked = START_METHOD == "fork"
+        self.blocks = _shared_blocks() if use_shared_memory and forked else []
+        inherited = [*(elder.connection for elder in elders), self.connection] if forked else []
+        self.process = context.Process(
+            target=_work, args=(function, theirs, self.blocks, inherited), name=self.name, daemon=True
+        )
+        self.process.start()
+        theirs.close()
+        self.turns = itertools.cycle(self.blocks or [None])
+
+    def send(self, task: Any) -> None:
+        try:
+            self.connection.send(task)
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._death() from None
+
+    def receive(self, pool: list[_Worker]) -> Any:
+        ready = wait([self.connection, *(worker.process.sentinel for worker in pool)])
+        if self.connection not in ready:
+            raise next(worker for worker in pool if worker.process.sentinel in ready)._death()
+        block = next(self.turns)
+        try:
+            kind, content, sizes = self.connection.recv()
+            buffers = [self.connection.recv_bytes() for _ in sizes if block is None]
+        except (EOFError, OSError):
+            raise self._death() from None
+        if kind == "user error":
+            raise UserError(content)
+        if kind == "error":
+            summary, details = content
+            raise UserError(
+                f"{self.name} failed: {summary}; worker_num=0 shows where"
+            ) from WorkerTraceback(details)
+        return pickle.loads(content, buffers=buffers if block is None else block.parts(sizes))
+
+    def _death(self) -> UserError:
+        self.process.join(timeout=5)
+        code = self.process.exitcode
+        how = f"ended with exit code {code}"
+        if code is not None and code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+        fix = "lower worker_num or the reader's batch_size"
+        if code == -signal.SIGKILL:
+            how += ", most likely because the machine ran out of memory"
+        if code == -signal.SIGBUS:
+            how += ", most likely because shared memory ran out"
+            fix = f"set use_shared_memory: false in the reader, or {fix}"
+        return UserError(f"{self.name} (pid {self.process.pid}) {how}: {fix}")
+
+    def stop(self) -> None:
+        self.connection.close()
+        self.process.kill()
+        self.process.join(timeout=5)
+        for block in self.blocks:
+            block.close()
+
+
+def _shared_blocks() -> list[SharedBlock]:
+    """The memory of one worker; none where the system does not offer it."""
+    if not HAS_SHARED_MEMORY:
+        return []
+    try:
+        return [SharedBlock() for _ in range(AHEAD)]
+    except OSError:
+        return []
+
+
+def _starts(sizes: Sequence[int]) -> list[int]:
+    """Where buffers of these sizes begin, and where the last one ends, aligned."""
+    rounded = (-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)
+    return list(itertools.accumulate(rounded, initial=0))
+
+
+def _work(
+    function: Callable, connection: Connection, blocks: list[SharedBlock], inherited: list[Connection]
+) -> None:
+    """The life of a worker: take a task, send the result, until the parent closes the pipe."""
+    for other in inherited:
+        other.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
+    for number in (signal.SIGTERM, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE):
+        signal.signal(number, signal.SIG_DFL)
+    run_on_one_thread()
+    gc.freeze()  # what the parent left behind, device memory perhaps, is not ours to free
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        for block in itertools.cycle(blocks or [None]):
+            task = connection.recv()
+            try:
+                message, buffers = _pack(function(task), block)
+            except UserError as error:
+                message, buffers = ("user error", str(error), []), []
+            except Exception as error:
+                summary = f"{type(error).__name__}: {error}"
+                message, buffers = ("error", (summary, traceback.format_exc()), []), []
+            connection.send(message)
+            for buffer in buffers:
+                connection.send_bytes(buffer)
+
+
+def run_on_one_thread() -> None:
+    """Make this process good at preparing images beside others: one thread, freed memory kept.
+
+    glibc returns large freed blocks to the system, and a batch then costs as much in page faults as in
+    work.
+    """
+    cv2.setNumThreads(0)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(MMAP_THRESHOLD, 1 << 30)
+        libc.mallopt(TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def _pack(result: Any, block: Optional[SharedBlock]) -> tuple[tuple, list[memoryview]]:
+    """The message that describes a result, and the buffers that still have to go through the pipe."""
+    out_of_band: list[pickle.PickleBuffer] = []
+    content = pickle.dumps(result, protocol=5, buffer_callback=out_of_band.append)
+    buffers = [buffer.raw() for buffer in out_of_band]
+    message = ("result", content, [buffer.nbytes for buffer in buffers])
+    if block is None:
+        return message, buffers
+    try:
+        block.write(buffers)
+    except OSError as error:
+        size = sum(buffer.nbytes for buffer in buffers) / 2**20
+        raise UserError(
+            f"a data worker cannot get {size:.0f} MB of shared memory ({error.strerror}): set "
+            "use_shared_memory: false in the reader, or lower worker_num or batch_size"
+        ) from error
+    return message, []

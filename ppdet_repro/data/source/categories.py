@@ -1,0 +1,43 @@
+"""Class names: the tables of COCO and VOC, and what annotation files say."""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ppdet_repro.data.source.base import read_label_list
+from ppdet_repro.data.source.coco import read_coco, sorted_categories
+
+
+class Categories(NamedTuple):
+    """Names and the ids that annotation files use; the index is the class id."""
+
+    names: list[str]
+    ids: list[int]
+
+
+COCO_NAMES = [
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
+    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee",
+    "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
+    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple",
+    "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard",
+    "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase",
+    "scissors", "teddy bear", "hair drier", "toothbrush",
+]
+COCO_UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+COCO = Categories(COCO_NAMES, [i for i in range(1, 91) if i not in COCO_UNUSED_IDS])
+
+VOC_NAMES = [
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable",
+    "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+]
+VOC = Categories(VOC_NAMES, list(range(20)))
+
+
+def read_categories(path: str) -> Categories:
+    """The classes that a COCO json (`*.json`) or a text file with one name a line defines."""
+    if path.endswith(".json"):
+        return Categories(*sorted_categories(read_coco(path), path))
+    names = read_label_list(path)
+    return Categories(names, list(range(len(names))))

@@ -1,0 +1,252 @@
+"""COCO detection sets: one json for all images and boxes.
+
+I images, N annotations, C categories of the file.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Optional
+
+import numpy as np
+
+from ppdet_repro.core.registry import register
+from ppdet_repro.data.source.base import (
+    Source,
+    Table,
+    count,
+    files_checked,
+    path_inside,
+    require_file,
+    require_folder,
+    require_images,
+    starts_of,
+    summary_line,
+)
+from ppdet_repro.utils.errors import UserError
+
+MIN_SIDE = 1e-5  # px; a box with a shorter side has no area
+
+
+@register
+class COCODataSet(Source):
+    """A COCO json and its image folder.
+
+    data_fields may ask for gt_bbox, gt_class, is_crowd and gt_poly (a list of the annotations' `segmentation`
+    entries, None where there is none).
+    load_crowd: keep crowd regions; they are left out otherwise.
+    allow_empty: keep images without boxes; empty_ratio in [0, 1): their share of all images (1: keep all).
+    The others: see `Source`.
+
+    Class ids number the sorted category ids from 0. Boxes are (x, y, x + w, y + h) to 3 decimals, as
+    PaddleDetection reads them: not clipped to the image (Resize does it), kept if `area` (w * h where
+    it is absent) is positive and both sides exceed 1e-5. Left out: annotations marked `ignore`, or
+    without a box, and (unlike PaddleDetection) boxes that do not touch their image.
+    Images are ordered by id, those without boxes last.
+    """
+
+    def __init__(
+        self,
+        dataset_dir: Optional[str] = None,
+        image_dir: Optional[str] = None,
+        anno_path: Optional[str] = None,
+        data_fields: Optional[list[str]] = None,
+        sample_num: int = -1,
+        load_crowd: bool = False,
+        allow_empty: bool = False,
+        empty_ratio: float = 1.0,
+        repeat: int = 1,
+    ):
+        super().__init__(dataset_dir, image_dir, anno_path, data_fields, sample_num, repeat)
+        self.load_crowd = load_crowd
+        self.allow_empty = allow_empty
+        self.empty_ratio = empty_ratio
+        self._names: list[str] = []
+        self._ids: list[int] = []
+
+    @property
+    def class_names(self) -> list[str]:
+        self.load()
+        return self._names
+
+    @property
+    def category_ids(self) -> list[int]:
+        self.load()
+        return self._ids
+
+    def read(self) -> tuple[Table, str]:
+        path = self.anno_file
+        document = read_coco(path)
+        self._names, self._ids = sorted_categories(document, path)
+        image_only = "annotations" not in document
+        if image_only and any(field != "image" for field in self.data_fields):
+            raise UserError(f"{path} has no 'annotations': it lists images only; set data_fields: ['image']")
+
+        images = sorted_images(document, path)
+        files = image_files(images, self.image_folder, path)
+        image_ids = np.array([image["id"] for image in images], dtype=np.int64)  # [I]
+        sizes = np.array([(image["height"], image["width"]) for image in images], dtype=np.float64)  # [I, 2]
+        sizes = sizes.reshape(-1, 2)
+        annotations = document.get("annotations", [])
+        image_of, class_of = owners(annotations, image_ids.tolist(), self._ids, path)  # [N], [N]
+        boxes, areas = corners(annotations, path)  # [N, 4], [N]
+        crowd = np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool)  # [N]
+        ignored = np.array([bool(a.get("ignore", 0)) for a in annotations], dtype=bool)  # [N]
+
+        with np.errstate(invalid="ignore"):  # NaN and infinity have no area either
+            empty_area = ~((areas > 0) & (boxes[:, 2:] - boxes[:, :2] > MIN_SIDE).all(1))  # [N]
+        width_height = sizes[image_of][:, ::-1]  # [N, 2]
+        outside = ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= width_height)).any(1) & ~empty_area
+        unwanted = ignored | (crowd & (not self.load_crowd))
+        kept = ~(unwanted | empty_area | outside)
+        reaching = (kept & ((boxes[:, :2] < 0) | (boxes[:, 2:] > width_height)).any(1)).sum()
+
+        order = np.flatnonzero(kept)
+        order = order[np.argsort(image_of[order], kind="stable")]  # annotations grouped by image
+        columns: dict[str, Sequence] = {
+            "gt_bbox": boxes[order].round(3).astype(np.float32),
+            "gt_class": class_of[order, None].astype(np.int32),
+            "is_crowd": crowd[order, None].astype(np.int32),
+        }
+        if "gt_poly" in self.data_fields:
+            columns["gt_poly"] = [annotations[i].get("segmentation") for i in order]
+        columns = {name: column for name, column in columns.items() if name in self.data_fields}
+        starts = starts_of(np.bincount(image_of[order], minlength=len(files)))
+        table = Table(files, image_ids, sizes, starts, columns)
+        table, empty_images = self._without_empty(table, self.allow_empty or image_only, self.empty_ratio)
+
+        left_out = {
+            "images without boxes": empty_images,
+            "crowd regions": (crowd & unwanted).sum(),
+            "annotations marked ignore": (ignored & ~crowd).sum(),
+            "boxes without area": (empty_area & ~unwanted).sum(),
+            "boxes outside their image": (outside & ~unwanted).sum(),
+        }
+        clipped = f"reaching outside their image, clipped by Resize: boxes ({reaching:,})" if reaching else ""
+        classes = count(len(self._names), "class", "classes")
+        return table, summary_line(path, table, classes, left_out, clipped)
+
+
+def read_coco(path: str) -> dict:
+    """A COCO json's document; 'images', 'categories' and, if there, 'annotations' are lists of dicts.
+
+    Raises `UserError` for anything else.
+    """
+    require_file(path, "give the path of a COCO json")
+    try:
+        with files_checked(path, "read"), open(path, encoding="utf-8-sig") as file:
+            document = json.load(file)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid json ({error}): is it cut off? Make it anew") from None
+    if isinstance(document, list):
+        raise UserError(f"{path} is a json list, not COCO annotations (perhaps a file of results)")
+    if not isinstance(document, dict):
+        raise UserError(f"{path} is not COCO json: it needs 'images', 'annotations' and 'categories'")
+    for key in ("images", "categories", "annotations"):
+        if key not in document:
+            if key == "annotations":
+                continue
+            raise UserError(f"{path} is not COCO json: it has no {key!r}, only {sorted(document)[:8]}")
+        entries = document[key]
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise UserError(f"{path} is not COCO json: {key!r} must be a list of objects")
+    return document
+
+
+def sorted_categories(document: dict, path: str) -> tuple[list[str], list[int]]:
+    """Names and ids of the categories, ordered by id."""
+    categories = document["categories"]
+    for position, category in enumerate(categories):
+        if not _is_int(category.get("id")) or not isinstance(category.get("name"), str):
+            raise UserError(f"{path}: category number {position} needs an integer 'id' and a text 'name'")
+    categories = sorted(categories, key=lambda category: category["id"])
+    ids = [category["id"] for category in categories]
+    twice = sorted({one for one, other in zip(ids, ids[1:]) if one == other})
+    if twice:
+        raise UserError(f"{path}: category id {twice[0]} is there twice: give every category its own id")
+    if not ids:
+        raise UserError(f"{path} has no category: 'categories' is empty")
+    return [category["name"] for category in categories], ids
+
+
+def sorted_images(document: dict, path: str) -> list[dict]:
+    """The image entries, checked and ordered by id."""
+    for position, image in enumerate(document["images"]):
+        _check_image(image, position, path)
+    images = sorted(document["images"], key=lambda image: image["id"])
+    for one, other in zip(images, images[1:]):
+        if one["id"] == other["id"]:
+            raise UserError(
+                f"{path}: image id {one['id']} is there twice, for {one['file_name']!r} and "
+                f"{other['file_name']!r}: give every image its own id"
+            )
+    return images
+
+
+def image_files(images: Sequence[dict], folder: str, path: str) -> list[str]:
+    """The images' files, which exist."""
+    require_folder(folder or ".", "set dataset_dir and image_dir of the data set")
+    files = [path_inside(folder, image["file_name"], f"{path}: image id {image['id']}") for image in images]
+    require_images(files, (f"image id {image['id']}" for image in images), path)
+    return files
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check_image(image: dict, position: int, path: str) -> None:
+    if not _is_int(image.get("id")):
+        raise UserError(f"{path}: image number {position} ({image.get('file_name')}) needs an integer 'id'")
+    if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+        raise UserError(f"{path}: image id {image['id']} needs a 'file_name'")
+    sides = image.get("width"), image.get("height")
+    if not all(isinstance(side, (int, float)) and side > 0 for side in sides):
+        raise UserError(
+            f"{path}: image id {image['id']} has width {sides[0]} and height {sides[1]}: "
+            "write its size in pixels"
+        )
+
+
+def owners(
+    annotations: Sequence[dict], image_ids: Sequence[int], category_ids: Sequence[int], path: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each annotation's index into `image_ids` and into `category_ids`, [N] each."""
+    index_of = {image_id: index for index, image_id in enumerate(image_ids)}
+    class_of = {category_id: index for index, category_id in enumerate(category_ids)}
+    images, classes = np.zeros((2, len(annotations)), dtype=np.int64)
+    for row, annotation in enumerate(annotations):
+        image, label = annotation.get("image_id"), annotation.get("category_id")
+        for kind, key, known in (("image", image, index_of), ("category", label, class_of)):
+            if not _is_int(key) or key not in known:
+                raise UserError(
+                    f"{path}: {_name(annotation, row)} is of the unknown {kind} id {key!r}: add the {kind} "
+                    "or remove the annotation ('tools/dataset.py check' lists them all)"
+                )
+        images[row], classes[row] = index_of[image], class_of[label]
+    return images, classes
+
+
+def corners(annotations: Sequence[dict], path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes [N, 4] xyxy and areas [N], float64; an annotation without a box has a box of zeros."""
+    rows = []
+    for row, annotation in enumerate(annotations):
+        box = annotation.get("bbox") or [0, 0, 0, 0]
+        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+            raise UserError(
+                f"{path}: {_name(annotation, row)} (image id {annotation['image_id']}) has the bbox {box!r}: "
+                "write [x, y, width, height] in pixels"
+            )
+        area = annotation.get("area")
+        rows.append((*box, area if _is_number(area) else box[2] * box[3]))
+    table = np.array(rows, dtype=np.float64).reshape(-1, 5)
+    table[:, 2:4] += table[:, :2]
+    return table[:, :4], table[:, 4]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _name(annotation: dict, row: int) -> str:
+    return f"annotation id {annotation['id']}" if "id" in annotation else f"annotation number {row}"

@@ -1,0 +1,214 @@
+"""VOC annotations as COCO's, and COCO's as VOC's; boxes stay the same numbers.
+
+VOC's (xmin, ymin, xmax, ymax) and COCO's (x, y, x + w, y + h) are taken to mean the same corners, as the two
+sources take them: nothing is shifted by one or clipped.
+"""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import count as numbers
+from pathlib import Path
+from typing import Optional
+
+from ppdet_repro.data.source.base import count, files_checked, read_label_list, require_images
+from ppdet_repro.data.source.coco import (
+    corners,
+    image_files,
+    owners,
+    read_coco,
+    sorted_categories,
+    sorted_images,
+)
+from ppdet_repro.data.source.place import Place
+from ppdet_repro.data.source.voc import (
+    SETS,
+    Annotation,
+    Entry,
+    Object,
+    image_size,
+    names_in_folders,
+    read_set,
+    read_xml,
+)
+from ppdet_repro.utils.errors import UserError
+
+
+def coco_from_voc(
+    entries: Sequence[tuple[Entry, Annotation]], names: Optional[Sequence[str]], image_folder: str
+) -> dict:
+    """A COCO document of VOC annotations; file names are relative to `image_folder`.
+
+    Category ids count from 1, in the order of `names` or else of the sorted names found; a name that is
+    not among `names` becomes the category id itself. `difficult` and crowd flags are kept.
+    """
+    found = sorted({item.name for _, annotation in entries for item in annotation.objects})
+    categories = {name: number for number, name in enumerate(names or found, 1)}
+    ids = [annotation.id for _, annotation in entries]
+    own_ids = None not in ids and len(set(ids)) == len(ids)
+    images, annotations = [], []
+    for number, (entry, annotation) in enumerate(entries, 1):
+        image_id = annotation.id if own_ids else number
+        images.append(
+            {
+                "id": image_id,
+                "file_name": Path(os.path.relpath(entry.image, image_folder or ".")).as_posix(),
+                "width": _plain(annotation.width or 0),
+                "height": _plain(annotation.height or 0),
+            }
+        )
+        for item in annotation.objects:
+            x1, y1, x2, y2 = item.box
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": categories.get(item.name, item.name),
+                    "bbox": [_plain(value) for value in (x1, y1, x2 - x1, y2 - y1)],
+                    "area": _plain((x2 - x1) * (y2 - y1)),
+                    "iscrowd": int(item.crowd),
+                    "difficult": int(item.difficult),
+                }
+            )
+    return {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name} for name, number in categories.items()],
+    }
+
+
+def convert(place: Place, target: str, force: bool = False) -> str:
+    """VOC to a COCO json, COCO to a VOC devkit; see `voc_to_coco` and `coco_to_voc`."""
+    if not place.is_coco and not target.endswith(".json"):
+        raise UserError(f"{target}: a VOC set becomes a COCO json; give a file name that ends in .json")
+    with files_checked(target, "written"):
+        return (coco_to_voc if place.is_coco else voc_to_coco)(place, target, force)
+
+
+def voc_to_coco(place: Place, target: str, force: bool = False) -> str:
+    """Write the VOC set as one COCO json, and say in a line what was done.
+
+    The images stay where they are; file names are relative to the folder that holds them all.
+    Raises `UserError` if the target exists (unless `force`), or the set has a mistake.
+    """
+    _refuse_existing([target], force)
+    entries = read_set(place.anno_file, place.image_folder)
+    if not entries:
+        raise UserError(f"{place.anno_file} lists no image: write one a line")
+    require_images([e.image for e in entries], (f"image {n}" for n in numbers(1)), place.anno_file)
+    if place.label_file:
+        names = read_label_list(place.label_file)
+    else:  # all of the folder, so that every split gets the same categories
+        names = sorted(names_in_folders({os.path.dirname(entry.xml) for entry in entries}))
+    pairs = []
+    for entry in entries:
+        annotation = read_xml(entry.xml)
+        unknown = [item.name for item in annotation.objects if item.name not in names]
+        if unknown:
+            raise UserError(f"{entry.xml}: class {unknown[0]!r} is not in {place.label_file}: add it there")
+        if not annotation.width or not annotation.height:
+            height, width = image_size(entry.image)
+            annotation = annotation._replace(width=width, height=height)
+        pairs.append((entry, annotation))
+    folder = os.path.commonpath([os.path.dirname(os.path.abspath(entry.image)) for entry in entries])
+    document = coco_from_voc(pairs, names, folder)
+    os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
+    Path(target).write_text(json.dumps(document), encoding="utf-8")
+    here = os.path.relpath(folder)
+    images = folder if here.startswith(os.pardir) else here
+    return f"{target}: {_sizes(entries, document['annotations'], names)}; its image_dir is {images}"
+
+
+def coco_to_voc(place: Place, target: str, force: bool = False) -> str:
+    """Write the COCO set as a VOC devkit below the folder `target`, and say in a line what was done.
+
+    JPEGImages (copies), Annotations, ImageSets/Main/<name of the json>.txt and label_list.txt. Crowd regions
+    become difficult objects with <iscrowd>; masks and category ids are not kept.
+    Raises `UserError` if a file exists (unless `force`), or the set has a mistake.
+    """
+    path = place.anno_file
+    document = read_coco(path)
+    names, ids = sorted_categories(document, path)
+    images = sorted_images(document, path)
+    files = image_files(images, place.image_folder, path)
+    annotations = document.get("annotations", [])
+    image_of, class_of = owners(annotations, [image["id"] for image in images], ids, path)
+    boxes, _ = corners(annotations, path)
+    objects: list[list[Object]] = [[] for _ in images]
+    for annotation, image, label, box in zip(annotations, image_of, class_of, boxes.tolist()):
+        crowd = bool(annotation.get("iscrowd", 0))
+        difficult = crowd or bool(annotation.get("difficult", 0))
+        objects[image].append(Object(names[label], tuple(box), difficult, crowd))
+
+    root = Path(target)
+    list_file = root / SETS / (Path(path).stem + ".txt")
+    stems = [os.path.splitext(os.path.relpath(file, place.image_folder or "."))[0] for file in files]
+    stem, times = Counter(stems).most_common(1)[0] if stems else ("", 0)
+    if times > 1:
+        raise UserError(f"{path}: two images would have the VOC id {stem!r}: rename one of them")
+    xml_files = [root / "Annotations" / f"{stem}.xml" for stem in stems]
+    pictures = [root / "JPEGImages" / (s + os.path.splitext(file)[1]) for s, file in zip(stems, files)]
+    copies = [(file, p) for file, p in zip(files, pictures) if not (p.exists() and p.samefile(file))]
+    label_list, labels = root / "label_list.txt", "".join(f"{name}\n" for name in names)
+    same_labels = label_list.is_file() and label_list.read_text(encoding="utf-8") == labels
+    new = [list_file, *([] if same_labels else [label_list]), *xml_files, *(p for _, p in copies)]
+    _refuse_existing(new, force)
+
+    for file in new:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    for file, picture in copies:
+        shutil.copyfile(file, picture)
+    for image, picture, xml_file, items in zip(images, pictures, xml_files, objects):
+        annotation = Annotation(image["width"], image["height"], image["id"], items)
+        xml_file.write_bytes(_xml(annotation, picture.name))
+    list_file.write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
+    label_list.write_text(labels, encoding="utf-8")
+    return f"{list_file}: {_sizes(files, boxes, names)} (label_list.txt)"
+
+
+def _sizes(images: Sequence, boxes: Sequence, classes: Sequence) -> str:
+    return ", ".join(
+        [
+            count(len(images), "image"),
+            count(len(boxes), "box", "boxes"),
+            count(len(classes), "class", "classes"),
+        ]
+    )
+
+
+def _refuse_existing(files: Iterable[os.PathLike], force: bool) -> None:
+    existing = [file for file in files if os.path.exists(file)]
+    if existing and not force:
+        more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
+        raise UserError(f"{existing[0]} exists{more}: choose another place, or overwrite it with --force")
+
+
+def _xml(annotation: Annotation, file_name: str) -> bytes:
+    """One VOC annotation file."""
+    root = ElementTree.Element("annotation")
+    _add(root, {"filename": file_name, "id": annotation.id})
+    size = {"width": annotation.width, "height": annotation.height, "depth": 3}
+    _add(ElementTree.SubElement(root, "size"), size)
+    for item in annotation.objects:
+        element = ElementTree.SubElement(root, "object")
+        _add(element, {"name": item.name, "difficult": int(item.difficult)})
+        _add(element, {"iscrowd": 1} if item.crowd else {})
+        sides = dict(zip(("xmin", "ymin", "xmax", "ymax"), map(_plain, item.box)))
+        _add(ElementTree.SubElement(element, "bndbox"), sides)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="utf-8")
+
+
+def _add(element: ElementTree.Element, texts: dict[str, object]) -> None:
+    for tag, value in texts.items():
+        ElementTree.SubElement(element, tag).text = str(value)
+
+
+def _plain(value: float) -> float:
+    """The number to 3 decimals, an int where it is whole."""
+    rounded = round(float(value), 3)
+    return int(rounded) if rounded.is_integer() else rounded

@@ -1,0 +1,104 @@
+"""Images without annotations: what inference runs on."""
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Optional, Union
+
+import numpy as np
+
+from ppdet_repro.core.registry import Shared, register
+from ppdet_repro.data.source.base import IMAGE_SUFFIXES, Source, Table, count, natural_key, starts_of
+from ppdet_repro.data.source.categories import COCO, VOC, Categories, read_categories
+from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.logger import get_logger
+
+
+@register
+class ImageFolder(Source):
+    """Image files, and folders with everything below them, in natural order ('a2' before 'a10').
+
+    image_dir: a folder or file, or a list of them, relative to dataset_dir; see also `set_images`.
+    anno_path: where the class names come from: a COCO json or a text file with one name a line, relative to
+        dataset_dir. Without it, or if it does not exist, and with use_default_label: COCO's names for
+        80 classes, VOC's for 20, else 'class 0', 'class 1', ...
+    sample_num: at most so many images; -1 for all.
+
+    Image ids count from 0; records have im_file and im_id alone.
+    """
+
+    def __init__(
+        self,
+        dataset_dir: Optional[str] = None,
+        image_dir: Optional[Union[str, list[str]]] = None,
+        anno_path: Optional[str] = None,
+        sample_num: int = -1,
+        use_default_label: Optional[bool] = None,
+        num_classes: Shared[int] = 80,
+    ):
+        super().__init__(dataset_dir, None, anno_path, None, sample_num, 1)
+        self.use_default_label = use_default_label
+        self.num_classes = num_classes
+        given = [image_dir] if isinstance(image_dir, str) else image_dir or []
+        self._images = [self._path(path) for path in given]
+        self._categories: Optional[Categories] = None
+
+    def set_images(self, paths: Sequence[str]) -> None:
+        """Take these image files and folders (relative to the working directory) instead."""
+        self._images = list(paths)
+        self._table = None
+
+    @property
+    def class_names(self) -> list[str]:
+        return self._classes().names
+
+    @property
+    def category_ids(self) -> list[int]:
+        return self._classes().ids
+
+    def read(self) -> tuple[Table, str]:
+        files = [file for path in self._images for file in find_images(path)]
+        if self.sample_num > 0:
+            files = files[: self.sample_num]
+        if not files:
+            looked = ", ".join(self._images) or "image_dir is empty"
+            raise UserError(f"no image to run on ({looked}): name image files or a folder that has some")
+        table = Table(files, np.arange(len(files)), None, starts_of([0] * len(files)), {})
+        return table, f"{count(len(files), 'image')} in {', '.join(self._images[:3])}"
+
+    def _classes(self) -> Categories:
+        if self._categories is None:
+            path = self._path(self.anno_path or "")
+            if self.anno_path and not self.use_default_label and os.path.isfile(path):
+                self._categories = read_categories(path)
+            else:
+                ids = list(range(self.num_classes))
+                numbered = Categories([f"class {i}" for i in ids], ids)
+                self._categories = {80: COCO, 20: VOC}.get(self.num_classes, numbered)
+                if self.anno_path and not self.use_default_label:
+                    names = self._categories.names
+                    get_logger().warning(
+                        f"{path} does not exist: the classes are called {names[0]!r} to {names[-1]!r}; "
+                        "set TestDataset.anno_path to a COCO json or a list of names"
+                    )
+        return self._categories
+
+
+def find_images(path: str) -> list[str]:
+    """`path` itself if it is an image file, else the image files below the folder in natural order.
+
+    Raises `UserError` if it is neither.
+    """
+    if os.path.isfile(path):
+        if not path.lower().endswith(IMAGE_SUFFIXES):
+            raise UserError(f"{path} is not an image: give one of {', '.join(IMAGE_SUFFIXES)}")
+        return [path]
+    if not os.path.isdir(path):
+        raise UserError(f"{path} does not exist: give an image file or a folder of images")
+    below = (
+        os.path.join(folder, name)
+        for folder, _, names in os.walk(path, followlinks=True)
+        for name in names
+        if name.lower().endswith(IMAGE_SUFFIXES)
+    )
+    return sorted(below, key=natural_key)

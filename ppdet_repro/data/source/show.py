@@ -1,0 +1,81 @@
+"""Pictures of a data set: samples with their boxes drawn, one file each and one contact sheet."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ppdet_repro.data.source.base import Source, files_checked
+from ppdet_repro.data.transform.base import BatchTransform, Compose, Context, Sample, apply_to_batch
+from ppdet_repro.data.transform.decode import Decode
+from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.visualize import contact_sheet, draw_boxes, enlarged
+
+FIELDS = ("image", "gt_bbox", "gt_class", "is_crowd", "difficult")
+NO_PICTURE_AFTER = {"NormalizeImage", "NormalizeBox", "Permute"}  # numbers from here on, for networks
+
+
+def show(
+    source: Source, folder: str, number: int = 16, seed: int = 0, transforms: Sequence[Any] = ()
+) -> Path:
+    """Draw `number` random samples of `source` into `folder`; returns the contact sheet's path.
+
+    transforms: a reader's sample and batch transforms; the pictures are then what training sees (with the
+        randomness of epoch 0 and `seed`), up to where images stop being pictures.
+    source: must carry gt_bbox and gt_class, see `FIELDS`.
+    """
+    images = []
+    target = Path(folder)
+    with files_checked(target, "written"):
+        target.mkdir(parents=True, exist_ok=True)
+    for sample in _samples(source, number, seed, transforms):
+        images.append(_drawn(sample, source.class_names))
+        name = f"{len(images) - 1:03d}_{Path(sample['im_file']).stem}.jpg"
+        _write(target / name, images[-1])
+    _write(target / "sheet.jpg", contact_sheet(images))
+    return target / "sheet.jpg"
+
+
+def pictorial(transforms: Sequence[Any]) -> list[Any]:
+    """The transforms up to the first that turns pictures into numbers for a network."""
+    names = [type(transform).__name__ for transform in transforms]
+    stop = next((i for i, name in enumerate(names) if name in NO_PICTURE_AFTER), len(names))
+    return list(transforms[:stop])
+
+
+def _samples(source: Source, number: int, seed: int, transforms: Sequence[Any]) -> Iterator[Sample]:
+    order = np.random.default_rng(seed).permutation(len(source))[:number]
+    chosen = pictorial(transforms) or [Decode()]
+    split = next((i for i, t in enumerate(chosen) if isinstance(t, BatchTransform)), len(chosen))
+    for position, index in enumerate(order):
+        rng = np.random.default_rng([seed, 0, position])
+        draw = partial(_random_record, source, rng)
+        record = source.record(int(index))
+        name = record["im_file"]
+        sample = Compose(chosen[:split])(record, Context(rng, 0.0, draw))
+        sample = apply_to_batch(chosen[split:], [sample], Context(rng))[0]
+        yield {**sample, "im_file": name}
+
+
+def _random_record(source: Source, rng: np.random.Generator) -> Sample:
+    return source.record(int(rng.integers(len(source))))
+
+
+def _drawn(sample: Sample, names: Sequence[str]) -> np.ndarray:
+    image, factor = enlarged(np.clip(sample["image"], 0, 255).astype(np.uint8))
+    flags = {"crowd": sample.get("is_crowd"), "difficult": sample.get("difficult")}
+    notes = [
+        " ".join(word for word, values in flags.items() if values is not None and values[i])
+        for i in range(len(sample["gt_bbox"]))
+    ]
+    scores = sample["gt_score"].ravel() if "gt_score" in sample else None  # mixup's weights
+    return draw_boxes(image, sample["gt_bbox"] * factor, sample["gt_class"].ravel(), scores, names, notes)
+
+
+def _write(path: Path, image: np.ndarray) -> None:
+    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
+        raise UserError(f"{path} cannot be written: is the folder writable, the disk full?")

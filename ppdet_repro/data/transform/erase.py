@@ -1,0 +1,119 @@
+"""Hiding parts of an image: Cutout and GridMask."""
+from __future__ import annotations
+
+from typing import Literal, Sequence
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ppdet_repro.core.registry import register
+from ppdet_repro.data.transform.base import Context, Sample
+from ppdet_repro.utils.errors import UserError
+
+
+@register
+class Cutout:
+    """Cover `count` squares with `fill_value` (DeVries and Taylor, Cutout, section 3.2).
+
+    A square's side is `size` times the image's short side (the paper's 16 of 32 pixels are 0.5); its
+    centre is any pixel, so it may reach over the border. Boxes stay as they are.
+
+    fill_value  RGB; the mean colour, which is the paper's zero after normalisation
+    prob        of doing anything
+    """
+
+    def __init__(
+        self,
+        count: int = 1,
+        size: float = 0.5,
+        fill_value: Sequence[float] = (123.675, 116.28, 103.53),
+        prob: float = 1.0,
+    ):
+        if not 0 < size <= 1:
+            raise UserError(f"Cutout: size {size} is a part of the image's short side, within (0, 1]")
+        self.count, self.size, self.fill_value, self.prob = count, size, tuple(fill_value), prob
+
+    def __call__(self, sample: Sample, ctx: Context) -> Sample:
+        if ctx.rng.random() >= self.prob:
+            return sample
+        image = sample["image"].copy()
+        height, width = image.shape[:2]
+        side = max(1, round(self.size * min(height, width)))
+        for _ in range(self.count):
+            y1 = int(ctx.rng.integers(height)) - side // 2
+            x1 = int(ctx.rng.integers(width)) - side // 2
+            image[max(y1, 0) : y1 + side, max(x1, 0) : x1 + side] = self.fill_value
+        sample["image"] = image
+        return sample
+
+
+def stripes(length: int, period: int, width: int, start: int) -> np.ndarray:
+    """Where stripes of `width`, one every `period` from `start` on, lie: [length] bool.
+
+    There are length // period stripes, as many as fit; what remains at the end has none.
+    """
+    covered = np.zeros(length, bool)
+    for i in range(length // period):
+        covered[i * period + start : i * period + start + width] = True
+    return covered
+
+
+@register
+class GridMask:
+    """Set a grid of squares, or all but a grid, to zero (GridMask, section 3).
+
+    The grid's period d is drawn from [2, height), its stripes are `ratio` of it; the mask is made
+    half as large again as the image and cut from its middle.
+
+    The probability grows with training, prob * progress. Departure from PaddleDetection, which
+    counts the samples that one loader worker has drawn, against `upper_iter`; that key (suggested
+    to be the number of training iterations) is accepted and has no effect.
+
+    use_h, use_w  horizontal and vertical stripes
+    rotate        by a whole number of degrees drawn from [0, rotate)
+    offset        noise from [-1, 1] instead of zero
+    mode          1: stripes stay, the squares between them are hidden; 0: the stripes are hidden
+    """
+
+    def __init__(
+        self,
+        use_h: bool = True,
+        use_w: bool = True,
+        rotate: int = 1,
+        offset: bool = False,
+        ratio: float = 0.5,
+        mode: Literal[0, 1] = 1,
+        prob: float = 0.7,
+        upper_iter: int = 360000,
+    ):
+        self.use_h, self.use_w, self.rotate, self.offset = use_h, use_w, rotate, offset
+        self.ratio, self.mode, self.prob = ratio, mode, prob
+
+    def __call__(self, sample: Sample, ctx: Context) -> Sample:
+        if ctx.rng.random() >= self.prob * ctx.progress:
+            return sample
+        image = sample["image"]
+        keep = self.mask(image.shape[0], image.shape[1], ctx.rng)
+        if self.offset:
+            noise = ctx.rng.uniform(-1, 1, image.shape[:2]).astype(np.float32)
+            sample["image"] = np.where(keep[..., None], image, noise[..., None]).astype(image.dtype)
+        else:
+            sample["image"] = cv2.copyTo(image, keep.astype(np.uint8))
+        return sample
+
+    def mask(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+        """Which pixels stay: [height, width] bool."""
+        tall, wide = int(1.5 * height), int(1.5 * width)
+        period = int(rng.integers(2, height))
+        stripe = min(max(int(period * self.ratio + 0.5), 1), period - 1)
+        start_h, start_w = (int(start) for start in rng.integers(period, size=2))
+        covered = np.zeros((tall, wide), bool)
+        if self.use_h:
+            covered |= stripes(tall, period, stripe, start_h)[:, None]
+        if self.use_w:
+            covered |= stripes(wide, period, stripe, start_w)[None, :]
+        free = Image.fromarray(np.uint8(~covered)).rotate(int(rng.integers(self.rotate)))
+        top, left = (tall - height) // 2, (wide - width) // 2
+        free = np.asarray(free)[top : top + height, left : left + width].astype(bool)
+        return ~free if self.mode == 1 else free

@@ -1,0 +1,95 @@
+"""Mixing two images: Mixup and CutMix.
+
+The reader decides in which epochs they are active; without a data set to draw from they do nothing.
+"""
+from __future__ import annotations
+
+import numpy as np
+
+from ppdet_repro.core.registry import register
+from ppdet_repro.data.transform.base import PER_BOX, Context, Sample
+from ppdet_repro.utils.errors import UserError
+
+
+def on_canvas(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The image [h, w, 3] at the top left of a black canvas [height, width, 3] float32."""
+    canvas = np.zeros((height, width, image.shape[2]), np.float32)
+    canvas[: image.shape[0], : image.shape[1]] = image
+    return canvas
+
+
+def join_boxes(first: Sample, second: Sample, weight: float) -> None:
+    """Give `first` the boxes of both, gt_score being `weight` for its own, 1 - weight for the others."""
+    first["gt_score"] = np.full((len(first["gt_bbox"]), 1), weight, np.float32)
+    second["gt_score"] = np.full((len(second["gt_bbox"]), 1), 1 - weight, np.float32)
+    for key in PER_BOX:
+        if key in first:
+            first[key] = np.concatenate([first[key], second[key]])
+
+
+def checked_beta(alpha: float, beta: float, owner: str) -> tuple[float, float]:
+    """The parameters of a Beta distribution, checked.
+
+    Raises:
+        UserError: they are not positive.
+    """
+    if alpha <= 0 or beta <= 0:
+        raise UserError(f"{owner}: alpha {alpha} and beta {beta} must be positive")
+    return alpha, beta
+
+
+@register
+class Mixup:
+    """Blend with another image: f * first + (1 - f) * second, f from Beta(alpha, beta).
+
+    The images lie top left on a canvas large enough for both; the result is cut to 8 bits. Boxes of
+    both stay, with gt_score f and 1 - f.
+    """
+
+    def __init__(self, alpha: float = 1.5, beta: float = 1.5):
+        self.alpha, self.beta = checked_beta(alpha, beta, "Mixup")
+
+    def __call__(self, sample: Sample, ctx: Context) -> Sample:
+        if ctx.draw is None:
+            return sample
+        other = ctx.draw()
+        factor = ctx.rng.beta(self.alpha, self.beta)
+        height, width = np.maximum(sample["image"].shape, other["image"].shape)[:2]
+        blend = on_canvas(sample["image"], height, width) * np.float32(factor)
+        blend += on_canvas(other["image"], height, width) * np.float32(1 - factor)
+        sample["image"] = blend.astype(np.uint8)
+        join_boxes(sample, other, factor)
+        return sample
+
+
+@register
+class Cutmix:
+    """Paste a rectangle of another image (CutMix; PAFNet, equation 6), f from Beta(alpha, beta).
+
+    Both images lie top left on a canvas large enough for both. The rectangle has sqrt(1 - f) of its
+    sides, is centred anywhere and clipped to the canvas. Boxes of both stay whole, with gt_score f
+    and 1 - f; with `exact_area` f is instead the part of the canvas that the first image keeps after
+    the clipping. The result is float32.
+    """
+
+    def __init__(self, alpha: float = 1.5, beta: float = 1.5, exact_area: bool = False):
+        self.alpha, self.beta = checked_beta(alpha, beta, "Cutmix")
+        self.exact_area = exact_area
+
+    def __call__(self, sample: Sample, ctx: Context) -> Sample:
+        if ctx.draw is None:
+            return sample
+        other = ctx.draw()
+        factor = ctx.rng.beta(self.alpha, self.beta)
+        height, width = (int(side) for side in np.maximum(sample["image"].shape, other["image"].shape)[:2])
+        half_h, half_w = (int(side * np.sqrt(1 - factor)) // 2 for side in (height, width))
+        cx, cy = int(ctx.rng.integers(width)), int(ctx.rng.integers(height))
+        x1, x2 = (int(np.clip(x, 0, width - 1)) for x in (cx - half_w, cx + half_w))
+        y1, y2 = (int(np.clip(y, 0, height - 1)) for y in (cy - half_h, cy + half_h))
+        mixed = on_canvas(sample["image"], height, width)
+        mixed[y1:y2, x1:x2] = on_canvas(other["image"], height, width)[y1:y2, x1:x2]
+        sample["image"] = mixed
+        if self.exact_area:
+            factor = 1 - (y2 - y1) * (x2 - x1) / (height * width)
+        join_boxes(sample, other, factor)
+        return sample

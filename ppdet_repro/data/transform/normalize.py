@@ -1,0 +1,89 @@
+"""From pixel values to a network's input: normalisation, channels first."""
+from __future__ import annotations
+
+from typing import Literal, Sequence
+
+import cv2
+import numpy as np
+
+from ppdet_repro.core.registry import register
+from ppdet_repro.data.transform.base import Context, Sample
+from ppdet_repro.utils.errors import UserError
+
+
+def normalize(image: np.ndarray, mean: Sequence[float], std: Sequence[float], is_scale: bool) -> np.ndarray:
+    """(image / 255 if is_scale else image) - mean) / std, as an array of its own.
+
+    image [H, W, C], result [H, W, C] float32, stored plane by plane, so that the transposition to
+    channels first costs nothing. As in PaddleDetection the scaling is in float32, the subtraction
+    and the division are each done in float64 and rounded to float32.
+    """
+    height, width, channels = image.shape
+    planes = np.empty((channels, height, width), np.float32)
+    for c, plane in enumerate(planes):
+        np.multiply(image[..., c], np.float32(1 / 255 if is_scale else 1), out=plane, casting="same_kind")
+        np.subtract(plane, mean[c], out=plane, dtype=np.float64, casting="same_kind")
+        np.divide(plane, std[c], out=plane, dtype=np.float64, casting="same_kind")
+    return planes.transpose(1, 2, 0)
+
+
+def apply_tables(image: np.ndarray, tables: np.ndarray) -> np.ndarray:
+    """Map the values of an 8-bit image [H, W, C] by one table a channel, tables [C, 256] float32.
+
+    Returns [H, W, C] float32, stored plane by plane.
+    """
+    height, width, channels = image.shape
+    planes = np.empty((channels, height, width), np.float32)
+    for channel, table, plane in zip(cv2.split(image), tables, planes):
+        cv2.LUT(channel, table, dst=plane)
+    return planes.transpose(1, 2, 0)
+
+
+@register
+class NormalizeImage:
+    """Scale to [0, 1] (is_scale), subtract `mean` and divide by `std` (unless norm_type is none).
+
+    image [H, W, C] uint8 or float32 -> float32. The 256 values of an 8-bit image are normalised
+    once, in a table: bit for bit the same result in a fraction of the time.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        is_scale: bool = True,
+        norm_type: Literal["mean_std", "none"] = "mean_std",
+    ):
+        if len(mean) != len(std) or not all(std):
+            raise UserError(
+                f"NormalizeImage: mean {list(mean)} and std {list(std)} need one value a channel, std not 0"
+            )
+        self.mean, self.std, self.is_scale, self.norm_type = tuple(mean), tuple(std), is_scale, norm_type
+        values = np.arange(256, dtype=np.float32).reshape(1, 256, 1)
+        self._tables = np.ascontiguousarray(self._normalize(values.repeat(len(mean), axis=2))[0].T)
+
+    def _normalize(self, image: np.ndarray) -> np.ndarray:
+        if self.norm_type == "none":
+            return normalize(image, [0.0] * len(self.mean), [1.0] * len(self.std), self.is_scale)
+        return normalize(image, self.mean, self.std, self.is_scale)
+
+    def __call__(self, sample: Sample, ctx: Context) -> Sample:
+        image = sample["image"]
+        if image.shape[2] != len(self.mean):
+            raise UserError(
+                f"NormalizeImage: the image has {image.shape[2]} channels, mean has {len(self.mean)} values"
+            )
+        if image.dtype == np.uint8:
+            sample["image"] = apply_tables(image, self._tables)
+        else:
+            sample["image"] = self._normalize(image)
+        return sample
+
+
+@register
+class Permute:
+    """Channels first: image [H, W, C] -> [C, H, W] (a view)."""
+
+    def __call__(self, sample: Sample, ctx: Context) -> Sample:
+        sample["image"] = sample["image"].transpose(2, 0, 1)
+        return sample

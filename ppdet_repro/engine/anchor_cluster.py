@@ -1,0 +1,137 @@
+"""Anchors that fit a data set: k-means, then evolution, judged by overlap of shapes.
+
+G boxes, A anchors; sizes are (width, height) in pixels of the network's input.
+"""
+from __future__ import annotations
+
+from typing import List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ppdet_repro.core.config import Config, build
+from ppdet_repro.data.transform.targets_yolo import Gt2YoloTarget, shape_iou
+from ppdet_repro.utils.errors import UserError
+
+FACTOR = 4.0
+"""An anchor can stretch to a box whose sides are at most so many times longer or shorter (as YOLOv5 counts)."""
+
+
+SAMPLE, STARTS = 50_000, 5
+
+
+class Fit(NamedTuple):
+    """`recall`: the share of boxes that some anchor can stretch to (best possible recall); `iou`: the mean
+    overlap of shapes of the boxes with their best anchors."""
+
+    recall: float
+    iou: float
+
+
+def box_sizes(cfg: Config, height: int, width: int) -> np.ndarray:
+    """Sizes [G, 2] of the boxes of the config's TrainDataset, the images resized to height x width.
+
+    UserError: the data set cannot be read, or has no boxes.
+    """
+    source = build(cfg, "TrainDataset")
+    source.load()
+    sizes = [np.zeros((0, 2))]
+    for i in range(len(source)):
+        record = source.record(i)
+        if "gt_bbox" not in record:
+            raise UserError(f"{cfg.path}: TrainDataset.data_fields lacks gt_bbox")
+        boxes = record["gt_bbox"]
+        scale = np.array([width / float(record["w"]), height / float(record["h"])])
+        sizes.append((boxes[:, 2:] - boxes[:, :2]) * scale)
+    sizes = np.concatenate(sizes)
+    if not len(sizes):
+        raise UserError(f"{cfg.path}: TrainDataset has no boxes")
+    return sizes
+
+
+def input_size(cfg: Config) -> Tuple[int, int]:
+    """Height and width that TestReader's `image_shape` names. UserError: it names none."""
+    shape = build(cfg, "TestReader").image_shape
+    if shape is None or min(shape[-2:]) < 1:
+        raise UserError(f"{cfg.path}: TestReader.inputs_def has no image_shape; give the size with --size")
+    return shape[-2], shape[-1]
+
+
+def config_anchors(cfg: Config) -> Optional[np.ndarray]:
+    """The anchors [A, 2] of the training targets, None where there are no such targets."""
+    for transform in build(cfg, "TrainReader").batch_transforms:
+        if isinstance(transform, Gt2YoloTarget):
+            return np.array(transform.anchors)
+    return None
+
+
+def fit(sizes: np.ndarray, anchors: np.ndarray) -> Fit:
+    """How well anchors [A, 2] fit boxes of `sizes` [G, 2]."""
+    stretch = sizes[:, None] / anchors[None]  # [G, A, 2]
+    worst_side = np.maximum(stretch, 1 / stretch).max(axis=2)  # [G, A]
+    recall = (worst_side.min(axis=1) < FACTOR).mean()
+    return Fit(float(recall), float(shape_iou(sizes, anchors).max(axis=1).mean()))
+
+
+def kmeans(sizes: np.ndarray, count: int, rng: np.random.Generator, iterations: int = 300) -> np.ndarray:
+    """`count` anchors: medians of the boxes that overlap them most. They start as boxes drawn one after another, the
+    likelier the less they overlap those drawn before (k-means++).
+
+    Source: Redmon and Farhadi, "YOLO9000", CVPR 2017 ("Dimension Clusters").
+    """
+    anchors = sizes[rng.choice(len(sizes), 1)]  # [1, 2]
+    while len(anchors) < count:
+        distance = np.maximum(1 - shape_iou(sizes, anchors).max(axis=1), 1e-9) ** 2  # [G]
+        anchors = np.append(anchors, sizes[rng.choice(len(sizes), 1, p=distance / distance.sum())], axis=0)
+    owner = np.full(len(sizes), -1)
+    for _ in range(iterations):
+        last, owner = owner, shape_iou(sizes, anchors).argmax(axis=1)  # [G]
+        if (owner == last).all():
+            break
+        anchors = np.array(
+            [np.median(sizes[owner == a], axis=0) if (owner == a).any() else anchors[a] for a in range(count)]
+        )
+    return anchors
+
+
+def evolve(anchors: np.ndarray, sizes: np.ndarray, rng: np.random.Generator, generations: int) -> np.ndarray:
+    """The anchors after random changes of their sides, of which those that raise the mean overlap stay."""
+    best = fit(sizes, anchors).iou
+    for _ in range(generations):
+        change = np.where(rng.random(anchors.shape) < 0.9, np.exp(0.1 * rng.standard_normal(anchors.shape)), 1.0)
+        child = np.maximum(anchors * change, 1.0)
+        score = fit(sizes, child).iou
+        if score > best:
+            anchors, best = child, score
+    return anchors
+
+
+def cluster(sizes: np.ndarray, count: int, generations: int, seed: int) -> np.ndarray:
+    """`count` anchors [A, 2] in whole pixels, the smallest area first: the best of STARTS clusterings, evolved.
+
+    Of more than SAMPLE boxes a random sample decides. UserError: there are fewer boxes than anchors.
+    """
+    if len(sizes) < count:
+        raise UserError(f"{len(sizes)} boxes are too few for {count} anchors")
+    rng = np.random.default_rng(seed)
+    sizes = sizes[rng.permutation(len(sizes))[:SAMPLE]]
+    anchors = max((kmeans(sizes, count, rng) for _ in range(STARTS)), key=lambda found: fit(sizes, found).iou)
+    anchors = evolve(anchors, sizes, rng, generations)
+    anchors = np.maximum(np.round(anchors), 1.0)
+    return anchors[np.argsort(anchors.prod(axis=1))]
+
+
+def report(
+    cfg: Config, size: Optional[Sequence[int]], count: Optional[int], generations: int, seed: int
+) -> str:
+    """The config's anchors and new ones, and how well each fit, as text."""
+    height, width = size or input_size(cfg)
+    sizes, own = box_sizes(cfg, height, width), config_anchors(cfg)
+    if count is None:
+        count = 9 if own is None else len(own)
+    lines: List[str] = [f"{len(sizes)} boxes at {height} x {width} px"]
+    for name, anchors in (("config", own), ("new", cluster(sizes, count, generations, seed))):
+        if anchors is not None:
+            recall, iou = fit(sizes, anchors)
+            lines.append(f"{name:>6}: best possible recall {recall:.4f}, mean IoU with the best anchor {iou:.4f}")
+            lines.append(f"anchors: {[[int(side) for side in anchor] for anchor in anchors]}")
+    return "\n".join(lines)

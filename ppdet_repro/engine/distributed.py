@@ -1,0 +1,129 @@
+"""One training or evaluation over several processes.
+
+`python -m paddle.distributed.launch` starts the processes, one a GPU (NCCL) or several on the CPU (gloo).
+All have the same weights at all times: the gradients, and the running statistics of batch norms, are
+averaged in every step. Where one process fails, its launcher ends the others.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Iterator, List, NamedTuple, Sequence
+
+import paddle
+import paddle.distributed as dist
+from paddle import nn
+
+from ppdet_repro.utils import cpu_env
+from ppdet_repro.utils.logger import get_logger
+
+BUCKET = 1 << 24  # numbers that are sent at once; bounds the memory this takes to a few times 64 MB
+
+
+class World(NamedTuple):
+    """This process among all: its number, how many there are, and whether they use GPUs."""
+
+    rank: int
+    size: int
+    gpu: bool
+
+
+def start(use_gpu: bool) -> World:
+    """Choose the device and meet the other processes, if `paddle.distributed.launch` started some."""
+    gpu = use_gpu and paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    if use_gpu and not gpu:
+        get_logger().info("use_gpu is true, but Paddle finds no GPU here: running on the CPU")
+    if not gpu:
+        get_logger().info(cpu_env.describe())
+    paddle.set_device("gpu" if gpu else "cpu")
+    if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
+        dist.init_parallel_env()
+    return World(dist.get_rank(), dist.get_world_size(), gpu)
+
+
+@paddle.no_grad()
+def means(tensors: Sequence[paddle.Tensor]) -> List[paddle.Tensor]:
+    """Each tensor's mean over all processes, float32; every process gets the same bits."""
+    results: List[paddle.Tensor] = []
+    size = dist.get_world_size()
+    for bucket in _buckets(tensors):
+        flat = paddle.concat([tensor.astype("float32").reshape([-1]) for tensor in bucket])
+        dist.all_reduce(flat)
+        pieces = paddle.split(flat / size, [tensor.size for tensor in bucket])
+        results += [piece.reshape(tensor.shape) for piece, tensor in zip(pieces, bucket)]
+    return results
+
+
+def _buckets(tensors: Sequence[paddle.Tensor]) -> Iterator[List[paddle.Tensor]]:
+    """Runs of neighbours, each of at most `BUCKET` numbers or a single tensor."""
+    bucket: List[paddle.Tensor] = []
+    filled = 0
+    for tensor in tensors:
+        if bucket and filled + tensor.size > BUCKET:
+            yield bucket
+            bucket, filled = [], 0
+        bucket.append(tensor)
+        filled += tensor.size
+    if bucket:
+        yield bucket
+
+
+@paddle.no_grad()
+def average_gradients(parameters: Sequence[paddle.Tensor]) -> None:
+    """Replace each gradient by its mean over the processes.
+
+    A parameter without gradient here but with one elsewhere counts as zero here; one without gradient
+    anywhere keeps none, so that the optimizer leaves it alone.
+    """
+    present = [p.grad is not None for p in parameters]
+    gradients = [p.grad if has else paddle.zeros_like(p) for p, has in zip(parameters, present)]
+    *averaged, anywhere = means([*gradients, paddle.to_tensor(present, dtype="float32")])
+    for parameter, gradient, used in zip(parameters, averaged, anywhere.numpy()):
+        if used:
+            parameter.grad = gradient.astype(parameter.dtype)
+
+
+@paddle.no_grad()
+def average_in_place(tensors: Sequence[paddle.Tensor]) -> None:
+    """Replace each tensor by its mean over the processes."""
+    for tensor, mean in zip(tensors, means(tensors)):
+        paddle.assign(mean.astype(tensor.dtype), output=tensor)
+
+
+@paddle.no_grad()
+def copy_from_first(tensors: Sequence[paddle.Tensor]) -> None:
+    """Give every process the tensors of rank 0."""
+    for tensor in tensors:
+        dist.broadcast(tensor, src=0)
+
+
+def running_statistics(model: nn.Layer) -> List[paddle.Tensor]:
+    """Means and variances that batch norms update in training; those of frozen ones are left out."""
+    return [
+        statistic
+        for layer in model.sublayers(include_self=True)
+        if isinstance(layer, (nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm))
+        and not layer._use_global_stats
+        for statistic in (layer._mean, layer._variance)
+    ]
+
+
+def synchronize_batch_norms(model: nn.Layer, world: World) -> None:
+    """Make batch norms see the images of all processes, for `norm_type: sync_bn`; on the CPU it stays
+    ordinary.
+
+    Frozen ones, which use their running statistics, are left as they are (Paddle's own conversion would
+    thaw them).
+    """
+    if not world.gpu:
+        get_logger().info("norm_type sync_bn: BN used instead, as there is no GPU")
+    elif world.size > 1:
+        _convert(model)
+
+
+def _convert(layer: nn.Layer) -> None:
+    for name, child in layer.named_children():
+        if isinstance(child, nn.BatchNorm2D) and not child._use_global_stats:
+            setattr(layer, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+        else:
+            _convert(child)

@@ -1,0 +1,84 @@
+"""What an exported model contains: thin layers around a detector's methods.
+
+B images, N candidate boxes, K classes, M boxes that are kept.
+"""
+from __future__ import annotations
+
+from typing import Dict, List, Tuple
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ppdet_repro.data.transform.normalize import NormalizeImage
+from ppdet_repro.modeling.architectures.detector import Detector
+
+Inputs = Dict[str, paddle.Tensor]  # image [B, 3, H, W], im_shape and scale_factor [B, 2]
+
+
+class RawOutputs(nn.Layer):
+    """The network alone: whatever the head gives, as a flat list of tensors."""
+
+    def __init__(self, detector: Detector):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, inputs: Inputs) -> List[paddle.Tensor]:
+        return paddle.utils.flatten(self.detector.raw(inputs["image"]))
+
+
+class DecodedBoxes(nn.Layer):
+    """Network and decoding: boxes [B, N, 4] in pixels of the original images, scores [B, K, N]."""
+
+    def __init__(self, detector: Detector):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, inputs: Inputs) -> Tuple[paddle.Tensor, paddle.Tensor]:
+        raw = self.detector.raw(inputs["image"])
+        return self.detector.decode(raw, inputs["im_shape"], inputs["scale_factor"])
+
+
+class FinalBoxes(nn.Layer):
+    """Everything: bbox [M, 6] (class, score, x1, y1, x2, y2), bbox_num [B]."""
+
+    def __init__(self, detector: Detector):
+        super().__init__()
+        self.candidates = DecodedBoxes(detector)
+
+    def forward(self, inputs: Inputs) -> Tuple[paddle.Tensor, paddle.Tensor]:
+        boxes, scores = self.candidates(inputs)
+        found = self.candidates.detector.suppress(boxes, scores)
+        return found.bbox, found.bbox_num
+
+
+class NormalizedInside(nn.Layer):
+    """A network that takes pixels of 0 to 255 and normalises them itself.
+
+    The padding, all that lies beyond `im_shape`, becomes 0 as it is where images are padded after they were
+    normalised. (PaddleDetection's exports leave it at -mean / std, so their boxes near it differ a little.)
+    """
+
+    def __init__(self, network: nn.Layer, normalize: NormalizeImage):
+        super().__init__()
+        self.network = network
+        factor = 1 / 255 if normalize.is_scale else 1.0
+        plain_scale = normalize.norm_type == "none"
+        mean = np.zeros(3) if plain_scale else np.array(normalize.mean)
+        std = np.ones(3) if plain_scale else np.array(normalize.std)
+        for name, values in (("scale", factor / std), ("shift", -mean / std)):
+            self.register_buffer(name, paddle.to_tensor(values.reshape([1, 3, 1, 1]), "float32"))
+
+    def forward(self, inputs: Inputs):
+        image = inputs["image"]
+        inside = inside_image(inputs["im_shape"], image.shape[2], image.shape[3])
+        image = image * self.scale + self.shift * inside
+        return self.network({**inputs, "image": image})
+
+
+def inside_image(im_shape: paddle.Tensor, height, width) -> paddle.Tensor:
+    """1 on the image, 0 in the padding: im_shape [B, 2] (h, w) -> [B, 1, height, width]."""
+    h, w = im_shape[:, 0].reshape([-1, 1, 1, 1]), im_shape[:, 1].reshape([-1, 1, 1, 1])
+    rows = paddle.arange(height, dtype="float32").reshape([1, 1, -1, 1]) < h  # [B, 1, height, 1]
+    columns = paddle.arange(width, dtype="float32").reshape([1, 1, 1, -1]) < w  # [B, 1, 1, width]
+    return rows.astype("float32") * columns.astype("float32")  # [B, 1, height, width]

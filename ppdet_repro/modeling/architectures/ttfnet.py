@@ -1,0 +1,45 @@
+"""TTFNet: Training-Time-Friendly Network (Liu et al., AAAI 2020), and PAFNet, made of the same parts."""
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+from paddle import nn
+
+from ppdet_repro.core.registry import Part, register
+from ppdet_repro.modeling.architectures.detector import Detector
+from ppdet_repro.utils.errors import UserError
+
+
+@register
+class TTFNet(Detector):
+    """A backbone, a neck up to stride 4, a head of two maps, and peaks for detections."""
+
+    def __init__(
+        self,
+        backbone: Part[nn.Layer] = "DarkNet",
+        neck: Part[nn.Layer] = "TTFFPN",
+        ttf_head: Part[nn.Layer] = "TTFHead",
+        post_process: Part[Any] = "BBoxPostProcess",
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.ttf_head = ttf_head
+        self.post_process = post_process
+        ratio, stride = ttf_head.down_ratio, neck.out_shape[0].stride
+        if stride != ratio:
+            raise ValueError(f"TTFHead.down_ratio {ratio} is not the stride {stride} of the neck's map")
+        if post_process.decode.down_ratio != ratio:
+            raise ValueError(f"TTFBox.down_ratio {post_process.decode.down_ratio} is not TTFHead's {ratio}")
+
+    @property
+    def head(self) -> nn.Layer:
+        return self.ttf_head
+
+    def check_targets(self, transforms: Sequence[Any]) -> None:
+        """UserError if Gt2TTFTarget makes maps of another stride than the head's."""
+        own = self.ttf_head.down_ratio
+        for transform in transforms:
+            theirs = getattr(transform, "down_ratio", own)
+            if theirs != own:
+                raise UserError(f"{type(transform).__name__}.down_ratio {theirs} is not TTFHead's, {own}")

@@ -1,0 +1,46 @@
+"""Matching by overlap: an anchor learns the object that it overlaps most, if enough.
+
+N anchors, G ground truths.
+"""
+from __future__ import annotations
+
+import paddle
+
+from ppdet_repro.core.registry import register
+from ppdet_repro.modeling.boxes import pairwise_iou
+
+NEGATIVE, IGNORED = -1, -2
+
+
+@register
+class MaxIoUAssigner:
+    """An anchor whose best IoU is `positive_overlap` or more learns that box; below `negative_overlap` it is
+    background; between, it is ignored.
+
+    `allow_low_quality`: the anchors that overlap a box most of all are positive whatever their IoU (they learn the
+    box that they overlap most, which may be another one). Source: RetinaNet, section 4; Faster R-CNN, section 3.1.2.
+    """
+
+    def __init__(self, positive_overlap: float, negative_overlap: float, allow_low_quality: bool = True):
+        if negative_overlap > positive_overlap:
+            raise ValueError(
+                f"MaxIoUAssigner: negative_overlap {negative_overlap} is above positive_overlap {positive_overlap}"
+            )
+        self.positive_overlap = positive_overlap
+        self.negative_overlap = negative_overlap
+        self.allow_low_quality = allow_low_quality
+
+    @paddle.no_grad()
+    def __call__(self, anchors: paddle.Tensor, gt_boxes: paddle.Tensor) -> paddle.Tensor:
+        """Anchors [N, 4], ground truth [G, 4], xyxy pixels -> [N] int64: a ground truth, NEGATIVE or IGNORED."""
+        if len(gt_boxes) == 0:
+            return paddle.full([len(anchors)], NEGATIVE, "int64")
+        overlaps = pairwise_iou(gt_boxes, anchors)  # [G, N]
+        best = overlaps.max(axis=0)  # [N]
+        positive = best >= self.positive_overlap
+        if self.allow_low_quality:
+            of_each_box = overlaps.max(axis=1, keepdim=True)  # [G, 1]
+            positive = positive | ((overlaps == of_each_box) & (overlaps > 0)).any(axis=0)
+        negative, ignored = (paddle.full([len(anchors)], value, "int64") for value in (NEGATIVE, IGNORED))
+        others = paddle.where(best < self.negative_overlap, negative, ignored)
+        return paddle.where(positive, overlaps.argmax(axis=0), others)

@@ -1,0 +1,68 @@
+"""Uniform matching: every ground truth gets the same number of positive anchors, whatever its size.
+
+N anchors, G ground truths, k nearest, P pairs.
+"""
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+
+from ppdet_repro.core.registry import register
+from ppdet_repro.modeling.boxes import iou, l1_distance, pairwise_iou
+
+NEGATIVE, IGNORED = -1, -2
+
+
+class Matches(NamedTuple):
+    """`labels` [N] int32: index of the ground truth, NEGATIVE or IGNORED. `anchors`, `gts` [P] int64: the
+    pairs that regress. A pair may stand twice, and its anchor's label may since have gone to another box."""
+
+    labels: paddle.Tensor
+    anchors: paddle.Tensor
+    gts: paddle.Tensor
+
+
+@register
+class UniformAssigner:
+    """The `match_times` anchors nearest to each box, and as many whose predictions are nearest.
+
+    Nearest by L1 distance of (cx, cy, w, h) in pixels. A pair whose anchor has IoU < `pos_ignore_thr` with its
+    box is ignored, as is any other anchor whose prediction has IoU > `neg_ignore_thr` with a box.
+    Where pairs compete for an anchor the last wins, prediction pairs first, then anchor pairs, each by rank,
+    then by ground truth; it may turn another box's positive into ignored. (PaddleDetection writes the pairs in
+    one indexed assignment, whose order is undefined; this is the sequential reading of it.)
+    Source: YOLOF, section 4.2 and supplementary A.
+    """
+
+    def __init__(self, pos_ignore_thr: float, neg_ignore_thr: float, match_times: int = 4):
+        self.pos_ignore_thr = pos_ignore_thr
+        self.neg_ignore_thr = neg_ignore_thr
+        self.match_times = match_times
+
+    @paddle.no_grad()
+    def __call__(self, predictions: paddle.Tensor, anchors: paddle.Tensor, gt_boxes: paddle.Tensor) -> Matches:
+        """Decoded predictions [N, 4], anchors [N, 4], ground truth [G, 4], all xyxy pixels."""
+        count, num_gts = anchors.shape[0], gt_boxes.shape[0]
+        if num_gts == 0:
+            none = paddle.zeros([0], "int64")
+            return Matches(paddle.full([count], NEGATIVE, "int32"), none, none)
+        k = min(self.match_times, count)
+        nearest = [
+            l1_distance(boxes, gt_boxes).topk(k, axis=0, largest=False)[1]  # [k, G]
+            for boxes in (predictions, anchors)
+        ]
+        pair_anchors = paddle.concat(nearest).reshape([-1])  # [P] = [2*k*G], rank outermost
+        pair_gts = paddle.arange(num_gts).tile([2 * k])  # [P]
+        overlaps = iou(anchors.gather(pair_anchors), gt_boxes.gather(pair_gts))  # [P]
+
+        close = pairwise_iou(predictions, gt_boxes).max(axis=1) > self.neg_ignore_thr  # [N]
+        labels = np.where(close.numpy(), IGNORED, NEGATIVE).astype("int32")
+        positive = overlaps.numpy() >= self.pos_ignore_thr
+        places, values = pair_anchors.numpy(), np.where(positive, pair_gts.numpy(), IGNORED)
+        last = len(places) - 1 - np.unique(places[::-1], return_index=True)[1]  # the last write to each place
+        labels[places[last]] = values[last]
+
+        kept = paddle.to_tensor(np.flatnonzero(positive))
+        return Matches(paddle.to_tensor(labels), pair_anchors.gather(kept), pair_gts.gather(kept))

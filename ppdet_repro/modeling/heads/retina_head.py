@@ -1,0 +1,205 @@
+"""RetinaNet's head: anchors on every level of a pyramid, two subnets shared by the levels, focal loss.
+
+B images, H, W a level's map, A anchors a place, N anchors of all levels, K classes, G ground truths.
+The parameter names are PaddleDetection's, so published detectors load.
+Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
+"""
+from __future__ import annotations
+
+import math
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import ParamAttr, nn
+from paddle.nn.initializer import Constant, Normal
+
+from ppdet_repro.core.registry import Part, Shared, register
+from ppdet_repro.modeling.assigners.max_iou_assigner import IGNORED
+from ppdet_repro.modeling.assignment import AssignedBoxes, Assignment
+from ppdet_repro.modeling.boxes import decode_deltas, encode_deltas, to_original_image
+from ppdet_repro.modeling.ground_truth import one_hot_targets, without_padding
+from ppdet_repro.modeling.layers import batch_norm
+from ppdet_repro.modeling.nms import Detections, best_boxes
+
+
+class RetinaOutputs(NamedTuple):
+    """Of each level: `logits` [B, H*W*A, K], `deltas` [B, H*W*A, 4], `anchors` [H*W*A, 4] xyxy pixels."""
+
+    logits: List[paddle.Tensor]
+    deltas: List[paddle.Tensor]
+    anchors: List[paddle.Tensor]
+
+
+class ConvNormReLU(nn.Layer):
+    """3x3 convolution whose bias learns twice as fast, a norm if there is one, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, norm_type: Optional[str]):
+        super().__init__()
+        self.conv = nn.Conv2D(
+            in_channels,
+            out_channels,
+            3,
+            padding=1,
+            weight_attr=ParamAttr(initializer=Normal(0.0, 0.01)),
+            bias_attr=ParamAttr(initializer=Constant(0.0), learning_rate=2.0),
+        )
+        self.norm = nn.Identity() if norm_type is None else batch_norm(out_channels, norm_type)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return F.relu(self.norm(self.conv(x)))
+
+
+@register
+class RetinaFeat(nn.Layer):
+    """The two subnets without their last layers, shared by all levels."""
+
+    def __init__(
+        self,
+        feat_in: int = 256,
+        feat_out: int = 256,
+        num_convs: int = 4,
+        norm_type: Optional[str] = "bn",
+        use_dcn: bool = False,
+    ):
+        super().__init__()
+        if use_dcn:
+            raise ValueError("RetinaFeat: use_dcn: true does not exist; leave it out")
+        self.feat_out = feat_out
+        self.names = [[f"fcos_head_{branch}_tower_conv_{i}" for i in range(num_convs)] for branch in ("cls", "reg")]
+        for name in sum(self.names, []):
+            channels = feat_in if name.endswith("_0") else feat_out
+            self.add_sublayer(name, ConvNormReLU(channels, feat_out, norm_type))
+
+    def forward(self, feat: paddle.Tensor):
+        """[B, C, H, W] -> features for the classes, features for the boxes."""
+        features = []
+        for names in self.names:
+            x = feat
+            for name in names:
+                x = getattr(self, name)(x)
+            features.append(x)
+        return tuple(features)
+
+
+def conv3x3(in_channels: int, out_channels: int, bias: float) -> nn.Conv2D:
+    """3x3 convolution of unchanged size, weights N(0, 0.01), constant bias."""
+    return nn.Conv2D(
+        in_channels,
+        out_channels,
+        3,
+        padding=1,
+        weight_attr=ParamAttr(initializer=Normal(0.0, 0.01)),
+        bias_attr=ParamAttr(initializer=Constant(bias)),
+    )
+
+
+def flatten(maps: paddle.Tensor, width: int) -> paddle.Tensor:
+    """[B, A*width, H, W], anchors outermost, -> [B, H*W*A, width]."""
+    return maps.transpose([0, 2, 3, 1]).reshape([0, -1, width])
+
+
+@register
+class RetinaHead(nn.Layer):
+    """Class and box predictions at every anchor, their losses, and decoding.
+
+    `weights` multiply the box's deltas (dx, dy, dw, dh); `nms_pre` anchors of each level and image with the best
+    class scores reach the NMS.
+    """
+
+    def __init__(
+        self,
+        num_classes: Shared[int] = 80,
+        conv_feat: Part[nn.Layer] = "RetinaFeat",
+        anchor_generator: Part[nn.Layer] = "RetinaAnchorGenerator",
+        bbox_assigner: Part[Any] = "MaxIoUAssigner",
+        loss_class: Part[nn.Layer] = "FocalLoss",
+        loss_bbox: Part[nn.Layer] = "SmoothL1Loss",
+        nms: Part[Any] = "MultiClassNMS",
+        prior_prob: float = 0.01,
+        nms_pre: int = 1000,
+        weights: Optional[List[float]] = None,
+    ):
+        super().__init__()
+        self.num_classes = num_classes
+        self.conv_feat = conv_feat
+        self.anchor_generator = anchor_generator
+        self.bbox_assigner = bbox_assigner
+        self.loss_class = loss_class
+        self.loss_bbox = loss_bbox
+        self.nms = nms
+        self.nms_pre = nms_pre
+        self.delta_std = [1.0 / weight for weight in weights or [1.0] * 4]
+        width, num_anchors = conv_feat.feat_out, anchor_generator.num_anchors
+        self.retina_cls = conv3x3(width, num_anchors * num_classes, bias=-math.log((1 - prior_prob) / prior_prob))
+        self.retina_reg = conv3x3(width, num_anchors * 4, bias=0.0)
+
+    def forward(self, feats: List[paddle.Tensor]) -> RetinaOutputs:
+        """[B, C, H, W] of each level, finest first -> raw outputs."""
+        return self.predict([self.conv_feat(feat) for feat in feats], feats)
+
+    def predict(
+        self, features: Sequence[Tuple[paddle.Tensor, paddle.Tensor]], feats: Sequence[paddle.Tensor]
+    ) -> RetinaOutputs:
+        """Of each level the subnets' features and the map [B, C, H, W] that they saw -> raw outputs."""
+        logits = [flatten(self.retina_cls(for_classes), self.num_classes) for for_classes, _ in features]
+        deltas = [flatten(self.retina_reg(for_boxes), 4) for _, for_boxes in features]
+        return RetinaOutputs(logits, deltas, self.anchor_generator(feats))
+
+    def losses(self, raw: RetinaOutputs, batch: Dict[str, Any]) -> Dict[str, paddle.Tensor]:
+        """`loss_cls`, `loss_reg` and their sum `loss`.
+
+        `batch` holds `gt_bbox` (B tensors [G, 4] xyxy input pixels) and `gt_class` (B tensors [G, 1]); boxes
+        without area are padding. Both losses are divided by the number of positive anchors of the batch, at least
+        1; each process normalises by its own images, as in PaddleDetection.
+        """
+        anchors = paddle.concat(raw.anchors)  # [N, 4]
+        logits, deltas = (paddle.concat(t, axis=1).astype("float32") for t in (raw.logits, raw.deltas))
+        class_losses, box_losses, num_pos = [], [], 0
+        for i, truth in enumerate(zip(batch["gt_bbox"], batch["gt_class"])):
+            gt_boxes, gt_classes = without_padding(*truth)
+            labels = self.bbox_assigner(anchors, gt_boxes)  # [N]
+            targets = one_hot_targets(labels, gt_classes, self.num_classes)  # [N, K]
+            counted = (labels != IGNORED).astype("float32").unsqueeze(-1)  # [N, 1]
+            class_losses.append((self.loss_class(logits[i], targets) * counted).sum())
+            positive = paddle.nonzero(labels >= 0).flatten()  # [P]
+            if len(positive):
+                num_pos += len(positive)
+                wanted = gt_boxes.gather(labels.gather(positive))
+                wanted = encode_deltas(wanted, anchors.gather(positive), std=self.delta_std)
+                box_losses.append(self.loss_bbox(deltas[i].gather(positive), wanted).sum())
+        normaliser = max(1.0, float(num_pos))
+        loss_cls = sum(class_losses) / normaliser
+        loss_reg = sum(box_losses, deltas.sum() * 0.0) / normaliser
+        return {"loss": loss_cls + loss_reg, "loss_cls": loss_cls, "loss_reg": loss_reg}
+
+    @paddle.no_grad()
+    def assignment(self, raw: RetinaOutputs, batch: Dict[str, Any]) -> List[Assignment]:
+        """For each image its positive anchors and the ignored ones."""
+        anchors, assignments = paddle.concat(raw.anchors), []
+        for truth in zip(batch["gt_bbox"], batch["gt_class"]):
+            gt_boxes, _ = without_padding(*truth)
+            labels, places = self.bbox_assigner(anchors, gt_boxes).numpy(), anchors.numpy()
+            ignored = places[labels == IGNORED]
+            positive = AssignedBoxes("positive anchors", places[labels >= 0], labels[labels >= 0])
+            left_out = AssignedBoxes("ignored anchors", ignored, np.full(len(ignored), -1))
+            assignments.append(Assignment(gt_boxes.numpy(), [positive, left_out], []))
+        return assignments
+
+    def decode(self, raw: RetinaOutputs, im_shape: paddle.Tensor, scale_factor: paddle.Tensor):
+        """Candidates for the NMS: boxes [B, n, 4] in pixels of the original images and scores [B, K, n]; n is
+        `nms_pre` a level, or all its anchors where there are fewer. As in PaddleDetection, boxes may reach beyond
+        the image."""
+        boxes, scores = [], []
+        for logits, deltas, anchors in zip(*raw):
+            # an infinite clip: log sizes are cut above only, as in PaddleDetection
+            level = decode_deltas(deltas, anchors, std=self.delta_std, centre_clip=math.inf)
+            best = best_boxes(level, F.sigmoid(logits).transpose([0, 2, 1]), self.nms_pre)
+            boxes.append(best[0])
+            scores.append(best[1])
+        return to_original_image(paddle.concat(boxes, axis=1), scale_factor), paddle.concat(scores, axis=2)
+
+    def suppress(self, boxes: paddle.Tensor, scores: paddle.Tensor) -> Detections:
+        """Candidates [B, n, 4], [B, K, n] -> detections."""
+        return self.nms(boxes, scores)

@@ -1,0 +1,85 @@
+"""Layers that several backbones, necks and heads are made of."""
+from __future__ import annotations
+
+from typing import Optional
+
+import paddle
+import paddle.nn.functional as F
+from paddle import ParamAttr, nn
+from paddle.nn.initializer import Constant
+from paddle.regularizer import L2Decay
+from paddle.vision.ops import DeformConv2D
+
+NORM_TYPES = ("bn", "sync_bn")
+
+
+def reduce_mean(value: paddle.Tensor) -> paddle.Tensor:
+    """The mean of a scalar tensor over all processes of a distributed run (itself where there is one)."""
+    world = paddle.distributed.get_world_size()
+    if world == 1:
+        return value
+    value = value.detach().clone()
+    paddle.distributed.all_reduce(value)
+    return value / world
+
+
+def batch_norm(
+    channels: int,
+    norm_type: str = "bn",
+    decay: Optional[float] = 0.0,
+    frozen: bool = False,
+    lr: float = 1.0,
+) -> nn.BatchNorm2D:
+    """Batch norm whose weight and bias have an L2 coefficient of their own.
+
+    `decay` None leaves it to the optimizer. Frozen: running statistics also in training, no gradients.
+    `sync_bn` builds the same layer; the training engine converts it where several GPUs train.
+    """
+    if norm_type not in NORM_TYPES:
+        raise ValueError(f"norm_type {norm_type!r} is not one of {', '.join(NORM_TYPES)}")
+    attr = ParamAttr(
+        learning_rate=0.0 if frozen else lr,
+        regularizer=None if decay is None else L2Decay(decay),
+        trainable=not frozen,
+    )
+    layer = nn.BatchNorm2D(channels, weight_attr=attr, bias_attr=attr, use_global_stats=True if frozen else None)
+    if frozen:
+        freeze(layer)
+    return layer
+
+
+def freeze(layer: nn.Layer) -> None:
+    """Stop the gradients of all parameters of a layer."""
+    for parameter in layer.parameters():
+        parameter.stop_gradient = True
+
+
+def offset_conv(
+    in_channels: int,
+    kernel_size: int,
+    stride: int,
+    bias_attr: Optional[ParamAttr] = None,
+    modulated: bool = True,
+) -> nn.Conv2D:
+    """The convolution that predicts a deformable one's 2*k*k offsets (dy, dx a tap) and, if that is modulated, k*k
+    mask logits.
+
+    It starts at zero: no offsets, and a mask of 0.5. Source: Zhu et al., "Deformable ConvNets v2", CVPR 2019;
+    without a mask: Dai et al., "Deformable Convolutional Networks", ICCV 2017.
+    """
+    return nn.Conv2D(
+        in_channels,
+        (3 if modulated else 2) * kernel_size**2,
+        kernel_size,
+        stride=stride,
+        padding=(kernel_size - 1) // 2,
+        weight_attr=ParamAttr(initializer=Constant(0.0)),
+        bias_attr=bias_attr or ParamAttr(initializer=Constant(0.0)),
+    )
+
+
+def deform(x: paddle.Tensor, conv_offset: nn.Conv2D, conv: DeformConv2D) -> paddle.Tensor:
+    """Modulated deformable convolution of [B, C, H, W], offsets and mask predicted from the same map."""
+    taps = conv_offset._out_channels // 3
+    offset, mask = paddle.split(conv_offset(x), [2 * taps, taps], axis=1)
+    return conv(x, offset, mask=F.sigmoid(mask))

@@ -1,0 +1,31 @@
+"""Focal losses."""
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from ppdet_repro.core.registry import register
+
+
+@register
+class FocalLoss(nn.Layer):
+    """Sigmoid focal loss, elementwise.
+
+    Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5.
+    """
+
+    def __init__(
+        self, use_sigmoid: bool = True, alpha: float = 0.25, gamma: float = 2.0, loss_weight: float = 1.0
+    ):
+        super().__init__()
+        if not use_sigmoid:
+            raise ValueError("FocalLoss: only the sigmoid form exists; leave use_sigmoid out")
+        self.alpha = alpha
+        self.gamma = gamma
+        self.loss_weight = loss_weight
+
+    def forward(self, logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
+        """Logits and targets in [0, 1], one shape -> the loss of every element."""
+        loss = F.sigmoid_focal_loss(logits, targets, alpha=self.alpha, gamma=self.gamma, reduction="none")
+        return loss * self.loss_weight

@@ -1,0 +1,29 @@
+"""Smooth L1 loss."""
+from __future__ import annotations
+
+import paddle
+from paddle import nn
+
+from ppdet_repro.core.registry import register
+
+
+@register
+class SmoothL1Loss(nn.Layer):
+    """|d| - beta / 2, below beta the parabola d^2 / (2 beta) that meets it smoothly; `beta` 0 is |d| (L1).
+
+    Source: Girshick, "Fast R-CNN", ICCV 2015, equation 3.
+    """
+
+    def __init__(self, beta: float = 1.0, loss_weight: float = 1.0):
+        super().__init__()
+        if beta < 0:
+            raise ValueError(f"SmoothL1Loss: beta {beta} is negative")
+        self.beta = beta
+        self.loss_weight = loss_weight
+
+    def forward(self, values: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
+        """Both of one shape -> the loss of every element."""
+        distance = (values - targets).abs()
+        near = distance.clip(max=self.beta)
+        parabola = near**2 / (2 * self.beta) if self.beta > 0 else near
+        return (distance - near + parabola) * self.loss_weight

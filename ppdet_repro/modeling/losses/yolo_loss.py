@@ -1,0 +1,129 @@
+"""YOLOv3's losses, with PP-YOLO's on the IoU.
+
+B images, N anchors of all levels, K classes, G ground truths, P anchors that have one.
+"""
+from __future__ import annotations
+
+from typing import Dict, List, Optional
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+from ppdet_repro.core.registry import Part, Shared, register
+from ppdet_repro.modeling.boxes import iou_plus_eps, xyxy_from_cxcywh
+from ppdet_repro.modeling.yolo_predictions import (
+    Grid,
+    YOLOPredictions,
+    scaled_sigmoid,
+    xyxy_from_cells,
+)
+
+
+@register
+class YOLOv3Loss(nn.Layer):
+    """Sums over the anchors, averaged over the images; nothing is divided by the number of boxes.
+
+    loss_xy         the place in the cell: L1 of the scaled sigmoid, or its cross entropy if `scale_x_y` is 1
+    loss_wh         L1 of the log sizes
+    loss_iou        `iou_loss` of the boxes, where there is one
+    loss_iou_aware  `iou_aware_loss` of the predicted IoU, where there is one
+    loss_obj        cross entropy; an anchor without box whose own box overlaps one by more than `ignore_thresh`
+                    does not count
+    loss_cls        cross entropy, with `label_smooth` against targets of d and 1 - d, d = min(1/K, 1/40)
+
+    Every term of an anchor with a box is weighted by the box's score, the first three also by 2 - its area.
+    `downsample` are the levels' strides; the head checks them.
+    """
+
+    def __init__(
+        self,
+        num_classes: Shared[int] = 80,
+        ignore_thresh: float = 0.7,
+        label_smooth: bool = False,
+        downsample: Optional[List[int]] = None,
+        scale_x_y: float = 1.0,
+        iou_loss: Optional[Part[nn.Layer]] = None,
+        iou_aware_loss: Optional[Part[nn.Layer]] = None,
+    ):
+        super().__init__()
+        self.ignore_thresh = ignore_thresh
+        self.smoothing = min(1 / num_classes, 1 / 40) if label_smooth else 0.0
+        self.downsample = downsample or [32, 16, 8]
+        self.scale_x_y = scale_x_y
+        self.centre_loss = self.entropy_in_cell if scale_x_y == 1 else self.distance_in_cell
+        self.iou_loss = iou_loss
+        self.iou_aware_loss = iou_aware_loss
+
+    def forward(
+        self, predictions: YOLOPredictions, targets: paddle.Tensor, gt_boxes: paddle.Tensor
+    ) -> Dict[str, paddle.Tensor]:
+        """Targets [B, N, 6 + K] (x, y, log w, log h, scale, score, classes), boxes [B, G, 4] cx, cy, w, h relative
+        to the input, zeros where padded -> the entries above and their sum `loss`."""
+        images = targets.shape[0]
+        places = with_one_more(paddle.nonzero(targets[:, :, 5] > 0))  # [P + 1, 2]: image, anchor
+        target = targets.gather_nd(places)  # [P + 1, 6 + K]
+        score = target[:, 5] * (paddle.arange(len(places)) < len(places) - 1).astype("float32")  # [P + 1]
+        scaled = score * target[:, 4]  # [P + 1]
+        centre, log_size, classes = (
+            t.gather_nd(places) for t in (predictions.centre, predictions.log_size, predictions.classes)
+        )
+        grid = Grid(*(t.gather(places[:, 1]) for t in predictions.grid))
+        boxes = xyxy_from_cells(scaled_sigmoid(centre, self.scale_x_y), log_size, grid)  # [P + 1, 4]
+        truth = xyxy_from_cells(target[:, :2], target[:, 2:4], grid)  # [P + 1, 4]
+        losses = {
+            "loss_xy": (self.centre_loss(centre, target[:, :2]).sum(axis=-1) * scaled).sum(),
+            "loss_wh": ((log_size - target[:, 2:4]).abs().sum(axis=-1) * scaled).sum(),
+        }
+        if self.iou_loss is not None:
+            losses["loss_iou"] = (self.iou_loss(boxes, truth) * scaled).sum()
+        if self.iou_aware_loss is not None:
+            iou = predictions.iou.gather_nd(places)  # [P + 1]
+            losses["loss_iou_aware"] = (self.iou_aware_loss(iou, boxes, truth) * score).sum()
+        losses["loss_obj"] = self.objectness_loss(predictions, targets[:, :, 5], gt_boxes)
+        losses["loss_cls"] = (self.class_loss(classes, target[:, 6:]).sum(axis=-1) * score).sum()
+        losses = {name: value / images for name, value in losses.items()}
+        return {**losses, "loss": sum(losses.values())}
+
+    def entropy_in_cell(self, logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
+        """Both [P, 2] -> [P, 2]."""
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+    def distance_in_cell(self, logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
+        """Both [P, 2] -> [P, 2]."""
+        return (scaled_sigmoid(logits, self.scale_x_y) - targets).abs()
+
+    def class_loss(self, logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
+        """Both [P, K] -> [P, K]; a box's classes have targets of 1, all others of 0, before smoothing."""
+        targets = (targets > 0).astype("float32") * (1 - 2 * self.smoothing) + self.smoothing
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+
+    def objectness_loss(
+        self, predictions: YOLOPredictions, scores: paddle.Tensor, gt_boxes: paddle.Tensor
+    ) -> paddle.Tensor:
+        """Scores [B, N] of the anchors' boxes, 0 where there is none; boxes [B, G, 4] -> a sum over all anchors."""
+        has_box = (scores > 0).astype("float32")  # [B, N]
+        counts = (self.best_overlap(predictions, gt_boxes) <= self.ignore_thresh).astype("float32")  # [B, N]
+        loss = F.binary_cross_entropy_with_logits(predictions.objectness, has_box, reduction="none")
+        return (loss * (scores + (1 - has_box) * counts)).sum()
+
+    @paddle.no_grad()
+    def best_overlap(self, predictions: YOLOPredictions, gt_boxes: paddle.Tensor) -> paddle.Tensor:
+        """The largest IoU [B, N] of each predicted box with any ground truth of its image."""
+        truth = without_padding(gt_boxes)  # [B, g, 4]
+        if truth.shape[1] == 0:
+            return paddle.zeros_like(predictions.objectness)
+        centre = scaled_sigmoid(predictions.centre, self.scale_x_y)
+        boxes = xyxy_from_cells(centre, predictions.log_size, predictions.grid)  # [B, N, 4]
+        return iou_plus_eps(boxes.unsqueeze(2), xyxy_from_cxcywh(truth).unsqueeze(1)).max(axis=-1)
+
+
+def with_one_more(places: paddle.Tensor) -> paddle.Tensor:
+    """[P, 2] -> [P + 1, 2]: a last row, to be weighted by 0, so that sums over no box are defined."""
+    return paddle.concat([places, paddle.zeros([1, 2], places.dtype)])
+
+
+def without_padding(gt_boxes: paddle.Tensor) -> paddle.Tensor:
+    """Boxes [B, G, 4] cx, cy, w, h without the last places, which hold no box in any image."""
+    filled = paddle.nonzero(gt_boxes[:, :, 2] > 0)  # [n, 2]: image, place
+    return gt_boxes[:, : int(filled[:, 1].max()) + 1] if len(filled) else gt_boxes[:, :0]

@@ -1,0 +1,171 @@
+"""Non-maximum suppression.
+
+B images, N candidate boxes, C classes, M rows kept over the whole batch.
+"""
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+import paddle
+from paddle import _C_ops
+from paddle.base.layer_helper import LayerHelper
+
+from ppdet_repro.core.registry import register
+
+
+class Detections(NamedTuple):
+    """`bbox` [M, 6]: class, score, x1, y1, x2, y2; `bbox_num` [B] int32: rows of each image."""
+
+    bbox: paddle.Tensor
+    bbox_num: paddle.Tensor
+
+
+@register
+class MultiClassNMS:
+    """Hard suppression a class: score > `score_threshold`, the best `nms_top_k` of a class (-1: all),
+    a box with IoU > `nms_threshold` to a better one is dropped, the best `keep_top_k` of an image stay.
+
+    Rows come grouped by class, by score inside a class. `normalized: false` counts pixels with +1.
+    """
+
+    def __init__(
+        self,
+        score_threshold: float = 0.05,
+        nms_top_k: int = -1,
+        keep_top_k: int = 100,
+        nms_threshold: float = 0.5,
+        normalized: bool = True,
+        nms_eta: float = 1.0,
+        background_label: int = -1,
+    ):
+        self.attributes = {
+            "background_label": background_label,
+            "score_threshold": score_threshold,
+            "nms_top_k": nms_top_k,
+            "nms_threshold": nms_threshold,
+            "keep_top_k": keep_top_k,
+            "nms_eta": nms_eta,
+            "normalized": normalized,
+        }
+
+    def __call__(self, boxes: paddle.Tensor, scores: paddle.Tensor) -> Detections:
+        """Boxes [B, N, 4] xyxy, scores [B, C, N]."""
+        a = self.attributes
+        if paddle.in_dynamic_mode():
+            rows, _, count = _C_ops.multiclass_nms3(
+                boxes,
+                scores,
+                None,
+                a["score_threshold"],
+                a["nms_top_k"],
+                a["keep_top_k"],
+                a["nms_threshold"],
+                a["normalized"],
+                a["nms_eta"],
+                a["background_label"],
+            )
+            return Detections(rows.reshape([-1, 6]), count)
+        helper = LayerHelper("multiclass_nms3")
+        rows = helper.create_variable_for_type_inference(boxes.dtype)
+        index, count = (helper.create_variable_for_type_inference("int32") for _ in range(2))
+        helper.append_op(
+            type="multiclass_nms3",
+            inputs={"BBoxes": boxes, "Scores": scores},
+            outputs={"Out": rows, "Index": index, "NmsRoisNum": count},
+            attrs=a,
+        )
+        for output in (rows, index, count):
+            output.stop_gradient = True
+        return Detections(rows, count)
+
+
+@register
+class MatrixNMS:
+    """Soft suppression: a box's score decays with its overlap with the better boxes of its class, all at once.
+
+    Among the boxes of a class with scores above `score_threshold`, best first, the i-th decays by the least over
+    j < i of (1 - iou_ij) / (1 - max_k<j iou_kj), at most 1, or of exp(s (max^2 - iou^2)) with `use_gaussian`. The
+    best `keep_top_k` of an image above `post_threshold` stay, ordered by decayed score over all classes.
+    `normalized: false` counts pixels with +1; `nms_top_k` bounds the boxes of a class (-1: all).
+
+    Only the best `candidates` pairs of box and class of an image take part (null: all). This changes nothing as
+    long as the lowest score kept is above the best score left out: a decay depends on better boxes of the class
+    alone, and those take part, and no score grows. It is what makes an untrained network's outputs affordable.
+
+    Source: Wang et al., "SOLOv2", NeurIPS 2020 ("Matrix NMS").
+    """
+
+    def __init__(
+        self,
+        score_threshold: float = 0.05,
+        post_threshold: float = 0.05,
+        nms_top_k: int = -1,
+        keep_top_k: int = 100,
+        use_gaussian: bool = False,
+        gaussian_sigma: float = 2.0,
+        normalized: bool = False,
+        background_label: int = 0,
+        candidates: Optional[int] = 2048,
+    ):
+        if candidates is not None and not 0 < keep_top_k <= candidates:
+            raise ValueError(
+                f"MatrixNMS: keep_top_k {keep_top_k} is not in 1..candidates ({candidates}); to keep more write "
+                "candidates: null"
+            )
+        self.attributes = {
+            "score_threshold": score_threshold,
+            "nms_top_k": nms_top_k,
+            "keep_top_k": keep_top_k,
+            "post_threshold": post_threshold,
+            "use_gaussian": use_gaussian,
+            "gaussian_sigma": gaussian_sigma,
+            "background_label": background_label,
+            "normalized": normalized,
+        }
+        self.candidates = candidates
+
+    def __call__(self, boxes: paddle.Tensor, scores: paddle.Tensor) -> Detections:
+        """Boxes [B, N, 4] xyxy, scores [B, C, N]."""
+        if self.candidates is not None:
+            boxes, scores = best_pairs(boxes, scores, self.candidates)
+        if paddle.in_dynamic_mode():
+            rows, _, count = _C_ops.matrix_nms(boxes, scores, *self.attributes.values())
+            return Detections(rows.reshape([-1, 6]), count)
+        helper = LayerHelper("matrix_nms")
+        rows = helper.create_variable_for_type_inference(boxes.dtype)
+        index, count = (helper.create_variable_for_type_inference("int32") for _ in range(2))
+        helper.append_op(
+            type="matrix_nms",
+            inputs={"BBoxes": boxes, "Scores": scores},
+            outputs={"Out": rows, "Index": index, "RoisNum": count},
+            attrs=self.attributes,
+        )
+        for output in (rows, index, count):
+            output.stop_gradient = True
+        return Detections(rows, count)
+
+
+def best_boxes(boxes: paddle.Tensor, scores: paddle.Tensor, limit: int):
+    """The boxes [B, n, 4] of each image that are best in their best class, and their scores [B, C, n]; n is `limit`, or
+    N where that is smaller."""
+    best = scores.max(axis=1)  # [B, N]
+    index = best.topk(at_most(limit, best))[1]  # [B, n]
+    boxes = paddle.take_along_axis(boxes, index.unsqueeze(-1).expand([-1, -1, 4]), axis=1)
+    return boxes, paddle.take_along_axis(scores, index.unsqueeze(1).expand([-1, scores.shape[1], -1]), axis=2)
+
+
+def best_pairs(boxes: paddle.Tensor, scores: paddle.Tensor, limit: int):
+    """The boxes [B, n, 4] of the `limit` best pairs of box and class of each image, and their scores [B, C, n], zero
+    for other pairs; n is at most `limit`."""
+    boxes, scores = best_boxes(boxes, scores, limit)  # these have the best pairs
+    flat = scores.reshape([0, -1])  # [B, C*n]
+    values, index = flat.topk(at_most(limit, flat))
+    flat = paddle.put_along_axis(paddle.zeros_like(flat), index, values, axis=1)
+    return boxes, flat.reshape([0, scores.shape[1], -1])
+
+
+def at_most(limit: int, values: paddle.Tensor):
+    """The limit, or the number of columns of `values` [B, n] where that is smaller."""
+    if paddle.in_dynamic_mode():
+        return min(limit, values.shape[1])
+    return paddle.minimum(paddle.shape(values)[1], paddle.full([], limit, "int32"))

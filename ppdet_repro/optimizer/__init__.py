@@ -1,0 +1,1 @@
+"""Learning rates, optimizers and the moving average of weights."""

@@ -1,0 +1,19 @@
+"""The package's logger: one line a message, quiet on all processes but the first."""
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+
+def get_logger() -> logging.Logger:
+    """The logger of the package. On rank > 0 of a distributed run only warnings pass."""
+    logger = logging.getLogger("ppdet_repro")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("[%(asctime)s] %(levelname)s: %(message)s", "%H:%M:%S"))
+        logger.addHandler(handler)
+        first = os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
+        logger.setLevel(logging.INFO if first else logging.WARNING)
+        logger.propagate = False
+    return logger

@@ -1,0 +1,87 @@
+"""Matrix NMS in numpy, for runtimes whose graph cannot hold it (ONNX Runtime, OpenVINO).
+
+N boxes, C classes, P pairs of a box and a class, n pairs of one class, M rows kept.
+Source: Wang et al., "SOLOv2", NeurIPS 2020 ("Matrix NMS").
+"""
+from __future__ import annotations
+
+from typing import Optional
+
+import numpy as np
+
+
+def matrix_nms(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    score_threshold: float = 0.01,
+    post_threshold: float = 0.01,
+    nms_top_k: int = -1,
+    keep_top_k: int = 100,
+    use_gaussian: bool = False,
+    gaussian_sigma: float = 2.0,
+    normalized: bool = False,
+    background_label: int = -1,
+    candidates: Optional[int] = 2048,
+) -> np.ndarray:
+    """One image's boxes [N, 4] xyxy and scores [C, N] -> rows [M, 6]: class, decayed score, x1, y1, x2, y2, best
+    first. The parameters are `MatrixNMS`'s (modeling/nms.py), and so is the result."""
+    places = best_pairs(scores, score_threshold, candidates)  # [P]
+    classes, index = np.divmod(places, scores.shape[1])
+    raw = scores.ravel()[places]
+    kept, decayed = [np.zeros(0, np.int64)], [np.zeros(0, scores.dtype)]
+    for label in np.unique(classes[classes != background_label]):
+        pairs = np.flatnonzero(classes == label)
+        pairs = pairs[np.argsort(-raw[pairs], kind="stable")]  # [n]
+        if nms_top_k > -1:
+            pairs = pairs[:nms_top_k]
+        overlaps = pairwise_iou(boxes[index[pairs]], extra=0.0 if normalized else 1.0)
+        kept.append(pairs)
+        decayed.append(raw[pairs] * decay(overlaps, gaussian_sigma if use_gaussian else None))
+    pairs, final = np.concatenate(kept), np.concatenate(decayed)
+    above = np.flatnonzero(final > post_threshold)
+    best = above[np.argsort(-final[above], kind="stable")]
+    if keep_top_k > -1:
+        best = best[:keep_top_k]
+    pairs, final = pairs[best], final[best]
+    return np.concatenate([classes[pairs][:, None], final[:, None], boxes[index[pairs]]], axis=1).astype(boxes.dtype)
+
+
+def best_pairs(scores: np.ndarray, threshold: float, limit: Optional[int]) -> np.ndarray:
+    """Places [P] in the flattened scores [C, N] of the `limit` best above the threshold (all, if it is None)."""
+    if limit is not None and limit < scores.shape[1]:
+        columns = np.argpartition(scores.max(axis=0), -limit)[-limit:]  # these boxes have the best pairs
+    else:
+        columns = np.arange(scores.shape[1])
+    chosen = scores[:, columns]
+    rows, positions = np.nonzero(chosen > threshold)
+    if limit is not None and limit < len(rows):
+        best = np.argpartition(chosen[rows, positions], -limit)[-limit:]
+        rows, positions = rows[best], positions[best]
+    return rows * scores.shape[1] + columns[positions]
+
+
+def decay(overlaps: np.ndarray, gaussian_sigma: Optional[float] = None) -> np.ndarray:
+    """What the scores of a class's boxes, best first, are multiplied by: IoUs [n, n] -> [n].
+
+    The i-th: the least over j < i of (1 - iou_ij) / (1 - max_k<j iou_kj), at most 1; or of exp(s (max^2 - iou^2)).
+    A box that another one covers exactly suppresses nothing.
+    """
+    above = np.triu(overlaps, 1)  # [n, n]: row j suppresses column i > j
+    covered = above.max(axis=0, initial=0.0)[:, None]  # [n, 1]
+    if gaussian_sigma is None:
+        factors = (1 - above) / np.maximum(1 - covered, 1e-12)
+    else:
+        factors = np.exp(gaussian_sigma * (covered**2 - above**2))
+    return np.minimum(np.where(np.tri(len(above), dtype=bool), 1.0, factors).min(axis=0, initial=1.0), 1.0)
+
+
+def pairwise_iou(boxes: np.ndarray, extra: float) -> np.ndarray:
+    """IoU of all pairs [n, n] of boxes [n, 4]; `extra` pixels are added to sides (1 counts them inclusively), and
+    boxes that do not touch overlap by 0 all the same."""
+    x1, y1, x2, y2 = boxes.T
+    area = (x2 - x1 + extra) * (y2 - y1 + extra)
+    area[(x2 < x1) | (y2 < y1)] = 0.0
+    width = np.minimum(x2[:, None], x2) - np.maximum(x1[:, None], x1)
+    height = np.minimum(y2[:, None], y2) - np.maximum(y1[:, None], y1)
+    both = np.where((width >= 0) & (height >= 0), (width + extra) * (height + extra), 0.0)
+    return both / np.maximum(area[:, None] + area - both, 1e-12)

@@ -1,0 +1,106 @@
+"""Box arithmetic, by hand-computed numbers and properties."""
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import paddle
+import pytest
+
+from ppdet_repro.modeling import boxes as B
+from ppdet_repro.modeling.anchors import AnchorGenerator
+
+
+def tensor(values):
+    return paddle.to_tensor(values, "float32")
+
+
+def random_boxes(count, seed=0):
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, 80, (count, 2))
+    return tensor(np.concatenate([corner, corner + rng.uniform(1, 60, (count, 2))], 1))
+
+
+def test_centre_size_and_corners():
+    assert B.cxcywh_from_xyxy(tensor([[10, 20, 30, 60]])).tolist() == [[20, 40, 20, 40]]
+    assert B.xyxy_from_cxcywh(tensor([[20, 40, 20, 40]])).tolist() == [[10, 20, 30, 60]]
+    boxes = random_boxes(50)
+    np.testing.assert_allclose(B.xyxy_from_cxcywh(B.cxcywh_from_xyxy(boxes)), boxes, atol=1e-5)
+
+
+def test_iou_by_hand():
+    # 10x10 and 10x10 shifted by (5, 5): overlap 25, union 175; apart: 0; equal: 1; without area: 0
+    a = tensor([[0, 0, 10, 10]])
+    b = tensor([[5, 5, 15, 15], [20, 20, 30, 30], [0, 0, 10, 10], [5, 5, 5, 5]])
+    np.testing.assert_allclose(B.pairwise_iou(a, b), [[25 / 175, 0, 1, 0]], rtol=1e-6)
+    assert B.pairwise_iou(tensor([[5, 5, 5, 5]]), tensor([[5, 5, 5, 5]])).tolist() == [[0]]
+
+
+def test_giou_by_hand():
+    # shifted by (5, 5): 1/7 - (225 - 175) / 225; apart by a gap: 0 - (900 - 200) / 900
+    a = tensor([[0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10]])
+    b = tensor([[5, 5, 15, 15], [20, 20, 30, 30], [0, 0, 10, 10]])
+    np.testing.assert_allclose(B.giou(a, b), [1 / 7 - 50 / 225, -700 / 900, 1], rtol=1e-6)
+
+
+def test_l1_distance_is_of_centre_and_size():
+    # centres (5, 5), (10, 10); sizes (10, 10), (8, 12): 5 + 5 + 2 + 2
+    assert B.l1_distance(tensor([[0, 0, 10, 10]]), tensor([[6, 4, 14, 16]])).tolist() == [[14]]
+
+
+class TestDecodeDeltas:
+    anchor = tensor([[0, 0, 64, 64]])  # centre (32, 32), size 64
+
+    def test_zero_is_the_anchor(self):
+        assert B.decode_deltas(tensor([[0, 0, 0, 0]]), self.anchor).tolist() == [[0, 0, 64, 64]]
+
+    def test_shift_and_scale(self):
+        # centre + (16, -16), size * (2, 1/2)
+        decoded = B.decode_deltas(tensor([[0.25, -0.25, math.log(2), -math.log(2)]]), self.anchor)
+        np.testing.assert_allclose(decoded, [[48 - 64, 16 - 16, 48 + 64, 16 + 16]], rtol=1e-6)
+
+    def test_centre_clip_cuts_pixels_and_stops_the_gradient(self):
+        deltas = tensor([[1.0, -1.0, 0.0, 0.0]])  # a shift of +-64 px, cut to +-32
+        deltas.stop_gradient = False
+        decoded = B.decode_deltas(deltas, self.anchor, centre_clip=32.0)
+        assert decoded.tolist() == [[32, -32, 96, 32]]
+        (decoded * tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
+        assert deltas.grad[0, :2].tolist() == [0, 0]
+        assert (deltas.grad[0, 2:].abs() > 0).all()
+
+    @pytest.mark.parametrize("clip, smallest", [(32.0, 64 * math.exp(-10)), (None, 64 * 16 / 1000)])
+    def test_log_size_is_cut_above_always_and_below_only_without_centre_clip(self, clip, smallest):
+        decoded = B.decode_deltas(tensor([[0, 0, 10, -10]]), self.anchor, centre_clip=clip)
+        w, h = (decoded[0, 2:] - decoded[0, :2]).tolist()
+        assert w == pytest.approx(64 * 1000 / 16)
+        assert h == pytest.approx(smallest, rel=1e-2, abs=1e-5)
+
+
+def test_clip_and_scale_back_use_y_x_order():
+    boxes = tensor([[[-5, -5, 300, 300]]])
+    clipped = B.clip_to_image(boxes, tensor([[100, 200]]))  # h 100, w 200
+    assert clipped.tolist() == [[[0, 0, 200, 100]]]
+    assert B.to_original_image(clipped, tensor([[0.5, 2.0]])).tolist() == [[[0, 0, 100, 200]]]
+
+
+class TestAnchors:
+    def test_first_anchor_is_centred_on_the_corner(self):
+        """Offset 0, not half a stride: PaddleDetection's and YOLOF's choice."""
+        (anchors,) = AnchorGenerator([[32, 64]], [1.0], [32])([paddle.zeros([1, 8, 2, 3])])
+        assert anchors.shape == [2 * 3 * 2, 4]
+        assert anchors[0].tolist() == [-16, -16, 16, 16]
+        assert anchors[1].tolist() == [-32, -32, 32, 32]
+        assert anchors[2].tolist() == [16, -16, 48, 16]  # next place in x
+        assert anchors[-1].tolist() == [64 - 32, 32 - 32, 64 + 32, 32 + 32]  # y 1, x 2
+
+    def test_half_a_stride(self):
+        (anchors,) = AnchorGenerator([[16]], [1.0], [16], offset=0.5)([paddle.zeros([1, 8, 1, 1])])
+        assert anchors.tolist() == [[0, 0, 16, 16]]
+
+    def test_ratio_is_height_over_width_at_equal_area(self):
+        (anchors,) = AnchorGenerator([[32]], [4.0], [32])([paddle.zeros([1, 8, 1, 1])])
+        assert anchors.tolist() == [[-8, -32, 8, 32]]
+
+    def test_lists_must_fit_the_levels(self):
+        with pytest.raises(ValueError, match="anchor_sizes has 2 lists for 3 levels"):
+            AnchorGenerator([[8], [16]], [1.0], [8, 16, 32])

@@ -1,0 +1,162 @@
+"""One contract for every config: it builds, trains a step, evaluates, and exports what it evaluates.
+
+Pictures are tiny, weights made by formula (spread scores, so that there are boxes). Every config has its readers,
+data and optimizer built, every different network is built, and of networks that differ only in their backbone's size
+or in numbers (anchors, thresholds, loss weights) the first goes all the way: it trains, evaluates and is exported.
+"""
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from parity_weights import compare_detections, filled_state
+from tiny_yolof import write_images
+
+from ppdet_repro.core.config import build, build_model, load_config
+from ppdet_repro.core.config.schema import Plan, Setting
+from ppdet_repro.engine.export import export_model
+
+ROOT = Path(__file__).parents[1] / "configs"
+CONFIGS = sorted(
+    path for path in ROOT.glob("*/*.yml") if path.parent.name != "datasets" and not path.parent.name.startswith("_")
+)
+SIDE, CLASSES = 64, 80
+# PaddleDetection's DarkNet with freeze_at 0 cuts the gradient behind its first stage; the parameters stay trainable
+CUT_OFF = {"ttfnet/ttfnet_darknet53_1x_coco": ("backbone.conv0.", "backbone.downsample0.", "backbone.stage.0.")}
+NUMBER = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")
+SQUARE = f"[{SIDE},{SIDE}]"
+SIZES = {"Resize": SQUARE, "RandomResize": f"[{SQUARE},{SQUARE}]", "BatchRandomResize": f"[{SIDE}]"}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A COCO set of small pictures, and a label list."""
+    folder = tmp_path_factory.mktemp("pictures")
+    write_images(folder, 4)
+    (folder / "labels.txt").write_text("".join(f"class {i}\n" for i in range(CLASSES)))
+    return folder
+
+
+def shrunk(path, folder):
+    """The config with tiny inputs, two images a batch, and the tiny set."""
+    plain = load_config(path)
+    overrides = ["use_gpu=false", "worker_num=0", f"num_classes={CLASSES}"]
+    for reader in ("TrainReader", "EvalReader", "TestReader"):
+        settings = plain.tree()[reader].value.settings
+        for group in ("sample_transforms", "batch_transforms"):
+            for i, item in enumerate(settings[group].value or []):
+                name = item.value.component.name
+                if name in SIZES:
+                    overrides.append(f"{reader}.{group}.{i}.{name}.target_size={SIZES[name]}")
+        if "image_shape" in (settings["inputs_def"].value or {}):
+            overrides.append(f"{reader}.inputs_def.image_shape=[3,{SIDE},{SIDE}]")
+    overrides += ["TrainReader.batch_size=2", "EvalReader.batch_size=2", "TestReader.fuse_normalize=false"]
+    for name in ("TrainDataset", "EvalDataset"):
+        overrides += [f"{name}.name=COCODataSet", f"{name}.dataset_dir={folder}", f"{name}.image_dir=images"]
+        overrides += [f"{name}.anno_path=truth.json", f"{name}.data_fields=[image,gt_bbox,gt_class,is_crowd]"]
+    overrides += ["TestDataset.name=ImageFolder", f"TestDataset.anno_path={folder}/labels.txt"]
+    return load_config(path, overrides)
+
+
+def signature(value):
+    """What a part of a resolved config comes to, whatever the lines it was written in."""
+    if isinstance(value, Setting):
+        return signature(value.value)
+    if isinstance(value, Plan):
+        return value.component.name, signature(value.settings)
+    if isinstance(value, dict):
+        return tuple((key, signature(item)) for key, item in sorted(value.items()))
+    return tuple(signature(item) for item in value) if isinstance(value, (list, tuple)) else str(value)
+
+
+def kind(value):
+    """A signature's structure: numbers are left out, so sizes, anchors and thresholds do not count."""
+    if isinstance(value, tuple):
+        return tuple(kind(item) for item in value)
+    return "number" if NUMBER.fullmatch(value) else value
+
+
+def firsts(key):
+    """The first config of each different network, different by `key` of its signature."""
+    found = {}
+    for path in CONFIGS:
+        cfg = load_config(path)
+        found.setdefault(key(signature(cfg.tree()[cfg.run.architecture])), path)
+    return list(found.values())
+
+
+def identify(path):
+    return f"{path.parent.name}/{path.stem}"
+
+
+def one_batch(cfg, reader, dataset):
+    source = build(cfg, dataset)
+    source.load()
+    return next(iter(build(cfg, reader).batches(source, epoch=0, epochs_total=1, seed=0, workers=0)))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=identify)
+def test_every_config_builds_what_a_run_needs(path, pictures):
+    cfg = shrunk(path, pictures)
+    schedule = build(cfg, "LearningRate").schedule(10, 1.0)
+    layer = paddle.nn.Linear(1, 1)
+    build(cfg, "OptimizerBuilder").build(schedule, layer)
+    assert 0 <= schedule.last_lr < 1
+    batch = one_batch(cfg, "TrainReader", "TrainDataset")
+    assert batch["image"].shape[:2] == [2, 3]
+    assert one_batch(cfg, "EvalReader", "EvalDataset")["im_shape"].shape == [2, 2]
+
+
+@pytest.mark.parametrize("path", firsts(lambda signature: signature), ids=identify)
+def test_every_network_builds(path):
+    model = build_model(load_config(path))
+    assert any(not parameter.stop_gradient for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("path", firsts(kind), ids=identify)
+def test_every_kind_of_network_trains_evaluates_and_exports(path, pictures, tmp_path):
+    cfg = shrunk(path, pictures)
+    model = build_model(cfg)
+    weights = filled_state(model)
+    model.set_state_dict(weights)
+
+    model.train()
+    losses = model(one_batch(cfg, "TrainReader", "TrainDataset"))
+    for name, loss in losses.items():
+        assert np.isfinite(float(loss)), name
+    losses["loss"].backward()
+    for name, parameter in model.named_parameters():
+        if not parameter.stop_gradient and not name.startswith(CUT_OFF.get(identify(path), ("nothing",))):
+            assert parameter.grad is not None, f"{name} has no gradient"
+            assert np.isfinite(parameter.grad.numpy()).all(), f"the gradient of {name} is not finite"
+
+    model.set_state_dict(weights)  # the running statistics have moved
+    model.eval()
+    batch = one_batch(cfg, "EvalReader", "EvalDataset")
+    with paddle.no_grad():
+        eager = model(batch)
+    assert int(eager["bbox_num"].sum()) == len(eager["bbox"]) > 0
+
+    folder = export_model(model, cfg, tmp_path)
+    rows, counts = run_exported(folder, batch)
+    difference = compare_detections(eager["bbox"].numpy(), eager["bbox_num"].numpy(), rows, counts, 1e-4, 0.01)
+    assert difference.unmatched == 0, difference
+
+
+def run_exported(folder, batch):
+    from paddle import inference
+
+    config = inference.Config(str(folder / "model.pdmodel"), str(folder / "model.pdiparams"))
+    config.disable_gpu()
+    config.disable_glog_info()
+    predictor = inference.create_predictor(config)
+    outputs = []
+    for i in range(len(batch["image"])):  # one at a time: exports of a fixed size take one image
+        for name in predictor.get_input_names():
+            predictor.get_input_handle(name).copy_from_cpu(batch[name][i : i + 1].numpy())
+        predictor.run()
+        outputs.append([predictor.get_output_handle(n).copy_to_cpu() for n in predictor.get_output_names()])
+    return np.concatenate([rows for rows, _ in outputs]), np.concatenate([count for _, count in outputs])

@@ -1,0 +1,190 @@
+"""Set-up: the lock file is what setup.py asks for, tools answer, the README's commands exist."""
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import ppdet_repro
+from tools.demo import CONFIG, STEPS
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [*sorted(ROOT.glob("tools/*.py")), *sorted(ROOT.glob("deploy/python/*.py"))]
+MODULES = {  # that are not named like their package
+    "cv2": "opencv-python-headless",
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+    "paddle": "paddlepaddle",
+    "faster_coco_eval": "faster-coco-eval",
+}
+
+
+def literal(name: str):
+    """A constant of setup.py, which must not be run here."""
+    for node in ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and node.targets[0].id == name:
+            return ast.literal_eval(node.value)
+    raise LookupError(name)
+
+
+def locked() -> dict[str, Requirement]:
+    """The lock file's lines by package."""
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    parsed = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(requirement.name): requirement for requirement in parsed}
+
+
+def test_the_lock_file_pins_exact_versions():
+    for requirement in locked().values():
+        assert [s.operator for s in requirement.specifier] == ["=="], requirement
+
+
+@pytest.mark.parametrize("text", [*literal("REQUIREMENTS"), *literal("EXTRAS")["dev"]])
+def test_the_lock_file_satisfies_setup_py(text):
+    wanted = Requirement(text)
+    version = next(iter(locked()[canonicalize_name(wanted.name)].specifier)).version
+    assert wanted.specifier.contains(version)
+
+
+def test_what_slim_shares_with_the_lock_file_agrees_with_it():
+    for wanted in map(Requirement, literal("EXTRAS")["slim"]):
+        if wanted.name in locked():
+            assert wanted.specifier.contains(next(iter(locked()[wanted.name].specifier)).version)
+
+
+def top_level_imports(path: Path) -> set[str]:
+    """The first words of all modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {item.name.split(".")[0] for item in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def is_installed_package(module: str) -> bool:
+    """Is it neither Python's nor ours?"""
+    spec = importlib.util.find_spec(module)
+    return spec is None or "site-packages" in str(spec.origin)
+
+
+def test_every_package_that_is_imported_is_declared():
+    texts = literal("REQUIREMENTS") + [text for extra in literal("EXTRAS").values() for text in extra]
+    declared = {canonicalize_name(Requirement(text).name) for text in texts}
+    for folder in ("ppdet_repro", "tools", "deploy", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for module in top_level_imports(path) - {"runtime"}:
+                package = canonicalize_name(MODULES.get(module, module))
+                assert package in declared or not is_installed_package(module), f"{path}: {module}"
+
+
+def test_the_version_is_read_without_importing_the_package():
+    code = "import runpy, sys; sys.argv = ['setup.py', '--version']; runpy.run_path('setup.py')"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split()[-1] == ppdet_repro.__version__, done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda path: path.stem)
+def test_every_command_answers_help_without_loading_paddle(command):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = [{str(command)!r}, '--help']\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+        "assert 'paddle' not in sys.modules, 'Paddle was imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def test_the_readmes_commands_exist():
+    text = README + (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+    for target in re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE):
+        assert target in make_targets(), f"make {target}"
+    for path in re.findall(r"\b(?:tools|deploy|benchmarks|docs)/[\w/]+\.(?:py|md)\b", text):
+        assert (ROOT / path).is_file(), path
+    for config in re.findall(r"configs/[\w/]+\.yml", text):
+        assert (ROOT / config).is_file() or config.endswith("cells.yml"), config
+
+
+def test_the_demo_runs_commands_that_exist():
+    for command in STEPS.values():
+        assert (ROOT / command.split()[0]).is_file(), command
+    assert (ROOT / CONFIG).is_file()
+
+
+def test_the_ci_runs_the_tests_as_the_readme_says():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK) and "make test" in script.read_text(encoding="utf-8")
+
+
+def fake_python(path: Path, version: str) -> None:
+    """An executable that calls itself that version and can do what a Python must."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    major_minor = ".".join(version.split(".")[:2])
+    unusable = int(major_minor not in ("3.9", "3.10", "3.11", "3.12"))
+    path.write_text(
+        f"#!/bin/sh\ncase $2 in\n*ensurepip*) exit {unusable};;\n*%d*) echo {major_minor};;\n"
+        '*platform*) echo Linux x86_64;;\n*executable*) echo "$0";;\nesac\n'
+    )
+    path.chmod(0o755)
+
+
+def find_python(tmp_path: Path, **environ: str) -> subprocess.CompletedProcess:
+    """Run tools/find_python.sh where nothing is on PATH but tmp_path/bin."""
+    env = {"PATH": str(tmp_path / "bin"), "HOME": str(tmp_path), **environ}
+    script = str(ROOT / "tools" / "find_python.sh")
+    return subprocess.run([shutil.which("sh"), script], env=env, capture_output=True, text=True)
+
+
+def test_python_3_10_is_preferred_wherever_it_is(tmp_path):
+    fake_python(tmp_path / "bin" / "python3.11", "3.11.7")
+    assert find_python(tmp_path).stdout.strip() == str(tmp_path / "bin" / "python3.11")
+    fake_python(tmp_path / ".pyenv" / "versions" / "3.10.13" / "bin" / "python", "3.10.13")
+    found = find_python(tmp_path)
+    assert found.stdout.strip() == str(tmp_path / ".pyenv/versions/3.10.13/bin/python")
+    assert found.stderr == ""
+    fake_python(tmp_path / "bin" / "python3.10", "3.10.2")
+    assert find_python(tmp_path).stdout.strip() == str(tmp_path / "bin" / "python3.10")
+
+
+def test_a_pyenv_shim_that_does_not_run_is_passed_over(tmp_path):
+    fake_python(tmp_path / "bin" / "python3.12", "3.12.1")
+    (tmp_path / "bin" / "python3.10").write_text("#!/bin/sh\necho pyenv: command not found >&2\nexit 127\n")
+    (tmp_path / "bin" / "python3.10").chmod(0o755)
+    found = find_python(tmp_path)
+    assert found.stdout.strip().endswith("python3.12")
+    assert "3.10 is the tested version" in found.stderr and "lite (no wheel)" in found.stderr
+
+
+def test_the_users_python_is_respected_or_refused_in_one_line(tmp_path):
+    fake_python(tmp_path / "bin" / "python3.10", "3.10.2")
+    fake_python(tmp_path / "mine", "3.9.1")
+    assert find_python(tmp_path, PYTHON=str(tmp_path / "mine")).stdout.strip() == str(tmp_path / "mine")
+    fake_python(tmp_path / "new", "3.13.0")
+    refused = find_python(tmp_path, PYTHON=str(tmp_path / "new"))
+    assert refused.returncode == 2 and refused.stderr.startswith("error: PYTHON=")
+    assert refused.stderr.count("\n") == 1
+
+
+def test_without_any_python_the_error_says_what_to_install(tmp_path):
+    (tmp_path / "bin").mkdir()
+    missing = find_python(tmp_path)
+    assert missing.returncode == 2 and "install Python 3.10" in missing.stderr

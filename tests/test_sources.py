@@ -1,0 +1,442 @@
+"""Data sources: what is read, what is left out, and what a user's mistake is answered with."""
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from ppdet_repro.data.source.categories import COCO, VOC, read_categories
+from ppdet_repro.data.source.coco import COCODataSet
+from ppdet_repro.data.source.image_folder import ImageFolder
+from ppdet_repro.data.source.voc import VOCDataSet, image_size
+from ppdet_repro.utils.errors import UserError
+
+FIELDS = ["image", "gt_bbox", "gt_class", "is_crowd", "difficult", "gt_score"]
+
+
+def write_image(path, height=60, width=100):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.full((height, width, 3), 90, np.uint8))
+
+
+# --- COCO
+
+
+def annotation(image_id, bbox, category_id=3, **more):
+    return {"image_id": image_id, "category_id": category_id, "bbox": bbox, "area": bbox[2] * bbox[3],
+            "iscrowd": 0, **more}  # fmt: skip
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Writes images/<id>.jpg of 100 x 60 and all.json; returns the data set made of them."""
+
+    def make(annotations, images=(1, 2), categories=((7, "cat"), (3, "bird")), change=None, **options):
+        entries = [{"id": i, "file_name": f"{i}.jpg", "width": 100, "height": 60} for i in images]
+        for entry in entries:
+            write_image(tmp_path / "images" / entry["file_name"])
+        document = {
+            "images": entries,
+            "annotations": [{"id": i, **a} for i, a in enumerate(annotations)],
+            "categories": [{"id": i, "name": name} for i, name in categories],
+        }
+        if change:
+            change(document)
+        (tmp_path / "all.json").write_text(json.dumps(document))
+        return COCODataSet(str(tmp_path), "images", "all.json", **{"data_fields": FIELDS, **options})
+
+    return make
+
+
+def test_coco_record(coco, tmp_path):
+    two = [annotation(2, [10, 20, 30, 15]), annotation(2, [1.23456, 0, 5, 5], 7)]
+    source = coco([*two, annotation(1, [0, 0, 9, 9])])
+    record = source.record(1)
+    assert record["im_file"] == str(tmp_path / "images" / "2.jpg")
+    assert record["im_id"].dtype == np.int64 and record["im_id"].tolist() == [2]
+    assert (record["h"], record["w"]) == (60, 100)
+    # xyxy; 1.23456 is rounded to 3 decimals
+    expected = np.array([[10, 20, 40, 35], [1.235, 0, 6.235, 5]], np.float32)
+    np.testing.assert_array_equal(record["gt_bbox"], expected)
+    assert record["gt_class"].tolist() == [[0], [1]] and record["gt_class"].dtype == np.int32
+    assert record["is_crowd"].tolist() == [[0], [0]] and record["is_crowd"].dtype == np.int32
+
+
+def test_coco_class_ids_number_the_sorted_category_ids(coco):
+    """PaddleDetection numbers them in the file's order; both agree for sorted files such as COCO's."""
+    source = coco([annotation(1, [0, 0, 9, 9])], categories=((7, "cat"), (3, "bird"), (90, "ant")))
+    assert source.class_names == ["bird", "cat", "ant"]
+    assert source.category_ids == [3, 7, 90]
+
+
+def test_coco_records_are_fresh_copies(coco):
+    source = coco([annotation(1, [0, 0, 9, 9])])
+    source.record(0)["gt_bbox"][:] = -1
+    source.record(0)["im_id"][:] = -1
+    assert source.record(0)["gt_bbox"].tolist() == [[0, 0, 9, 9]]
+    assert source.record(0)["im_id"].tolist() == [1]
+
+
+def test_coco_only_the_fields_asked_for(coco):
+    boxes = [annotation(1, [0, 0, 9, 9], segmentation=[[0, 0, 9, 0, 9, 9]])]
+    assert set(coco(boxes, data_fields=None).record(0)) == {"im_file", "im_id", "h", "w"}
+    assert coco(boxes, data_fields=["gt_poly"]).record(0)["gt_poly"] == [[[0, 0, 9, 0, 9, 9]]]
+
+
+def test_coco_crowd_regions_are_left_out_unless_asked_for(coco):
+    boxes = [annotation(1, [0, 0, 9, 9]), annotation(1, [1, 1, 50, 50], iscrowd=1)]
+    assert coco(boxes).record(0)["is_crowd"].tolist() == [[0]]
+    assert "crowd regions (1)" in coco(boxes).summary
+    assert coco(boxes, load_crowd=True).record(0)["is_crowd"].tolist() == [[0], [1]]
+
+
+def test_coco_boxes_are_not_clipped_but_must_touch_the_image(coco):
+    """PaddleDetection does not clip either (Resize does); it also keeps boxes quite outside, we do not."""
+    outside = [annotation(1, [100, 0, 9, 9]), annotation(1, [0, -9, 9, 9])]
+    source = coco([annotation(1, [-5, 50, 200, 30]), *outside])
+    assert source.record(0)["gt_bbox"].tolist() == [[-5, 50, 195, 80]]
+    assert "boxes outside their image (2)" in source.summary
+    assert "reaching outside their image, clipped by Resize: boxes (1)" in source.summary
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        annotation(1, [5, 5, 0, 9]),
+        annotation(1, [5, 5, -3, 9]),
+        annotation(1, [5, 5, 9, 9], area=0),
+        annotation(1, [5, 5, float("nan"), 9]),
+        annotation(1, [0, 0, 0, 0]),
+    ],
+)
+def test_coco_boxes_without_area_are_left_out_and_counted(coco, bad):
+    source = coco([annotation(1, [0, 0, 9, 9]), {**bad}])
+    assert len(source.record(0)["gt_bbox"]) == 1
+    assert "boxes without area (1)" in source.summary
+    assert "\n" not in source.summary
+
+
+def test_coco_area_and_crowd_may_be_absent(coco):
+    bare = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 9, 9]}
+    assert len(coco([bare]).record(0)["gt_bbox"]) == 1
+
+
+def test_coco_empty_images(coco):
+    boxes = [annotation(2, [0, 0, 9, 9])]
+    assert [int(coco(boxes).record(i)["im_id"][0]) for i in range(1)] == [2]
+    assert "images without boxes (2)" in coco(boxes, images=(1, 2, 3)).summary
+    everything = coco(boxes, images=(1, 2, 3), allow_empty=True)
+    assert [int(everything.record(i)["im_id"][0]) for i in range(3)] == [2, 1, 3]
+    empty = everything.record(1)
+    assert empty["gt_bbox"].shape == (0, 4) and empty["gt_class"].shape == (0, 1)
+    # 1 image with boxes, a half of all may be empty: int(1 * 0.5 / 0.5) = 1
+    assert len(coco(boxes, images=(1, 2, 3), allow_empty=True, empty_ratio=0.5)) == 2
+
+
+def test_coco_sample_num_and_repeat(coco):
+    boxes = [annotation(i, [0, 0, i, 9]) for i in (1, 2, 3)]
+    source = coco(boxes, images=(1, 2, 3), sample_num=2, repeat=3)
+    assert len(source) == 6
+    assert [int(source.record(i)["im_id"][0]) for i in range(6)] == [1, 2, 1, 2, 1, 2]
+
+
+def test_coco_source_travels_to_worker_processes(coco):
+    source = coco([annotation(1, [0, 0, 9, 9])])
+    source.load()
+    copy = pickle.loads(pickle.dumps(source))
+    np.testing.assert_equal(copy.record(0), source.record(0))
+
+
+def test_coco_image_list_without_annotations(coco):
+    source = coco([], change=lambda d: d.pop("annotations"), data_fields=["image"])
+    assert len(source) == 2
+    with pytest.raises(UserError, match="all.json has no 'annotations'"):
+        coco([], change=lambda d: d.pop("annotations")).load()
+
+
+def set_file_name(name):
+    return lambda document: document["images"][0].update(file_name=name)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda d: d.pop("images"), "not COCO json: it has no 'images'"),
+        (lambda d: d.update(categories=[]), "has no category"),
+        (lambda d: d.update(images={}), "'images' must be a list"),
+        (lambda d: d["images"][0].pop("id"), r"image number 0 \(1.jpg\) needs an integer 'id'"),
+        (lambda d: d["images"][0].pop("file_name"), "image id 1 needs a 'file_name'"),
+        (lambda d: d["images"][0].update(width=0), "image id 1 has width 0 and height 60"),
+        (lambda d: d["images"][1].update(id=1), "image id 1 is there twice"),
+        (lambda d: d["categories"][1].update(id=7), "category id 7 is there twice"),
+        (lambda d: d["annotations"][0].update(image_id=99), "annotation id 0 is of the unknown image id 99"),
+        (lambda d: d["annotations"][0].update(category_id=4), "is of the unknown category id 4"),
+        (lambda d: d["annotations"][0].update(bbox=[1, 2]), r"annotation id 0 \(image id 1\) has the bbox"),
+        (lambda d: d["annotations"][0].update(bbox=["1", 2, 3, 4]), "has the bbox"),
+        (lambda d: d["annotations"].clear(), "no image is left .* allow_empty"),
+        (set_file_name("gone.jpg"), "image id 1: .*gone.jpg does not exist"),
+        (set_file_name("../images2/a.jpg"), "image id 1: .* leads out of the image folder"),
+        (set_file_name("a/../../b.jpg"), "leads out of the image folder"),
+        (set_file_name("/etc/hostname"), "leads out of the image folder"),
+    ],
+)
+def test_coco_mistakes_get_one_line(coco, change, message):
+    with pytest.raises(UserError, match=message) as error:
+        coco([annotation(1, [0, 0, 9, 9])], change=change).load()
+    assert "\n" not in str(error.value)
+    assert "all.json" in str(error.value)
+
+
+def test_coco_several_missing_images_are_one_error(coco, tmp_path):
+    source = coco([annotation(1, [0, 0, 9, 9])], images=(1, 2, 3))
+    (tmp_path / "images" / "2.jpg").unlink()
+    (tmp_path / "images" / "3.jpg").unlink()
+    with pytest.raises(UserError, match="2 of 3 images are missing, first image id 2: "):
+        source.load()
+
+
+def test_coco_file_names_may_lie_below_the_image_folder(coco, tmp_path):
+    write_image(tmp_path / "images" / "deep" / "a.jpg")
+    for name in ("deep/a.jpg", "deep/../1.jpg", "with..dots.jpg", str(tmp_path / "images" / "1.jpg")):
+        shutil.copy(tmp_path / "images" / "deep" / "a.jpg", tmp_path / "images" / "with..dots.jpg")
+        coco([annotation(1, [0, 0, 9, 9])], change=set_file_name(name)).load()
+
+
+NOT_COCO = [('{"images": [', "not valid json"), ("[]", "json list"), ("3", "not COCO")]
+
+
+@pytest.mark.parametrize("text, message", NOT_COCO)
+def test_coco_files_that_are_not_coco(tmp_path, text, message):
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(UserError, match=f"a.json .*{message}"):
+        COCODataSet(str(tmp_path), "images", "a.json").load()
+
+
+def test_coco_missing_file_and_folder(coco, tmp_path):
+    with pytest.raises(UserError, match="no.json does not exist: .*anno_path"):
+        COCODataSet(str(tmp_path), "images", "no.json").load()
+    with pytest.raises(UserError, match="needs an anno_path"):
+        COCODataSet(str(tmp_path), "images").load()
+    coco([annotation(1, [0, 0, 9, 9])])
+    with pytest.raises(UserError, match="nowhere does not exist: .*image_dir"):
+        COCODataSet(str(tmp_path), "nowhere", "all.json").load()
+
+
+# --- VOC
+
+
+def xml(objects, width=100, height=60, more=""):
+    items = "".join(
+        f"<object><name>{name}</name>{extra}<bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
+        f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+        for name, x1, y1, x2, y2, extra in objects
+    )
+    size = f"<size><width>{width}</width><height>{height}</height></size>" if width else ""
+    return f"<annotation>{more}{size}{items}</annotation>"
+
+
+@pytest.fixture
+def devkit(tmp_path):
+    """Writes a VOC devkit of the given {image id: xml}; returns the data set made of it."""
+
+    def make(files, suffix=".jpg", labels=None, **options):
+        for name, text in files.items():
+            write_image(tmp_path / "JPEGImages" / f"{name}{suffix}")
+            (tmp_path / "Annotations").mkdir(exist_ok=True)
+            (tmp_path / "Annotations" / f"{name}.xml").write_text(text)
+        sets = tmp_path / "ImageSets" / "Main"
+        sets.mkdir(parents=True, exist_ok=True)
+        (sets / "train.txt").write_text("\n".join(files) + "\n")
+        if labels:
+            (tmp_path / "label_list.txt").write_text("\n".join(labels) + "\n")
+        options = {"label_list": "label_list.txt", "data_fields": FIELDS, **options}
+        return VOCDataSet(str(tmp_path), None, "ImageSets/Main/train.txt", **options)
+
+    return make
+
+
+CAT = ("cat", 10, 20, 40, 35, "")
+
+
+def test_voc_record(devkit, tmp_path):
+    files = {"a": xml([CAT, ("dog", 1, 2, 3, 4, "<difficult>1</difficult>")])}
+    source = devkit(files, labels=["dog", "cat"])
+    record = source.record(0)
+    assert record["im_file"] == str(tmp_path / "JPEGImages" / "a.jpg")
+    assert record["im_id"].tolist() == [0] and (record["h"], record["w"]) == (60, 100)
+    assert record["gt_bbox"].tolist() == [[10, 20, 40, 35], [1, 2, 3, 4]]  # no shift by one
+    assert record["gt_bbox"].dtype == np.float32
+    assert record["gt_class"].tolist() == [[1], [0]]
+    assert record["difficult"].tolist() == [[0], [1]] and record["difficult"].dtype == np.int32
+    assert record["gt_score"].tolist() == [[1], [1]]
+    assert source.class_names == ["dog", "cat"] and source.category_ids == [0, 1]
+
+
+def test_voc_boxes_are_clipped_to_the_last_pixel(devkit):
+    """PaddleDetection's limits are w - 1 and h - 1."""
+    flat, outside = ("cat", 7, 7, 7, 9, ""), ("cat", 150, 0, 160, 9, "")
+    source = devkit({"a": xml([("cat", -3, 5, 100, 70, ""), flat, outside])})
+    assert source.record(0)["gt_bbox"].tolist() == [[0, 5, 99, 59]]
+    assert "boxes without area (1), boxes outside their image (1)" in source.summary
+    assert "clipped to their image: boxes (1)" in source.summary
+
+
+def test_voc_spaces_in_names_and_other_suffixes(devkit):
+    source = devkit({"my photo 1": xml([CAT]), "b c": xml([CAT])}, suffix=".PNG")
+    assert [source.record(i)["im_file"].split("/")[-1] for i in (0, 1)] == ["my photo 1.PNG", "b c.PNG"]
+
+
+def test_voc_lists_of_pairs(devkit, tmp_path):
+    devkit({"my photo 1": xml([CAT]), "b": xml([CAT])})
+    (tmp_path / "pairs.txt").write_text(
+        "./JPEGImages/my photo 1.jpg ./Annotations/my photo 1.xml\nJPEGImages/b.jpg\tAnnotations/b.xml\n\n"
+    )
+    source = VOCDataSet(str(tmp_path), None, "pairs.txt", FIELDS, label_list="label_list.txt")
+    assert len(source) == 2 and source.record(0)["im_file"].endswith("my photo 1.jpg")
+
+
+def test_voc_set_files_are_found_in_image_sets(devkit, tmp_path):
+    devkit({"a": xml([CAT])})
+    assert len(VOCDataSet(str(tmp_path), None, "train.txt", label_list="none.txt")) == 1
+
+
+def test_voc_without_label_list_every_split_numbers_alike(devkit, tmp_path):
+    devkit({"a": xml([CAT]), "b": xml([("Zebra", 1, 1, 9, 9, "")])})
+    (tmp_path / "one.txt").write_text("b\n")
+    source = VOCDataSet(str(tmp_path), None, "one.txt", FIELDS, label_list="label_list.txt")
+    assert source.class_names == ["Zebra", "cat"]
+    assert "label_list.txt: the names found, sorted" in source.summary
+    assert VOCDataSet(str(tmp_path), None, "train.txt").class_names == ["Zebra", "cat"]
+
+
+def test_voc_own_classes_are_the_default(devkit):
+    source = devkit({"a": xml([CAT])}, label_list=None)
+    assert source.class_names == VOC.names and source.record(0)["gt_class"].tolist() == [[7]]
+
+
+def test_voc_image_ids_are_the_files_own_where_all_have_one(devkit):
+    both = {"a": xml([CAT], more="<id>17</id>"), "b": xml([CAT], more="<id>4</id>")}
+    assert [int(devkit(both).record(i)["im_id"][0]) for i in (0, 1)] == [17, 4]
+    for other in ("", "<id>17</id>", "<id>x</id>"):
+        some = {"a": xml([CAT], more="<id>17</id>"), "b": xml([CAT], more=other)}
+        assert [int(devkit(some).record(i)["im_id"][0]) for i in (0, 1)] == [0, 1]
+
+
+def test_voc_size_is_read_from_the_image_where_the_xml_has_none(devkit):
+    for text in (xml([CAT], width=None), xml([CAT], width=0, height=0)):
+        record = devkit({"a": text}).record(0)
+        assert (record["h"], record["w"]) == (60, 100)
+
+
+def test_voc_images_without_boxes(devkit):
+    files = {"a": xml([]), "b": xml([CAT]), "c": xml([("cat", 5, 5, 5, 5, "")])}
+    assert len(devkit(files)) == 1
+    assert [len(devkit(files, allow_empty=True).record(i)["gt_bbox"]) for i in range(3)] == [1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("<annotation>", "a.xml is not valid xml"),
+        (xml([("lion", 1, 1, 9, 9, "")]), "a.xml: class 'lion' is not in .*label_list.txt"),
+        (xml([("cat", "x", 1, 9, 9, "")]), "a.xml: <xmin> is 'x': write a number"),
+        (xml([("cat", "", 1, 9, 9, "")]), "a.xml: object 'cat' needs"),
+        (xml([]), "no image is left in .*train.txt"),
+    ],
+)
+def test_voc_mistakes_get_one_line(devkit, text, message):
+    with pytest.raises(UserError, match=message) as error:
+        devkit({"a": text}, labels=["cat"]).load()
+    assert "\n" not in str(error.value)
+
+
+def test_voc_missing_files(devkit, tmp_path):
+    source = devkit({"a": xml([CAT])})
+    (tmp_path / "Annotations" / "a.xml").rename(tmp_path / "a.xml")
+    with pytest.raises(UserError, match="Annotations/a.xml does not exist"):
+        source.load()
+    (tmp_path / "a.xml").rename(tmp_path / "Annotations" / "a.xml")
+    (tmp_path / "JPEGImages" / "a.jpg").unlink()
+    with pytest.raises(UserError, match="train.txt: line 1: .*a.jpg does not exist"):
+        source.load()
+    with pytest.raises(UserError, match="val.txt does not exist"):
+        VOCDataSet(str(tmp_path), None, "val.txt").load()
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(UserError, match="empty.txt lists no image"):
+        VOCDataSet(str(tmp_path), None, "empty.txt").load()
+
+
+@pytest.mark.parametrize("line", ["../../a", "/etc/a", "../x.jpg ../x.xml"])
+def test_voc_paths_stay_in_the_data_set(devkit, tmp_path, line):
+    devkit({"a": xml([CAT])})
+    (tmp_path / "bad.txt").write_text(f"a\n{line}\n")
+    with pytest.raises(UserError, match="bad.txt:2: .* leads out of the image folder"):
+        VOCDataSet(str(tmp_path), None, "bad.txt").load()
+
+
+def test_image_size_is_that_of_the_decoded_image(tmp_path):
+    from PIL import Image
+
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a camera held upright
+    Image.new("RGB", (100, 60)).save(tmp_path / "a.jpg", exif=turned)
+    assert image_size(str(tmp_path / "a.jpg")) == cv2.imread(str(tmp_path / "a.jpg")).shape[:2] == (100, 60)
+    (tmp_path / "b.jpg").write_text("no image")
+    with pytest.raises(UserError, match="b.jpg cannot be read as an image"):
+        image_size(str(tmp_path / "b.jpg"))
+
+
+# --- image folders and class names
+
+
+def test_image_folder_lists_what_is_below_in_natural_order(tmp_path):
+    for name in ("a10.jpg", "a2.jpg", "b/1.PNG", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    source = ImageFolder(str(tmp_path), "")
+    names = [source.record(i)["im_file"][len(str(tmp_path)) :].lstrip("/") for i in range(len(source))]
+    assert names == ["a2.jpg", "a10.jpg", "b/1.PNG"]
+    assert set(source.record(2)) == {"im_file", "im_id"} and source.record(2)["im_id"].tolist() == [2]
+    source.set_images([str(tmp_path / "a10.jpg"), str(tmp_path / "b")])
+    assert len(source) == 2
+    assert len(ImageFolder(str(tmp_path), ["a2.jpg", "b"], sample_num=1)) == 1
+
+
+def test_image_folder_mistakes(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    mistakes = ("x", "x does not exist"), ("notes.txt", "is not an image"), ("", "no image to run on")
+    for image_dir, message in mistakes:
+        with pytest.raises(UserError, match=message):
+            ImageFolder(str(tmp_path), image_dir).load()
+
+
+def test_image_folder_class_names(tmp_path):
+    (tmp_path / "label_list.txt").write_text("background\ncat\ndog\n")
+    categories = [{"id": 9, "name": "x"}, {"id": 4, "name": "y"}]
+    (tmp_path / "a.json").write_text(json.dumps({"images": [], "categories": categories}))
+    assert ImageFolder(str(tmp_path), anno_path="label_list.txt").class_names == ["cat", "dog"]
+    from_json = ImageFolder(str(tmp_path), anno_path="a.json")
+    assert (from_json.class_names, from_json.category_ids) == (["y", "x"], [4, 9])
+
+
+def test_image_folder_class_names_without_a_file():
+    assert ImageFolder(anno_path="nowhere.json").category_ids[-1] == 90
+    assert ImageFolder(num_classes=20).class_names[14] == "person"
+    assert ImageFolder(num_classes=2).class_names == ["class 0", "class 1"]
+
+
+def test_category_tables():
+    assert (len(COCO.names), COCO.names[0], COCO.names[-1]) == (80, "person", "toothbrush")
+    assert dict(zip(COCO.names, COCO.ids))["stop sign"] == 13 and len(COCO.ids) == 80
+    assert VOC.names == sorted(VOC.names) and len(VOC.names) == 20
+
+
+def test_label_lists_are_checked(tmp_path):
+    for text, message in (("\n", "names no class"), ("a\nb\na\n", "names 'a' more than once")):
+        (tmp_path / "l.txt").write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_categories(str(tmp_path / "l.txt"))

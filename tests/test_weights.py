@@ -1,0 +1,313 @@
+"""Weight files: what is read, what is refused, and what is downloaded."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import os
+import pickle
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import paddle
+import pytest
+
+from ppdet_repro.utils import weights
+from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.files import atomic_file, atomic_folder, remove_leftovers
+from ppdet_repro.utils.weights import read_state, resolve, save_state
+
+
+def dump(path, content, protocol=4):
+    path.write_bytes(pickle.dumps(content, protocol=protocol))
+    return path
+
+
+class Calls:
+    """An object that makes whoever unpickles it call a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+class TestReading:
+    @pytest.mark.parametrize("protocol", [2, 3, 4])
+    def test_what_paddle_saves(self, tmp_path, protocol):
+        layer = paddle.nn.Linear(2, 3)
+        paddle.save(layer.state_dict(), str(tmp_path / "a.pdparams"), protocol=protocol)
+        state = read_state(tmp_path / "a.pdparams")
+        assert set(state) == {"weight", "bias"}
+        assert np.array_equal(state["weight"], layer.weight.numpy())
+
+    def test_paddle_reads_what_we_save(self, tmp_path):
+        layer = paddle.nn.Linear(2, 3)
+        save_state(
+            tmp_path / "a.pdparams", {"weight": np.ones([2, 3], np.float32), "bias": np.zeros(3, np.float32)}
+        )
+        assert layer.set_state_dict(paddle.load(str(tmp_path / "a.pdparams"))) == ([], [])
+        assert float(layer.weight.sum()) == 6.0
+
+    def test_pairs_of_name_and_array_ordered_dicts_and_numpy_scalars(self, tmp_path):
+        content = collections.OrderedDict(a=("conv_0.w_0", np.arange(3)), b=np.float32(2.5))
+        state = read_state(dump(tmp_path / "a.pdparams", content))
+        assert state["a"].tolist() == [0, 1, 2] and float(state["b"]) == 2.5
+
+    def test_numpy_2_names(self, tmp_path):
+        content = pickle.dumps({"a": np.arange(3)}, protocol=2).replace(b"numpy.core.", b"numpy._core.")
+        (tmp_path / "a.pdparams").write_bytes(content)
+        assert read_state(tmp_path / "a.pdparams")["a"].tolist() == [0, 1, 2]
+
+    def test_arrays_over_a_gigabyte_that_paddle_cut_to_pieces(self, tmp_path):
+        whole = np.arange(6, dtype=np.float32).reshape(2, 3)
+        content = {
+            "small": np.zeros(1),
+            "big@@.0": whole.ravel()[:4],
+            "big@@.1": whole.ravel()[4:],
+            "UnpackBigParamInfor@@": {"big": {"OriginShape": (2, 3), "slices": ["big@@.0", "big@@.1"]}},
+            "StructuredToParameterName@@": {"small": "s", "big": "b"},
+        }
+        state = read_state(dump(tmp_path / "a.pdparams", content, protocol=2))
+        assert set(state) == {"small", "big"} and np.array_equal(state["big"], whole)
+
+    @pytest.mark.parametrize(
+        "hostile",
+        [
+            lambda mark: Calls(os.system, f"touch {mark}"),
+            lambda mark: Calls(eval, f"open({str(mark)!r}, 'w')"),
+            lambda mark: Calls(exec, f"open({str(mark)!r}, 'w')"),
+            lambda mark: Calls(open, str(mark), "w"),
+            lambda mark: Calls(np.save, str(mark), 1),
+            lambda mark: Calls(np.load, str(mark), None, True),
+            lambda mark: Calls(getattr, "text", "join"),
+            lambda mark: {"weight": Calls(os.mkdir, str(mark))},
+        ],
+    )
+    @pytest.mark.parametrize("protocol", [0, 2, 4])
+    def test_a_hostile_file_runs_nothing(self, tmp_path, hostile, protocol):
+        mark = tmp_path / "mark"
+        path = dump(tmp_path / "a.pdparams", hostile(mark), protocol)
+        with pytest.raises(UserError, match="refused: the file refers to"):
+            read_state(path)
+        assert not mark.exists()
+
+    def test_admitted_names_cannot_be_tampered_with(self, tmp_path):
+        # GLOBAL numpy ndarray, EMPTY_DICT with __init__ set, BUILD
+        content = b"\x80\x02cnumpy\nndarray\n}X\x08\x00\x00\x00__init__K\x01sb."
+        (tmp_path / "a.pdparams").write_bytes(content)
+        before = np.ndarray.__init__
+        with pytest.raises(UserError, match="damaged"):
+            read_state(tmp_path / "a.pdparams")
+        assert np.ndarray.__init__ is before
+
+    @pytest.mark.parametrize(
+        "content, complaint",
+        [
+            (b"", "the file is empty"),
+            (b"<html>404 Not Found</html>", "damaged, or not a weight file"),
+            (pickle.dumps({"a": np.zeros(999)})[:500], "damaged, or not a weight file"),
+            (pickle.dumps([1, 2]), "holds a list, not named arrays"),
+            (pickle.dumps({"a": "text"}), "'a' is a str, not an array"),
+            (pickle.dumps({"LR_Scheduler": {"last_epoch": 3}}), "'LR_Scheduler' is a dict"),
+            (pickle.dumps({3: np.zeros(1)}), "a name is 3"),
+            (pickle.dumps({"a": np.array([None])}), "'a' is a ndarray, not an array of numbers"),
+            (
+                pickle.dumps({"UnpackBigParamInfor@@": {"a": {"slices": ["b"], "OriginShape": 1}}}),
+                "not a weight file",
+            ),
+        ],
+    )
+    def test_broken_files(self, tmp_path, content, complaint):
+        path = tmp_path / "a.pdparams"
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=complaint) as raised:
+            read_state(path)
+        assert str(path) in str(raised.value)
+
+    def test_a_missing_file(self, tmp_path):
+        with pytest.raises(UserError, match="No such file"):
+            read_state(tmp_path / "a.pdparams")
+
+
+class TestFiles:
+    def test_a_file_that_cannot_be_finished_leaves_the_old_one(self, tmp_path):
+        path = tmp_path / "a"
+        path.write_bytes(b"old")
+        with pytest.raises(OSError):
+            with atomic_file(path) as file:
+                file.write(b"half of the new o")
+                raise OSError(28, "No space left on device")
+        assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a"]
+
+    def test_a_folder_replaces_the_old_one_whole(self, tmp_path):
+        for name in ("one", "two"):
+            with atomic_folder(tmp_path / "a") as folder:
+                (folder / name).touch()
+        assert os.listdir(tmp_path) == ["a"] and os.listdir(tmp_path / "a") == ["two"]
+
+    def test_leftovers_of_killed_writers_are_removed_and_nothing_else(self, tmp_path):
+        (tmp_path / ".a.123.tmp").touch()
+        (tmp_path / ".b.7.tmp").mkdir()
+        (tmp_path / "c.tmp").touch()
+        remove_leftovers(tmp_path)
+        assert os.listdir(tmp_path) == ["c.tmp"]
+
+
+class Server(ThreadingHTTPServer):
+    """Serves one content; can cut answers short, change versions, and know Range or not."""
+
+    daemon_threads = True
+
+    def __init__(self, content):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.version, self.cuts, self.ranges, self.status = content, '"1"', [], True, 200
+        self.requests = []
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/models/net.pdparams"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server = self.server
+        server.requests.append(self.headers.get("Range"))
+        if server.status != 200:
+            self.send_error(server.status)
+            return
+        start = 0
+        if server.ranges and self.headers.get("Range") and self.headers.get("If-Range") == server.version:
+            start = int(self.headers["Range"][len("bytes=") : -1])
+        self.send_response(206 if start else 200)
+        body = server.content[start:]
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", server.version)
+        self.end_headers()
+        self.wfile.write(body[: server.cuts.pop(0)] if server.cuts else body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("PPDET_REPRO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    serving = Server(bytes(range(256)) * 40)
+    yield serving
+    serving.shutdown()
+    serving.server_close()
+
+
+class TestDownloads:
+    def test_a_url_is_downloaded_once(self, server):
+        path = resolve(server.url)
+        assert path.read_bytes() == server.content and path.name == "net.pdparams"
+        assert resolve(server.url) == path and len(server.requests) == 1
+
+    def test_equal_names_of_different_places_do_not_collide(self, server):
+        first = resolve(server.url)
+        assert resolve(server.url.replace("/models/", "/others/")) != first
+
+    def test_a_broken_connection_is_taken_up_where_it_broke(self, server):
+        server.cuts = [1000, 500]
+        assert resolve(server.url).read_bytes() == server.content
+        assert server.requests == [None, "bytes=1000-", "bytes=1500-"]
+
+    def test_and_so_is_one_of_an_earlier_run(self, server):
+        server.cuts = [100, 100, 100]
+        with pytest.raises(UserError, match="closed after 300 of 10240 bytes.*it goes on where it stopped"):
+            resolve(server.url)
+        assert resolve(server.url).read_bytes() == server.content
+        assert server.requests[-1] == "bytes=300-"
+
+    def test_a_file_that_changed_meanwhile_is_not_mixed_with_the_old_one(self, server):
+        server.cuts = [100, 0, 0]
+        with pytest.raises(UserError):
+            resolve(server.url)
+        server.content, server.version = b"new" * 100, '"2"'
+        assert resolve(server.url).read_bytes() == server.content
+
+    def test_a_server_without_ranges_starts_again(self, server):
+        server.ranges, server.cuts = False, [100]
+        assert resolve(server.url).read_bytes() == server.content
+
+    def test_a_right_checksum(self, server):
+        digest = hashlib.sha256(server.content).hexdigest()
+        assert resolve(f"{server.url}#sha256={digest.upper()}").is_file()
+
+    def test_a_wrong_checksum_leaves_nothing_behind(self, server):
+        with pytest.raises(UserError, match="sha256 is [0-9a-f]{64}, but should be 0000"):
+            resolve(f"{server.url}#sha256={'0' * 64}")
+        with pytest.raises(UserError, match="not in the cache"):
+            resolve(server.url, offline=True)
+
+    def test_a_checksum_that_is_none(self, server):
+        with pytest.raises(UserError, match="64 hexadecimal digits"):
+            resolve(f"{server.url}#sha256=abc")
+
+    def test_an_unknown_checksum_is_told(self, server, caplog, monkeypatch):
+        monkeypatch.setattr(weights.get_logger(), "propagate", True)
+        resolve(server.url)
+        assert (
+            f"no checksum is known; what came has sha256={hashlib.sha256(server.content).hexdigest()}"
+            in caplog.text
+        )
+
+    def test_offline_uses_the_cache_and_says_where_the_file_would_have_to_be(self, server):
+        with pytest.raises(
+            UserError, match=f"put it at .*127.0.0.1_{server.server_port}/models/net.pdparams"
+        ):
+            resolve(server.url, offline=True)
+        resolve(server.url)
+        assert resolve(server.url, offline=True).is_file()
+
+    def test_not_found_is_not_tried_again(self, server):
+        server.status = 404
+        with pytest.raises(UserError, match="the server says 404"):
+            resolve(server.url)
+        assert len(server.requests) == 1
+
+    def test_no_network(self, server):
+        server.shutdown()
+        server.server_close()
+        with pytest.raises(UserError, match="cannot download .* refused.*check the network.*put it at"):
+            resolve(server.url)
+
+    def test_a_cache_that_cannot_be_written(self, server, tmp_path, monkeypatch):
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("PPDET_REPRO_CACHE", str(tmp_path / "file"))
+        with pytest.raises(UserError, match="make room, or set PPDET_REPRO_CACHE"):
+            resolve(server.url)
+
+    def test_many_at_once_download_once(self, server):
+        threads = [threading.Thread(target=resolve, args=(server.url,)) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(server.requests) == 1
+
+    def test_ppdet_urls_are_paddledetections(self):
+        with pytest.raises(
+            UserError, match="https://paddledet.bj.bcebos.com/models/x.pdparams: not in the cache"
+        ):
+            resolve("ppdet://models/x.pdparams", offline=True)
+
+
+class TestPaths:
+    def test_the_ending_may_be_left_out_and_a_checkpoints_folder_stands_for_its_model(self, tmp_path):
+        (tmp_path / "epoch_0001").mkdir()
+        for path in (tmp_path / "model_final.pdparams", tmp_path / "epoch_0001" / "model.pdparams"):
+            path.touch()
+        assert resolve(tmp_path / "model_final") == tmp_path / "model_final.pdparams"
+        assert resolve(tmp_path / "model_final.pdparams") == tmp_path / "model_final.pdparams"
+        assert resolve(str(tmp_path / "epoch_0001")) == tmp_path / "epoch_0001" / "model.pdparams"
+
+    def test_a_missing_file_says_what_was_looked_for(self, tmp_path):
+        with pytest.raises(UserError, match=r"there are no such weights; looked for .*x, .*x.pdparams"):
+            resolve(tmp_path / "x")
