@@ -139,3 +139,9 @@ def test_when_paddle_was_first_it_is_too_late_and_the_line_says_so():
     found = imported("sys.modules['paddle'] = sys")
     assert "OMP_NUM_THREADS" not in found["env"]
     assert found["line"].startswith("CPU settings: none (Paddle was imported before ppdet_repro")
+
+
+@pytest.mark.parametrize("text, count", [("2", 2), ("4,2", 4), ("", None), ("0", None), ("many", None)])
+def test_the_number_of_threads_that_omp_num_threads_asks_for(monkeypatch, text, count):
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert cpu_env.threads() == count

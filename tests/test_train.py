@@ -16,6 +16,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
+from paddle.base import core
 
 from ppdet_repro.core.config import RunSettings, load_config
 from ppdet_repro.data.source.synthetic import generate
@@ -350,6 +351,7 @@ class TestRuns:
         assert done.returncode == -signal.SIGKILL, done.stderr
         folder = tmp_path / "output" / "tiny"
         assert [path.name for path in list_checkpoints(folder)] == ["epoch_0001", "epoch_0002"]
+        core.set_num_threads(1)  # as a predictor of Paddle Inference does to its whole process
         resumed = train(load_config(tiny), resume="auto", evaluate=True)
 
         other = tmp_path / "whole" / "tiny"

@@ -13,6 +13,7 @@ from typing import Iterator, List, NamedTuple, Sequence
 import paddle
 import paddle.distributed as dist
 from paddle import nn
+from paddle.base import core
 
 from ppdet_repro.utils import cpu_env
 from ppdet_repro.utils.logger import get_logger
@@ -29,12 +30,18 @@ class World(NamedTuple):
 
 
 def start(use_gpu: bool) -> World:
-    """Choose the device and meet the other processes, if `paddle.distributed.launch` started some."""
+    """Choose the device and meet the other processes, if `paddle.distributed.launch` started some.
+
+    The number of CPU threads is set anew: a Paddle Inference predictor made earlier in this process leaves its
+    own behind, and another number of threads sums in another order, to other bits.
+    """
     gpu = use_gpu and paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if use_gpu and not gpu:
         get_logger().info("use_gpu is true, but Paddle finds no GPU here: running on the CPU")
     if not gpu:
         get_logger().info(cpu_env.describe())
+    if cpu_env.threads():
+        core.set_num_threads(cpu_env.threads())
     paddle.set_device("gpu" if gpu else "cpu")
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
         dist.init_parallel_env()

@@ -62,6 +62,12 @@ def apply() -> None:
     _outcome = Outcome({} if idle else chosen, kept, idle, cores, local_processes(environ))
 
 
+def threads() -> Optional[int]:
+    """How many threads OMP_NUM_THREADS gives this process; None if it says nothing."""
+    first = os.environ.get(THREADS, "").split(",")[0].strip()  # a list: one number for each level of nesting
+    return int(first) if first.isdigit() and int(first) else None
+
+
 def describe() -> str:
     """One line for the log: what was set and why."""
     if _outcome is None:
