@@ -25,6 +25,7 @@ REQUIREMENTS = [
     "Pillow>=9.1",
     "tqdm>=4.64",
     "matplotlib>=3.6",
+    "scipy>=1.9",
 ]
 
 EXTRAS = {

@@ -11,7 +11,8 @@ from parity_weights import FIXTURES, compare_detections, filled_state, ground_tr
 
 from ppdet_repro import build_model, load_config
 from ppdet_repro.modeling.anchors import RetinaAnchorGenerator
-from ppdet_repro.modeling.assigners.max_iou_assigner import IGNORED, NEGATIVE, MaxIoUAssigner
+from ppdet_repro.modeling.assigners.matches import IGNORED, NEGATIVE
+from ppdet_repro.modeling.assigners.max_iou_assigner import MaxIoUAssigner
 from ppdet_repro.modeling.boxes import decode_deltas, encode_deltas
 from ppdet_repro.modeling.losses.smooth_l1_loss import SmoothL1Loss
 
@@ -141,14 +142,14 @@ def test_matching_by_hand():
     # Anchors of 10 x 10 at x = 0, 10, 14, 30; the box covers 5..15: IoU 1/3, 1/3, 1/19, 0.
     anchors = paddle.to_tensor([[x, 0, x + 10, 10] for x in (0, 10, 14, 30)], "float32")
     box = paddle.to_tensor([[5, 0, 15, 10]], "float32")
-    assert MaxIoUAssigner(0.3, 0.2)(anchors, box).tolist() == [0, 0, NEGATIVE, NEGATIVE]
-    assert MaxIoUAssigner(0.5, 0.4, allow_low_quality=False)(anchors, box).tolist() == [NEGATIVE] * 4
-    assert MaxIoUAssigner(0.5, 0.4)(anchors, box).tolist() == [0, 0, NEGATIVE, NEGATIVE]  # its best ones, both
-    assert MaxIoUAssigner(0.5, 0.05, False)(anchors, box).tolist() == [IGNORED] * 3 + [NEGATIVE]
-    assert MaxIoUAssigner(0.5, 0.4)(anchors, paddle.zeros([0, 4])).tolist() == [NEGATIVE] * 4
+    assert MaxIoUAssigner(0.3, 0.2)(anchors, anchors, box).labels.tolist() == [0, 0, NEGATIVE, NEGATIVE]
+    assert MaxIoUAssigner(0.5, 0.4, allow_low_quality=False)(anchors, anchors, box).labels.tolist() == [NEGATIVE] * 4
+    assert MaxIoUAssigner(0.5, 0.4)(anchors, anchors, box).labels.tolist() == [0, 0, NEGATIVE, NEGATIVE]  # its best ones, both
+    assert MaxIoUAssigner(0.5, 0.05, False)(anchors, anchors, box).labels.tolist() == [IGNORED] * 3 + [NEGATIVE]
+    assert MaxIoUAssigner(0.5, 0.4)(anchors, anchors, paddle.zeros([0, 4])).labels.tolist() == [NEGATIVE] * 4
     # A box beyond all anchors claims none, though 0 is its best IoU.
     far = paddle.to_tensor([[90, 90, 99, 99]], "float32")
-    assert MaxIoUAssigner(0.5, 0.4)(anchors, far).tolist() == [NEGATIVE] * 4
+    assert MaxIoUAssigner(0.5, 0.4)(anchors, anchors, far).labels.tolist() == [NEGATIVE] * 4
 
 
 def test_smooth_l1_by_hand():

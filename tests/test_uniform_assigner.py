@@ -4,7 +4,8 @@ from __future__ import annotations
 import numpy as np
 import paddle
 
-from ppdet_repro.modeling.assigners.uniform_assigner import IGNORED, NEGATIVE, UniformAssigner
+from ppdet_repro.modeling.assigners.matches import IGNORED, NEGATIVE
+from ppdet_repro.modeling.assigners.uniform_assigner import UniformAssigner
 
 # Five places in a row, one square anchor of 32 px each, centres x = 0, 32, 64, 96, 128 at y = 0
 CENTRES = [0, 32, 64, 96, 128]

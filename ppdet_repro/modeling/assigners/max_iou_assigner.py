@@ -4,12 +4,13 @@ N anchors, G ground truths.
 """
 from __future__ import annotations
 
+from typing import Sequence
+
 import paddle
 
 from ppdet_repro.core.registry import register
+from ppdet_repro.modeling.assigners.matches import IGNORED, NEGATIVE, Matches, matches_of, no_matches
 from ppdet_repro.modeling.boxes import pairwise_iou
-
-NEGATIVE, IGNORED = -1, -2
 
 
 @register
@@ -31,10 +32,16 @@ class MaxIoUAssigner:
         self.allow_low_quality = allow_low_quality
 
     @paddle.no_grad()
-    def __call__(self, anchors: paddle.Tensor, gt_boxes: paddle.Tensor) -> paddle.Tensor:
-        """Anchors [N, 4], ground truth [G, 4], xyxy pixels -> [N] int64: a ground truth, NEGATIVE or IGNORED."""
+    def __call__(
+        self,
+        predictions: paddle.Tensor,
+        anchors: paddle.Tensor,
+        gt_boxes: paddle.Tensor,
+        level_sizes: Sequence[int] = (),
+    ) -> Matches:
+        """See `Matcher`; neither predictions nor levels count."""
         if len(gt_boxes) == 0:
-            return paddle.full([len(anchors)], NEGATIVE, "int64")
+            return no_matches(len(anchors))
         overlaps = pairwise_iou(gt_boxes, anchors)  # [G, N]
         best = overlaps.max(axis=0)  # [N]
         positive = best >= self.positive_overlap
@@ -43,4 +50,4 @@ class MaxIoUAssigner:
             positive = positive | ((overlaps == of_each_box) & (overlaps > 0)).any(axis=0)
         negative, ignored = (paddle.full([len(anchors)], value, "int64") for value in (NEGATIVE, IGNORED))
         others = paddle.where(best < self.negative_overlap, negative, ignored)
-        return paddle.where(positive, overlaps.argmax(axis=0), others)
+        return matches_of(paddle.where(positive, overlaps.argmax(axis=0), others))

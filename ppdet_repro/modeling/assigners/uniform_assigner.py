@@ -4,25 +4,14 @@ N anchors, G ground truths, k nearest, P pairs.
 """
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Sequence
 
 import numpy as np
 import paddle
 
 from ppdet_repro.core.registry import register
+from ppdet_repro.modeling.assigners.matches import IGNORED, NEGATIVE, Matches, no_matches
 from ppdet_repro.modeling.boxes import iou, l1_distance, pairwise_iou
-
-NEGATIVE, IGNORED = -1, -2
-
-
-class Matches(NamedTuple):
-    """`labels` [N] int32: index of the ground truth, NEGATIVE or IGNORED. `anchors`, `gts` [P] int64: the
-    pairs that regress. A pair may stand twice, and its anchor's label may since have gone to another box."""
-
-    labels: paddle.Tensor
-    anchors: paddle.Tensor
-    gts: paddle.Tensor
-
 
 @register
 class UniformAssigner:
@@ -42,12 +31,17 @@ class UniformAssigner:
         self.match_times = match_times
 
     @paddle.no_grad()
-    def __call__(self, predictions: paddle.Tensor, anchors: paddle.Tensor, gt_boxes: paddle.Tensor) -> Matches:
-        """Decoded predictions [N, 4], anchors [N, 4], ground truth [G, 4], all xyxy pixels."""
+    def __call__(
+        self,
+        predictions: paddle.Tensor,
+        anchors: paddle.Tensor,
+        gt_boxes: paddle.Tensor,
+        level_sizes: Sequence[int] = (),
+    ) -> Matches:
+        """See `Matcher`; all levels count as one."""
         count, num_gts = anchors.shape[0], gt_boxes.shape[0]
         if num_gts == 0:
-            none = paddle.zeros([0], "int64")
-            return Matches(paddle.full([count], NEGATIVE, "int32"), none, none)
+            return no_matches(count)
         k = min(self.match_times, count)
         nearest = [
             l1_distance(boxes, gt_boxes).topk(k, axis=0, largest=False)[1]  # [k, G]

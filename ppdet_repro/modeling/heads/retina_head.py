@@ -16,7 +16,7 @@ from paddle import ParamAttr, nn
 from paddle.nn.initializer import Constant, Normal
 
 from ppdet_repro.core.registry import Part, Shared, register
-from ppdet_repro.modeling.assigners.max_iou_assigner import IGNORED
+from ppdet_repro.modeling.assigners.matches import IGNORED, Matches
 from ppdet_repro.modeling.assignment import AssignedBoxes, Assignment
 from ppdet_repro.modeling.boxes import decode_deltas, encode_deltas, to_original_image
 from ppdet_repro.modeling.ground_truth import one_hot_targets, without_padding
@@ -159,28 +159,42 @@ class RetinaHead(nn.Layer):
         class_losses, box_losses, num_pos = [], [], 0
         for i, truth in enumerate(zip(batch["gt_bbox"], batch["gt_class"])):
             gt_boxes, gt_classes = without_padding(*truth)
-            labels = self.bbox_assigner(anchors, gt_boxes)  # [N]
-            targets = one_hot_targets(labels, gt_classes, self.num_classes)  # [N, K]
-            counted = (labels != IGNORED).astype("float32").unsqueeze(-1)  # [N, 1]
+            matches = self.match(deltas[i], raw.anchors, gt_boxes)
+            targets = one_hot_targets(matches.labels, gt_classes, self.num_classes)  # [N, K]
+            counted = (matches.labels != IGNORED).astype("float32").unsqueeze(-1)  # [N, 1]
             class_losses.append((self.loss_class(logits[i], targets) * counted).sum())
-            positive = paddle.nonzero(labels >= 0).flatten()  # [P]
-            if len(positive):
-                num_pos += len(positive)
-                wanted = gt_boxes.gather(labels.gather(positive))
-                wanted = encode_deltas(wanted, anchors.gather(positive), std=self.delta_std)
-                box_losses.append(self.loss_bbox(deltas[i].gather(positive), wanted).sum())
+            num_pos += int((matches.labels >= 0).sum())
+            if len(matches.anchors):
+                chosen, wanted = deltas[i].gather(matches.anchors), gt_boxes.gather(matches.gts)  # [P, 4] each
+                box_losses.append(self.box_losses(chosen, anchors.gather(matches.anchors), wanted).sum())
         normaliser = max(1.0, float(num_pos))
         loss_cls = sum(class_losses) / normaliser
         loss_reg = sum(box_losses, deltas.sum() * 0.0) / normaliser
         return {"loss": loss_cls + loss_reg, "loss_cls": loss_cls, "loss_reg": loss_reg}
 
     @paddle.no_grad()
+    def match(self, deltas: paddle.Tensor, anchors: Sequence[paddle.Tensor], gt_boxes: paddle.Tensor) -> Matches:
+        """The matches of one image: deltas [N, 4], each level's anchors, ground truth [G, 4]."""
+        every = paddle.concat(anchors)  # [N, 4]
+        predictions = self.boxes(deltas.astype("float32"), every)
+        return self.bbox_assigner(predictions, every, gt_boxes, [len(level) for level in anchors])
+
+    def boxes(self, deltas: paddle.Tensor, anchors: paddle.Tensor) -> paddle.Tensor:
+        """Predicted boxes [..., 4] in input pixels; log sizes are cut above only, as in PaddleDetection."""
+        return decode_deltas(deltas, anchors, std=self.delta_std, centre_clip=math.inf)
+
+    def box_losses(self, deltas: paddle.Tensor, anchors: paddle.Tensor, wanted: paddle.Tensor) -> paddle.Tensor:
+        """The loss of matched pairs: deltas, anchors and the boxes to learn, [P, 4] each."""
+        return self.loss_bbox(deltas, encode_deltas(wanted, anchors, std=self.delta_std))
+
+    @paddle.no_grad()
     def assignment(self, raw: RetinaOutputs, batch: Dict[str, Any]) -> List[Assignment]:
         """For each image its positive anchors and the ignored ones."""
-        anchors, assignments = paddle.concat(raw.anchors), []
-        for truth in zip(batch["gt_bbox"], batch["gt_class"]):
+        assignments, places = [], paddle.concat(raw.anchors).numpy()
+        deltas = paddle.concat(raw.deltas, axis=1)
+        for i, truth in enumerate(zip(batch["gt_bbox"], batch["gt_class"])):
             gt_boxes, _ = without_padding(*truth)
-            labels, places = self.bbox_assigner(anchors, gt_boxes).numpy(), anchors.numpy()
+            labels = self.match(deltas[i], raw.anchors, gt_boxes).labels.numpy()
             ignored = places[labels == IGNORED]
             positive = AssignedBoxes("positive anchors", places[labels >= 0], labels[labels >= 0])
             left_out = AssignedBoxes("ignored anchors", ignored, np.full(len(ignored), -1))
@@ -193,9 +207,7 @@ class RetinaHead(nn.Layer):
         the image."""
         boxes, scores = [], []
         for logits, deltas, anchors in zip(*raw):
-            # an infinite clip: log sizes are cut above only, as in PaddleDetection
-            level = decode_deltas(deltas, anchors, std=self.delta_std, centre_clip=math.inf)
-            best = best_boxes(level, F.sigmoid(logits).transpose([0, 2, 1]), self.nms_pre)
+            best = best_boxes(self.boxes(deltas, anchors), F.sigmoid(logits).transpose([0, 2, 1]), self.nms_pre)
             boxes.append(best[0])
             scores.append(best[1])
         return to_original_image(paddle.concat(boxes, axis=1), scale_factor), paddle.concat(scores, axis=2)
