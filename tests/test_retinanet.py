@@ -144,7 +144,8 @@ def test_matching_by_hand():
     box = paddle.to_tensor([[5, 0, 15, 10]], "float32")
     assert MaxIoUAssigner(0.3, 0.2)(anchors, anchors, box).labels.tolist() == [0, 0, NEGATIVE, NEGATIVE]
     assert MaxIoUAssigner(0.5, 0.4, allow_low_quality=False)(anchors, anchors, box).labels.tolist() == [NEGATIVE] * 4
-    assert MaxIoUAssigner(0.5, 0.4)(anchors, anchors, box).labels.tolist() == [0, 0, NEGATIVE, NEGATIVE]  # its best ones, both
+    # below 0.5 its best ones, both, are positive all the same
+    assert MaxIoUAssigner(0.5, 0.4)(anchors, anchors, box).labels.tolist() == [0, 0, NEGATIVE, NEGATIVE]
     assert MaxIoUAssigner(0.5, 0.05, False)(anchors, anchors, box).labels.tolist() == [IGNORED] * 3 + [NEGATIVE]
     assert MaxIoUAssigner(0.5, 0.4)(anchors, anchors, paddle.zeros([0, 4])).labels.tolist() == [NEGATIVE] * 4
     # A box beyond all anchors claims none, though 0 is its best IoU.

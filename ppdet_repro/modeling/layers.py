@@ -13,6 +13,11 @@ from paddle.vision.ops import DeformConv2D
 NORM_TYPES = ("bn", "sync_bn")
 
 
+def activation(name: str) -> nn.Layer:
+    """The layer of an activation's name: relu, or leaky (slope 0.1 below zero)."""
+    return nn.LeakyReLU(0.1) if name == "leaky" else nn.ReLU()
+
+
 def reduce_mean(value: paddle.Tensor) -> paddle.Tensor:
     """The mean of a scalar tensor over all processes of a distributed run (itself where there is one)."""
     world = paddle.distributed.get_world_size()

@@ -13,6 +13,7 @@ from ppdet_repro.core.registry import register
 from ppdet_repro.modeling.assigners.matches import IGNORED, NEGATIVE, Matches, no_matches
 from ppdet_repro.modeling.boxes import iou, l1_distance, pairwise_iou
 
+
 @register
 class UniformAssigner:
     """The `match_times` anchors nearest to each box, and as many whose predictions are nearest.

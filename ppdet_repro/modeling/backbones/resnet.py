@@ -5,7 +5,8 @@ Source: He et al., CVPR 2016; "bag of tricks" variants c and d: He et al., CVPR 
 """
 from __future__ import annotations
 
-from typing import List, Literal, NamedTuple, Optional, Union
+from functools import partial
+from typing import Callable, List, Literal, NamedTuple, Optional, Union
 
 import paddle
 import paddle.nn.functional as F
@@ -43,6 +44,7 @@ class ConvNorm(nn.Layer):
         lr: float,
         groups: int = 1,
         relu: bool = True,
+        dilation: int = 1,
     ):
         super().__init__()
         self.conv = self.conv_type(
@@ -50,7 +52,8 @@ class ConvNorm(nn.Layer):
             out_channels,
             kernel_size,
             stride=stride,
-            padding=(kernel_size - 1) // 2,
+            padding=dilation * (kernel_size - 1) // 2,
+            dilation=dilation,
             groups=groups,
             weight_attr=ParamAttr(learning_rate=lr),
             bias_attr=False,
@@ -153,7 +156,8 @@ class ResNet(nn.Layer):
     batch norm use its running statistics and no gradient; stages in `dcn_v2_stages` have deformable 3x3
     convolutions in all blocks, those in `dcn_v1_stages` too, but without a mask; `lr_mult_list` multiplies the
     learning rate of each stage; `width_mult` multiplies all channels (for small models trained from scratch: no
-    published weights fit).
+    published weights fit); `dilate_last` gives the last stage stride 1 and dilation 2 in its `conv3x3` (DC5, stride
+    16; the same weights).
     """
 
     def __init__(
@@ -173,6 +177,7 @@ class ResNet(nn.Layer):
         num_stages: int = 4,
         width_mult: float = 1.0,
         dcn_v1_stages: Optional[Union[int, List[int]]] = None,
+        dilate_last: bool = False,
     ):
         super().__init__()
         ch_in, widths = int(ch_in * width_mult), [int(width * width_mult) for width in WIDTHS]
@@ -180,11 +185,17 @@ class ResNet(nn.Layer):
         if len(lr_mult_list) != 4:
             raise ValueError(f"ResNet: lr_mult_list wants 4 values, one a stage, not {len(lr_mult_list)}")
         self.return_idx = stage_indices("return_idx", return_idx, list(range(num_stages)), num_stages)
-        convolutions: List[type] = [ConvNorm] * num_stages
+        convolutions: List[Callable[..., ConvNorm]] = [ConvNorm] * num_stages
+        strides = [4 * 2**i for i in range(num_stages)]  # of the stages' maps
+        if dilate_last:
+            convolutions[-1] = partial(ConvNorm, dilation=2)
+            strides[-1] //= 2
         for index in stage_indices("dcn_v1_stages", dcn_v1_stages, [], num_stages):
             convolutions[index] = DeformV1ConvNorm
         for index in stage_indices("dcn_v2_stages", dcn_v2_stages, [], num_stages):
             convolutions[index] = DeformConvNorm
+        if dilate_last and convolutions[-1] in (DeformConvNorm, DeformV1ConvNorm):
+            raise ValueError("ResNet: dilate_last and deformable convolutions in the last stage exclude each other")
         norm = NormSettings(norm_type, norm_decay, freeze_norm)
         block = Bottleneck if depth >= 50 else BasicBlock
 
@@ -202,7 +213,7 @@ class ResNet(nn.Layer):
             stage, count, width = index + 2, BLOCKS[depth][index], widths[index]
             blocks = []
             for i in range(count):
-                stride = 2 if i == 0 and stage != 2 else 1
+                stride = strides[index] // strides[index - 1] if i == 0 and index else 1
                 layer = block(
                     in_channels,
                     width,
@@ -219,7 +230,7 @@ class ResNet(nn.Layer):
                 in_channels = width * block.expansion
             self.add_sublayer(f"res{stage}", nn.Sequential(*blocks))
             self.stage_names.append(f"res{stage}")
-        self.out_shape = [ShapeSpec(widths[i] * block.expansion, 4 * 2**i) for i in self.return_idx]
+        self.out_shape = [ShapeSpec(widths[i] * block.expansion, strides[i]) for i in self.return_idx]
 
         if freeze_at >= 0:
             freeze(self.conv1)

@@ -23,6 +23,8 @@ from ppdet_repro.modeling.ground_truth import one_hot_targets, without_padding
 from ppdet_repro.modeling.layers import batch_norm
 from ppdet_repro.modeling.nms import Detections, best_boxes
 
+GROUPS = 32  # of a group norm
+
 
 class RetinaOutputs(NamedTuple):
     """Of each level: `logits` [B, H*W*A, K], `deltas` [B, H*W*A, 4], `anchors` [H*W*A, 4] xyxy pixels."""
@@ -45,15 +47,22 @@ class ConvNormReLU(nn.Layer):
             weight_attr=ParamAttr(initializer=Normal(0.0, 0.01)),
             bias_attr=ParamAttr(initializer=Constant(0.0), learning_rate=2.0),
         )
-        self.norm = nn.Identity() if norm_type is None else batch_norm(out_channels, norm_type)
+        self.norm = norm_of(norm_type, out_channels)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return F.relu(self.norm(self.conv(x)))
 
 
+def norm_of(norm_type: Optional[str], channels: int) -> nn.Layer:
+    """None: no norm; gn: group norm of 32 groups; else a batch norm."""
+    if norm_type is None:
+        return nn.Identity()
+    return nn.GroupNorm(GROUPS, channels) if norm_type == "gn" else batch_norm(channels, norm_type)
+
+
 @register
 class RetinaFeat(nn.Layer):
-    """The two subnets without their last layers, shared by all levels."""
+    """The two subnets without their last layers, shared by all levels. `norm_type`: bn, sync_bn, gn or null."""
 
     def __init__(
         self,

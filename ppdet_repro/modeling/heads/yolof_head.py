@@ -6,7 +6,7 @@ Source: Chen et al., "You Only Look One-level Feature", CVPR 2021, sections 4.1,
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, Literal, NamedTuple, Optional
 
 import numpy as np
 import paddle
@@ -19,10 +19,9 @@ from ppdet_repro.modeling.assigners.matches import IGNORED
 from ppdet_repro.modeling.assignment import AssignedBoxes, Assignment
 from ppdet_repro.modeling.boxes import clip_to_image, decode_deltas, to_original_image
 from ppdet_repro.modeling.ground_truth import one_hot_targets, without_padding
-from ppdet_repro.modeling.layers import batch_norm, reduce_mean
+from ppdet_repro.modeling.implicit_objectness import implicit_objectness
+from ppdet_repro.modeling.layers import activation, batch_norm, reduce_mean
 from ppdet_repro.modeling.nms import Detections
-
-MAX_EXP = 1e8
 
 
 class YOLOFOutputs(NamedTuple):
@@ -31,15 +30,6 @@ class YOLOFOutputs(NamedTuple):
     anchors: paddle.Tensor
     logits: paddle.Tensor
     deltas: paddle.Tensor
-
-
-def implicit_objectness(class_logits: paddle.Tensor, objectness: paddle.Tensor) -> paddle.Tensor:
-    """The logit of sigmoid(class) * sigmoid(objectness): [..., K], [..., 1] -> [..., K].
-
-    The exponentials are cut at 1e8, so large logits stay finite. Source: YOLOF, section 4.2.
-    """
-    exponentials = class_logits.exp().clip(max=MAX_EXP) + objectness.exp().clip(max=MAX_EXP)
-    return class_logits + objectness - (1.0 + exponentials).log()
 
 
 def conv3x3(in_channels: int, out_channels: int, bias: float = 0.0) -> nn.Conv2D:
@@ -54,11 +44,11 @@ def conv3x3(in_channels: int, out_channels: int, bias: float = 0.0) -> nn.Conv2D
     )
 
 
-def branch(in_channels: int, channels: int, depth: int) -> nn.Sequential:
-    """`depth` times 3x3 convolution, batch norm without decay, ReLU."""
+def branch(in_channels: int, channels: int, depth: int, act: str) -> nn.Sequential:
+    """`depth` times 3x3 convolution, batch norm without decay, activation."""
     layers: List[nn.Layer] = []
     for i in range(depth):
-        layers += [conv3x3(in_channels if i == 0 else channels, channels), batch_norm(channels), nn.ReLU()]
+        layers += [conv3x3(in_channels if i == 0 else channels, channels), batch_norm(channels), activation(act)]
     return nn.Sequential(*layers)
 
 
@@ -73,13 +63,14 @@ class YOLOFFeat(nn.Layer):
         num_cls_convs: int = 2,
         num_reg_convs: int = 4,
         norm_type: str = "bn",
+        act: Literal["relu", "leaky"] = "relu",
     ):
         super().__init__()
         if norm_type not in ("bn", "sync_bn"):
             raise ValueError(f"YOLOFFeat: norm_type {norm_type!r} is not bn or sync_bn")
         self.feat_out = feat_out
-        self.cls_subnet = branch(feat_in, feat_out, num_cls_convs)
-        self.reg_subnet = branch(feat_in, feat_out, num_reg_convs)
+        self.cls_subnet = branch(feat_in, feat_out, num_cls_convs, act)
+        self.reg_subnet = branch(feat_in, feat_out, num_reg_convs, act)
 
     def forward(self, feat: paddle.Tensor):
         """[B, C, H, W] -> features for the classes, features for boxes and objectness."""

@@ -4,19 +4,21 @@ Source: Chen et al., "You Only Look One-level Feature", CVPR 2021, section 4.1 a
 """
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import List, Literal, Optional
 
 import paddle
 from paddle import ParamAttr, nn
 from paddle.nn.initializer import Constant, KaimingUniform, Normal
 
 from ppdet_repro.core.registry import Upstream, register
-from ppdet_repro.modeling.layers import batch_norm
+from ppdet_repro.modeling.layers import activation, batch_norm
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 
 
-def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> nn.Sequential:
-    """Convolution with bias, weights N(0, 0.01), of unchanged size; batch norm without decay; ReLU."""
+def conv_norm_act(
+    in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1, act: str = "relu"
+) -> nn.Sequential:
+    """Convolution with bias, weights N(0, 0.01), of unchanged size; batch norm without decay; activation."""
     return nn.Sequential(
         nn.Conv2D(
             in_channels,
@@ -28,18 +30,25 @@ def conv_norm_relu(in_channels: int, out_channels: int, kernel_size: int, dilati
             bias_attr=ParamAttr(initializer=Constant(0.0)),
         ),
         batch_norm(out_channels),
-        nn.ReLU(),
+        activation(act),
     )
 
 
-class DilatedBlock(nn.Layer):
-    """Residual block: 1x1 down, 3x3 dilated, 1x1 up. The sum has no activation after it."""
+class PlainBlock(nn.Layer):
+    """1x1 down, 3x3 dilated, 1x1 up (table 5c's encoder without shortcuts)."""
 
-    def __init__(self, channels: int, mid_channels: int, dilation: int):
+    def __init__(self, channels: int, mid_channels: int, dilation: int, act: str):
         super().__init__()
-        self.conv1 = conv_norm_relu(channels, mid_channels, 1)
-        self.conv2 = conv_norm_relu(mid_channels, mid_channels, 3, dilation)
-        self.conv3 = conv_norm_relu(mid_channels, channels, 1)
+        self.conv1 = conv_norm_act(channels, mid_channels, 1, act=act)
+        self.conv2 = conv_norm_act(mid_channels, mid_channels, 3, dilation, act)
+        self.conv3 = conv_norm_act(mid_channels, channels, 1, act=act)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.conv3(self.conv2(self.conv1(x)))
+
+
+class DilatedBlock(PlainBlock):
+    """The same as a residual block. The sum has no activation after it."""
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return x + self.conv3(self.conv2(self.conv1(x)))
@@ -47,7 +56,11 @@ class DilatedBlock(nn.Layer):
 
 @register
 class DilatedEncoder(nn.Layer):
-    """Projector (1x1 and 3x3 convolution, each with batch norm and no ReLU), then dilated residual blocks."""
+    """Projector (1x1 and 3x3 convolution, each with batch norm and no ReLU), then dilated residual blocks.
+
+    The first `num_residual_blocks` of `block_dilations` are built, none for 0: the projector alone. Without
+    `shortcut` the blocks are not residual.
+    """
 
     def __init__(
         self,
@@ -57,6 +70,8 @@ class DilatedEncoder(nn.Layer):
         num_residual_blocks: int = 4,
         block_dilations: Optional[List[int]] = None,
         stride: Upstream[int] = 32,
+        shortcut: bool = True,
+        act: Literal["relu", "leaky"] = "relu",
     ):
         super().__init__()
         dilations = [2, 4, 6, 8] if block_dilations is None else block_dilations
@@ -71,8 +86,9 @@ class DilatedEncoder(nn.Layer):
         self.lateral_norm = batch_norm(channels)
         self.fpn_conv = nn.Conv2D(channels, channels, 3, padding=1, weight_attr=kaiming)
         self.fpn_norm = batch_norm(channels)
+        block = DilatedBlock if shortcut else PlainBlock
         self.dilated_encoder_blocks = nn.Sequential(
-            *[DilatedBlock(channels, block_mid_channels, d) for d in dilations[:num_residual_blocks]]
+            *[block(channels, block_mid_channels, d, act) for d in dilations[:num_residual_blocks]]
         )
         self.out_shape = [ShapeSpec(channels, stride)]
 

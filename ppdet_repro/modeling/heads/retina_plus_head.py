@@ -1,0 +1,62 @@
+"""RetinaNet+: RetinaNet's head with YOLOF's additions, so that the two compare fairly.
+
+B images, H, W a level's map, A anchors a place, N anchors of all levels, K classes, P matched pairs.
+Source: YOLOF, section 5.1 ("Comparison with RetinaNet").
+"""
+from __future__ import annotations
+
+from typing import Any, List, Optional, Sequence, Tuple
+
+import paddle
+from paddle import nn
+
+from ppdet_repro.core.registry import Part, Shared, register
+from ppdet_repro.modeling.heads.retina_head import RetinaHead, RetinaOutputs, conv3x3, flatten
+from ppdet_repro.modeling.implicit_objectness import implicit_objectness
+
+
+@register
+class RetinaPlusHead(RetinaHead):
+    """RetinaNet's head whose box subnet also predicts an objectness without a loss of its own, which multiplies the
+    class scores, and whose `loss_bbox` sees boxes (GIoU) instead of deltas. The third addition, group norm, is
+    `conv_feat`'s."""
+
+    def __init__(
+        self,
+        num_classes: Shared[int] = 80,
+        conv_feat: Part[nn.Layer] = "RetinaFeat",
+        anchor_generator: Part[nn.Layer] = "RetinaAnchorGenerator",
+        bbox_assigner: Part[Any] = "MaxIoUAssigner",
+        loss_class: Part[nn.Layer] = "FocalLoss",
+        loss_bbox: Part[nn.Layer] = "GIoULoss",
+        nms: Part[Any] = "MultiClassNMS",
+        prior_prob: float = 0.01,
+        nms_pre: int = 1000,
+        weights: Optional[List[float]] = None,
+    ):
+        super().__init__(
+            num_classes,
+            conv_feat,
+            anchor_generator,
+            bbox_assigner,
+            loss_class,
+            loss_bbox,
+            nms,
+            prior_prob,
+            nms_pre,
+            weights,
+        )
+        self.retina_obj = conv3x3(conv_feat.feat_out, anchor_generator.num_anchors, bias=0.0)
+
+    def predict(
+        self, features: Sequence[Tuple[paddle.Tensor, paddle.Tensor]], feats: Sequence[paddle.Tensor]
+    ) -> RetinaOutputs:
+        """As RetinaNet's; the logits [B, H*W*A, K] have the objectness merged in."""
+        raw = super().predict(features, feats)
+        objectness = [flatten(self.retina_obj(for_boxes), 1) for _, for_boxes in features]  # [B, H*W*A, 1]
+        logits = [implicit_objectness(*pair) for pair in zip(raw.logits, objectness)]
+        return raw._replace(logits=logits)
+
+    def box_losses(self, deltas: paddle.Tensor, anchors: paddle.Tensor, wanted: paddle.Tensor) -> paddle.Tensor:
+        """The loss of the decoded boxes: deltas, anchors and the boxes to learn, [P, 4] each."""
+        return self.loss_bbox(self.boxes(deltas, anchors), wanted)
