@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ppdet_repro.core.config import Config, RunSettings, build
 from ppdet_repro.data.source.base import Source
+from ppdet_repro.engine.multi_scale import ManyViews, grouped, reader_of, views
 from ppdet_repro.metrics.coco import COCOScores, evaluate_coco, load_coco_json
 from ppdet_repro.metrics.detections import ImageDetections, coco_rows, merge_ranks, split_batch
 from ppdet_repro.metrics.voc import Objects, VOCScores, evaluate_voc
@@ -32,9 +33,9 @@ def evaluate(model: nn.Layer, cfg: Config, dataset: Optional[Source] = None) -> 
     """The scores of a detector on EvalDataset by name (`bbox_mAP`, ...), the same on every process.
 
     `dataset`: EvalDataset where the caller has built it already. The config's `metric`, `map_type`,
-    `classwise`, `bias`, `output_eval` and `save_prediction_only` count; with the last the detections are
-    written to bbox.json and the result is empty. UserError if data set, metric and model do not belong
-    together.
+    `classwise`, `bias`, `test_scales`, `test_flip`, `output_eval` and `save_prediction_only` count; with the
+    last the detections are written to bbox.json and the result is empty. UserError if data set, metric and
+    model do not belong together.
     """
     dataset = build(cfg, "EvalDataset") if dataset is None else dataset
     dataset.load()
@@ -42,9 +43,16 @@ def evaluate(model: nn.Layer, cfg: Config, dataset: Optional[Source] = None) -> 
     check_metric(dataset, cfg.run)
     reader = build(cfg, "EvalReader")
     rank, world = dist.get_rank(), dist.get_world_size()
-    batches = reader.batches(
-        dataset, epoch=0, epochs_total=1, seed=0, workers=cfg.run.worker_num, rank=rank, world=world
-    )
+
+    def batches_of(reader: Any) -> Iterable[Dict[str, Any]]:
+        return reader.batches(
+            dataset, epoch=0, epochs_total=1, seed=0, workers=cfg.run.worker_num, rank=rank, world=world
+        )
+
+    batches, seen = batches_of(reader), views(cfg.run.test_scales or [], cfg.run.test_flip)
+    if seen:
+        batches = grouped([batches_of(reader_of(reader, view)) for view in seen])
+        model = ManyViews(model, seen)
     start = time.perf_counter()
     parts = gather(list(detect(model, batches, len(dataset))))
     scores: Dict[str, float] = {}

@@ -37,7 +37,6 @@ from ppdet_repro.utils.files import remove_leftovers
 from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.weights import read_state, resolve, save_state
 
-CHECKPOINTS_KEPT = 3
 METRIC = "bbox_mAP"
 LOG = "log.jsonl"
 PREVIOUS = "previous"
@@ -266,7 +265,7 @@ class Trainer:
                 f"could not save epoch {self.state.epoch} in {self.folder}: {error.strerror}; training goes on, {last}"
             )
             return
-        checkpoint.keep_newest(self.folder, CHECKPOINTS_KEPT, self.state.best_epoch)
+        checkpoint.keep_newest(self.folder, self.cfg.run.checkpoints_kept, self.state.best_epoch)
         get_logger().info(f"saved {path}")
 
     def finish(self) -> None:

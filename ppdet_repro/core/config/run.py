@@ -10,6 +10,7 @@ AT_LEAST = {
     "num_classes": 1,
     "log_iter": 1,
     "snapshot_epoch": 1,
+    "checkpoints_kept": 1,
     "worker_num": 0,
     "accumulate_steps": 1,
     "base_batch_size": 1,
@@ -50,6 +51,7 @@ class RunSettings:
     epoch: int = 0  # passes over the training set
     log_iter: int = 20  # a line in the log every so many iterations
     snapshot_epoch: int = 1  # a checkpoint, and an evaluation where asked, every so many epochs
+    checkpoints_kept: int = 3  # older ones are deleted, but the best stays
     worker_num: int = 2  # data loading processes a trainer; 0 loads in the training process
     seed: int = 0  # of everything random
     base_batch_size: Optional[int] = None  # total batch that base_lr is for; null: any
@@ -74,6 +76,8 @@ class RunSettings:
     map_type: Literal["11point", "integral"] = "11point"  # VOC: how the precision curve becomes one number
     classwise: bool = False  # report every class
     bias: int = 0  # 1: result boxes count pixels inclusively, width = x2 - x1 + 1
+    test_scales: Optional[List[List[int]]] = None  # evaluate at these [short, long] sides together; null: EvalReader's
+    test_flip: bool = False  # and at each of them mirrored
     output_eval: Optional[str] = None  # folder for the detections that evaluation writes
     save_prediction_only: bool = False  # write the detections and compute no metric
     # reports
