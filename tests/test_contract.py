@@ -1,8 +1,9 @@
 """One contract for every config: it builds, trains a step, evaluates, and exports what it evaluates.
 
-Pictures are tiny, weights made by formula (spread scores, so that there are boxes). Every config has its readers,
-data and optimizer built, every different network is built, and of networks that differ only in their backbone's size
-or in numbers (anchors, thresholds, loss weights) the first goes all the way: it trains, evaluates and is exported.
+Pictures are tiny, weights made by formula (spread scores, so that there are boxes). Every config is read and checked.
+All different readers, data sets and optimizers are built, and all different networks (equal backbones once). A network
+goes all the way, it trains, evaluates and is exported, if it is the first with its combination of classes, or the first
+with one of its parts; parts that differ only in numbers (depths, anchors, thresholds, loss weights) are alike.
 """
 from __future__ import annotations
 
@@ -27,8 +28,12 @@ SIDE, CLASSES = 64, 80
 # PaddleDetection's DarkNet with freeze_at 0 cuts the gradient behind its first stage; the parameters stay trainable
 CUT_OFF = {"ttfnet/ttfnet_darknet53_1x_coco": ("backbone.conv0.", "backbone.downsample0.", "backbone.stage.0.")}
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")
+SURROUNDINGS = (
+    "TrainReader", "EvalReader", "TestReader", "TrainDataset", "EvalDataset", "TestDataset", "LearningRate",
+    "OptimizerBuilder",
+)  # fmt: skip
 SQUARE = f"[{SIDE},{SIDE}]"
-SIZES = {"Resize": SQUARE, "RandomResize": f"[{SQUARE},{SQUARE}]", "BatchRandomResize": f"[{SIDE}]"}
+SIZES = {"Resize": SQUARE, "Mosaic": SQUARE, "RandomResize": f"[{SQUARE},{SQUARE}]", "BatchRandomResize": f"[{SIDE}]"}
 
 
 @pytest.fixture(scope="module")
@@ -73,19 +78,49 @@ def signature(value):
 
 
 def kind(value):
-    """A signature's structure: numbers are left out, so sizes, anchors and thresholds do not count."""
+    """A signature's structure: numbers are left out, so sizes, anchors and thresholds do not count, nor how many."""
     if isinstance(value, tuple):
-        return tuple(kind(item) for item in value)
+        kinds = [kind(item) for item in value]
+        return tuple(item for i, item in enumerate(kinds) if item != "number" or kinds[i - 1 : i] != ["number"])
     return "number" if NUMBER.fullmatch(value) else value
 
 
-def firsts(key):
-    """The first config of each different network, different by `key` of its signature."""
-    found = {}
-    for path in CONFIGS:
-        cfg = load_config(path)
-        found.setdefault(key(signature(cfg.tree()[cfg.run.architecture])), path)
-    return list(found.values())
+def plans(value):
+    """All components of a setting's value, the outer before the inner."""
+    found = [value] if isinstance(value, Plan) else []
+    inner = value.settings if isinstance(value, Plan) else value
+    items = inner.values() if isinstance(inner, dict) else inner if isinstance(inner, (list, tuple)) else ()
+    return sum((plans(item.value) for item in items), found)
+
+
+def pieces(tree):
+    """What a network is made of: the combination of its classes, and the kind of each part without its own parts."""
+    parts = plans(tree[tree["architecture"].value].value)
+    own = [{name: item for name, item in part.settings.items() if not item.has_parts()} for part in parts]
+    return {tuple(part.component.name for part in parts)} | {
+        (part.component.name, kind(signature(settings))) for part, settings in zip(parts, own)
+    }
+
+
+def network(tree):
+    return {signature(tree[tree["architecture"].value])}
+
+
+def surroundings(tree):
+    return {signature({name: tree[name] for name in SURROUNDINGS if name in tree})}
+
+
+TREES = {path: load_config(path).tree() for path in CONFIGS}
+
+
+def firsts(content):
+    """The first configs that between them have everything that `content` finds in a config's tree."""
+    seen, chosen = set(), []
+    for path, tree in TREES.items():
+        if content(tree) - seen:
+            chosen.append(path)
+            seen |= content(tree)
+    return chosen
 
 
 def identify(path):
@@ -98,7 +133,7 @@ def one_batch(cfg, reader, dataset):
     return next(iter(build(cfg, reader).batches(source, epoch=0, epochs_total=1, seed=0, workers=0)))
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=identify)
+@pytest.mark.parametrize("path", firsts(surroundings), ids=identify)
 def test_every_config_builds_what_a_run_needs(path, pictures):
     cfg = shrunk(path, pictures)
     schedule = build(cfg, "LearningRate").schedule(10, 1.0)
@@ -110,13 +145,25 @@ def test_every_config_builds_what_a_run_needs(path, pictures):
     assert one_batch(cfg, "EvalReader", "EvalDataset")["im_shape"].shape == [2, 2]
 
 
-@pytest.mark.parametrize("path", firsts(lambda signature: signature), ids=identify)
-def test_every_network_builds(path):
-    model = build_model(load_config(path))
+@pytest.fixture(scope="module")
+def last_backbone():
+    """The signature of the backbone that was built last, and itself."""
+    return {}
+
+
+@pytest.mark.parametrize("path", firsts(network), ids=identify)
+def test_every_network_builds(path, last_backbone):
+    cfg = load_config(path)
+    plan = TREES[path][cfg.run.architecture].value.settings["backbone"].value
+    key = signature(plan)
+    if key not in last_backbone:
+        last_backbone.clear()
+        last_backbone[key] = build(cfg, plan.component.name)
+    model = build(cfg, cfg.run.architecture, backbone=last_backbone[key])
     assert any(not parameter.stop_gradient for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("path", firsts(kind), ids=identify)
+@pytest.mark.parametrize("path", firsts(pieces), ids=identify)
 def test_every_kind_of_network_trains_evaluates_and_exports(path, pictures, tmp_path):
     cfg = shrunk(path, pictures)
     model = build_model(cfg)

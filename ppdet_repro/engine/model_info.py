@@ -57,17 +57,34 @@ class Published(NamedTuple):
     overrides: Tuple[str, ...]  # which make the config's the paper's
 
 
-YOLOF_R50 = Published(
-    source="YOLOF, Table 1",
-    parameters=44e6,
-    macs=86e9,
-    pictures="the first 100 of COCO val2017, short edge 800",
-    area=888_261.0,
-    mean_of="mean area, not padded, of 100 other COCO pictures resized likewise (--anno counts yours)",
-    network="the paper's ResNet is variant a, which halves the map in a block's 1x1 convolution",
-    overrides=("ResNet.variant=a",),
-)
-PAPERS = {"yolof_r50_c5_1x_coco": YOLOF_R50, "yolof_r50_c5_1x_coco_paper": YOLOF_R50}
+AREA = 888_261.0, "mean area, not padded, of 100 other COCO pictures resized likewise (--anno counts yours)"
+PADDED_AREA = 903_537.0, "the same pictures padded to multiples of 32, as detectron2 pads for a pyramid"
+VARIANT_A = "the paper's ResNet is variant a, which halves the map in a block's 1x1 convolution", ("ResNet.variant=a",)
+PLAIN_RESNEXT = "the paper's ResNeXt is plain, variant b, not d", ("ResNet.variant=b",)
+
+
+def yolof_row(
+    millions: float, giga: float, area: Tuple[float, str] = AREA, network: Tuple[str, Tuple[str, ...]] = VARIANT_A
+) -> Published:
+    """A row of YOLOF's Table 1."""
+    pictures = "the first 100 of COCO val2017, short edge 800"
+    return Published("YOLOF, Table 1", millions * 1e6, giga * 1e9, pictures, *area, *network)
+
+
+YOLOF_R50 = yolof_row(44, 86)
+YOLOF_X101 = yolof_row(102, 289, network=PLAIN_RESNEXT)
+RETINANET_R50, RETINANET_R101 = yolof_row(38, 201, PADDED_AREA), yolof_row(57, 266, PADDED_AREA)
+PAPERS = {
+    "yolof_r50_c5_1x_coco": YOLOF_R50,
+    "yolof_r50_c5_1x_coco_paper": YOLOF_R50,
+    "yolof_r101_c5_1x_coco": yolof_row(63, 151),
+    "yolof_x101_64x4d_c5_1x_coco": YOLOF_X101,
+    "yolof_x101_64x4d_c5_3x_ms_coco": YOLOF_X101,
+    "retinanet_r50_1x_coco": RETINANET_R50,
+    "retinanet_plus_r50_1x_coco": RETINANET_R50,
+    "retinanet_r101_1x_coco": RETINANET_R101,
+    "retinanet_plus_r101_1x_coco": RETINANET_R101,
+}
 
 
 class TableRow(NamedTuple):

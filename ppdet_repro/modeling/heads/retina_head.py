@@ -152,9 +152,13 @@ class RetinaHead(nn.Layer):
         self, features: Sequence[Tuple[paddle.Tensor, paddle.Tensor]], feats: Sequence[paddle.Tensor]
     ) -> RetinaOutputs:
         """Of each level the subnets' features and the map [B, C, H, W] that they saw -> raw outputs."""
-        logits = [flatten(self.retina_cls(for_classes), self.num_classes) for for_classes, _ in features]
+        logits = [self.class_logits(for_classes, for_boxes) for for_classes, for_boxes in features]
         deltas = [flatten(self.retina_reg(for_boxes), 4) for _, for_boxes in features]
         return RetinaOutputs(logits, deltas, self.anchor_generator(feats))
+
+    def class_logits(self, for_classes: paddle.Tensor, for_boxes: paddle.Tensor) -> paddle.Tensor:
+        """A level's features [B, C, H, W] of both subnets -> [B, H*W*A, K]; RetinaNet's boxes have no say in it."""
+        return flatten(self.retina_cls(for_classes), self.num_classes)
 
     def losses(self, raw: RetinaOutputs, batch: Dict[str, Any]) -> Dict[str, paddle.Tensor]:
         """`loss_cls`, `loss_reg` and their sum `loss`.

@@ -1,17 +1,17 @@
 """RetinaNet+: RetinaNet's head with YOLOF's additions, so that the two compare fairly.
 
-B images, H, W a level's map, A anchors a place, N anchors of all levels, K classes, P matched pairs.
+B images, H, W a level's map, A anchors a place, K classes, P matched pairs.
 Source: YOLOF, section 5.1 ("Comparison with RetinaNet").
 """
 from __future__ import annotations
 
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional
 
 import paddle
 from paddle import nn
 
 from ppdet_repro.core.registry import Part, Shared, register
-from ppdet_repro.modeling.heads.retina_head import RetinaHead, RetinaOutputs, conv3x3, flatten
+from ppdet_repro.modeling.heads.retina_head import RetinaHead, conv3x3, flatten
 from ppdet_repro.modeling.implicit_objectness import implicit_objectness
 
 
@@ -48,14 +48,10 @@ class RetinaPlusHead(RetinaHead):
         )
         self.retina_obj = conv3x3(conv_feat.feat_out, anchor_generator.num_anchors, bias=0.0)
 
-    def predict(
-        self, features: Sequence[Tuple[paddle.Tensor, paddle.Tensor]], feats: Sequence[paddle.Tensor]
-    ) -> RetinaOutputs:
-        """As RetinaNet's; the logits [B, H*W*A, K] have the objectness merged in."""
-        raw = super().predict(features, feats)
-        objectness = [flatten(self.retina_obj(for_boxes), 1) for _, for_boxes in features]  # [B, H*W*A, 1]
-        logits = [implicit_objectness(*pair) for pair in zip(raw.logits, objectness)]
-        return raw._replace(logits=logits)
+    def class_logits(self, for_classes: paddle.Tensor, for_boxes: paddle.Tensor) -> paddle.Tensor:
+        """A level's features [B, C, H, W] of both subnets -> [B, H*W*A, K], objectness merged."""
+        logits = flatten(self.retina_cls(for_classes), self.num_classes)
+        return implicit_objectness(logits, flatten(self.retina_obj(for_boxes), 1))
 
     def box_losses(self, deltas: paddle.Tensor, anchors: paddle.Tensor, wanted: paddle.Tensor) -> paddle.Tensor:
         """The loss of the decoded boxes: deltas, anchors and the boxes to learn, [P, 4] each."""
