@@ -5,7 +5,7 @@
 VENV := .venv
 export PYTHON
 
-.PHONY: demo test lint venv slim clean
+.PHONY: demo test lint venv slim tide clean
 
 demo: venv
 	$(VENV)/bin/python tools/demo.py
@@ -23,6 +23,11 @@ venv:
 slim: venv
 	$(VENV)/bin/python -m pip install --constraint requirements.lock --editable '.[slim]' --no-build-isolation
 	$(VENV)/bin/python -m pip install --no-deps paddleslim==2.6.0
+
+# So does tidecv, for `tools/eval.py --tide`.
+tide: venv
+	$(VENV)/bin/python -m pip install --constraint requirements.lock --editable '.[tide]' --no-build-isolation
+	$(VENV)/bin/python -m pip install --no-deps tidecv==1.0.1
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info output/demo .pytest_cache .ruff_cache

@@ -25,12 +25,15 @@ def main() -> None:
     add_switch(parser, "--classwise", False, "report every class")
     add_switch(parser, "--bias", False, "count pixels: width = x2 - x1 + 1, as some published weights want")
     add_switch(parser, "--save_prediction_only", False, "write the detections and judge nothing")
+    add_switch(parser, "--tide", False, "say what kinds of errors cost most (needs tidecv)")
+    parser.add_argument("--report", metavar="DIR", help="write DIR/report.html: curves, confusions, worst images")
     add_switch(parser, "--offline", False, "take weights that are a URL from the cache only")
     arguments = parser.parse_args()
 
-    overrides = [f"{name}=true" for name in ("classwise", "save_prediction_only") if getattr(arguments, name)]
+    overrides = [f"{name}=true" for name in ("classwise", "tide", "save_prediction_only") if getattr(arguments, name)]
     overrides += ["bias=1"] if arguments.bias else []
     overrides += [f"output_eval={arguments.output_eval}"] if arguments.output_eval else []
+    overrides += [f"report={arguments.report}"] if arguments.report else []
     cfg = load_config(arguments.config, [*arguments.opt, *overrides])
 
     from ppdet_repro.engine.distributed import start

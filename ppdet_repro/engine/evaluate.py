@@ -19,6 +19,8 @@ from tqdm import tqdm
 from ppdet_repro.core.config import Config, RunSettings, build
 from ppdet_repro.data.source.base import Source
 from ppdet_repro.engine.multi_scale import ManyViews, grouped, reader_of, views
+from ppdet_repro.engine.report import Evaluated, coco_document, detections_of, write_report
+from ppdet_repro.engine.tide import tide_errors, tidecv
 from ppdet_repro.metrics.coco import COCOScores, evaluate_coco, load_coco_json
 from ppdet_repro.metrics.detections import ImageDetections, coco_rows, merge_ranks, split_batch
 from ppdet_repro.metrics.voc import Objects, VOCScores, evaluate_voc
@@ -33,9 +35,9 @@ def evaluate(model: nn.Layer, cfg: Config, dataset: Optional[Source] = None) -> 
     """The scores of a detector on EvalDataset by name (`bbox_mAP`, ...), the same on every process.
 
     `dataset`: EvalDataset where the caller has built it already. The config's `metric`, `map_type`,
-    `classwise`, `bias`, `test_scales`, `test_flip`, `output_eval` and `save_prediction_only` count; with the
-    last the detections are written to bbox.json and the result is empty. UserError if data set, metric and
-    model do not belong together.
+    `classwise`, `bias`, `test_scales`, `test_flip`, `tide`, `report`, `output_eval` and `save_prediction_only`
+    count; with the last the detections are written to bbox.json and the result is empty. UserError if data
+    set, metric and model do not belong together.
     """
     dataset = build(cfg, "EvalDataset") if dataset is None else dataset
     dataset.load()
@@ -109,8 +111,33 @@ def judge(detections: Sequence[ImageDetections], dataset: Source, run: RunSettin
         truth = load_coco_json(annotation_file(dataset))
         scores = evaluate_coco(truth, rows, [image.im_id for image in detections])
     else:
-        scores = evaluate_voc(voc_truth(dataset), detections, dataset.class_names, run.map_type)
-    return report(scores, f"evaluation of {len(detections)} images", run)
+        objects = voc_truth(dataset)
+        truth = coco_document(dataset, objects)
+        scores = evaluate_voc(objects, detections, dataset.class_names, run.map_type)
+    values = report(scores, f"evaluation of {len(detections)} images", run)
+    inspect(truth, rows, detections, dataset, scores, run)
+    return values
+
+
+def inspect(
+    truth: dict,
+    rows: Sequence[dict],
+    detections: Sequence[ImageDetections],
+    dataset: Source,
+    scores: Union[COCOScores, VOCScores],
+    run: RunSettings,
+) -> None:
+    """Log TIDE's errors and write the report, where the settings ask for them."""
+    errors = None
+    if run.tide:
+        errors = tide_errors(truth, rows, [image.im_id for image in detections])
+        get_logger().info(f"errors, in AP50 that each costs\n{errors.table()}")
+    if run.report is not None:
+        files = dict(zip(dataset.table.ids.tolist(), dataset.table.files))
+        tables = f"{scores.table()}\n\n{scores.class_table()}"
+        done = Evaluated(truth, rows, detections, files, dataset.class_names, dataset.category_ids, tables)
+        path = write_report(f"{run.architecture}: {len(detections)} images", done, errors, run.report)
+        get_logger().info(f"report in {path}")
 
 
 def report(scores: Union[COCOScores, VOCScores], title: str, run: RunSettings) -> Dict[str, float]:
@@ -137,8 +164,12 @@ def evaluate_file(cfg: Config) -> Dict[str, float]:
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a COCO result file ({type(error).__name__}: {error})") from error
     dataset = build(cfg, "EvalDataset")
-    truth = load_coco_json(annotation_file(dataset))
-    return report(evaluate_coco(truth, rows, dataset.table.ids.tolist()), f"evaluation of {path}", cfg.run)
+    truth, ids = load_coco_json(annotation_file(dataset)), dataset.table.ids.tolist()
+    scores = evaluate_coco(truth, rows, ids)
+    values = report(scores, f"evaluation of {path}", cfg.run)
+    if cfg.run.tide or cfg.run.report is not None:
+        inspect(truth, rows, detections_of(rows, dataset.category_ids, ids, cfg.run.bias), dataset, scores, cfg.run)
+    return values
 
 
 def write_rows(rows: List[dict], folder: Union[str, Path]) -> Path:
@@ -165,7 +196,10 @@ def check_classes(dataset: Source, cfg: Config, name: str = "EvalDataset") -> No
 
 
 def check_metric(dataset: Source, run: RunSettings) -> None:
-    """UserError if the metric needs what the data set does not have; found before a model runs for hours."""
+    """UserError if the metric needs what the data set or the machine does not have; found before a model runs for
+    hours."""
+    if run.tide:
+        tidecv()
     if run.save_prediction_only:
         return
     if run.metric == "COCO":

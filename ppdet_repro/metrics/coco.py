@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
@@ -81,6 +81,19 @@ def evaluate_coco(
     `image_ids`: the images that were looked at, all of the file if None. `reference`: compute with
     pycocotools itself, slower, to check. UserError if a row names an image that the file does not have.
     """
+    evaluation = accumulate(truth, rows, image_ids, reference)
+    precision = np.asarray(evaluation.eval["precision"])  # [T, R, K, S, D]
+    objects = _count_objects(truth, image_ids)
+    names = {category["id"]: str(category["name"]) for category in truth["categories"]}
+    curves = {i: precision[:, :, k, 0, -1] for k, i in enumerate(evaluation.params.catIds)}  # [T, R] each
+    classes = [ClassScore(names[i], objects.get(i, 0), _mean(c), _mean(c[0])) for i, c in curves.items()]
+    return COCOScores(dict(zip(SUMMARY, map(float, evaluation.stats))), classes)
+
+
+def accumulate(
+    truth: dict, rows: Sequence[dict], image_ids: Optional[Sequence[int]] = None, reference: bool = False
+) -> Any:
+    """The finished COCOeval, for its arrays; parameters and errors as `evaluate_coco`."""
     known = {image["id"] for image in truth["images"]}
     strangers = {row["image_id"] for row in rows} - known
     if strangers:
@@ -97,12 +110,7 @@ def evaluate_coco(
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    precision = np.asarray(evaluation.eval["precision"])  # [T, R, K, S, D]
-    objects = _count_objects(truth, image_ids)
-    names = {category["id"]: str(category["name"]) for category in truth["categories"]}
-    curves = {i: precision[:, :, k, 0, -1] for k, i in enumerate(evaluation.params.catIds)}  # [T, R] each
-    classes = [ClassScore(names[i], objects.get(i, 0), _mean(c), _mean(c[0])) for i, c in curves.items()]
-    return COCOScores(dict(zip(SUMMARY, map(float, evaluation.stats))), classes)
+    return evaluation
 
 
 def _evaluator(reference: bool):

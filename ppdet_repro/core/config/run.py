@@ -78,6 +78,8 @@ class RunSettings:
     bias: int = 0  # 1: result boxes count pixels inclusively, width = x2 - x1 + 1
     test_scales: Optional[List[List[int]]] = None  # evaluate at these [short, long] sides together; null: EvalReader's
     test_flip: bool = False  # and at each of them mirrored
+    tide: bool = False  # name the errors that cost most (TIDE)
+    report: Optional[str] = None  # folder for report.html: curves, confusions, worst images
     output_eval: Optional[str] = None  # folder for the detections that evaluation writes
     save_prediction_only: bool = False  # write the detections and compute no metric
     # reports
