@@ -57,6 +57,7 @@ def confusion_plot(matrix: np.ndarray, names: Sequence[str]) -> bytes:
     side = min(4 + 0.35 * len(labels), 18)
     drawn, (axes,) = figure(1, side + 1, side)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.grid(False)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(labels)), labels, rotation=90)
     axes.set_yticks(range(len(labels)), labels)
