@@ -27,8 +27,9 @@ CONFIGS = sorted(
 SIDE, CLASSES = 64, 80
 # PaddleDetection's DarkNet with freeze_at 0 cuts the gradient behind its first stage; the parameters stay trainable
 CUT_OFF = {"ttfnet/ttfnet_darknet53_1x_coco": ("backbone.conv0.", "backbone.downsample0.", "backbone.stage.0.")}
-# without shortcuts the formula's weights give scores below the published threshold
-FAINT = {"yolof/table5c_no_shortcut_1_1_1_1_1x_coco": "YOLOFHead.nms.score_threshold=0.01"}
+# The formula's weights give these scores below the published threshold; all boxes are compared then
+FAINT = ("yolof/table5c_no_shortcut_1_1_1_1_1x_coco", "yolof/yolof_x101_64x4d_c5_1x_coco")
+FAINT_OVERRIDES = ["YOLOFHead.nms.score_threshold=0.001", "YOLOFHead.nms.keep_top_k=-1"]
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")
 SURROUNDINGS = (
     "TrainReader", "EvalReader", "TestReader", "TrainDataset", "EvalDataset", "TestDataset", "LearningRate",
@@ -65,7 +66,7 @@ def shrunk(path, folder):
         overrides += [f"{name}.name=COCODataSet", f"{name}.dataset_dir={folder}", f"{name}.image_dir=images"]
         overrides += [f"{name}.anno_path=truth.json", f"{name}.data_fields=[image,gt_bbox,gt_class,is_crowd]"]
     overrides += ["TestDataset.name=ImageFolder", f"TestDataset.anno_path={folder}/labels.txt"]
-    overrides += [FAINT[identify(path)]] if identify(path) in FAINT else []
+    overrides += FAINT_OVERRIDES if identify(path) in FAINT else []
     return load_config(path, overrides)
 
 

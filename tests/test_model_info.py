@@ -13,6 +13,7 @@ from ppdet_repro.data.transform.normalize import Permute
 from ppdet_repro.data.transform.preprocess import Preprocess
 from ppdet_repro.data.transform.resize import Resize
 from ppdet_repro.engine.model_info import (
+    PAPERS,
     Image,
     Published,
     comparison,
@@ -127,6 +128,18 @@ def test_pictures_are_resized_and_padded_as_for_evaluation():
     assert input_size(preprocess, (480, 640)) == ((800, 1067), (800, 1088))
     assert input_size(preprocess, (640, 480)) == ((1067, 800), (1088, 800))
     assert input_size(preprocess, (100, 500)) == ((267, 1333), (288, 1344))
+
+
+def test_table_1_has_the_papers_parameters_and_ratios_of_costs():
+    """YOLOF's Table 1: parameters within 2 %, costs in the paper's proportions within 3 % (each scaled by area from
+    128 x 128 px, where every level of a pyramid is whole, to the paper's pictures)."""
+    left = []
+    for name in ("retinanet_r50", "retinanet_r101", "yolof_r50_c5", "yolof_r101_c5", "yolof_x101_64x4d_c5"):
+        paper = PAPERS[f"{name}_1x_coco"]
+        model = build_model(load_config(f"configs/yolof/{name}_1x_coco.yml", paper.overrides))
+        assert count_parameters(model).total == pytest.approx(paper.parameters, rel=0.02), name
+        left.append(count_image(model, (128, 128)).total * paper.area / 128**2 / paper.macs)
+    assert max(left) / min(left) < 1.03
 
 
 class OneConv(nn.Layer):

@@ -50,9 +50,9 @@ def test_means_and_shares_by_hand():
 
 @pytest.fixture
 def data(tmp_path):
-    """One picture, which does not exist: a small object of 16 px, a medium one of 64, a large one of 200."""
+    """One picture, which nobody decodes: a small object of 16 px, a medium one of 64, a large one of 200."""
     truth = {
-        "images": [{"id": 1, "file_name": "none.jpg", "height": 400, "width": 400}],
+        "images": [{"id": 1, "file_name": "empty.jpg", "height": 400, "width": 400}],
         "categories": [{"id": 1, "name": "a"}],
         "annotations": [
             {"id": i, "image_id": 1, "category_id": 1, "bbox": [i * 16, 40, s, s], "area": s * s, "iscrowd": 0}
@@ -60,6 +60,7 @@ def data(tmp_path):
         ],
     }
     (tmp_path / "train2017").mkdir()
+    (tmp_path / "train2017" / "empty.jpg").touch()
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(truth))
     return f"TrainDataset.dataset_dir={tmp_path}"
@@ -76,8 +77,8 @@ def test_max_iou_prefers_large_objects_and_uniform_matching_does_not(data, tmp_p
     assert (tmp_path / "new" / "plot.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_a_head_without_anchors_is_refused(data):
-    with pytest.raises(UserError, match="TTFHead matches no anchors"):
+def test_a_detector_without_anchors_is_refused(data):
+    with pytest.raises(UserError, match="TTFNet matches no anchors"):
         positives_by_size([load_config("configs/ttfnet/pafnet_10x_coco.yml", [data])], 1)
 
 

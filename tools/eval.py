@@ -1,6 +1,7 @@
 """Average precision of trained weights on the config's EvalDataset.
 
     python tools/eval.py -c configs/yolof/yolof_r50_c5_1x_coco.yml -o weights=PATH --classwise
+    python tools/eval.py -c CONFIG -o weights=PATH --tide --report output/report
 
 Runs on several processes under `python -m paddle.distributed.launch`; the result is that of one.
 """

@@ -56,9 +56,7 @@ def positives_by_size(configs: Sequence[Config], number: int) -> Dict[str, Posit
 
 def count_positives(cfg: Config, dataset: Source, number: int) -> Positives:
     """One config's counts."""
-    head = build(cfg, cfg.tree()[cfg.run.architecture].value.settings["head"].value.component.name)
-    if not hasattr(head, "bbox_assigner") or not hasattr(head, "anchor_generator"):
-        raise UserError(f"{cfg.path}: {type(head).__name__} matches no anchors; YOLOF's and RetinaNet's heads do")
+    head = build(cfg, matching_part(cfg))
     resizes = [t for t in build(cfg, "EvalReader").sample_transforms if isinstance(t, Resize)]
     if len(resizes) != 1:
         raise UserError(f"{cfg.path}: EvalReader has {len(resizes)} Resize, to count positives takes one")
@@ -72,6 +70,14 @@ def count_positives(cfg: Config, dataset: Source, number: int) -> Positives:
             np.add.at(objects, sizes, 1)
             np.add.at(anchors, sizes, each)
     return Positives(objects, anchors)
+
+
+def matching_part(cfg: Config) -> str:
+    """The name of the architecture's part that has anchors and a matcher. UserError if there is none."""
+    for setting in cfg.tree()[cfg.run.architecture].value.settings.values():
+        if setting.has_parts() and {"bbox_assigner", "anchor_generator"} <= set(setting.value.settings):
+            return setting.value.component.name
+    raise UserError(f"{cfg.path}: {cfg.run.architecture} matches no anchors by a bbox_assigner; YOLOF and RetinaNet do")
 
 
 @paddle.no_grad()

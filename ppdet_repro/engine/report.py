@@ -187,11 +187,11 @@ def coco_document(dataset: Source, truth: Dict[int, Objects]) -> dict:
 def detections_of(
     rows: Sequence[dict], category_ids: Sequence[int], image_ids: Sequence[int], bias: float
 ) -> List[ImageDetections]:
-    """COCO result rows by image, as a detector gives them; the inverse of `coco_rows`."""
+    """COCO result rows by image, as a detector gives them; the inverse of `coco_rows`. Rows of categories that the data
+    set does not have are left out, as in COCO's evaluation."""
     numbers = {category: i for i, category in enumerate(category_ids)}
     found: Dict[int, List[List[float]]] = {im_id: [] for im_id in image_ids}
-    for row in rows:
+    for row in (row for row in rows if row["category_id"] in numbers):
         x, y, w, h = row["bbox"]
-        label = numbers[row["category_id"]]
-        found[row["image_id"]].append([label, row["score"], x, y, x + w - bias, y + h - bias])
+        found[row["image_id"]].append([numbers[row["category_id"]], row["score"], x, y, x + w - bias, y + h - bias])
     return [ImageDetections(i, np.array(rows, np.float32).reshape(-1, 6)) for i, rows in found.items()]

@@ -85,20 +85,21 @@ def confusion_matrix(outcomes: Sequence[Outcome], truth: Sequence[Objects], clas
 
 def best_threshold(detections: Sequence[ImageDetections], truth: Dict[int, Objects]) -> float:
     """The score above which detections have the best F1 (right ones twice over all they could be), of 0.05 to 0.95;
-    the lowest of equals."""
-    best = (-1.0, THRESHOLDS[0])
-    for threshold in THRESHOLDS:
-        right = shown = wanted = 0
-        for image in detections:
-            objects = truth[image.im_id]
-            outcome = match_image(image.rows, objects, threshold)
-            right += int((outcome.owners >= 0).sum() - confused(outcome, objects).sum())
-            shown += int((outcome.owners != UNCOUNTED).sum())
-            wanted += int((~objects.difficult.reshape(-1).astype(bool)).sum())
-        score = 2 * right / max(shown + wanted, 1)
-        if score > best[0]:
-            best = (score, threshold)
-    return best[1]
+    the lowest of equals.
+
+    Matching goes by falling score, so a detection's worth does not change where lower ones are left out.
+    """
+    scores, right, wanted = [np.zeros(0)], [np.zeros(0, bool)], 0
+    for image in detections:
+        objects = truth[image.im_id]
+        outcome = match_image(image.rows, objects, THRESHOLDS[0])
+        counted = outcome.owners != UNCOUNTED
+        scores.append(outcome.rows[counted, 1])
+        right.append(((outcome.owners >= 0) & ~confused(outcome, objects))[counted])
+        wanted += int((~objects.difficult.reshape(-1).astype(bool)).sum())
+    score, hit = np.concatenate(scores), np.concatenate(right)
+    f1 = [2 * int(hit[score >= t].sum()) / max(int((score >= t).sum()) + wanted, 1) for t in THRESHOLDS]
+    return THRESHOLDS[int(np.argmax(f1))]
 
 
 class Curves(NamedTuple):
