@@ -106,7 +106,8 @@ def show(
     preprocess: list = []
     if config:
         cfg = _load(anno_file, config, opt)
-        source = build(cfg, DATASETS[split], data_fields=list(showing.FIELDS))
+        fields = [*showing.FIELDS, *([showing.MASKS] if transforms else [])]
+        source = build(cfg, DATASETS[split], data_fields=fields)
         if transforms:
             preprocess = build(cfg, READERS[split]).preprocess
     elif transforms:
