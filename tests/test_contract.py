@@ -28,7 +28,13 @@ SIDE, CLASSES = 64, 80
 CUT_OFF = {"ttfnet/ttfnet_darknet53_1x_coco": ("backbone.conv0.", "backbone.downsample0.", "backbone.stage.0.")}
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")
 SQUARE = f"[{SIDE},{SIDE}]"
-SIZES = {"Resize": SQUARE, "RandomResize": f"[{SQUARE},{SQUARE}]", "BatchRandomResize": f"[{SIDE}]"}
+SIZES = {
+    "Resize": f"target_size={SQUARE}",
+    "RandomResize": f"target_size=[{SQUARE},{SQUARE}]",
+    "BatchRandomResize": f"target_size=[{SIDE}]",
+    "Pad": f"size={SQUARE}",
+    "CopyPaste": f"target_size={SIDE}",
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +56,13 @@ def shrunk(path, folder):
             for i, item in enumerate(settings[group].value or []):
                 name = item.value.component.name
                 if name in SIZES:
-                    overrides.append(f"{reader}.{group}.{i}.{name}.target_size={SIZES[name]}")
+                    overrides.append(f"{reader}.{group}.{i}.{name}.{SIZES[name]}")
         if "image_shape" in (settings["inputs_def"].value or {}):
             overrides.append(f"{reader}.inputs_def.image_shape=[3,{SIDE},{SIDE}]")
     overrides += ["TrainReader.batch_size=2", "EvalReader.batch_size=2", "TestReader.fuse_normalize=false"]
     for name in ("TrainDataset", "EvalDataset"):
         overrides += [f"{name}.name=COCODataSet", f"{name}.dataset_dir={folder}", f"{name}.image_dir=images"]
-        overrides += [f"{name}.anno_path=truth.json", f"{name}.data_fields=[image,gt_bbox,gt_class,is_crowd]"]
+        overrides += [f"{name}.anno_path=truth.json", f"{name}.data_fields=[image,gt_bbox,gt_class,is_crowd,gt_poly]"]
     overrides += ["TestDataset.name=ImageFolder", f"TestDataset.anno_path={folder}/labels.txt"]
     return load_config(path, overrides)
 

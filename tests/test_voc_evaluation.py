@@ -1,7 +1,7 @@
 """VOC as its devkit judges: average precision against a second implementation, files for the server, united sets.
 
-The fixture holds the objects of BCCD's validation split (MIT licence) and what a small YOLOF found there after two
-minutes of training.
+The fixture holds the objects of BCCD's validation split (MIT licence), what thresholds of colour find there, ranked by
+how large it is, and the average precisions that mean-average-precision 2024.1.5.0 (PyPI) gives them.
 """
 from __future__ import annotations
 
