@@ -109,6 +109,12 @@ class Trainer:
         self.weights: Optional[Weights] = None  # to evaluate, of the last snapshot
 
         self.dataset = build_dataset(cfg, "TrainDataset")
+        missing = [field for field in ("gt_bbox", "gt_class") if field not in self.dataset.data_fields]
+        if missing:
+            raise UserError(
+                f"{cfg.path}: TrainDataset.data_fields is {self.dataset.data_fields}; training needs "
+                f"{' and '.join(missing)} in it too"
+            )
         self.eval_dataset = build_dataset(cfg, "EvalDataset") if evaluation else None
         self.phases = build(cfg, "TrainPhases")
         self.readers = [build_reader(cfg, phase) for phase in self.phases.phases]
