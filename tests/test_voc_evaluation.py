@@ -164,6 +164,9 @@ class TestUnion:
         with pytest.raises(UserError, match="one.txt has the classes .*'aeroplane'.* give all the same label list"):
             self.make(devkit, tmp_path).load()
 
+    def test_without_fields_of_its_own_it_has_the_first_sets(self, devkit):  # noqa: F811
+        assert UnionDataSet([devkit({"a": xml([CAT])}, data_fields=["image", "gt_bbox"])]).data_fields[1] == "gt_bbox"
+
     def test_at_least_one(self):
         with pytest.raises(ValueError, match="datasets is empty"):
             UnionDataSet([])

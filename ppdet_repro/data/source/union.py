@@ -14,18 +14,17 @@ from ppdet_repro.utils.errors import UserError
 class UnionDataSet(Source):
     """The images of several data sets with the same classes, one set after the other.
 
-    data_fields: instead of those of the `datasets`. Their other settings are their own. Image ids are the data sets'
+    data_fields: instead of those of the `datasets`, whose other settings are their own. Image ids are the data sets'
     where no two images share one, else 0, 1, 2...
     """
 
     def __init__(self, datasets: List[Part[Any]], data_fields: Optional[List[str]] = None, repeat: int = 1):
-        super().__init__(None, None, None, data_fields, -1, repeat)
         if not datasets:
             raise ValueError("UnionDataSet: datasets is empty; name at least one")
+        super().__init__(None, None, None, data_fields or datasets[0].data_fields, -1, repeat)
         self.datasets: List[Source] = list(datasets)
-        if data_fields is not None:
-            for dataset in self.datasets:
-                dataset.data_fields = list(data_fields)
+        for dataset in self.datasets:
+            dataset.data_fields = list(self.data_fields)
 
     @property
     def class_names(self) -> list[str]:
