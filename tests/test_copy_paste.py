@@ -130,7 +130,7 @@ class Halve:
 def test_what_copy_paste_refuses():
     draw = Context(np.random.default_rng(0))
     without = {key: value for key, value in sample(1, []).items() if key != "gt_poly"}
-    with pytest.raises(UserError, match=r"image in memory \(im_id 7\): there are no masks; add gt_poly"):
+    with pytest.raises(UserError, match=r"image in memory \(im_id 7\): add gt_poly to TrainDataset.data_fields"):
         CopyPaste(8)(without, draw)
     with pytest.raises(UserError, match="put CopyPaste straight after Decode"):
         Compose([Halve(), CopyPaste(8)])(sample(1, []), draw)

@@ -75,8 +75,8 @@ class CopyPaste:
     `share`, crowd regions never. Objects below lose what is covered: their boxes shrink to what is still seen, and
     those of which nothing is seen go.
 
-    Must come straight after Decode, as masks are those of the file; needs gt_poly in the data set's data_fields. The
-    result is [S, S, 3] uint8. Without a data set to draw from nothing is pasted.
+    Must come straight after Decode, as masks are those of the file; needs gt_poly and is_crowd in the data set's
+    data_fields. The result is [S, S, 3] uint8. Without a data set to draw from nothing is pasted.
     """
 
     def __init__(
@@ -134,8 +134,9 @@ def read_masks(sample: Sample) -> list[np.ndarray]:
         UserError: an object has none, or the image is no longer what was decoded.
     """
     where = f"CopyPaste, {describe(sample)}"
-    if "gt_poly" not in sample:
-        raise UserError(f"{where}: there are no masks; add gt_poly to TrainDataset.data_fields (COCO has it)")
+    missing = [field for field in ("gt_poly", "is_crowd") if field not in sample]
+    if missing:
+        raise UserError(f"{where}: add {' and '.join(missing)} to TrainDataset.data_fields (VOC has no masks)")
     height, width = sample["image"].shape[:2]
     segmentations = sample.pop("gt_poly")
     if (height, width) != (sample["h"], sample["w"]) or len(segmentations) != len(sample["gt_bbox"]):
