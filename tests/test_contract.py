@@ -33,10 +33,17 @@ FAINT_OVERRIDES = ["YOLOFHead.nms.score_threshold=0.001", "YOLOFHead.nms.keep_to
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")
 SURROUNDINGS = (
     "TrainReader", "EvalReader", "TestReader", "TrainDataset", "EvalDataset", "TestDataset", "LearningRate",
-    "OptimizerBuilder",
+    "OptimizerBuilder", "TrainPhases",
 )  # fmt: skip
 SQUARE = f"[{SIDE},{SIDE}]"
-SIZES = {"Resize": SQUARE, "Mosaic": SQUARE, "RandomResize": f"[{SQUARE},{SQUARE}]", "BatchRandomResize": f"[{SIDE}]"}
+SIZES = {
+    "Resize": f"target_size={SQUARE}",
+    "RandomResize": f"target_size=[{SQUARE},{SQUARE}]",
+    "BatchRandomResize": f"target_size=[{SIDE}]",
+    "Mosaic": f"target_size={SQUARE}",
+    "Pad": f"size={SQUARE}",
+    "CopyPaste": f"target_size={SIDE}",
+}
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +65,13 @@ def shrunk(path, folder):
             for i, item in enumerate(settings[group].value or []):
                 name = item.value.component.name
                 if name in SIZES:
-                    overrides.append(f"{reader}.{group}.{i}.{name}.target_size={SIZES[name]}")
+                    overrides.append(f"{reader}.{group}.{i}.{name}.{SIZES[name]}")
         if "image_shape" in (settings["inputs_def"].value or {}):
             overrides.append(f"{reader}.inputs_def.image_shape=[3,{SIDE},{SIDE}]")
     overrides += ["TrainReader.batch_size=2", "EvalReader.batch_size=2", "TestReader.fuse_normalize=false"]
     for name in ("TrainDataset", "EvalDataset"):
         overrides += [f"{name}.name=COCODataSet", f"{name}.dataset_dir={folder}", f"{name}.image_dir=images"]
-        overrides += [f"{name}.anno_path=truth.json", f"{name}.data_fields=[image,gt_bbox,gt_class,is_crowd]"]
+        overrides += [f"{name}.anno_path=truth.json", f"{name}.data_fields=[image,gt_bbox,gt_class,is_crowd,gt_poly]"]
     overrides += ["TestDataset.name=ImageFolder", f"TestDataset.anno_path={folder}/labels.txt"]
     overrides += FAINT_OVERRIDES if identify(path) in FAINT else []
     return load_config(path, overrides)

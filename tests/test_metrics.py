@@ -188,6 +188,7 @@ VOC_DETECTIONS = [
         # Precision 1, 1/2, 2/3 at recall 1/2, 1/2, 1.
         ("11point", (6 * 1 + 5 * 2 / 3) / 11),  # recall 0 to .5: best precision 1; .6 to 1: 2/3
         ("integral", 0.5 * 1 + 0.5 * 2 / 3),
+        ("area", 0.5 * 1 + 0.5 * 2 / 3),
     ],
 )
 def test_voc_ap_by_hand(map_type, ap):
@@ -206,8 +207,9 @@ def test_voc_integral_draws_no_envelope_as_in_paddledetection():
     # Sum of precision times gained recall: 1/2 * 1/2 + 2/3 * 1/2 = 7/12. VOC 2010's envelope would give 2/3.
     truth = {1: Objects(np.array([[0, 0, 9, 9], [20, 0, 29, 9]]), np.array([0, 0]), np.zeros(2, bool))}
     rows = np.array([[0, 0.9, 50, 50, 59, 59], [0, 0.8, 0, 0, 9, 9], [0, 0.7, 20, 0, 29, 9]])
-    scores = evaluate_voc(truth, [ImageDetections(1, rows)], ["a"], "integral")
-    assert scores.mean == pytest.approx(7 / 12)
+    found = [ImageDetections(1, rows)]
+    assert evaluate_voc(truth, found, ["a"], "integral").mean == pytest.approx(7 / 12)
+    assert evaluate_voc(truth, found, ["a"], "area").mean == pytest.approx(2 / 3)
 
 
 def test_voc_difficult_objects_can_be_asked_for():
@@ -227,5 +229,5 @@ def test_voc_counts_pixels_and_wants_more_than_the_threshold():
 def test_voc_without_detections_and_with_an_unknown_type():
     nothing = [ImageDetections(1, np.zeros((0, 6))), ImageDetections(2, np.zeros((0, 6)))]
     assert evaluate_voc(VOC_TRUTH, nothing, ["a", "b", "c"]).mean == 0
-    with pytest.raises(UserError, match="map_type 'voc12' is not one of 11point, integral"):
+    with pytest.raises(UserError, match="map_type 'voc12' is not one of 11point, integral, area"):
         evaluate_voc(VOC_TRUTH, nothing, ["a", "b", "c"], "voc12")

@@ -29,7 +29,7 @@ from ppdet_repro.data.transform.geometry import (
 )
 from ppdet_repro.data.transform.mix import Cutmix, Mixup
 from ppdet_repro.data.transform.normalize import NormalizeImage, Permute
-from ppdet_repro.data.transform.pad import PadBatch, stack
+from ppdet_repro.data.transform.pad import Pad, PadBatch, stack
 from ppdet_repro.data.transform.resize import BatchRandomResize, RandomResize, Resize, Size, resized_size
 from ppdet_repro.utils.errors import UserError
 
@@ -251,6 +251,17 @@ def test_normalisation_wants_one_value_a_channel():
 def test_permute_puts_channels_first():
     image = picture(4, 5)
     np.testing.assert_array_equal(Permute()({"image": image}, context())["image"][1], image[..., 1])
+
+
+def test_a_letterbox_is_a_resize_and_a_pad():
+    """20 x 40 fits into 32 x 32 as 16 x 32; the other 16 rows are grey, and boxes end at the picture's rows."""
+    given = sample(picture(20, 40), [[0, 0, 40, 20]])
+    out = Compose([Resize([32, 32], keep_ratio=True), Pad(32, [128, 127, 126])])(given, context())
+    assert out["image"].shape == (32, 32, 3) and out["image"].dtype == np.uint8
+    assert (out["image"][16:] == [128, 127, 126]).all() and out["image"][:16].std() > 20
+    assert out["gt_bbox"].tolist() == [[0, 0, 32, 16]] and out["im_shape"].tolist() == [16, 32]
+    with pytest.raises(UserError, match=r"Pad: image .* is 20 x 40, more than 32 x 32; put a Resize"):
+        Pad(32)(sample(picture(20, 40)), context())
 
 
 def test_pad_batch_fills_the_bottom_and_the_right_with_zeros():
@@ -651,6 +662,17 @@ def test_deployment_prepares_images_as_evaluation_does(tmp_path):
     np.testing.assert_allclose(inputs.scale_factor, 1.2, rtol=1e-6)
 
 
+def test_a_letterbox_in_deployment():
+    letterbox = [Resize([32, 32], keep_ratio=True), Pad([32, 32], [128, 128, 128]), NormalizeImage(), Permute()]
+    items = preprocess.to_list(letterbox)
+    assert items[1] == {"type": "Pad", "size": [32, 32], "fill_value": [128, 128, 128]}
+    assert preprocess.to_list(letterbox, image_shape=[3, 64, 64])[1]["size"] == [64, 64]
+    inputs = preprocess.from_list(items)([picture(20, 40)])
+    expected = Compose(letterbox)(sample(picture(20, 40)), context())
+    np.testing.assert_array_equal(inputs.image[0], expected["image"])
+    assert inputs.im_shape.tolist() == [[16, 32]]
+
+
 def test_deployment_pads_different_sizes_even_without_being_told():
     resize_only = preprocess.from_list([{"type": "Resize", "target_size": 16}, {"type": "Permute"}])
     assert resize_only([picture(8, 16), picture(16, 8)]).image.shape == (2, 3, 16, 16)
@@ -662,6 +684,7 @@ def test_deployment_pads_different_sizes_even_without_being_told():
         ({"type": "WarpAffine"}, "'WarpAffine'; known are Resize"),
         ({"type": "Resize", "size": 3}, r"Resize has unknown \['size'\]"),
         ({"type": "Resize"}, "needs a target_size"),
+        ({"type": "Pad"}, "Pad needs a size"),
     ],
 )
 def test_a_preprocess_list_is_checked(item, message):

@@ -72,6 +72,7 @@ def write_images(folder: Path, count: int = 6, seed: int = 0) -> Path:
                     "bbox": [x, y, side, side],
                     "area": side * side,
                     "iscrowd": 0,
+                    "segmentation": [[x, y, x + side, y, x + side, y + side, x, y + side]],
                 }
             )
         cv2.imwrite(str(folder / "images" / f"{i:03d}.png"), image)

@@ -245,6 +245,11 @@ def find_checkpoint(resume: str, run_folder: Path) -> Optional[Path]:
     return None
 
 
+def epochs_done(path: Path) -> int:
+    """How many epochs a checkpoint's run had done. UserError: it is damaged."""
+    return int(_read_json(path).get("epoch", 0))
+
+
 def restore_checkpoint(path: Path, training: Training) -> TrainState:
     """Put a checkpoint into a run that was built from the same config.
 

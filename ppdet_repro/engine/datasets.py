@@ -12,7 +12,7 @@ from ppdet_repro.data.source import check as checking
 from ppdet_repro.data.source import convert as converting
 from ppdet_repro.data.source import show as showing
 from ppdet_repro.data.source.base import files_checked
-from ppdet_repro.data.source.place import Place, open_place, place_of, place_of_source
+from ppdet_repro.data.source.place import Place, open_place, place_of, places_of_source
 from ppdet_repro.data.source.synthetic import generate
 from ppdet_repro.utils.errors import UserError
 
@@ -78,16 +78,18 @@ def check(
 ) -> int:
     """Print what a set holds and all that is wrong with it; exit code 1 if anything is, else 0."""
     if config:
-        place = place_of_source(build(_load(anno_file, config, opt), DATASETS[split]))
+        places = places_of_source(build(_load(anno_file, config, opt), DATASETS[split]))
     else:
-        place = _place(anno_file, image_dir, label_list)
-    report = checking.check(place, decode)
-    print(report.text())
+        places = [_place(anno_file, image_dir, label_list)]
+    reports = [checking.check(place, decode) for place in places]
+    print("\n\n".join(report.text() for report in reports))
     if json_file:
+        found = [report.as_dict() for report in reports]
         with files_checked(json_file, "written"):
             Path(json_file).parent.mkdir(parents=True, exist_ok=True)
-            Path(json_file).write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
-    return 1 if report.problems else 0
+            text = json.dumps(found[0] if len(found) == 1 else found, indent=1)
+            Path(json_file).write_text(text + "\n", encoding="utf-8")
+    return 1 if any(report.problems for report in reports) else 0
 
 
 def show(
@@ -106,7 +108,8 @@ def show(
     preprocess: list = []
     if config:
         cfg = _load(anno_file, config, opt)
-        source = build(cfg, DATASETS[split], data_fields=list(showing.FIELDS))
+        fields = [*showing.FIELDS, *([showing.MASKS] if transforms else [])]
+        source = build(cfg, DATASETS[split], data_fields=fields)
         if transforms:
             preprocess = build(cfg, READERS[split]).preprocess
     elif transforms:

@@ -24,6 +24,7 @@ from ppdet_repro.engine.tide import tide_errors, tidecv
 from ppdet_repro.metrics.coco import COCOScores, evaluate_coco, load_coco_json
 from ppdet_repro.metrics.detections import ImageDetections, coco_rows, merge_ranks, split_batch
 from ppdet_repro.metrics.voc import Objects, VOCScores, evaluate_voc
+from ppdet_repro.metrics.voc_files import write_voc_files
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import atomic_file
 from ppdet_repro.utils.logger import get_logger
@@ -104,6 +105,8 @@ def judge(detections: Sequence[ImageDetections], dataset: Source, run: RunSettin
     rows = coco_rows(detections, dataset.category_ids, run.bias)
     if run.output_eval is not None or run.save_prediction_only:
         write_rows(rows, run.output_eval or ".")
+        if run.metric == "VOC":
+            write_server_files(detections, dataset, run.output_eval or ".")
     if run.save_prediction_only:
         return {}
     scores: Union[COCOScores, VOCScores]
@@ -183,6 +186,18 @@ def write_rows(rows: List[dict], folder: Union[str, Path]) -> Path:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     get_logger().info(f"{len(rows)} detections written to {path}")
     return path
+
+
+def write_server_files(detections: Sequence[ImageDetections], dataset: Source, folder: Union[str, Path]) -> None:
+    """Write the files that the VOC server takes to `folder`, named for the data set's split. UserError if the disk
+    refuses."""
+    names = {int(im_id): Path(file).stem for im_id, file in zip(dataset.table.ids, dataset.table.files)}
+    split = Path(dataset.anno_path or "set").stem
+    try:
+        paths = write_voc_files(detections, dataset.class_names, names, split, folder)
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    get_logger().info(f"for the VOC server: {paths[0]} and {len(paths) - 1} more")
 
 
 def check_classes(dataset: Source, cfg: Config, name: str = "EvalDataset") -> None:

@@ -21,6 +21,7 @@ import paddle
 from paddle import nn
 
 from ppdet_repro.core.config import Config, RunSettings, build, build_model
+from ppdet_repro.data.reader.readers import TrainReader
 from ppdet_repro.data.source.base import Source
 from ppdet_repro.data.transform.preprocess import Preprocess
 from ppdet_repro.engine import checkpoint, distributed
@@ -32,6 +33,7 @@ from ppdet_repro.engine.model_info import PICTURES, count_parameters, count_pict
 from ppdet_repro.engine.progress import NoLog, TrainLog
 from ppdet_repro.engine.step import Batch, NanGuard, Precision, StepReport, TrainStep
 from ppdet_repro.optimizer.ema import ModelEMA
+from ppdet_repro.optimizer.phases import Learners, Phase
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import remove_leftovers
 from ppdet_repro.utils.logger import get_logger
@@ -113,24 +115,37 @@ class Trainer:
                 f"{' and '.join(missing)} in it too"
             )
         self.eval_dataset = build_dataset(cfg, "EvalDataset") if evaluation else None
-        self.reader = build(cfg, "TrainReader")
-        self.steps = -(-self.reader.steps_per_epoch(self.dataset, world.size) // run.accumulate_steps)
+        self.phases = build(cfg, "TrainPhases")
+        self.readers = [build_reader(cfg, phase) for phase in self.phases.phases]
+        self.steps = equal_steps(self.readers, self.dataset, world, run)
 
         seed_everything(run.seed, 0, 0)
         model = build_model(cfg)
-        model.check_targets(self.reader.preprocess)
+        model.check_targets(self.readers[0].preprocess)
         if world.rank == 0:
             describe(model, cfg)
         if run.norm_type == "sync_bn":
             distributed.synchronize_batch_norms(model, world)
-        scale = learning_rate_scale(run, self.reader.batch_size, world.size)
+        scale = learning_rate_scale(run, self.readers[0].batch_size, world.size)
         self.schedule = build(cfg, "LearningRate").schedule(self.steps, scale)
-        optimizer = build(cfg, "OptimizerBuilder").build(self.schedule, model)
-        ema = moving_average(run, model)
-        precision = choose_precision(run, world)
-        guard = NanGuard(run.nan_action, self.folder, world.rank)
-        self.training = Training(model, optimizer, ema, precision.scaler)
-        self.step = TrainStep(model, optimizer, self.schedule, guard, world, ema, precision)
+        self.model, self.ema, self.learners = model, moving_average(run, model), Learners(model)
+        self.precision = choose_precision(run, world)
+        self.guard = NanGuard(run.nan_action, self.folder, world.rank)
+        self.enter(self.phases.at(0))
+
+    def enter(self, phase: Phase) -> None:
+        """Let those layers learn that do in this phase, by an optimizer of their own."""
+        self.phase = phase
+        self.reader = self.readers[self.phases.phases.index(phase)]
+        try:
+            self.learners.enter(phase)
+        except ValueError as error:
+            raise UserError(f"{self.cfg.path}: {error}") from error
+        optimizer = build(self.cfg, "OptimizerBuilder").build(self.schedule, self.model)
+        self.training = Training(self.model, optimizer, self.ema, self.precision.scaler)
+        self.step = TrainStep(
+            self.model, optimizer, self.schedule, self.guard, self.world, self.ema, self.precision
+        )
 
     def resume(self, resume: Optional[str]) -> bool:
         """Go on from a checkpoint; whether there was one."""
@@ -145,6 +160,7 @@ class Trainer:
             if resume is not None:
                 get_logger().info(f"--resume auto: {self.folder} has no checkpoint; starting at the beginning")
             return False
+        self.enter(self.phases.at(max(checkpoint.epochs_done(path) - 1, 0)))  # whose optimizer was saved
         self.state = checkpoint.restore_checkpoint(path, self.training)
         self.weights = read_state(path / checkpoint.MODEL)
         expected = self.state.epoch * self.steps
@@ -214,7 +230,11 @@ class Trainer:
 
     def one_epoch(self, log: TrainLog) -> None:
         """Train the epoch after those that are done."""
-        run, world = self.cfg.run, self.world
+        run, world, phase = self.cfg.run, self.world, self.phases.at(self.state.epoch)
+        if phase is not self.phase:
+            self.enter(phase)
+        if self.state.epoch == phase.start and len(self.readers) > 1:
+            get_logger().info(f"from epoch {phase.start + 1} on: {phase}")
         seed_everything(self.state.seed, self.state.epoch + 1, world.rank)
         batches = self.reader.batches(
             self.dataset,
@@ -298,6 +318,22 @@ def build_dataset(cfg: Config, name: str) -> Source:
     dataset.load()
     check_classes(dataset, cfg, name)
     return dataset
+
+
+def build_reader(cfg: Config, phase: Phase) -> TrainReader:
+    """The TrainReader of a phase."""
+    return build(cfg, "TrainReader", **({} if phase.batch_size is None else {"batch_size": phase.batch_size}))
+
+
+def equal_steps(readers: Sequence[TrainReader], dataset: Source, world: World, run: RunSettings) -> int:
+    """The updates of an epoch. UserError: they are not the same for all readers."""
+    steps = [-(-reader.steps_per_epoch(dataset, world.size) // run.accumulate_steps) for reader in readers]
+    if len(set(steps)) > 1:
+        raise UserError(
+            f"TrainPhases: epochs have {' and '.join(map(str, steps))} updates, as the batch sizes differ; set "
+            "TrainReader.epoch_steps, so that all have as many"
+        )
+    return steps[0]
 
 
 def describe(model: nn.Layer, cfg: Config) -> None:

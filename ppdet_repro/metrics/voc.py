@@ -12,8 +12,6 @@ from ppdet_repro.metrics.detections import ImageDetections
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.table import text_table
 
-MAP_TYPES = ("11point", "integral")
-
 
 class Objects(NamedTuple):
     """An image's ground truth: `boxes` [G, 4] xyxy in pixels, `classes` [G], `difficult` [G] bool."""
@@ -68,11 +66,12 @@ def evaluate_voc(
     Detections go by falling score; one is right if the object of its class with the largest IoU (sides
     counted in whole pixels, +1) lies over `iou_threshold` and no better detection has found it. A difficult
     object is neither asked for nor held against the detection that finds it, unless `evaluate_difficult`.
-    Only images in `detections` count. UserError if `map_type` is neither "11point" nor "integral".
+    Only images in `detections` count. `map_type`: 11point (VOC 2007), area (VOC 2010 and later) or integral
+    (PaddleDetection's), see below; UserError if it is none of them.
     """
-    if map_type not in MAP_TYPES:
-        raise UserError(f"map_type {map_type!r} is not one of {', '.join(MAP_TYPES)}")
-    average = eleven_point if map_type == "11point" else integral
+    if map_type not in AVERAGES:
+        raise UserError(f"map_type {map_type!r} is not one of {', '.join(AVERAGES)}")
+    average = AVERAGES[map_type]
     classes = []
     for k, name in enumerate(class_names):
         asked, scores, hits = 0, [np.zeros(0)], [np.zeros(0)]
@@ -98,6 +97,16 @@ def integral(scores: np.ndarray, hits: np.ndarray, asked: int) -> float:
     curve, which is PaddleDetection's meaning of the word and not VOC 2010's."""
     precision, recall = precision_recall(scores, hits, asked)
     return float((precision * np.diff(recall, prepend=0.0)).sum())
+
+
+def area(scores: np.ndarray, hits: np.ndarray, asked: int) -> float:
+    """The area under the curve of the best precision at each recall or beyond (VOC 2010 and later)."""
+    precision, recall = precision_recall(scores, hits, asked)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return float((envelope * np.diff(recall, prepend=0.0)).sum())
+
+
+AVERAGES = {"11point": eleven_point, "integral": integral, "area": area}
 
 
 def precision_recall(scores: np.ndarray, hits: np.ndarray, asked: int):

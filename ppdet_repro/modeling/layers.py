@@ -34,10 +34,13 @@ def batch_norm(
     decay: Optional[float] = 0.0,
     frozen: bool = False,
     lr: float = 1.0,
+    momentum: float = 0.9,
+    epsilon: float = 1e-5,
 ) -> nn.BatchNorm2D:
     """Batch norm whose weight and bias have an L2 coefficient of their own.
 
-    `decay` None leaves it to the optimizer. Frozen: running statistics also in training, no gradients.
+    `decay` None leaves it to the optimizer. Frozen: running statistics also in training, no gradients. `momentum` is
+    the share of the running statistics that an update keeps.
     `sync_bn` builds the same layer; the training engine converts it where several GPUs train.
     """
     if norm_type not in NORM_TYPES:
@@ -47,7 +50,9 @@ def batch_norm(
         regularizer=None if decay is None else L2Decay(decay),
         trainable=not frozen,
     )
-    layer = nn.BatchNorm2D(channels, weight_attr=attr, bias_attr=attr, use_global_stats=True if frozen else None)
+    layer = nn.BatchNorm2D(
+        channels, momentum, epsilon, weight_attr=attr, bias_attr=attr, use_global_stats=True if frozen else None
+    )
     if frozen:
         freeze(layer)
     return layer

@@ -16,9 +16,11 @@ from paddle.vision.ops import roi_align
 
 from ppdet_repro.core.registry import Part, Upstream, register
 from ppdet_repro.modeling.assigners.anchor_point_assigner import NOBODY
+from ppdet_repro.modeling.layers import batch_norm
 
 CROP = 7
 SAMPLES = 2  # a side of a crop's cell
+MOMENTUM, EPSILON = 0.99, 1e-3  # of batch norms; the BiFPN paper, section 4.2
 
 
 class LevelShares(NamedTuple):
@@ -47,9 +49,13 @@ class OneLevel(nn.Layer):
         return {}
 
 
-def conv3x3_relu(in_channels: int, channels: int) -> nn.Sequential:
-    """3x3 convolution without padding, ReLU."""
-    return nn.Sequential(nn.Conv2D(in_channels, channels, 3, **_normal()), nn.ReLU())
+def conv3x3_relu(in_channels: int, channels: int, norm_type: Optional[str]) -> nn.Sequential:
+    """3x3 convolution without padding, batch norm if one is named (the convolution then has no bias), ReLU."""
+    attributes = _normal()
+    if norm_type is None:
+        return nn.Sequential(nn.Conv2D(in_channels, channels, 3, **attributes), nn.ReLU())
+    conv = nn.Conv2D(in_channels, channels, 3, weight_attr=attributes["weight_attr"], bias_attr=False)
+    return nn.Sequential(conv, batch_norm(channels, norm_type, momentum=MOMENTUM, epsilon=EPSILON), nn.ReLU())
 
 
 def _normal() -> Dict[str, ParamAttr]:
@@ -62,12 +68,15 @@ def _normal() -> Dict[str, ParamAttr]:
 
 @register
 class FeatureSelectionNet(nn.Layer):
-    """From what all levels show of an object to a logit a level. SAPD, Table 1."""
+    """From what all levels show of an object to a logit a level. SAPD, Table 1.
 
-    def __init__(self, in_channels: Upstream[List[int]], channels: int = 256):
+    `norm_type` bn adds a batch norm after each convolution, as the BiFPN paper's table 1 has it; SAPD's has none.
+    """
+
+    def __init__(self, in_channels: Upstream[List[int]], channels: int = 256, norm_type: Optional[str] = None):
         super().__init__()
         self.convs = nn.Sequential(
-            *[conv3x3_relu(sum(in_channels) if i == 0 else channels, channels) for i in range(CROP // 2)]
+            *[conv3x3_relu(sum(in_channels) if i == 0 else channels, channels, norm_type) for i in range(CROP // 2)]
         )
         self.fc = nn.Linear(channels, len(in_channels), **_normal())
 

@@ -73,7 +73,7 @@ class RunSettings:
     ema_filter_no_grad: bool = False  # copy weights without gradient, too
     # evaluation
     metric: Literal["COCO", "VOC"] = "COCO"  # how detections are judged
-    map_type: Literal["11point", "integral"] = "11point"  # VOC: how the precision curve becomes one number
+    map_type: Literal["11point", "integral", "area"] = "11point"  # VOC: the number of a curve (`metrics/voc.py`)
     classwise: bool = False  # report every class
     bias: int = 0  # 1: result boxes count pixels inclusively, width = x2 - x1 + 1
     test_scales: Optional[List[List[int]]] = None  # evaluate at these [short, long] sides together; null: EvalReader's

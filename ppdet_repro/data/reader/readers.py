@@ -26,6 +26,7 @@ class _Reader:
     """What the three readers share. See `TrainReader` for the parameters."""
 
     training = False
+    epoch_steps: Optional[int] = None
 
     def __init__(
         self,
@@ -102,7 +103,7 @@ class _Reader:
             dataset=dataset,
             sample_transforms=self._active_transforms(epoch),
             batch_transforms=self.batch_transforms,
-            order=epoch_order(len(dataset), self.shuffle, seed, epoch),
+            order=epoch_order(len(dataset), self.shuffle, seed, epoch, self._epoch_length(world)),
             seed=seed,
             epoch=epoch,
             epochs_total=epochs_total,
@@ -117,9 +118,14 @@ class _Reader:
     def _active_transforms(self, epoch: int) -> list[Any]:
         return self.sample_transforms
 
+    def _epoch_length(self, world: int) -> Optional[int]:
+        """The images of an epoch of `epoch_steps`."""
+        return None if self.epoch_steps is None else self.epoch_steps * self.batch_size * world
+
     def _positions(self, dataset: Dataset, rank: int, world: int) -> list[range]:
+        count = self._epoch_length(world) or len(dataset)
         positions = batch_positions(
-            len(dataset), self.batch_size, rank, world, wrap=self.training, drop_last=self.drop_last
+            count, self.batch_size, rank, world, wrap=self.training, drop_last=self.drop_last
         )
         if not positions and rank == 0:
             raise UserError(
@@ -142,6 +148,8 @@ class TrainReader(_Reader):
     use_shared_memory  how workers hand batches over; the result is the same. PaddleDetection's
                        default is false, as it needs space in /dev/shm; this does not
     fuse_normalize     accepted, without effect in training
+    epoch_steps        batches of an epoch on each process, whatever the data set's size: a part of it, another in each
+                       epoch, or more than one run through it; absent: one run
 
     A batch's `progress` says how far the training is, 0 at its start, below 1 in its last step.
 
@@ -165,6 +173,7 @@ class TrainReader(_Reader):
         inputs_def: Optional[dict[str, Any]] = None,
         use_shared_memory: bool = True,
         fuse_normalize: bool = False,
+        epoch_steps: Optional[int] = None,
     ):
         super().__init__(
             sample_transforms=sample_transforms,
@@ -177,6 +186,9 @@ class TrainReader(_Reader):
             inputs_def=inputs_def,
             use_shared_memory=use_shared_memory,
         )
+        if epoch_steps is not None and epoch_steps < 1:
+            raise UserError(f"TrainReader: epoch_steps {epoch_steps} must be at least 1")
+        self.epoch_steps = epoch_steps
         self._until = {Mixup: mixup_epoch, Cutmix: cutmix_epoch}
 
     def _active_transforms(self, epoch: int) -> list[Any]:

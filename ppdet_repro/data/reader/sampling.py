@@ -1,16 +1,19 @@
 """Which samples make up which batch of an epoch, on each of several processes."""
 from __future__ import annotations
 
+from typing import Optional
+
 import numpy as np
 
 SHUFFLE = (0, 0, 1)  # keeps this random stream apart from those of samples and batches
 
 
-def epoch_order(count: int, shuffle: bool, seed: int, epoch: int) -> np.ndarray:
-    """The data set's indices in the order of this epoch, [count] int64."""
-    if not shuffle:
-        return np.arange(count)
-    return np.random.default_rng([seed, epoch, *SHUFFLE]).permutation(count)
+def epoch_order(count: int, shuffle: bool, seed: int, epoch: int, length: Optional[int] = None) -> np.ndarray:
+    """The data set's indices in the order of this epoch, [count] int64; of another `length` the first of so many runs
+    through the data set as it takes."""
+    rng = np.random.default_rng([seed, epoch, *SHUFFLE])
+    runs = 1 if length is None else -(-length // count)
+    return np.concatenate([rng.permutation(count) if shuffle else np.arange(count) for _ in range(runs)])[:length]
 
 
 def batch_positions(

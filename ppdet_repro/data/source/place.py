@@ -7,6 +7,7 @@ from typing import NamedTuple, Optional, Union
 
 from ppdet_repro.data.source.base import Source, require_file, require_folder
 from ppdet_repro.data.source.coco import COCODataSet
+from ppdet_repro.data.source.union import UnionDataSet
 from ppdet_repro.data.source.voc import SETS, VOCDataSet
 
 
@@ -52,10 +53,12 @@ def _guessed_folder(anno_file: str) -> str:
     return folder
 
 
-def place_of_source(source: Union[COCODataSet, VOCDataSet]) -> Place:
-    """The place that a config's data set names."""
+def places_of_source(source: Union[COCODataSet, VOCDataSet, UnionDataSet]) -> list[Place]:
+    """The places that a config's data set names."""
+    if isinstance(source, UnionDataSet):
+        return [place for dataset in source.datasets for place in places_of_source(dataset)]
     label_file = source.label_file if isinstance(source, VOCDataSet) else None
-    return Place(source.anno_file, source.image_folder, label_file)
+    return [Place(source.anno_file, source.image_folder, label_file)]
 
 
 def open_place(place: Place, data_fields: Sequence[str]) -> Source:

@@ -16,6 +16,7 @@ from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.visualize import contact_sheet, draw_boxes, enlarged
 
 FIELDS = ("image", "gt_bbox", "gt_class", "is_crowd", "difficult")
+MASKS = "gt_poly"  # what CopyPaste needs besides
 NO_PICTURE_AFTER = {"NormalizeImage", "NormalizeBox", "Permute"}  # numbers from here on, for networks
 
 
@@ -26,7 +27,7 @@ def show(
 
     transforms: a reader's sample and batch transforms; the pictures are then what training sees (with the
         randomness of epoch 0 and `seed`), up to where images stop being pictures.
-    source: must carry gt_bbox and gt_class, see `FIELDS`.
+    source: must carry gt_bbox and gt_class, see `FIELDS`; for CopyPaste also `MASKS`.
     """
     images = []
     target = Path(folder)

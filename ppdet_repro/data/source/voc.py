@@ -60,6 +60,9 @@ class Annotation(NamedTuple):
     objects: list[Object]
 
 
+NO_ANNOTATION = Annotation(None, None, None, [])
+
+
 @register
 class VOCDataSet(Source):
     """Pascal VOC annotations, in the devkit's layout or as lists of pairs.
@@ -71,7 +74,8 @@ class VOCDataSet(Source):
     label_list: a text file with the classes' names. If it does not exist, the classes are the sorted names
         found in the folders of the set's xml files (in all xml there, so that every split numbers alike).
         If none is given, they are VOC's 20 where these cover the names found, as in PaddleDetection.
-    data_fields may ask for gt_bbox, gt_class, difficult, is_crowd (zeros) and gt_score (ones).
+    data_fields may ask for gt_bbox, gt_class, difficult, is_crowd (zeros) and gt_score (ones). A set that is asked for
+        images alone needs no xml (VOC 2012's test set has none).
     allow_empty, empty_ratio: see `COCODataSet`; the others: see `Source`.
 
     Boxes are clipped to [0, w - 1] x [0, h - 1] with no shift by one, as in PaddleDetection, and dropped
@@ -107,7 +111,8 @@ class VOCDataSet(Source):
         if not entries:
             raise UserError(f"{path} lists no image: write one a line")
         require_images([e.image for e in entries], (f"line {i}" for i in range(1, len(entries) + 1)), path)
-        annotations = [read_xml(entry.xml) for entry in entries]
+        image_only = self.data_fields == ["image"] and not any(os.path.isfile(entry.xml) for entry in entries)
+        annotations = [NO_ANNOTATION if image_only else read_xml(entry.xml) for entry in entries]
         self._names, source_of_names = self._classes(entries, annotations)
         class_of = {name: index for index, name in enumerate(self._names)}
 
@@ -139,7 +144,7 @@ class VOCDataSet(Source):
         columns = {name: column for name, column in columns.items() if name in self.data_fields}
         starts = starts_of(np.bincount(image_of[kept], minlength=len(entries)))
         table = Table([e.image for e in entries], _image_ids(annotations), sizes, starts, columns)
-        table, empty_images = self._without_empty(table, self.allow_empty, self.empty_ratio)
+        table, empty_images = self._without_empty(table, self.allow_empty or image_only, self.empty_ratio)
 
         left_out = {
             "images without boxes": empty_images,

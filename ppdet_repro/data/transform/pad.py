@@ -1,4 +1,4 @@
-"""Padding the images of a batch to one size, and stacking them."""
+"""Padding an image to a size, the images of a batch to one size, and stacking them."""
 from __future__ import annotations
 
 from typing import Sequence
@@ -6,7 +6,36 @@ from typing import Sequence
 import numpy as np
 
 from ppdet_repro.core.registry import register
-from ppdet_repro.data.transform.base import BatchTransform, Context, Sample
+from ppdet_repro.data.transform.base import BatchTransform, Context, Sample, describe
+from ppdet_repro.data.transform.resize import size_of
+from ppdet_repro.utils.errors import UserError
+
+
+@register
+class Pad:
+    """Fill up an image [h, w, 3] at the bottom and the right to `size` (height, width) with `fill_value` (RGB).
+
+    After Resize with keep_ratio this is a letterbox. im_shape stays that of the picture itself, so boxes are clipped
+    to it. An 8-bit image stays 8-bit.
+    """
+
+    def __init__(self, size: int | Sequence[int], fill_value: Sequence[int] = (114, 114, 114)):
+        self.size = size_of(size, "Pad")
+        self.fill_value = tuple(fill_value)
+
+    def __call__(self, sample: Sample, ctx: Context) -> Sample:
+        image = sample["image"]
+        height, width = image.shape[:2]
+        if height > self.size.height or width > self.size.width:
+            raise UserError(
+                f"Pad: {describe(sample)} is {height} x {width}, more than {self.size.height} x {self.size.width}; "
+                "put a Resize with keep_ratio before it"
+            )
+        padded = np.empty((*self.size, image.shape[2]), image.dtype)
+        padded[:] = self.fill_value
+        padded[:height, :width] = image
+        sample["image"] = padded
+        return sample
 
 
 @register

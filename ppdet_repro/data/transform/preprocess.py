@@ -9,7 +9,7 @@ import numpy as np
 from ppdet_repro.data.transform.base import BatchTransform, Context, Sample, SampleTransform, apply_to_batch
 from ppdet_repro.data.transform.decode import Decode
 from ppdet_repro.data.transform.normalize import NormalizeImage, Permute
-from ppdet_repro.data.transform.pad import PadBatch, stack
+from ppdet_repro.data.transform.pad import Pad, PadBatch, stack
 from ppdet_repro.data.transform.resize import Resize
 from ppdet_repro.utils.errors import UserError
 
@@ -17,6 +17,7 @@ KINDS = {
     "Resize": (Resize, {"target_size", "keep_ratio", "interp"}),
     "NormalizeImage": (NormalizeImage, {"mean", "std", "is_scale", "norm_type"}),
     "Permute": (Permute, set()),
+    "Pad": (Pad, {"size", "fill_value"}),
     "PadStride": (PadBatch, {"stride"}),
 }
 
@@ -82,8 +83,9 @@ def from_list(items: Sequence[dict[str, Any]], source: str = "infer_cfg.yml") ->
             values = {"pad_to_stride": values.get("stride", 0)}
         if kind == "Resize":
             values.setdefault("keep_ratio", True)
-            if "target_size" not in values:
-                raise UserError(f"{source}: Resize needs a target_size")
+        needed = {"Resize": "target_size", "Pad": "size"}.get(kind)
+        if needed is not None and needed not in values:
+            raise UserError(f"{source}: {kind} needs a {needed}")
         transforms.append(make(**values))
     return Preprocess(transforms)
 
@@ -119,6 +121,12 @@ def to_list(
                 "is_scale": transform.is_scale,
                 "norm_type": transform.norm_type,
             }
+        elif isinstance(transform, Pad):
+            fixed = image_shape is not None and image_shape[1] != -1
+            values = {
+                "size": list(image_shape[1:] if fixed else transform.size),
+                "fill_value": list(transform.fill_value),
+            }
         elif isinstance(transform, PadBatch):
             values = {"stride": transform.pad_to_stride}
         elif isinstance(transform, (Permute, Decode)):
@@ -126,7 +134,7 @@ def to_list(
         else:
             raise UserError(
                 f"{type(transform).__name__} cannot be exported; the test reader may use Decode, Resize, "
-                "NormalizeImage, Permute and PadBatch"
+                "Pad, NormalizeImage, Permute and PadBatch"
             )
         kind = "PadStride" if isinstance(transform, PadBatch) else type(transform).__name__
         if kind != "Decode" and not (fuse_normalize and kind == "NormalizeImage"):

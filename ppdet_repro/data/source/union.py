@@ -1,0 +1,67 @@
+"""Several data sets as one."""
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
+
+from ppdet_repro.core.registry import Part, register
+from ppdet_repro.data.source.base import Source, Table, count, starts_of
+from ppdet_repro.utils.errors import UserError
+
+
+@register
+class UnionDataSet(Source):
+    """The images of several data sets with the same classes, one set after the other.
+
+    data_fields: instead of those of the `datasets`, whose other settings are their own. Image ids are the data sets'
+    where no two images share one, else 0, 1, 2...
+    """
+
+    def __init__(self, datasets: List[Part[Any]], data_fields: Optional[List[str]] = None, repeat: int = 1):
+        if not datasets:
+            raise ValueError("UnionDataSet: datasets is empty; name at least one")
+        super().__init__(None, None, None, data_fields or datasets[0].data_fields, -1, repeat)
+        self.datasets: List[Source] = list(datasets)
+        for dataset in self.datasets:
+            dataset.data_fields = list(self.data_fields)
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.datasets[0].class_names
+
+    @property
+    def category_ids(self) -> list[int]:
+        return self.datasets[0].category_ids
+
+    def read(self) -> tuple[Table, str]:
+        for dataset in self.datasets:
+            if dataset.class_names != self.class_names:
+                raise UserError(
+                    f"UnionDataSet: {dataset.anno_file} has the classes {dataset.class_names[:4]}..., "
+                    f"{self.datasets[0].anno_file} has {self.class_names[:4]}...; give all the same label list"
+                )
+        tables = [dataset.table for dataset in self.datasets]
+        ids = np.concatenate([table.ids for table in tables])
+        if len(np.unique(ids)) < len(ids):
+            ids = np.arange(len(ids))
+        sizes = [table.sizes for table in tables]
+        table = Table(
+            [file for table in tables for file in table.files],
+            ids,
+            None if any(size is None for size in sizes) else np.concatenate(sizes),
+            starts_of(np.concatenate([np.diff(table.starts) for table in tables])),
+            joined([table.columns for table in tables]),
+        )
+        boxes = count(int(table.starts[-1]), "box", "boxes")
+        return table, f"together {count(len(table.files), 'image')}, {boxes}"
+
+
+def joined(columns: Sequence[Dict[str, Sequence]]) -> Dict[str, Sequence]:
+    """Columns of the same names, one after the other."""
+    result: Dict[str, Sequence] = {}
+    for name in columns[0]:
+        parts = [part[name] for part in columns]
+        arrays = all(isinstance(part, np.ndarray) for part in parts)
+        result[name] = np.concatenate(parts) if arrays else [value for part in parts for value in part]
+    return result

@@ -1,0 +1,164 @@
+"""Copy-Paste: objects of another image, cut out by their masks.
+
+G objects of an image, H, W its size, S the side of the result. Masks are the annotations' `segmentation` (gt_poly):
+polygons, or run lengths.
+Source: Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation", CVPR 2021.
+"""
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Sequence
+
+import cv2
+import numpy as np
+from pycocotools import mask as rle
+
+from ppdet_repro.core.registry import register
+from ppdet_repro.data.transform.base import PER_BOX, Context, Sample, describe, select_boxes
+from ppdet_repro.data.transform.resize import Size, resized_size
+from ppdet_repro.utils.errors import UserError
+
+
+def read_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """The pixels [H, W] bool of a COCO `segmentation`: a list of polygons, or run lengths."""
+    if isinstance(segmentation, list):
+        encoded = rle.merge(rle.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        encoded = rle.frPyObjects(segmentation, height, width)
+    else:
+        encoded = segmentation
+    return rle.decode(encoded).astype(bool)
+
+
+def boxes_of_masks(masks: np.ndarray) -> np.ndarray:
+    """The boxes [G, 4] xyxy around masks [G, H, W] that are not empty; a pixel is 1 wide."""
+    sides = []
+    for axis in (1, 2):  # columns, rows
+        seen = masks.any(axis=axis)  # [G, W or H]
+        sides.append((seen.argmax(axis=1), seen.shape[1] - seen[:, ::-1].argmax(axis=1)))
+    (x1, x2), (y1, y2) = sides
+    return np.stack([x1, y1, x2, y2], axis=1).astype(np.float32)
+
+
+class Placement(NamedTuple):
+    """How an image comes onto the canvas: mirrored or not, resized, the pixels cut off at its left and its top."""
+
+    flipped: bool
+    size: Size
+    left: int
+    top: int
+
+    def boxes(self, boxes: np.ndarray, size: Size) -> np.ndarray:
+        """xyxy boxes [G, 4] of an image of `size`, as they lie on the canvas, not clipped."""
+        x1, y1, x2, y2 = (boxes * np.array([self.size.width / size.width, self.size.height / size.height] * 2)).T
+        if self.flipped:
+            x1, x2 = self.size.width - x2, self.size.width - x1
+        return np.stack([x1 - self.left, y1 - self.top, x2 - self.left, y2 - self.top], axis=1)
+
+    def pixels(self, image: np.ndarray, side: int, fill: int, interp: int) -> np.ndarray:
+        """The image on a canvas [side, side, ...] uint8."""
+        resized = cv2.resize(image, self.size[::-1], interpolation=interp)
+        if self.flipped:
+            resized = resized[:, ::-1]
+        part = resized[self.top : self.top + side, self.left : self.left + side]
+        canvas = np.full((side, side, *image.shape[2:]), fill, np.uint8)
+        canvas[: part.shape[0], : part.shape[1]] = part
+        return canvas
+
+
+@register
+class CopyPaste:
+    """Paste objects of another image, cut out by their masks.
+
+    Both images are first mirrored (with probability `flip`) and resized, to a factor drawn from `scaling` times the
+    size that just fits into the square of `target_size`. What is too large is cropped at random; what is too small
+    lies at the top left, with `fill_value` around it. Of the other image each object is then pasted with probability
+    `share`, crowd regions never. Objects below lose what is covered: their boxes shrink to what is still seen, and
+    those of which nothing is seen go.
+
+    Must come straight after Decode, as masks are those of the file; needs gt_poly and is_crowd in the data set's
+    data_fields. The result is [S, S, 3] uint8. Without a data set to draw from nothing is pasted.
+    """
+
+    def __init__(
+        self,
+        target_size: int,
+        scaling: Sequence[float] = (0.1, 2.0),
+        flip: float = 0.5,
+        share: float = 0.5,
+        fill_value: int = 128,
+    ):
+        if target_size < 1:
+            raise UserError(f"CopyPaste: target_size {target_size} must be at least 1")
+        if len(scaling) != 2 or not 0 < scaling[0] <= scaling[1]:
+            raise UserError(f"CopyPaste: scaling {list(scaling)} is not [smallest, largest], above 0")
+        self.target_size, self.scaling = target_size, tuple(scaling)
+        self.flip, self.share, self.fill_value = flip, share, fill_value
+
+    def __call__(self, sample: Sample, ctx: Context) -> Sample:
+        masks = self._place(sample, ctx.rng)
+        if ctx.draw is None:
+            return sample
+        other = ctx.draw()
+        others_masks = self._place(other, ctx.rng)
+        chosen = (ctx.rng.random(len(others_masks)) < self.share) & (other["is_crowd"][:, 0] == 0)
+        if chosen.any():
+            select_boxes(other, chosen)
+            paste(sample, masks, other, others_masks[chosen])
+        return sample
+
+    def _place(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
+        """Put a sample onto the canvas, with the objects that are seen there; their masks [G, S, S] bool."""
+        side, size = self.target_size, Size(*sample["image"].shape[:2])
+        masks = read_masks(sample)
+        placement = self._draw(size, rng)
+        sample["image"] = placement.pixels(sample["image"], side, self.fill_value, cv2.INTER_LINEAR)
+        sample["gt_bbox"] = placement.boxes(sample["gt_bbox"], size).clip(0, side).astype(np.float32)
+        sample.update(h=side, w=side, im_shape=np.array([side, side], np.float32))
+        placed = [placement.pixels(mask.view(np.uint8), side, 0, cv2.INTER_NEAREST).view(bool) for mask in masks]
+        masks = np.stack(placed) if placed else np.zeros((0, side, side), bool)
+        seen = masks.any(axis=(1, 2)) & (sample["gt_bbox"][:, 2:] > sample["gt_bbox"][:, :2]).all(axis=1)
+        select_boxes(sample, seen)
+        return masks[seen]
+
+    def _draw(self, size: Size, rng: np.random.Generator) -> Placement:
+        fitted = max(1, round(self.target_size * rng.uniform(*self.scaling)))
+        new = Size(*(max(1, side) for side in resized_size(size, Size(fitted, fitted), True)))
+        top, left = (int(rng.integers(max(0, side - self.target_size) + 1)) for side in new)
+        return Placement(bool(rng.random() < self.flip), new, left, top)
+
+
+def read_masks(sample: Sample) -> list[np.ndarray]:
+    """The masks [H, W] bool of a sample's objects, taken out of the sample.
+
+    Raises:
+        UserError: an object has none, or the image is no longer what was decoded.
+    """
+    where = f"CopyPaste, {describe(sample)}"
+    missing = [field for field in ("gt_poly", "is_crowd") if field not in sample]
+    if missing:
+        raise UserError(f"{where}: add {' and '.join(missing)} to TrainDataset.data_fields (VOC has no masks)")
+    height, width = sample["image"].shape[:2]
+    segmentations = sample.pop("gt_poly")
+    if (height, width) != (sample["h"], sample["w"]) or len(segmentations) != len(sample["gt_bbox"]):
+        raise UserError(f"{where}: another transform has changed the image; put CopyPaste straight after Decode")
+    for i, segmentation in enumerate(segmentations):
+        if not segmentation:
+            raise UserError(f"{where}: object {i} has no segmentation; add it, or remove the annotation")
+    return [read_mask(segmentation, height, width) for segmentation in segmentations]
+
+
+def paste(sample: Sample, masks: np.ndarray, other: Sample, pasted: np.ndarray) -> None:
+    """Put the `other` sample's objects, which are seen where `pasted` [P, S, S] says, over those of `sample`, seen
+    where `masks` [G, S, S] says; what is covered is no longer an object's."""
+    covered = pasted.any(axis=0)  # [S, S]
+    sample["image"][covered] = other["image"][covered]
+    left = masks & ~covered
+    seen = left.any(axis=(1, 2))
+    shrunk = np.flatnonzero(seen & (masks & covered).any(axis=(1, 2)))
+    boxes, around = sample["gt_bbox"][shrunk], boxes_of_masks(left[shrunk])
+    sample["gt_bbox"][shrunk, :2] = np.maximum(boxes[:, :2], around[:, :2])
+    sample["gt_bbox"][shrunk, 2:] = np.minimum(boxes[:, 2:], around[:, 2:])
+    select_boxes(sample, seen & (sample["gt_bbox"][:, 2:] > sample["gt_bbox"][:, :2]).all(axis=1))
+    for key in PER_BOX:
+        if key in sample:
+            sample[key] = np.concatenate([sample[key], other[key]])

@@ -1,0 +1,152 @@
+"""BiFPN and the necks it is compared with: recorded cases, and what they promise.
+
+The fixtures hold two random networks for each wiring, in evaluation mode, from a numpy reference of the paper's
+equations 1 and 2.
+"""
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from parity_weights import FIXTURES
+
+from ppdet_repro.modeling.level_selection import FeatureSelectionNet
+from ppdet_repro.modeling.necks import bifpn
+from ppdet_repro.modeling.necks.bifpn import BiFPN, CellFPN, CellPANet, Fusion, NoFusion, enlarge, halve
+
+CHANNELS, STRIDES, WIDTH = [5, 6, 7], [8, 16, 32], 4
+NECKS = {
+    "paper": lambda: BiFPN(CHANNELS, STRIDES, WIDTH),
+    "efficientdet": lambda: BiFPN(CHANNELS, STRIDES, WIDTH, wiring="efficientdet"),
+    "fpn": lambda: CellFPN(CHANNELS, STRIDES, WIDTH),
+    "panet": lambda: CellPANet(CHANNELS, STRIDES, WIDTH),
+    "none": lambda: NoFusion(CHANNELS, STRIDES, WIDTH),
+}
+NORM = {"gamma": "norm.weight", "beta": "norm.bias", "mean": "norm._mean", "var": "norm._variance"}
+LAYERS = {"dw": "depthwise.weight", "pw": "pointwise.weight"}
+
+
+def own_name(name):
+    """lat3.w -> laterals.0.conv.weight; cell0.t6.w -> cells.0.t6.weights; cell0.t6.var -> cells.0.t6.norm._variance."""
+    *place, kind = name.split(".")
+    if place[0].startswith("lat"):
+        return f"laterals.{int(place[0][3:]) - 3}.{NORM.get(kind, 'conv.weight')}"
+    return f"cells.{place[0][4:]}.{place[1]}.{ {'w': 'weights', **LAYERS, **NORM}[kind] }"
+
+
+@pytest.mark.parametrize("kind", NECKS)
+@pytest.mark.parametrize("case", ["s0", "s1"])
+def test_recorded_networks(case, kind):
+    with np.load(FIXTURES / f"bifpn_{case}.npz") as arrays:
+        recorded = {key.partition(".")[2]: arrays[key] for key in arrays.files if key.startswith(f"{kind}.")}
+    neck = NECKS[kind]()
+    state = {}
+    for key, value in recorded.items():
+        if key.startswith("param."):
+            name = own_name(key[6:])
+            shape = neck.state_dict()[name].shape
+            assert value.size == np.prod(shape)
+            state[name] = value.reshape(shape)
+    assert set(state) == set(neck.state_dict())
+    neck.set_state_dict(state)
+    neck.eval()
+    levels = neck([paddle.to_tensor(recorded[f"c{level}"][None]) for level in (3, 4, 5)])
+    assert len(levels) == 5
+    for number, level in enumerate(levels, 3):
+        expected = recorded[f"out{number}"][None]
+        np.testing.assert_allclose(level.numpy(), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+
+
+def test_a_cell_of_the_paper_has_five_edges_more_than_efficientdets():
+    """8 nodes; i6 into t5, i5 into t4, i4 into o3 on the way down, t5 into o4 and t6 into o5 on the way up."""
+    paper, other = (dict(wiring) for wiring in (bifpn.PAPER, bifpn.EFFICIENTDET))
+    assert list(paper) == list(other) and len(paper) == 8
+    added = {name: sorted(set(paper[name]) - set(other[name])) for name in paper}
+    assert {k: v for k, v in added.items() if v} == {
+        "t5": ["i6"], "t4": ["i5"], "o3": ["i4"], "o4": ["t5"], "o5": ["t6"],
+    }  # fmt: skip
+    assert sum(map(len, paper.values())) == 24 and sum(map(len, other.values())) == 19
+
+
+def test_fusion_is_a_weighted_mean_of_what_counts_above_zero():
+    """Weights 3, -1, 1 of maps 1, 100, 9: (3 * 1 + 1 * 9) / (4 + 1e-4) = 2.99993; before the convolution a swish."""
+    node = Fusion(3, 1, "bn")
+    node.weights.set_value(paddle.to_tensor([3.0, -1.0, 1.0]))
+    node.depthwise.weight.set_value(paddle.to_tensor([[[[0.0, 0, 0], [0, 1, 0], [0, 0, 0]]]]))
+    node.pointwise.weight.set_value(paddle.ones([1, 1, 1, 1]))
+    node.eval()
+    fused = 12 / 4.0001
+    swished = fused / (1 + np.exp(-fused))
+    found = node([paddle.full([1, 1, 2, 2], value) for value in (1.0, 100.0, 9.0)])
+    np.testing.assert_allclose(found.numpy(), np.full((1, 1, 2, 2), swished / np.sqrt(1 + 1e-3)), rtol=1e-6)
+
+
+def test_halving_pads_an_even_side_at_its_end():
+    """3 wide windows of stride 2: of 4 places they start at 0 and 2, of 5 at -1, 1 and 3."""
+    row = paddle.to_tensor([5.0, 1, 2, 3, 4])
+    assert halve(row[:4].reshape([1, 1, 1, 4])).flatten().tolist() == [5, 3]
+    assert halve(row.reshape([1, 1, 1, 5])).flatten().tolist() == [5, 3, 4]
+
+
+def test_enlarging_takes_the_nearest():
+    row = paddle.to_tensor([1.0, 2.0]).reshape([1, 1, 1, 2])
+    assert enlarge(row, paddle.zeros([1, 9, 1, 3])).flatten().tolist() == [1, 1, 2]
+    assert enlarge(row, paddle.zeros([1, 9, 1, 4])).flatten().tolist() == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("kind", NECKS)
+def test_shapes_and_gradients(kind):
+    """Also of 96 px, whose levels are 12, 6, 3, 2 and 1 wide."""
+    neck = NECKS[kind]()
+    assert [tuple(shape) for shape in neck.out_shape] == [(4, stride) for stride in (8, 16, 32, 64, 128)]
+    feats = [paddle.randn([2, c, 96 // s, 160 // s]) for c, s in zip(CHANNELS, STRIDES)]
+    levels = neck(feats)
+    assert [level.shape for level in levels] == [[2, 4, h, w] for h, w in ((12, 20), (6, 10), (3, 5), (2, 3), (1, 2))]
+    sum((level**2).sum() for level in levels).backward()
+    for name, parameter in neck.named_parameters():
+        if not parameter.stop_gradient:
+            assert parameter.grad is not None and np.isfinite(parameter.grad.numpy()).all(), name
+
+
+def test_each_cell_has_weights_of_its_own_and_starts_as_a_mean():
+    neck = NECKS["paper"]()
+    state = neck.state_dict()
+    weights = {name: value for name, value in state.items() if name.endswith(".weights")}
+    assert len(weights) == 24 and all((value == 1).all() for value in weights.values())
+    first, second = (state[f"cells.{cell}.t6.pointwise.weight"].numpy() for cell in (0, 1))
+    assert not np.array_equal(first, second)
+
+
+def test_three_maps_are_wanted():
+    with pytest.raises(ValueError, match=r"BiFPN: in_channels \[5, 6\] are not those of three maps"):
+        BiFPN([5, 6], [16, 32])
+
+
+def test_the_selection_network_with_norms():
+    """Table 1: three convolutions without bias, each with a norm, and a linear layer: 2 levels of 4 channels in."""
+    net = FeatureSelectionNet([4, 4], 6, norm_type="bn")
+    assert {name: p.shape for name, p in net.named_parameters() if not p.stop_gradient} == {
+        "convs.0.0.weight": [6, 8, 3, 3], "convs.0.1.weight": [6], "convs.0.1.bias": [6],
+        "convs.1.0.weight": [6, 6, 3, 3], "convs.1.1.weight": [6], "convs.1.1.bias": [6],
+        "convs.2.0.weight": [6, 6, 3, 3], "convs.2.1.weight": [6], "convs.2.1.bias": [6],
+        "fc.weight": [6, 2], "fc.bias": [2],
+    }  # fmt: skip
+    assert (net.convs[0][1]._momentum, net.convs[0][1]._epsilon) == (0.99, 1e-3)
+    crops = paddle.randn([5, 8, 7, 7])
+    net(crops)
+    mean = net.convs[0][0](crops).mean(axis=[0, 2, 3])  # over the objects and their places
+    np.testing.assert_allclose(net.convs[0][1]._mean.numpy(), 0.01 * mean.numpy(), rtol=1e-3, atol=1e-7)
+
+
+def test_the_selection_network_sees_a_single_object():
+    """Its last norm then sees one value a channel."""
+    net = FeatureSelectionNet([4, 4], 6, norm_type="bn")
+    logits = net(paddle.randn([1, 8, 7, 7]))
+    assert logits.shape == [1, 2] and np.isfinite(logits.numpy()).all()
+    logits.sum().backward()
+    assert all(np.isfinite(p.grad.numpy()).all() for p in net.parameters() if not p.stop_gradient)
+
+
+def test_the_selection_network_without_norms_is_sapds():
+    net = FeatureSelectionNet([4, 4], 6)
+    assert list(net.state_dict())[:2] == ["convs.0.0.weight", "convs.0.0.bias"]
