@@ -46,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     result.add_argument("--threshold", type=float, default=0.5, help="lowest score of a box that is drawn")
     add_switch(result, "--save_images", True, "draw the boxes")
     add_switch(result, "--save_results", False, "write bbox.json, rows as in COCO's result files, all scores")
+    add_switch(result, "--save_csv", False, "write boxes.csv: file or frame, class, score, corners")
     add_switch(
         result,
         "--use_coco_category",
@@ -78,7 +79,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     engine.add_argument("--cpu_threads", type=at_least_one, default=1)
     add_switch(engine, "--enable_mkldnn", True, "oneDNN kernels on the CPU")
-    add_switch(engine, "--enable_mkldnn_bfloat16", False, "compute in bfloat16 on the CPU; needs oneDNN")
+    add_switch(engine, "--enable_mkldnn_bfloat16", False, "convolutions in bfloat16 on the CPU; needs oneDNN")
+    add_switch(
+        engine,
+        "--enable_mkldnn_int8",
+        None,
+        "compute a quantised model in int8 on the CPU (it is done unless this is False); needs oneDNN",
+    )
     engine.add_argument(
         "--trt_min_shape", type=at_least_one, default=1, help="shortest side of a dynamic input"
     )
@@ -87,7 +94,12 @@ def build_parser() -> argparse.ArgumentParser:
     add_switch(engine, "--trt_calib_mode", False, "TensorRT calibrates int8 itself")
     add_switch(engine, "--collect_trt_shape_info", False, "run once to write --tuned_trt_shape_file")
     engine.add_argument(
-        "--tuned_trt_shape_file", default="shape_range_info.pbtxt", help="shape ranges for TensorRT"
+        "--tuned_trt_shape_file",
+        default="shape_range_info.pbtxt",
+        help="shape ranges for TensorRT; if it does not exist they are collected on the first batch",
+    )
+    engine.add_argument(
+        "--trt_cache_dir", help="where TensorRT's engines are kept; ~/.cache/ppdet_repro/tensorrt without it"
     )
 
     add_switch(parser, "--run_benchmark", False, "time each batch 100 times after 50 runs that do not count")
