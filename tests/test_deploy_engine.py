@@ -2,6 +2,7 @@
 
 TensorRT and CUDA need a GPU: what is tested of them is what Paddle is asked for, not a run.
 """
+
 from __future__ import annotations
 
 import sys
@@ -141,9 +142,7 @@ def tensorrt_calls(folder, dynamic_shape=True, shapes=None, **options):
     return recorder.calls
 
 
-@pytest.mark.parametrize(
-    "mode, precision", [("trt_fp32", "Float32"), ("trt_fp16", "Half"), ("trt_int8", "Int8")]
-)
+@pytest.mark.parametrize("mode, precision", [("trt_fp32", "Float32"), ("trt_fp16", "Half"), ("trt_int8", "Int8")])
 def test_tensorrt_takes_precision_batch_and_shape_range(mode, precision, tmp_path):
     options = {"device": "gpu", "run_mode": mode, "batch_size": 2, "trt_calib_mode": True}
     calls = tensorrt_calls(tmp_path, **options)
@@ -176,8 +175,9 @@ def test_an_engine_is_kept_for_one_content_version_precision_and_batch(tmp_path,
     model = plain_model(tmp_path)
     first = tensorrt.cache_folder(str(tmp_path), model, "trt_fp16", 1)
     assert first == tensorrt.cache_folder(str(tmp_path), model, "trt_fp16", 1)
-    others = [tensorrt.cache_folder(str(tmp_path), model, mode, batch) for mode, batch in
-              [("trt_fp32", 1), ("trt_fp16", 2)]]
+    others = [
+        tensorrt.cache_folder(str(tmp_path), model, mode, batch) for mode, batch in [("trt_fp32", 1), ("trt_fp16", 2)]
+    ]
     monkeypatch.setattr(inference, "get_trt_compile_version", lambda: (8, 6, 1))
     others.append(tensorrt.cache_folder(str(tmp_path), model, "trt_fp16", 1))
     assert "tensorrt8.6.1-fp16-batch1" in others[-1].name
@@ -209,7 +209,9 @@ def test_missing_shape_ranges_are_collected_by_a_real_run_without_tensorrt(model
     recorded = {}
     monkeypatch.setattr(engine, "_create", create)
     monkeypatch.setattr(
-        paddle_engine, "configure_tensorrt", lambda config, options, model, cache, shapes: recorded.update(shapes=shapes)
+        paddle_engine,
+        "configure_tensorrt",
+        lambda config, options, model, cache, shapes: recorded.update(shapes=shapes),
     )
     bbox, _ = engine.run(INPUTS)
     assert len(bbox) and len(made) == 2  # one that collects, one that would have TensorRT

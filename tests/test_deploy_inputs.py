@@ -1,4 +1,5 @@
 """deploy/python on what goes wrong, and on what runs beside the network."""
+
 from __future__ import annotations
 
 import csv
@@ -40,18 +41,26 @@ def folder(tmp_path_factory):
 
 def command(folder, *flags):
     """Run infer.py as a user would."""
-    model = [] if any(flag.startswith("--model_dir") for flag in flags) else [f"--model_dir={folder / 'export' / 'tiny'}"]
+    model = (
+        [] if any(flag.startswith("--model_dir") for flag in flags) else [f"--model_dir={folder / 'export' / 'tiny'}"]
+    )
     line = [sys.executable, str(DEPLOY / "infer.py"), *model, f"--output_dir={folder / 'out'}", *flags]
     return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
 
 
 def png_bomb(width, height):
     """A PNG of a few bytes that announces a huge black picture."""
+
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
 
 
 # Bad input, to the exit code ------------------------------------------------------------------------------
@@ -247,8 +256,13 @@ print([m for m in sys.modules if m.startswith(tuple("ppdet_repro." + name for na
 
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="sys.stdlib_module_names is of Python 3.10")
 def test_without_its_engine_deployment_needs_numpy_opencv_and_yaml_alone(folder, tmp_path):
-    names = {"DEPLOY": DEPLOY, "ROOT": ROOT, "MODEL": folder / "export" / "tiny", "OUT": tmp_path / "out",
-             "IMAGES": folder / "data" / "images"}
+    names = {
+        "DEPLOY": DEPLOY,
+        "ROOT": ROOT,
+        "MODEL": folder / "export" / "tiny",
+        "OUT": tmp_path / "out",
+        "IMAGES": folder / "data" / "images",
+    }
     program = "".join(f"{name} = {str(value)!r}\n" for name, value in names.items()) + ONLY
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr

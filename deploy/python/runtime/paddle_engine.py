@@ -2,6 +2,7 @@
 
 B images, M boxes of all of them.
 """
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -78,9 +79,7 @@ def check_options(options: EngineOptions, build: Build) -> None:
     """UserError if the options contradict each other or ask for what the installed Paddle cannot do."""
     here = f"here are {build.modes()}"
     if options.device not in build.devices:
-        raise UserError(
-            f"--device={options.device}: the installed Paddle or this machine has none; {here}"
-        )
+        raise UserError(f"--device={options.device}: the installed Paddle or this machine has none; {here}")
     if options.run_mode != "paddle" and options.device != "gpu":
         raise UserError(f"--run_mode={options.run_mode} needs --device=gpu, not {options.device}; {here}")
     if options.run_mode != "paddle" and not build.tensorrt:

@@ -2,6 +2,7 @@
 
 M detections of an image; a row is class, score, x1, y1, x2, y2 in pixels.
 """
+
 from __future__ import annotations
 
 import csv
@@ -19,11 +20,7 @@ CSV_HEADER = ("image", "class", "name", "score", "x1", "y1", "x2", "y2")
 
 def write_json(folder: Path, found: List[ImageDetections], names: List[str], category_ids: List[int]) -> None:
     """Write bbox.json: COCO result rows with the file names. UserError if the disk refuses."""
-    rows = [
-        {**row, "file_name": name}
-        for image, name in zip(found, names)
-        for row in coco_rows([image], category_ids)
-    ]
+    rows = [{**row, "file_name": name} for image, name in zip(found, names) for row in coco_rows([image], category_ids)]
     path = folder / "bbox.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)

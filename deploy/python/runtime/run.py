@@ -1,4 +1,5 @@
 """One run of infer.py: over image files, or over a video."""
+
 from __future__ import annotations
 
 from argparse import Namespace
@@ -74,9 +75,11 @@ def run_video(pipeline: AnyPipeline, labels: List[str], flags: Namespace) -> Non
     with open_video(flags.video_file, flags.camera_id) as video:
         folder = Path(flags.output_dir)
         target = folder / video.name
-        with VideoWriter(target, video.rate) as writer, Behind() as later, CsvWriter(
-            folder if flags.save_csv else None, labels
-        ) as table:
+        with (
+            VideoWriter(target, video.rate) as writer,
+            Behind() as later,
+            CsvWriter(folder if flags.save_csv else None, labels) as table,
+        ):
             try:
                 for detected in pipeline.stream(batched(video.frames, flags.batch_size)):
                     for found in detected:

@@ -1,4 +1,5 @@
 """What a model looks at: image files, or the frames of a video."""
+
 from __future__ import annotations
 
 import itertools
@@ -60,9 +61,7 @@ def with_coco_ids(images: ImageList, category_ids: Sequence[int]) -> ImageList:
     stems = [Path(file).stem for file in images.files]
     if not all(stem.isdigit() for stem in stems):
         strange = next(stem for stem in stems if not stem.isdigit())
-        raise UserError(
-            f"--use_coco_category wants image files called by their id; {strange!r} is not a number"
-        )
+        raise UserError(f"--use_coco_category wants image files called by their id; {strange!r} is not a number")
     return ImageList(images.files, [int(stem) for stem in stems], list(category_ids))
 
 
