@@ -156,7 +156,7 @@ CPU_BUILD = Build(("cpu",), False)
 @pytest.mark.parametrize(
     "options, build, message",
     [
-        ({"device": "gpu"}, CPU_BUILD, "--device=gpu: the installed Paddle or this machine has none; here are --device=cpu --run_mode=paddle"),
+        ({"device": "gpu"}, CPU_BUILD, "--device=gpu: .* this machine has none; here are --device=cpu"),
         ({"run_mode": "trt_fp16"}, CPU_BUILD, "--run_mode=trt_fp16 needs --device=gpu, not cpu"),
         (
             {"device": "gpu", "run_mode": "trt_fp16"},

@@ -1,5 +1,4 @@
 """Image sizes from the first bytes of files."""
-
 from __future__ import annotations
 
 import struct

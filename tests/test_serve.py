@@ -1,5 +1,4 @@
 """tools/serve.py: the JSON API, its limits, and the page in a browser where there is one."""
-
 from __future__ import annotations
 
 import asyncio

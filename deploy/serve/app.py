@@ -1,5 +1,4 @@
 """The HTTP side: routes, their documented schema, and the limits of an upload."""
-
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,4 @@
 """The size of an image, read from the first bytes of its file: known before a decoder allocates anything."""
-
 from __future__ import annotations
 
 import struct

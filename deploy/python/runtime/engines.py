@@ -1,5 +1,4 @@
 """Which engine runs a model."""
-
 from __future__ import annotations
 
 from argparse import Namespace

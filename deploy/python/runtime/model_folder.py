@@ -1,5 +1,4 @@
 """The folder that tools/export_model.py (ours or PaddleDetection's) writes."""
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,5 +1,4 @@
 """The command line of infer.py: PaddleDetection's names, meanings and defaults."""
-
 from __future__ import annotations
 
 import argparse

@@ -2,7 +2,6 @@
 
 B images, M boxes of all of them.
 """
-
 from __future__ import annotations
 
 from pathlib import Path

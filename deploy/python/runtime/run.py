@@ -1,5 +1,4 @@
 """One run of infer.py: over image files, or over a video."""
-
 from __future__ import annotations
 
 from argparse import Namespace

@@ -1,5 +1,4 @@
 """What a model looks at: image files, or the frames of a video."""
-
 from __future__ import annotations
 
 import itertools

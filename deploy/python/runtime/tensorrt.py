@@ -2,7 +2,6 @@
 
 Written for Paddle 2.6's interface and tested against a recorder of its calls; not run, for want of a GPU.
 """
-
 from __future__ import annotations
 
 import os

@@ -1,5 +1,4 @@
 """Where the time of a run goes."""
-
 from __future__ import annotations
 
 import time
