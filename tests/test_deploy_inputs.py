@@ -49,7 +49,7 @@ class Done(NamedTuple):
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(folder, monkeypatch, capsys):
     """Run infer.py as its command line does, in this process; results go to `folder / out`."""
     spec = importlib.util.spec_from_file_location("deploy_infer", DEPLOY / "infer.py")
     module = importlib.util.module_from_spec(spec)
