@@ -12,6 +12,7 @@ its turn; ratios are medians over the rounds of ratios within a round.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import subprocess
 import sys
@@ -114,9 +115,8 @@ def ours(flags: argparse.Namespace):
 def theirs(flags: argparse.Namespace):
     """PaddleDetection's deploy/python/infer.py with oneDNN, without its drawing."""
     sys.path.insert(0, str(Path(flags.paddledetection) / "deploy" / "python"))
-    from infer import Detector  # PaddleDetection's
-
-    detector = Detector(flags.model_dir, device="CPU", cpu_threads=flags.threads, enable_mkldnn=True)
+    settings = {"device": "CPU", "cpu_threads": flags.threads, "enable_mkldnn": True}
+    detector = importlib.import_module("infer").Detector(flags.model_dir, **settings)
 
     def detect(files: List[str]) -> Dict:
         before = detector.det_times.inference_time_s.value()
