@@ -10,7 +10,7 @@ import paddle.nn.functional as F
 
 from ppdet_repro.core.registry import Shared, register
 from ppdet_repro.modeling.boxes import to_original_image, xyxy_from_distances
-from ppdet_repro.modeling.nms import Detections
+from ppdet_repro.modeling.nms import Detections, at_most, take_rows
 
 
 @register
@@ -44,11 +44,11 @@ class TTFBox:
         heatmap = local_maxima(F.sigmoid(raw.logits))
         num_classes, height, width = heatmap.shape[1:]
         flat = heatmap.reshape([0, -1])  # [B, K*H*W]
-        scores, index = flat.topk(at_most(self.max_per_img, flat.shape[1]))  # [B, N] each
+        scores, index = flat.topk(at_most(self.max_per_img, flat))  # [B, N] each
         classes, place = index // (height * width), index % (height * width)
         points = paddle.stack([place % width, place // width], axis=-1) * self.down_ratio  # [B, N, 2]
         distances = raw.distances.reshape([0, 4, -1]).transpose([0, 2, 1])  # [B, H*W, 4]
-        distances = paddle.take_along_axis(distances, place.unsqueeze(-1).expand([-1, -1, 4]), axis=1)
+        distances = take_rows(distances, place)
         boxes = xyxy_from_distances(points.astype(distances.dtype), distances)  # [B, N, 4]
         own_class = classes.unsqueeze(1) == paddle.arange(num_classes).reshape([1, -1, 1])  # [B, K, N]
         scores = scores.unsqueeze(1) * own_class.astype(scores.dtype)  # [B, K, N]
@@ -82,8 +82,3 @@ def best_class_rows(boxes: paddle.Tensor, scores: paddle.Tensor) -> paddle.Tenso
     """Boxes [B, N, 4], scores [B, K, N] -> rows of class, score, box [B, N, 6]."""
     classes = scores.argmax(axis=1).astype(boxes.dtype)  # [B, N]
     return paddle.concat([classes.unsqueeze(-1), scores.max(axis=1).unsqueeze(-1), boxes], axis=-1)
-
-
-def at_most(limit: int, size) -> int:
-    """The smaller of both; `limit` where the size is not known yet (a program with dynamic shapes)."""
-    return min(limit, size) if isinstance(size, int) and size > 0 else limit

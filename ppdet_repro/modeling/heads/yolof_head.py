@@ -20,7 +20,7 @@ from ppdet_repro.modeling.assignment import AssignedBoxes, Assignment
 from ppdet_repro.modeling.boxes import clip_to_image, decode_deltas, to_original_image
 from ppdet_repro.modeling.ground_truth import one_hot_targets, without_padding
 from ppdet_repro.modeling.layers import batch_norm, reduce_mean
-from ppdet_repro.modeling.nms import Detections
+from ppdet_repro.modeling.nms import Detections, at_most, take_rows
 
 MAX_EXP = 1e8
 
@@ -200,12 +200,10 @@ class YOLOFHead(nn.Layer):
 
 def best_anchors(raw: YOLOFOutputs, limit: int) -> YOLOFOutputs:
     """The `limit` anchors of each image with the highest class logit; anchors become [B, n, 4]."""
-    anchors = raw.anchors.unsqueeze(0)  # [1, N, 4]
-    if raw.logits.shape[1] <= limit:
-        return YOLOFOutputs(anchors, raw.logits, raw.deltas)
-    index = raw.logits.max(axis=-1).topk(limit)[1].unsqueeze(-1)  # [B, n, 1]
-    anchors, logits, deltas = (
-        paddle.take_along_axis(t, index.expand([-1, -1, t.shape[-1]]), axis=1)
-        for t in (anchors.expand_as(raw.deltas), raw.logits, raw.deltas)
-    )
-    return YOLOFOutputs(anchors, logits, deltas)
+    best = raw.logits.max(axis=-1)  # [B, N]
+    count = at_most(limit, best)
+    if isinstance(count, int) and count == best.shape[1]:
+        return YOLOFOutputs(raw.anchors.unsqueeze(0), raw.logits, raw.deltas)  # all stay, in their order
+    index = best.topk(count)[1]  # [B, n]
+    anchors = raw.anchors.gather(index.reshape([-1])).reshape([best.shape[0], -1, 4])  # [B, n, 4]
+    return YOLOFOutputs(anchors, take_rows(raw.logits, index), take_rows(raw.deltas, index))
