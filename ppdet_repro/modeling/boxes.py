@@ -16,8 +16,8 @@ MAX_LOG_SCALE = math.log(1000.0 / 16)
 
 def cxcywh_from_xyxy(boxes: paddle.Tensor) -> paddle.Tensor:
     """[..., 4] corners to centre and size."""
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    return paddle.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=-1)  # [..., 4]
+    corner1, corner2 = boxes[..., :2], boxes[..., 2:]  # not unbind: Paddle-Lite's corrupts its memory
+    return paddle.concat([(corner1 + corner2) / 2, corner2 - corner1], axis=-1)  # [..., 4]
 
 
 def xyxy_from_cxcywh(boxes: paddle.Tensor) -> paddle.Tensor:
