@@ -1,12 +1,18 @@
 """Several processes of one command on one machine."""
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from ppdet_repro.utils.launch import free_ports, rank_environs, run_processes
 
+ROOT = Path(__file__).resolve().parent.parent
 RANK = "import os, sys, time; rank = int(os.environ['PADDLE_TRAINER_ID']); "
 
 
@@ -42,3 +48,17 @@ def test_arguments_arrive(tmp_path):
     script = f"import sys; open(r'{target}', 'w').write(sys.argv[1])"
     assert run_processes(1, ["-c", script, "hello"]) == 0
     assert target.read_text() == "hello"
+
+
+def test_who_ends_the_parent_ends_the_children(tmp_path):
+    child = f"import os, time; open(r'{tmp_path}/' + str(os.getpid()), 'w'); time.sleep(60)"
+    parent = f"from ppdet_repro.utils.launch import run_processes; run_processes(2, ['-c', {child!r}])"
+    process = subprocess.Popen([sys.executable, "-c", parent], cwd=ROOT)
+    while len(list(tmp_path.iterdir())) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(30) == 128 + signal.SIGTERM
+    for path in tmp_path.iterdir():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(path.name), 0)

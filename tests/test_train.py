@@ -381,6 +381,10 @@ class TestRuns:
         tuned = read_state(tmp_path / "fine/tiny/model_final.pdparams")
         assert all(np.array_equal(final[name], tuned[name]) for name in final)
 
+    def test_a_training_set_without_boxes_is_one_line(self, tiny):
+        with pytest.raises(UserError, match=r"tiny.yml: TrainDataset.data_fields is .*needs gt_bbox and gt_class"):
+            train(load_config(tiny, ["TrainDataset.data_fields=[image]"]))
+
     def test_best_weights_and_early_stopping(self, tiny, tmp_path, logged):
         cfg = load_config(tiny, ["epoch=9", "early_stop=2"])
         state = train(cfg, evaluate=True, evaluation=scores(0.1, 0.3, 0.3, 0.2, 0.9))

@@ -107,6 +107,12 @@ class Trainer:
         self.weights: Optional[Weights] = None  # to evaluate, of the last snapshot
 
         self.dataset = build_dataset(cfg, "TrainDataset")
+        missing = [field for field in ("gt_bbox", "gt_class") if field not in self.dataset.data_fields]
+        if missing:
+            raise UserError(
+                f"{cfg.path}: TrainDataset.data_fields is {self.dataset.data_fields}; training needs "
+                f"{' and '.join(missing)} in it too"
+            )
         self.eval_dataset = build_dataset(cfg, "EvalDataset") if evaluation else None
         self.reader = build(cfg, "TrainReader")
         self.steps = -(-self.reader.steps_per_epoch(self.dataset, world.size) // run.accumulate_steps)

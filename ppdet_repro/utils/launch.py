@@ -6,6 +6,7 @@ on one thread. `python -m paddle.distributed.launch` does the same over machines
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,8 +20,10 @@ POLL, PATIENCE = 0.2, 10.0  # seconds
 def run_processes(count: int, argv: Sequence[str]) -> int:
     """Run `python argv...` `count` times as the ranks of one Paddle run, and return its exit code.
 
-    Where one fails the others are ended, and its code counts; negative ones (signals) become 1.
+    Where one fails the others are ended, and its code counts; negative ones (signals) become 1. Who ends this
+    process with SIGTERM ends them too.
     """
+    before = signal.signal(signal.SIGTERM, leave)
     environs = rank_environs(count, free_ports(count + 1), os.environ)
     processes = [subprocess.Popen([sys.executable, *argv], env=environ) for environ in environs]
     try:
@@ -35,7 +38,13 @@ def run_processes(count: int, argv: Sequence[str]) -> int:
             if process.poll() is None:
                 process.terminate()
         wait(processes)
+        signal.signal(signal.SIGTERM, before)
     return max(failed[0], 1) if failed else 0
+
+
+def leave(number: int, frame: object) -> None:
+    """A signal's handler: end as an exit does, through every `finally`, with the code a shell gives the signal."""
+    sys.exit(128 + number)
 
 
 def rank_environs(count: int, ports: Sequence[int], environ: Mapping[str, str]) -> List[Dict[str, str]]:
