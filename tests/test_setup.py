@@ -49,7 +49,7 @@ def test_the_lock_file_pins_exact_versions():
         assert [s.operator for s in requirement.specifier] == ["=="], requirement
 
 
-@pytest.mark.parametrize("text", [*literal("REQUIREMENTS"), *literal("EXTRAS")["dev"]])
+@pytest.mark.parametrize("text", [*literal("REQUIREMENTS"), *literal("EXTRAS")["dev"], *literal("EXTRAS")["serve"]])
 def test_the_lock_file_satisfies_setup_py(text):
     wanted = Requirement(text)
     version = next(iter(locked()[canonicalize_name(wanted.name)].specifier)).version
@@ -84,7 +84,7 @@ def test_every_package_that_is_imported_is_declared():
     declared = {canonicalize_name(Requirement(text).name) for text in texts}
     for folder in ("ppdet_repro", "tools", "deploy", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
-            for module in top_level_imports(path) - {"runtime"}:
+            for module in top_level_imports(path) - {"runtime", "serve"}:
                 package = canonicalize_name(MODULES.get(module, module))
                 assert package in declared or not is_installed_package(module), f"{path}: {module}"
 

@@ -11,13 +11,12 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 
+from runtime.engines import open_pipeline  # noqa: E402
 from runtime.model_folder import open_model_folder  # noqa: E402
 from runtime.options import build_parser  # noqa: E402
-from runtime.pipeline import Pipeline  # noqa: E402
 from runtime.run import AnyPipeline, run_images, run_video  # noqa: E402
 from runtime.slicing import SlicedPipeline, SliceOptions  # noqa: E402
 
-from ppdet_repro.data.transform.preprocess import from_list  # noqa: E402
 from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
 
 
@@ -29,12 +28,7 @@ def main() -> None:
     if not (is_video or flags.image_file or flags.image_dir):
         raise UserError("give --image_file, --image_dir, --video_file or --camera_id")
     model = open_model_folder(flags.model_dir, flags.use_fd_format)
-
-    from runtime.paddle_engine import EngineOptions, PaddleEngine
-
-    options = EngineOptions(**{name: getattr(flags, name) for name in EngineOptions._fields})
-    preprocess = from_list(model.preprocess, f"{flags.model_dir}/infer_cfg.yml")
-    pipeline: AnyPipeline = Pipeline(preprocess, PaddleEngine(model, options))
+    pipeline: AnyPipeline = open_pipeline(model, flags)
     if flags.slice_infer:
         slices = SliceOptions(**{name: getattr(flags, name) for name in SliceOptions._fields})
         pipeline = SlicedPipeline(pipeline, slices, flags.batch_size)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Optional
 
 FLAGS = {
     "true": True,
@@ -22,7 +23,7 @@ def flag(text: str) -> bool:
     return FLAGS[text.lower()]
 
 
-def add_switch(parser: argparse._ActionsContainer, name: str, default: bool, help: str) -> None:
+def add_switch(parser: argparse._ActionsContainer, name: str, default: Optional[bool], help: str) -> None:
     """A switch that is accepted as `--x`, `--x True` and `--x=False` alike."""
     parser.add_argument(name, type=flag, nargs="?", const=True, default=default, metavar="BOOL", help=help)
 

@@ -5,23 +5,19 @@ B images, M boxes of all of them.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-from google.protobuf.message import DecodeError
 from paddle import device, inference
-from paddle.base.proto import framework_pb2
 
 from ppdet_repro.utils.errors import UserError
 from runtime.model_folder import ModelFolder
+from runtime.program import CONVOLUTIONS, is_quantised, multiplies_only_outside, read_operators
+from runtime.tensorrt import PRECISION, cache_folder, configure_tensorrt, left_out, shape_file, version
 
 ONEDNN_SHAPES = 10  # input sizes whose kernels stay cached
 GPU_MEMORY_MB = 200  # first allocation
-TENSORRT_PRECISION = {
-    "trt_fp32": inference.PrecisionType.Float32,
-    "trt_fp16": inference.PrecisionType.Half,
-    "trt_int8": inference.PrecisionType.Int8,
-}
+FUSED = {"fused_conv2d", "fused_matmul", "fused_transpose", "fc"}  # what Paddle makes of a program's operators
 
 
 class EngineOptions(NamedTuple):
@@ -33,53 +29,81 @@ class EngineOptions(NamedTuple):
     cpu_threads: int = 1
     enable_mkldnn: bool = True
     enable_mkldnn_bfloat16: bool = False
+    enable_mkldnn_int8: Optional[bool] = None
     trt_min_shape: int = 1
     trt_max_shape: int = 1280
     trt_opt_shape: int = 640
     trt_calib_mode: bool = False
     collect_trt_shape_info: bool = False
     tuned_trt_shape_file: str = "shape_range_info.pbtxt"
+    trt_cache_dir: Optional[str] = None
 
 
 class Build(NamedTuple):
-    """What the installed Paddle can do."""
+    """What the installed Paddle and this machine can do; `bfloat16`: the CPU has AVX-512, which oneDNN needs
+    for it."""
 
     devices: Tuple[str, ...]
     tensorrt: bool
+    bfloat16: bool = True
+
+    def modes(self) -> str:
+        """What can be asked for, in flags."""
+        modes = ["paddle"] + (list(PRECISION) if self.tensorrt and "gpu" in self.devices else [])
+        return f"--device={'|'.join(self.devices)} --run_mode={'|'.join(modes)}"
 
 
 def installed_build() -> Build:
-    """The abilities of the Paddle that is installed."""
+    """The abilities of the Paddle that is installed, and of the machine."""
     present = {
         "cpu": True,
-        "gpu": device.is_compiled_with_cuda(),
+        "gpu": device.is_compiled_with_cuda() and device.cuda.device_count() > 0,
         "xpu": device.is_compiled_with_xpu(),
         "npu": device.is_compiled_with_custom_device("npu"),
     }
     devices = tuple(name for name, there in present.items() if there)
-    return Build(devices, inference.get_trt_compile_version() != (0, 0, 0))
+    return Build(devices, version() != (0, 0, 0), "avx512bw" in cpu_flags())
+
+
+def cpu_flags() -> Sequence[str]:
+    """The CPU's abilities as Linux names them; none on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return ()
+    return next((line.split() for line in lines if line.startswith("flags")), ())
 
 
 def check_options(options: EngineOptions, build: Build) -> None:
     """UserError if the options contradict each other or ask for what the installed Paddle cannot do."""
+    here = f"here are {build.modes()}"
     if options.device not in build.devices:
-        raise UserError(
-            f"--device={options.device}: the installed Paddle is built for {', '.join(build.devices)} alone"
-        )
+        raise UserError(f"--device={options.device}: the installed Paddle or this machine has none; {here}")
     if options.run_mode != "paddle" and options.device != "gpu":
-        raise UserError(f"--run_mode={options.run_mode} needs --device=gpu, not {options.device}")
+        raise UserError(f"--run_mode={options.run_mode} needs --device=gpu, not {options.device}; {here}")
     if options.run_mode != "paddle" and not build.tensorrt:
-        raise UserError(
-            f"--run_mode={options.run_mode}: the installed Paddle has no TensorRT; use --run_mode=paddle"
-        )
+        raise UserError(f"--run_mode={options.run_mode}: the installed Paddle has no TensorRT; {here}")
     if options.enable_mkldnn_bfloat16 and not (options.enable_mkldnn and options.device == "cpu"):
         raise UserError("--enable_mkldnn_bfloat16 needs --enable_mkldnn and --device=cpu")
+    if options.enable_mkldnn_bfloat16 and not build.bfloat16:
+        raise UserError("--enable_mkldnn_bfloat16: this CPU has no AVX-512, which oneDNN needs; leave it out")
+    if options.enable_mkldnn_int8 and not (options.enable_mkldnn and options.device == "cpu"):
+        raise UserError("--enable_mkldnn_int8 needs --enable_mkldnn and --device=cpu")
     if not options.trt_min_shape <= options.trt_opt_shape <= options.trt_max_shape:
         raise UserError("--trt_min_shape, --trt_opt_shape and --trt_max_shape must not fall in this order")
 
 
-def configure(config: Any, options: EngineOptions, model: ModelFolder) -> None:
-    """Set a `paddle.inference.Config` as the options say."""
+def check_precision(options: EngineOptions, operators: Sequence[str], folder: Path) -> None:
+    """UserError if the options ask for int8 or bfloat16 of a model that is not made for it."""
+    quantised = is_quantised(operators)
+    if options.enable_mkldnn_int8 and not quantised:
+        raise UserError(f"--enable_mkldnn_int8: {folder} is not a quantised model; quantise it first")
+    if options.enable_mkldnn_bfloat16 and quantised:
+        raise UserError(f"--enable_mkldnn_bfloat16: {folder} is quantised and computes in int8; leave it out")
+
+
+def configure(config: Any, options: EngineOptions, model: ModelFolder, operators: Sequence[str] = ()) -> None:
+    """Set a `paddle.inference.Config` for Paddle's own kernels, as the options say."""
     if options.device == "gpu":
         config.enable_use_gpu(GPU_MEMORY_MB, 0)
     elif options.device == "xpu":
@@ -90,56 +114,28 @@ def configure(config: Any, options: EngineOptions, model: ModelFolder) -> None:
         config.disable_gpu()
         config.set_cpu_math_library_num_threads(options.cpu_threads)
         if options.enable_mkldnn:
-            config.enable_mkldnn()
-            config.set_mkldnn_cache_capacity(ONEDNN_SHAPES)
+            _configure_onednn(config, options, operators)
         else:
             config.disable_mkldnn()  # Paddle 2.6 has it on by default
-        if options.enable_mkldnn_bfloat16:
-            config.enable_mkldnn_bfloat16()
-    if options.run_mode in TENSORRT_PRECISION:
-        _configure_tensorrt(config, options, model)
     config.switch_ir_optim(True)
     config.enable_memory_optim()
     config.disable_glog_info()
 
 
-def _configure_tensorrt(config: Any, options: EngineOptions, model: ModelFolder) -> None:
-    """TensorRT with shape ranges: collected ones where there are, else from the flags."""
-    config.enable_tensorrt_engine(
-        workspace_size=(1 << 25) * options.batch_size,
-        max_batch_size=options.batch_size,
-        min_subgraph_size=model.min_subgraph_size,
-        precision_mode=TENSORRT_PRECISION[options.run_mode],
-        use_static=False,
-        use_calib_mode=options.trt_calib_mode,
-    )
-    if options.collect_trt_shape_info:
-        config.collect_shape_range_info(options.tuned_trt_shape_file)
-    elif Path(options.tuned_trt_shape_file).is_file():
-        config.enable_tuned_tensorrt_dynamic_shape(options.tuned_trt_shape_file, True)
-    elif model.dynamic_shape:
-        sides = (options.trt_min_shape, options.trt_max_shape, options.trt_opt_shape)
-        config.set_trt_dynamic_shape_info(*(_input_shapes(options.batch_size, side) for side in sides))
-
-
-def _input_shapes(batch_size: int, side: int) -> Dict[str, List[int]]:
-    """The inputs' shapes for images of side x side pixels."""
-    return {
-        "image": [batch_size, 3, side, side],
-        "im_shape": [batch_size, 2],
-        "scale_factor": [batch_size, 2],
-    }
-
-
-def check_program(path: Path) -> None:
-    """UserError if the file is not a Paddle program; Paddle itself would crash on some that are not."""
-    program = framework_pb2.ProgramDesc()
-    try:
-        program.ParseFromString(path.read_bytes())
-    except (DecodeError, OSError) as error:
-        raise UserError(f"{path} is not a Paddle model, or is damaged ({error}); export it again") from error
-    if not program.blocks:
-        raise UserError(f"{path} is an empty Paddle model; export it again")
+def _configure_onednn(config: Any, options: EngineOptions, operators: Sequence[str]) -> None:
+    """oneDNN, in the precision asked for."""
+    config.enable_mkldnn()
+    config.set_mkldnn_cache_capacity(ONEDNN_SHAPES)
+    if options.enable_mkldnn_bfloat16:
+        config.enable_mkldnn_bfloat16()
+        config.set_bfloat16_op(CONVOLUTIONS | FUSED)  # box arithmetic in bfloat16 would cost pixels
+    elif is_quantised(operators) and options.enable_mkldnn_int8 is not False:
+        config.enable_mkldnn_int8()
+    if multiplies_only_outside(operators):
+        # The image is normalised by a broadcast product, for which oneDNN has but a reference kernel: a tenth of
+        # YOLOF's time. Paddle's own is fast.
+        config.delete_pass("elementwise_act_onednn_fuse_pass")  # it insists on oneDNN's products
+        config.set_mkldnn_op((set(operators) | FUSED) - {"elementwise_mul"})
 
 
 class PaddleEngine:
@@ -148,27 +144,22 @@ class PaddleEngine:
     def __init__(self, model: ModelFolder, options: EngineOptions):
         """UserError if the installed Paddle cannot run it so, or the files are damaged."""
         check_options(options, installed_build())
-        check_program(model.program)
-        config = inference.Config(str(model.program), str(model.parameters))
-        configure(config, options, model)
-        try:
-            self.predictor = inference.create_predictor(config)
-        except (RuntimeError, OSError, ValueError) as error:
-            reason = next((line for line in str(error).splitlines() if "(" in line), str(error)).strip()
-            raise UserError(
-                f"Paddle cannot load {model.program.parent}: {reason}; export it again"
-            ) from error
+        self.operators = read_operators(model.program)
         self.folder = model.program.parent
-        self.input_names = self.predictor.get_input_names()
-        self.output_names = self.predictor.get_output_names()
+        check_precision(options, self.operators, self.folder)
+        self.model, self.options = model, options
+        self._predictor: Optional[Any] = None
+        if options.run_mode == "paddle":
+            self._predictor = self._create(self._config())
+        elif sentence := left_out(self.operators):
+            print(sentence)
 
     def run(self, inputs: Dict[str, np.ndarray]) -> Tuple[np.ndarray, np.ndarray]:
         """`image` [B, 3, H, W], `im_shape` and `scale_factor` [B, 2] -> boxes [M, 6], their number per
         image [B]. UserError if the model does not end in these."""
-        for name in self.input_names:
-            self.predictor.get_input_handle(name).copy_from_cpu(inputs[name])
-        self.predictor.run()
-        outputs = [self.predictor.get_output_handle(name).copy_to_cpu() for name in self.output_names]
+        if self._predictor is None:
+            self._predictor = self._create_tensorrt(inputs)
+        outputs = run_predictor(self._predictor, inputs)
         if len(outputs) != 2 or outputs[0].shape[1:] != (6,) or outputs[1].dtype.kind != "i":
             shapes = ", ".join(str(list(output.shape)) for output in outputs)
             raise UserError(
@@ -176,3 +167,44 @@ class PaddleEngine:
                 "export it with export.post_process and export.nms on and export.benchmark off"
             )
         return outputs[0], outputs[1]
+
+    def _config(self) -> Any:
+        config = inference.Config(str(self.model.program), str(self.model.parameters))
+        configure(config, self.options, self.model, self.operators)
+        return config
+
+    def _create(self, config: Any) -> Any:
+        """The predictor of a configuration. UserError if Paddle refuses the model."""
+        try:
+            return inference.create_predictor(config)
+        except (RuntimeError, OSError, ValueError) as error:
+            reason = next((line for line in str(error).splitlines() if "(" in line), str(error)).strip()
+            raise UserError(f"Paddle cannot load {self.folder}: {reason}; export it again") from error
+
+    def _create_tensorrt(self, inputs: Dict[str, np.ndarray]) -> Any:
+        """A predictor with TensorRT's engines, or one that collects shape ranges if that is asked for. Ranges that
+        are missing are collected first, by a run of these inputs without TensorRT."""
+        options, model = self.options, self.model
+        if options.collect_trt_shape_info:
+            return self._create(self._collecting(options.tuned_trt_shape_file))
+        cache = cache_folder(options.trt_cache_dir, model, options.run_mode, options.batch_size)
+        shapes = shape_file(options.tuned_trt_shape_file, cache, model)
+        if shapes is not None and not shapes.is_file():
+            cache.mkdir(parents=True, exist_ok=True)
+            run_predictor(self._create(self._collecting(str(shapes))), inputs)  # written when it goes
+        config = self._config()
+        configure_tensorrt(config, options, model, cache, shapes)
+        return self._create(config)
+
+    def _collecting(self, path: str) -> Any:
+        config = self._config()
+        config.collect_shape_range_info(path)
+        return config
+
+
+def run_predictor(predictor: Any, inputs: Dict[str, np.ndarray]) -> List[np.ndarray]:
+    """All outputs of a Paddle predictor; it takes of the inputs those that it knows."""
+    for name in predictor.get_input_names():
+        predictor.get_input_handle(name).copy_from_cpu(inputs[name])
+    predictor.run()
+    return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]

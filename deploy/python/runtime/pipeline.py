@@ -8,11 +8,12 @@ from typing import Dict, Iterable, Iterator, List, NamedTuple, Protocol, Sequenc
 
 import numpy as np
 
-from ppdet_repro.data.transform.base import ImageError
-from ppdet_repro.data.transform.decode import read_image
+from ppdet_repro.data.transform.decode import decode_image
 from ppdet_repro.data.transform.preprocess import Preprocess
 from ppdet_repro.metrics.detections import split_batch
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.image_header import header_size
+from runtime.overlap import ahead
 from runtime.timing import StageTimer
 
 Image = Union[str, np.ndarray]  # a file, or RGB [H, W, 3] uint8
@@ -20,6 +21,7 @@ T = TypeVar("T")
 
 BENCHMARK_WARM_UPS = 50
 BENCHMARK_REPEATS = 100
+MAX_PIXELS = 2**27  # of a picture: 134 million, 400 MB when decoded
 
 
 class Engine(Protocol):
@@ -36,6 +38,13 @@ class Detected(NamedTuple):
     rows: np.ndarray
 
 
+class Prepared(NamedTuple):
+    """A batch before the network: its RGB images and the engine's inputs."""
+
+    pictures: List[np.ndarray]
+    inputs: Dict[str, np.ndarray]
+
+
 class Pipeline:
     """Detects on batches of images and keeps the time; the engine's very first run does not count."""
 
@@ -47,18 +56,12 @@ class Pipeline:
 
     def __call__(self, images: Sequence[Image]) -> List[Detected]:
         """What is found on each image. UserError if a file is not an image."""
-        with self.timer.stage("preprocess"):
-            pictures = [read(image) for image in images]
-            inputs = self.preprocess(pictures)._asdict()
-        if not self._is_warm:
-            self.engine.run(inputs)
-            self._is_warm = True
-        with self.timer.stage("inference"):
-            bbox, bbox_num = self.engine.run(inputs)
-        with self.timer.stage("postprocess"):
-            found = split_batch(range(len(images)), bbox, bbox_num)
-        self.timer.images += len(images)
-        return [Detected(picture, rows) for picture, (_, rows) in zip(pictures, found)]
+        return self._detect(self._prepare(images))
+
+    def stream(self, batches: Iterable[Sequence[Image]]) -> Iterator[List[Detected]]:
+        """What is found on each batch; the next batches are read and preprocessed while the network computes."""
+        for prepared in ahead(map(self._prepare, batches)):
+            yield self._detect(prepared)
 
     def benchmark(self, images: Sequence[Image]) -> None:
         """Time the batch `BENCHMARK_REPEATS` times, after `BENCHMARK_WARM_UPS` runs that do not count."""
@@ -69,15 +72,52 @@ class Pipeline:
         for _ in range(BENCHMARK_REPEATS):
             self(images)
 
+    def _prepare(self, images: Sequence[Image]) -> Prepared:
+        with self.timer.stage("preprocess"):
+            pictures = [read(image) for image in images]
+            return Prepared(pictures, self.preprocess(pictures)._asdict())
+
+    def _detect(self, prepared: Prepared) -> List[Detected]:
+        pictures, inputs = prepared
+        if not self._is_warm:
+            self.engine.run(inputs)
+            self._is_warm = True
+        with self.timer.stage("inference"):
+            bbox, bbox_num = self.engine.run(inputs)
+        with self.timer.stage("postprocess"):
+            found = split_batch(range(len(pictures)), bbox, bbox_num)
+        self.timer.images += len(pictures)
+        return [Detected(picture, rows) for picture, (_, rows) in zip(pictures, found)]
+
 
 def read(image: Image) -> np.ndarray:
-    """The image itself, or that in the file. UserError if the file is not an image."""
+    """The image itself, or that in the file. UserError if the file is not an image, or a huge one."""
     if isinstance(image, np.ndarray):
         return image
     try:
-        return read_image(image)
-    except ImageError as error:
-        raise UserError(f"image {error.path} {error.reason}") from error
+        with open(image, "rb") as file:
+            return decode_bounded(file.read(), MAX_PIXELS)
+    except OSError as error:
+        raise UserError(f"image {image} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UserError(f"image {image} {error}") from error
+
+
+def decode_bounded(data: bytes, max_pixels: int) -> np.ndarray:
+    """The RGB image [H, W, 3] in a file's bytes, decoded only if its header announces at most `max_pixels`.
+
+    Raises:
+        ValueError: says what is wrong with the bytes.
+    """
+    size = header_size(data)
+    if size is None and data:
+        raise ValueError("is not an image (JPEG, PNG, BMP, WebP or TIFF), or is damaged")
+    if size is not None and size.pixels > max_pixels:
+        raise ValueError(
+            f"would be {size.width} x {size.height} pixels when decoded, more than the {max_pixels / 1e6:.0f} "
+            "million that are allowed"
+        )
+    return decode_image(data)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[List[T]]:

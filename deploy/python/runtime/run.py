@@ -1,49 +1,57 @@
 """One run of infer.py: over image files, or over a video."""
 from __future__ import annotations
 
-import json
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from typing import List, Union
 
 from ppdet_repro.data.source.categories import COCO
 from ppdet_repro.metrics.coco import evaluate_coco, load_coco_json
 from ppdet_repro.metrics.detections import ImageDetections, coco_rows
-from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.pictures import draw_detections, output_names, write_picture
-from runtime.pipeline import Pipeline, batched
+from runtime.overlap import Behind
+from runtime.pipeline import Detected, Pipeline, batched
+from runtime.results import CsvWriter, write_json
 from runtime.slicing import SlicedPipeline
-from runtime.sources import ImageList, VideoWriter, coco_images, list_images, open_video, with_coco_ids
+from runtime.sources import (
+    ImageList,
+    VideoWriter,
+    check_complete,
+    coco_images,
+    list_images,
+    open_video,
+    with_coco_ids,
+)
 
 AnyPipeline = Union[Pipeline, SlicedPipeline]
 
 
 def run_images(pipeline: AnyPipeline, labels: List[str], flags: Namespace) -> None:
-    """Detect on image files: pictures, bbox.json and AP as the flags ask."""
+    """Detect on image files: pictures, bbox.json, boxes.csv and AP as the flags ask."""
     images = choose_images(flags, len(labels))
-    output_dir = Path(flags.output_dir)
-    names = output_names(images.files)
-    results: List[ImageDetections] = []
-    for batch in batched(range(len(images.files)), flags.batch_size):
-        files = [images.files[i] for i in batch]
-        if flags.run_benchmark:
-            pipeline.benchmark(files)
-            continue
-        for i, found in zip(batch, pipeline(files)):
-            results.append(ImageDetections(images.ids[i], found.rows))
-            if flags.save_images:
-                write_picture(output_dir / names[i], draw_detections(*found, labels, flags.threshold))
+    batches = list(batched(range(len(images.files)), flags.batch_size))
     if flags.run_benchmark:
+        for batch in batches:
+            pipeline.benchmark([images.files[i] for i in batch])
         return
+    folder, names = Path(flags.output_dir), output_names(images.files)
+    results: List[ImageDetections] = []
+    stream = pipeline.stream([images.files[i] for i in batch] for batch in batches)
+    with Behind() as later, CsvWriter(folder if flags.save_csv else None, labels) as table:
+        for batch, detected in zip(batches, stream):
+            for i, found in zip(batch, detected):
+                results.append(ImageDetections(images.ids[i], found.rows))
+                table.write(names[i], found.rows)
+                if flags.save_images:
+                    later(partial(save_picture, folder / names[i], found, labels, flags.threshold))
     if flags.save_images:
-        print(f"{len(results)} pictures in {output_dir}")
+        print(f"{len(results)} pictures in {folder}")
     if flags.save_results:
-        write_results(output_dir, results, names, images.category_ids)
+        write_json(folder, results, names, images.category_ids)
     if flags.eval_json:
-        scores = evaluate_coco(
-            load_coco_json(flags.eval_json), coco_rows(results, images.category_ids), images.ids
-        )
-        print(scores.table())
+        rows = coco_rows(results, images.category_ids)
+        print(evaluate_coco(load_coco_json(flags.eval_json), rows, images.ids).table())
 
 
 def choose_images(flags: Namespace, classes: int) -> ImageList:
@@ -54,32 +62,36 @@ def choose_images(flags: Namespace, classes: int) -> ImageList:
     return with_coco_ids(images, COCO.ids) if flags.use_coco_category else images
 
 
-def write_results(
-    folder: Path, results: List[ImageDetections], names: List[str], category_ids: List[int]
-) -> None:
-    """Write bbox.json: COCO result rows with the file names. UserError if the disk refuses."""
-    rows = [
-        {**row, "file_name": name}
-        for found, name in zip(results, names)
-        for row in coco_rows([found], category_ids)
-    ]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "bbox.json").write_text(json.dumps(rows), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {folder / 'bbox.json'}: {error.strerror}") from error
-    print(f"{len(rows)} detections in {folder / 'bbox.json'}")
+def save_picture(path: Path, found: Detected, labels: List[str], threshold: float) -> None:
+    """Write the image with its boxes."""
+    write_picture(path, draw_detections(*found, labels, threshold))
 
 
 def run_video(pipeline: AnyPipeline, labels: List[str], flags: Namespace) -> None:
-    """Detect on a video or camera and write it with boxes; Ctrl-C ends a camera's."""
+    """Detect on a video or camera and write it with boxes; Ctrl-C ends a camera's. UserError if a video file ends
+    before the frames that it announces; what was found until then is written."""
+    frames = 0
     with open_video(flags.video_file, flags.camera_id) as video:
-        target = Path(flags.output_dir) / video.name
-        with VideoWriter(target, video.rate) as writer:
+        folder = Path(flags.output_dir)
+        target = folder / video.name
+        with (
+            VideoWriter(target, video.rate) as writer,
+            Behind() as later,
+            CsvWriter(folder if flags.save_csv else None, labels) as table,
+        ):
             try:
-                for frames in batched(video.frames, flags.batch_size):
-                    for found in pipeline(frames):
-                        writer.write(draw_detections(*found, labels, flags.threshold))
+                for detected in pipeline.stream(batched(video.frames, flags.batch_size)):
+                    for found in detected:
+                        later(partial(save_frame, writer, found, labels, flags.threshold))
+                        table.write(str(frames), found.rows)
+                        frames += 1
             except KeyboardInterrupt:
                 print("stopped")
-    print(f"{pipeline.timer.images} frames in {target}")
+                video = video._replace(announced=0)
+    print(f"{frames} frames in {target}")
+    check_complete(flags.video_file, frames, video.announced)
+
+
+def save_frame(writer: VideoWriter, found: Detected, labels: List[str], threshold: float) -> None:
+    """Append the frame with its boxes to the video."""
+    writer.write(draw_detections(*found, labels, threshold))

@@ -4,10 +4,11 @@ M boxes of an image; a row is class, score, x1, y1, x2, y2 in pixels.
 """
 from __future__ import annotations
 
-from typing import List, NamedTuple, Sequence, Tuple
+from typing import Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
+from runtime.overlap import ahead
 from runtime.pipeline import Detected, Image, Pipeline, batched, read
 
 
@@ -35,6 +36,11 @@ class SlicedPipeline:
     def __call__(self, images: Sequence[Image]) -> List[Detected]:
         """What is found on each image. UserError if a file is not an image."""
         return [self._detect(read(image)) for image in images]
+
+    def stream(self, batches: Iterable[Sequence[Image]]) -> Iterator[List[Detected]]:
+        """What is found on each batch of images; the next ones are read while the network computes."""
+        for pictures in ahead([read(image) for image in images] for images in batches):
+            yield self(pictures)
 
     def benchmark(self, images: Sequence[Image]) -> None:
         """Time the slices of the images, `batch_size` at a time."""

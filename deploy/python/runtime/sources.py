@@ -15,6 +15,7 @@ from ppdet_repro.data.source.image_folder import find_images
 from ppdet_repro.utils.errors import UserError
 
 DEFAULT_RATE = 25.0  # frames a second, where a camera does not say
+MISSING_SHARE = 0.02  # of the frames that a video announces: some containers only estimate their number
 
 
 class ImageList(NamedTuple):
@@ -26,10 +27,12 @@ class ImageList(NamedTuple):
 
 
 class Video(NamedTuple):
-    """An open video or camera: the name of its copy, frames a second, and RGB images [H, W, 3]."""
+    """An open video or camera: the name of its copy, frames a second, how many frames its file announces (0 if
+    it does not say), and RGB images [H, W, 3]."""
 
     name: str
     rate: float
+    announced: int
     frames: Iterator[np.ndarray]
 
 
@@ -57,9 +60,7 @@ def with_coco_ids(images: ImageList, category_ids: Sequence[int]) -> ImageList:
     stems = [Path(file).stem for file in images.files]
     if not all(stem.isdigit() for stem in stems):
         strange = next(stem for stem in stems if not stem.isdigit())
-        raise UserError(
-            f"--use_coco_category wants image files called by their id; {strange!r} is not a number"
-        )
+        raise UserError(f"--use_coco_category wants image files called by their id; {strange!r} is not a number")
     return ImageList(images.files, [int(stem) for stem in stems], list(category_ids))
 
 
@@ -90,9 +91,18 @@ def open_video(path: Optional[str], camera_id: int) -> Iterator[Video]:
             raise UserError(f"{what}, or OpenCV has no decoder for it")
         rate = capture.get(cv2.CAP_PROP_FPS)
         name = f"camera_{camera_id}.mp4" if path is None else f"{Path(path).stem}.mp4"
-        yield Video(name, rate if rate > 0 else DEFAULT_RATE, itertools.chain([first], frames))
+        announced = 0 if path is None else max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        yield Video(name, rate if rate > 0 else DEFAULT_RATE, announced, itertools.chain([first], frames))
     finally:
         capture.release()
+
+
+def check_complete(path: str, read: int, announced: int) -> None:
+    """UserError if a video gave clearly fewer frames than its file announces."""
+    if announced - read > max(1, MISSING_SHARE * announced):
+        raise UserError(
+            f"{path} ends early: {read} of {announced} frames could be read; what was found on them is written"
+        )
 
 
 def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:

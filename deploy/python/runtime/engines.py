@@ -1,0 +1,22 @@
+"""Which engine runs a model."""
+from __future__ import annotations
+
+from argparse import Namespace
+
+from ppdet_repro.data.transform.preprocess import from_list
+from runtime.model_folder import ModelFolder
+from runtime.pipeline import Engine, Pipeline
+
+
+def open_pipeline(model: ModelFolder, flags: Namespace) -> Pipeline:
+    """The model's preprocessing, and the engine that the flags ask for. UserError if it cannot run here."""
+    preprocess = from_list(model.preprocess, f"{model.program.parent}/infer_cfg.yml")
+    return Pipeline(preprocess, open_engine(model, flags))
+
+
+def open_engine(model: ModelFolder, flags: Namespace) -> Engine:
+    """The engine; its runtime is imported here and not before, so that a wrong flag is answered at once."""
+    from runtime.paddle_engine import EngineOptions, PaddleEngine
+
+    options = {name: getattr(flags, name) for name in EngineOptions._fields if hasattr(flags, name)}
+    return PaddleEngine(model, EngineOptions(**options))
