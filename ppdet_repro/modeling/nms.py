@@ -4,7 +4,7 @@ B images, N candidate boxes, C classes, M rows kept over the whole batch.
 """
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional
 
 import paddle
 from paddle import _C_ops
@@ -47,6 +47,11 @@ class MultiClassNMS:
             "nms_eta": nms_eta,
             "normalized": normalized,
         }
+
+    @property
+    def settings(self) -> Dict[str, Any]:
+        """The constructor's arguments, for whoever suppresses outside Paddle."""
+        return self.attributes
 
     def __call__(self, boxes: paddle.Tensor, scores: paddle.Tensor) -> Detections:
         """Boxes [B, N, 4] xyxy, scores [B, C, N]."""
@@ -123,6 +128,11 @@ class MatrixNMS:
             "normalized": normalized,
         }
         self.candidates = candidates
+
+    @property
+    def settings(self) -> Dict[str, Any]:
+        """The constructor's arguments, for whoever suppresses outside Paddle."""
+        return {**self.attributes, "candidates": self.candidates}
 
     def __call__(self, boxes: paddle.Tensor, scores: paddle.Tensor) -> Detections:
         """Boxes [B, N, 4] xyxy, scores [B, C, N]."""

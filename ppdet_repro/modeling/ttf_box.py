@@ -5,6 +5,8 @@ TTFNet, section 3.2.
 """
 from __future__ import annotations
 
+from typing import Dict
+
 import paddle
 import paddle.nn.functional as F
 
@@ -37,6 +39,11 @@ class TTFBox:
         self.score_thresh = score_thresh
         self.down_ratio = down_ratio
         self.select = self.all_rows if fixed_size else self.rows_above_threshold
+
+    @property
+    def settings(self) -> Dict[str, float]:
+        """What whoever selects outside Paddle needs to know."""
+        return {"score_thresh": self.score_thresh}
 
     def __call__(self, raw, im_shape: paddle.Tensor, scale_factor: paddle.Tensor):
         """Heat map logits [B, K, H, W] and distances [B, 4, H, W] (`TTFOutputs`) -> boxes [B, N, 4] in pixels

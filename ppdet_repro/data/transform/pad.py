@@ -6,7 +6,8 @@ from typing import Sequence
 import numpy as np
 
 from ppdet_repro.core.registry import register
-from ppdet_repro.data.transform.base import BatchTransform, Context, Sample
+from ppdet_repro.data.transform.base import BatchTransform, Context, Sample, SampleTransform
+from ppdet_repro.utils.errors import UserError
 
 
 @register
@@ -32,6 +33,26 @@ class PadBatch(BatchTransform):
             row[:, :h, :w] = sample["image"]
             sample["image"] = row
         return samples
+
+
+class PadTo(SampleTransform):
+    """Pad an image [h, w, C] at the bottom and the right with `fill_value` to `size` (height, width): PaddleDetection's
+    deployment `Pad`, for networks of a fixed size. UserError if the image is larger."""
+
+    def __init__(self, size: Sequence[int], fill_value: Sequence[float] = (114.0, 114.0, 114.0)):
+        self.size = tuple(size)
+        self.fill_value = tuple(fill_value)
+
+    def __call__(self, sample: Sample, ctx: Context) -> Sample:
+        image = sample["image"]
+        height, width = image.shape[:2]
+        if height > self.size[0] or width > self.size[1]:
+            raise UserError(f"an image of {height} x {width} pixels does not fit a network of {self.size}")
+        padded = np.empty((*self.size, image.shape[2]), np.float32)
+        padded[:] = self.fill_value
+        padded[:height, :width] = image
+        sample["image"] = padded
+        return sample
 
 
 def stack(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from ppdet_repro.data.transform.base import BatchTransform, Context, Sample, SampleTransform, apply_to_batch
 from ppdet_repro.data.transform.decode import Decode
 from ppdet_repro.data.transform.normalize import NormalizeImage, Permute
-from ppdet_repro.data.transform.pad import PadBatch, stack
+from ppdet_repro.data.transform.pad import PadBatch, PadTo, stack
 from ppdet_repro.data.transform.resize import Resize
 from ppdet_repro.utils.errors import UserError
 
@@ -18,6 +18,7 @@ KINDS = {
     "NormalizeImage": (NormalizeImage, {"mean", "std", "is_scale", "norm_type"}),
     "Permute": (Permute, set()),
     "PadStride": (PadBatch, {"stride"}),
+    "Pad": (PadTo, {"size", "fill_value"}),
 }
 
 
@@ -95,18 +96,19 @@ def to_list(
 ) -> list[dict[str, Any]]:
     """The `Preprocess` list of a reader's transforms (`reader.preprocess`).
 
-    image_shape     [3, height, width]: replaces the size to resize to, unless the height is -1
+    image_shape     [3, height, width]: replaces the size to resize to, unless the height is -1; images that keep
+                    their ratio are padded to it
     fuse_normalize  leave NormalizeImage out, since the network does it
 
     Raises:
         UserError: a transform has no counterpart in deployment.
     """
     items: list[dict[str, Any]] = []
+    fixed = image_shape is not None and image_shape[1] != -1
+    keeps_ratio = any(isinstance(transform, Resize) and transform.keep_ratio for transform in transforms)
     for transform in transforms:
         if isinstance(transform, Resize):
-            size = transform.target_size
-            if image_shape is not None and image_shape[1] != -1:
-                size = image_shape[1:]
+            size = image_shape[1:] if fixed else transform.target_size
             values = {
                 "target_size": list(size),
                 "keep_ratio": transform.keep_ratio,
@@ -120,6 +122,8 @@ def to_list(
                 "norm_type": transform.norm_type,
             }
         elif isinstance(transform, PadBatch):
+            if fixed and keeps_ratio:
+                continue  # padded already
             values = {"stride": transform.pad_to_stride}
         elif isinstance(transform, (Permute, Decode)):
             values = {}
@@ -129,6 +133,8 @@ def to_list(
                 "NormalizeImage, Permute and PadBatch"
             )
         kind = "PadStride" if isinstance(transform, PadBatch) else type(transform).__name__
+        if kind == "Permute" and fixed and keeps_ratio:
+            items.append({"type": "Pad", "size": list(image_shape[1:]), "fill_value": [0.0, 0.0, 0.0]})
         if kind != "Decode" and not (fuse_normalize and kind == "NormalizeImage"):
             items.append({"type": kind, **values})
     return items

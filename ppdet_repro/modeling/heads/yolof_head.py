@@ -20,7 +20,7 @@ from ppdet_repro.modeling.assignment import AssignedBoxes, Assignment
 from ppdet_repro.modeling.boxes import clip_to_image, decode_deltas, to_original_image
 from ppdet_repro.modeling.ground_truth import one_hot_targets, without_padding
 from ppdet_repro.modeling.layers import batch_norm, reduce_mean
-from ppdet_repro.modeling.nms import Detections, at_most, take_rows
+from ppdet_repro.modeling.nms import at_most, take_rows
 
 MAX_EXP = 1e8
 
@@ -193,9 +193,10 @@ class YOLOFHead(nn.Layer):
         boxes = clip_to_image(self.boxes(deltas, anchors), im_shape)
         return to_original_image(boxes, scale_factor), F.sigmoid(logits).transpose([0, 2, 1])
 
-    def suppress(self, boxes: paddle.Tensor, scores: paddle.Tensor) -> Detections:
+    @property
+    def suppress(self) -> Any:
         """Candidates [B, n, 4], [B, K, n] -> detections."""
-        return self.nms(boxes, scores)
+        return self.nms
 
 
 def best_anchors(raw: YOLOFOutputs, limit: int) -> YOLOFOutputs:
