@@ -32,6 +32,7 @@ EXTRAS = {
     "serve": ["fastapi>=0.110", "pydantic>=2", "uvicorn>=0.29"],
     "vdl": ["visualdl>=2.5"],
     "onnx": ["paddle2onnx==1.3.1", "onnxruntime==1.23.2"],
+    "openvino": ["openvino>=2024.0"],
     "lite": ["paddlelite==2.13rc0"],
     # What paddleslim 2.6.0 imports, declared by it or not. It is itself not here, because it pins
     # opencv-python, a second package that owns the module cv2: `make slim` installs it without dependencies.

@@ -14,7 +14,7 @@ from typing import List, Sequence
 import paddle
 from paddle.base.proto import framework_pb2
 
-from ppdet_repro.engine.lite_program import cure
+from ppdet_repro.engine.lite_program import cure, parts_of_weights
 from ppdet_repro.inference.networks import missing
 from ppdet_repro.utils.errors import UserError
 
@@ -119,7 +119,13 @@ def check_lite(program: Path, device: str, precision: str, paddle_version: str) 
         raise UserError("Paddle-Lite computes in fp16 on arm alone; for x86 use fp32")
     if not paddle_version.startswith("2."):
         raise UserError(f"Paddle {paddle_version} writes programs that Paddle-Lite 2.13 cannot read; use Paddle 2.6.2")
-    if "grid_sampler" in operators(read_program(program)):
+    description = read_program(program)
+    if parts_of_weights(description):
+        raise UserError(
+            f"{program} takes parts of weights that it computes (BiFPN's fusion does), which crashes Paddle-Lite when "
+            "the model runs; export it for paddle or onnx"
+        )
+    if "grid_sampler" in operators(description):
         raise UserError(
             f"{program} contains grid_sampler, which crashes Paddle-Lite's opt; export it with --target lite, which "
             "keeps deformable_conv"

@@ -2,8 +2,8 @@
 
 Paddle 2.6 leaves out attributes and outputs that were always there before, and Paddle-Lite reads them unasked: its
 converter aborts, is killed by a signal, or writes a model that aborts when it runs. Each cure below puts back what
-older Paddles wrote. They change a copy of the program's description; parameters stay as they are, but for constants
-(see `fold_constants`), and so do the results.
+older Paddles wrote. They change a copy of the program's description; parameters stay as they are, and so do the
+results.
 
 | operator in the program                     | without the cure                        | cure                      |
 |---------------------------------------------|-----------------------------------------|---------------------------|
@@ -12,19 +12,23 @@ older Paddles wrote. They change a copy of the program's description; parameters
 | flatten_contiguous_range                    | segmentation fault: no output XShape    | the output and a variable |
 | fill_constant of shape []                   | aborts when the model runs              | shape = [1]               |
 | depthwise_conv2d_transpose, on x86 only     | not supported                           | conv2d_transpose          |
-| slices of computed weights (BiFPN's fusion) | segmentation fault when it runs         | the values, as parameters |
 
-Found by converting nets of one operator each with paddlelite 2.13rc0.
+No cure, but a line that says so (see `parts_of_weights`): slices of computed weights, as in BiFPN's fusion, are
+converted, but are a segmentation fault when the model runs. The detectors here avoid two more: `unbind` corrupts
+Paddle-Lite's memory, and it has no take_along_axis and put_along_axis.
+
+Found by converting nets of one operator each, and the detectors, with paddlelite 2.13rc0.
 """
 from __future__ import annotations
 
-from typing import Dict
+from typing import Dict, List
 
 from paddle.base.proto import framework_pb2
 
 Operator = framework_pb2.OpDesc
 Block = framework_pb2.BlockDesc
 
+PARTS = ("slice", "strided_slice", "split", "unbind", "unstack")
 MISSING_FLOATS = {"relu6": ("threshold", 6.0), "swish": ("beta", 1.0)}
 
 
@@ -76,6 +80,21 @@ def give_shape(operator: Operator) -> None:
         if attribute.name == "shape" and not by_tensor and not attribute.longs and not attribute.ints:
             attribute.longs.append(1)
             attribute.type = framework_pb2.LONGS
+
+
+def parts_of_weights(program: framework_pb2.ProgramDesc) -> List[str]:
+    """The operators that take parts of what is computed from parameters alone, which Paddle-Lite cannot run."""
+    found = []
+    for block in program.blocks:
+        parameters = {name for name, variable in variables(block).items() if variable.persistable}
+        computed = set()
+        for operator in block.ops:
+            inputs = {argument for entry in operator.inputs for argument in entry.arguments}
+            if operator.type in PARTS and inputs & computed:
+                found.append(operator.type)
+            if inputs and inputs <= parameters | computed:
+                computed.update(argument for entry in operator.outputs for argument in entry.arguments)
+    return found
 
 
 def variables(block: Block) -> Dict[str, framework_pb2.VarDesc]:

@@ -77,7 +77,7 @@ class MultiClassNMS:
             type="multiclass_nms3",
             inputs={"BBoxes": boxes, "Scores": scores},
             outputs={"Out": rows, "Index": index, "NmsRoisNum": count},
-            attrs=a,
+            attrs=dict(a),  # Paddle adds to it
         )
         for output in (rows, index, count):
             output.stop_gradient = True
@@ -148,7 +148,7 @@ class MatrixNMS:
             type="matrix_nms",
             inputs={"BBoxes": boxes, "Scores": scores},
             outputs={"Out": rows, "Index": index, "RoisNum": count},
-            attrs=self.attributes,
+            attrs=dict(self.attributes),  # Paddle adds to it
         )
         for output in (rows, index, count):
             output.stop_gradient = True
