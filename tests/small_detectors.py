@@ -52,7 +52,7 @@ def small_config(name: str, data: Path, *overrides: str) -> Config:
     return load_config(path, changes)
 
 
-def taught_model(cfg: Config, steps: int = 30) -> paddle.nn.Layer:
+def taught_model(cfg: Config, steps: int = 12) -> paddle.nn.Layer:
     """The config's model in eval mode; its neck and head have seen one batch `steps` times, so it finds boxes of all
     scores."""
     paddle.seed(0)
