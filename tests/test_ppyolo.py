@@ -454,3 +454,14 @@ def test_the_paper_s_sizes_follow_from_one_counting_rule():
 
 def test_fill_rule_is_the_recordings_own():
     assert fill("yolo_head.yolo_output.0.bias", (258,)).astype(np.float64).sum() == pytest.approx(-859.6582902539521)
+
+
+@pytest.mark.parametrize("iou_aware", [True, False])
+def test_a_head_for_training_from_scratch_expects_few_objects(iou_aware):
+    loss = YOLOv3Loss(2, downsample=[16, 8], iou_aware_loss=IouAwareLoss() if iou_aware else None)
+    anchors, masks = [[8, 8], [16, 16], [32, 32]], [[1, 2], [0]]
+    head = YOLOv3Head([4, 4], [16, 8], anchors, masks, 2, loss, iou_aware, prior_prob=0.01)
+    found = head.predictions(head([paddle.zeros([1, 4, 2, 2]), paddle.zeros([1, 4, 4, 4])]))
+    probabilities = paddle.nn.functional.sigmoid(found.objectness)
+    np.testing.assert_allclose(probabilities, np.full([1, 24], 0.01), rtol=1e-5)  # 2 x 4 anchors and 16
+    assert float(found.classes.abs().max()) == float(found.centre.abs().max()) == 0  # other biases stay

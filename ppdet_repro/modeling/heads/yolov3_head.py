@@ -6,6 +6,7 @@ PP-YOLO and PP-YOLOv2 build on.
 """
 from __future__ import annotations
 
+import math
 from typing import Any, Dict, List, NamedTuple, Optional
 
 import numpy as np
@@ -39,7 +40,8 @@ class YOLOv3Head(nn.Layer):
 
     `anchors` are (width, height) in input pixels, `anchor_masks` the indices of each level's, coarsest level first.
     `iou_aware` adds an IoU a box; at inference the objectness is objectness^(1 - f) * IoU^f with f =
-    `iou_aware_factor`.
+    `iou_aware_factor`. `prior_prob` is the objectness that a new head gives, for training from scratch (RetinaNet,
+    section 4.1); with None it gives 0.5, and the first hundreds of updates go into unlearning that.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class YOLOv3Head(nn.Layer):
         loss: Part[nn.Layer] = "YOLOv3Loss",
         iou_aware: bool = False,
         iou_aware_factor: float = 0.4,
+        prior_prob: Optional[float] = None,
     ):
         super().__init__()
         anchors, masks = anchors or COCO_ANCHORS, anchor_masks or COCO_MASKS
@@ -71,6 +74,10 @@ class YOLOv3Head(nn.Layer):
                 for c, mask in zip(in_channels, masks)
             ]
         )
+
+        if prior_prob is not None:
+            for conv, mask in zip(self.yolo_output, masks):
+                expect_objects(conv.bias, len(mask), 5 + num_classes, prior_prob)
 
     def forward(self, feats: List[paddle.Tensor]) -> YOLOv3Outputs:
         """[B, C, H, W] a level, coarsest first -> raw outputs."""
@@ -132,6 +139,13 @@ class YOLOv3Head(nn.Layer):
         """The predictions as inference reads them."""
         p = self.predictions(raw)
         return YOLOCandidates(p.centre, p.log_size, self.confidence(p), p.classes, p.grid)
+
+
+def expect_objects(bias: paddle.Tensor, anchors: int, width: int, probability: float) -> None:
+    """Set the objectness in a level's bias, `anchors` times `width` numbers behind what else there may be."""
+    values = bias.numpy()
+    values[-anchors * width :].reshape(anchors, width)[:, 4] = -math.log((1 - probability) / probability)
+    bias.set_value(values)
 
 
 def split_iou(maps: paddle.Tensor, anchors: int):
