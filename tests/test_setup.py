@@ -27,6 +27,7 @@ MODULES = {  # that are not named like their package
     "paddle": "paddlepaddle",
     "faster_coco_eval": "faster-coco-eval",
 }
+OUR_FOLDERS = {"runtime", "serve", "phone", "cases", "report"}  # below deploy/, on the path of its commands
 
 
 def literal(name: str):
@@ -84,7 +85,7 @@ def test_every_package_that_is_imported_is_declared():
     declared = {canonicalize_name(Requirement(text).name) for text in texts}
     for folder in ("ppdet_repro", "tools", "deploy", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
-            for module in top_level_imports(path) - {"runtime", "serve"}:
+            for module in top_level_imports(path) - OUR_FOLDERS:
                 package = canonicalize_name(MODULES.get(module, module))
                 assert package in declared or not is_installed_package(module), f"{path}: {module}"
 

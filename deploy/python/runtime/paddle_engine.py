@@ -157,9 +157,7 @@ class PaddleEngine:
     def run(self, inputs: Dict[str, np.ndarray]) -> Tuple[np.ndarray, np.ndarray]:
         """`image` [B, 3, H, W], `im_shape` and `scale_factor` [B, 2] -> boxes [M, 6], their number per
         image [B]. UserError if the model does not end in these."""
-        if self._predictor is None:
-            self._predictor = self._create_tensorrt(inputs)
-        outputs = run_predictor(self._predictor, inputs)
+        outputs = self.outputs(inputs)
         if len(outputs) != 2 or outputs[0].shape[1:] != (6,) or outputs[1].dtype.kind != "i":
             shapes = ", ".join(str(list(output.shape)) for output in outputs)
             raise UserError(
@@ -167,6 +165,12 @@ class PaddleEngine:
                 "export it with export.post_process and export.nms on and export.benchmark off"
             )
         return outputs[0], outputs[1]
+
+    def outputs(self, inputs: Dict[str, np.ndarray]) -> List[np.ndarray]:
+        """Whatever the model ends in."""
+        if self._predictor is None:
+            self._predictor = self._create_tensorrt(inputs)
+        return run_predictor(self._predictor, inputs)
 
     def _config(self) -> Any:
         config = inference.Config(str(self.model.program), str(self.model.parameters))

@@ -1,0 +1,211 @@
+"""How fast deployment is, as ratios of what is measured turn by turn in one run.
+
+    python benchmarks/deploy_speed.py infer --model_dir MODEL --image_dir PHOTOS
+    python benchmarks/deploy_speed.py infer --model_dir MODEL --image_dir PHOTOS --paddledetection PaddleDetection
+    python benchmarks/deploy_speed.py post --network NETWORK --whole MODEL     # exports with export.benchmark on, off
+
+`infer`: deploy/python/infer.py's pipeline in fp32 and bfloat16, batch 1, and PaddleDetection's deploy/python/infer.py
+on the same exported folder if a checkout is given (with what it imports installed). Each is a process that waits for
+its turn; ratios are medians over the rounds of ratios within a round.
+`post`: what decoding and suppression add to the network.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Dict, List
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "deploy" / "python"), str(ROOT)]
+
+import numpy as np  # noqa: E402
+
+from ppdet_repro.utils.cli import at_least_one  # noqa: E402
+from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
+from ppdet_repro.utils.table import text_table  # noqa: E402
+
+LOWEST = 0.3  # score of the boxes that are compared
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    infer = commands.add_parser("infer")
+    infer.add_argument("--model_dir", required=True)
+    infer.add_argument("--image_dir", required=True)
+    infer.add_argument("--paddledetection", help="a checkout of PaddleDetection")
+    post = commands.add_parser("post")
+    post.add_argument("--network", required=True)
+    post.add_argument("--whole", required=True)
+    post.add_argument("--side", type=at_least_one, default=640)
+    for command in (infer, post):
+        command.add_argument("--rounds", type=at_least_one, default=5)
+        command.add_argument("--threads", type=at_least_one, default=2)
+    worker = commands.add_parser("worker")
+    worker.add_argument("kind")
+    worker.add_argument("model_dir")
+    worker.add_argument("image_dir")
+    worker.add_argument("threads", type=int)
+    worker.add_argument("paddledetection", nargs="?")
+    flags = parser.parse_args()
+    {"infer": compare, "post": time_post, "worker": serve}[flags.command](flags)
+
+
+# Turn by turn ---------------------------------------------------------------------------------------------
+
+
+class Worker:
+    """A process that detects on all images when it is its turn."""
+
+    def __init__(self, kind: str, flags: argparse.Namespace):
+        command = [sys.executable, __file__, "worker", kind, flags.model_dir, flags.image_dir, str(flags.threads)]
+        command += [flags.paddledetection] if flags.paddledetection else []
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def turn(self) -> Dict:
+        """Seconds in all (`wall`) and in the network (`inference`) for all images, and each image's boxes."""
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise UserError("a worker has ended; its message stands above")
+
+    def end(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def serve(flags: argparse.Namespace) -> None:
+    """A worker: for each line of standard input all images, and one line of json."""
+    from ppdet_repro.data.source.image_folder import find_images
+
+    files = find_images(flags.image_dir)
+    detect = theirs(flags) if flags.kind == "theirs" else ours(flags)
+    for _ in sys.stdin:
+        print(json.dumps(detect(files)), flush=True)
+
+
+def ours(flags: argparse.Namespace):
+    """Our pipeline, as infer.py runs it; without `bf16` in fp32."""
+    from runtime.engines import open_pipeline
+    from runtime.model_folder import open_model_folder
+    from runtime.options import build_parser
+    from runtime.timing import StageTimer
+
+    line = [f"--model_dir={flags.model_dir}", f"--cpu_threads={flags.threads}"]
+    line += ["--enable_mkldnn_bfloat16"] if flags.kind == "bf16" else []
+    pipeline = open_pipeline(open_model_folder(flags.model_dir), build_parser().parse_args(line))
+
+    def detect(files: List[str]) -> Dict:
+        pipeline.timer = StageTimer()
+        start = time.perf_counter()
+        rows = [found.rows.tolist() for (found,) in pipeline.stream([file] for file in files)]
+        wall = time.perf_counter() - start
+        return {"wall": wall, "inference": sum(pipeline.timer.seconds["inference"]), "rows": rows}
+
+    return detect
+
+
+def theirs(flags: argparse.Namespace):
+    """PaddleDetection's deploy/python/infer.py with oneDNN, without its drawing."""
+    sys.path.insert(0, str(Path(flags.paddledetection) / "deploy" / "python"))
+    from infer import Detector  # PaddleDetection's
+
+    detector = Detector(flags.model_dir, device="CPU", cpu_threads=flags.threads, enable_mkldnn=True)
+
+    def detect(files: List[str]) -> Dict:
+        before = detector.det_times.inference_time_s.value()
+        start = time.perf_counter()
+        rows = [detector.predict_image([file], visual=False)["boxes"].tolist() for file in files]
+        wall = time.perf_counter() - start
+        return {"wall": wall, "inference": detector.det_times.inference_time_s.value() - before, "rows": rows}
+
+    return detect
+
+
+def compare(flags: argparse.Namespace) -> None:
+    """Print times, ratios and the difference of the boxes."""
+    kinds = ["fp32", "bf16"] + (["theirs"] if flags.paddledetection else [])
+    workers = {kind: Worker(kind, flags) for kind in kinds}
+    first = {kind: worker.turn() for kind, worker in workers.items()}  # warm-up
+    turns: Dict[str, List[Dict]] = {kind: [] for kind in kinds}
+    for _ in range(flags.rounds):
+        for kind, worker in workers.items():
+            turns[kind].append(worker.turn())
+    for worker in workers.values():
+        worker.end()
+    images = len(first["fp32"]["rows"])
+    rows = []
+    for kind in kinds:
+        wall = np.array([turn["wall"] for turn in turns[kind]])
+        inside = np.array([turn["inference"] for turn in turns[kind]])
+        base = np.array([turn["wall"] for turn in turns["theirs" if flags.paddledetection else "fp32"]])
+        rows.append([kind, *map(float, (1000 * np.median(wall) / images, 1000 * np.median(inside) / images,
+                                        np.median(wall / inside), np.median(base / wall)))])  # fmt: skip
+    against = "PaddleDetection" if flags.paddledetection else "fp32"
+    print(text_table(["ms an image", "end to end", "network", "ratio", f"speed, {against} = 1"], rows))
+    for kind in kinds[1:]:
+        print(f"{kind} against fp32: {box_difference(first['fp32']['rows'], first[kind]['rows'])}")
+
+
+def box_difference(reference: List[List], others: List[List]) -> str:
+    """How far the boxes of `others` are from the reference's that score at least LOWEST: each is compared with the
+    nearest of its class."""
+    pixels, scores, lost = [], [], 0
+    for image, other in zip(reference, others):
+        rows, candidates = np.array(image).reshape(-1, 6), np.array(other).reshape(-1, 6)
+        for row in rows[rows[:, 1] >= LOWEST]:
+            same = candidates[candidates[:, 0] == row[0]]
+            distance = np.abs(same[:, 2:] - row[2:]).max(axis=1, initial=0)
+            if not len(same) or distance.min() > 0.5 * max(row[4] - row[2], row[5] - row[3]):
+                lost += 1
+                continue
+            pixels.append(distance.min())
+            scores.append(abs(same[distance.argmin(), 1] - row[1]))
+    if not pixels:
+        return f"no box scores {LOWEST}"
+    median, p95, most = np.percentile(pixels, [50, 95, 100])
+    return (
+        f"{len(pixels)} boxes of score {LOWEST} and more: median {median:.4f}, p95 {p95:.4f}, most {most:.4f} px; "
+        f"scores differ by at most {max(scores):.5f}; {lost} have no counterpart"
+    )
+
+
+# Decoding and suppression ---------------------------------------------------------------------------------
+
+
+def time_post(flags: argparse.Namespace) -> None:
+    """Print the network's time, and what decoding and suppression add to it."""
+    from runtime.model_folder import open_model_folder
+    from runtime.paddle_engine import EngineOptions, PaddleEngine
+
+    options = EngineOptions(cpu_threads=flags.threads)
+    engines = [PaddleEngine(open_model_folder(folder), options) for folder in (flags.network, flags.whole)]
+    shape = np.array([[flags.side, flags.side]], np.float32)
+    inputs = {
+        "image": np.random.default_rng(0).normal(size=[1, 3, flags.side, flags.side]).astype(np.float32),
+        "im_shape": shape,
+        "scale_factor": np.ones([1, 2], np.float32),
+    }
+    times: List[List[float]] = []
+    for _ in range(flags.rounds + 1):
+        times.append([])
+        for engine in engines:
+            start = time.perf_counter()
+            engine.outputs(inputs)
+            times[-1].append(1000 * (time.perf_counter() - start))
+    network, whole = np.array(times[1:]).T
+    added = float(np.median(whole - network))
+    print(
+        f"network {np.median(network):.1f} ms, decoding and suppression add {added:.1f} ms "
+        f"({100 * added / np.median(network):.1f} %); median of {flags.rounds} turns"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,67 @@
+"""What is timed: models, with the papers' speeds, and engines, with what they need."""
+from __future__ import annotations
+
+from typing import Dict, List, NamedTuple, Optional
+
+from runtime.paddle_engine import Build
+
+
+class Model(NamedTuple):
+    """A config, and what its paper says of the speed of that model."""
+
+    config: str
+    paper: str = ""
+
+
+SMALL = [
+    Model("yolof/yolof_r18vd_bccd"),
+    Model("ppyolo/ppyolov2_r18vd_256_synthetic"),
+    Model("ttfnet/pafnet_r18vd_256_synthetic"),
+    Model("sapd/sapd_r18vd_256_synthetic"),
+    Model("ttfnet/pafnet_lite_mobilenet_v3_20x_coco", "26.00 ms, 4 cores of a Kirin 990 (PAFNet, table 2)"),
+]
+FULL = [
+    Model("yolof/yolof_r50_c5_1x_coco", "32 FPS, 2080Ti, 800 px (YOLOF, table 1)"),
+    Model("ppyolo/ppyolov2_r50vd_dcn_365e_coco", "14.5 ms, V100, without decoding and NMS (PP-YOLOv2, table 1)"),
+    Model("ttfnet/pafnet_10x_coco", "14.89 ms, V100 (PAFNet, table 1)"),
+    Model("ttfnet/pafnet_lite_mobilenet_v3_20x_coco", "26.00 ms, 4 cores of a Kirin 990 (PAFNet, table 2)"),
+    Model("sapd/sapd_r50_1x_coco", "14.9 FPS, 1080Ti (SAPD, table 6, trained longer)"),
+]
+SETS: Dict[str, List[Model]] = {"small": SMALL, "full": FULL}
+
+
+class Engine(NamedTuple):
+    """An engine in a precision: its flags for infer.py, and whether it wants a GPU, TensorRT or a quantised model."""
+
+    name: str
+    precision: str
+    flags: Dict[str, object]
+    gpu: bool = False
+    tensorrt: bool = False
+    quantised: bool = False
+
+    def why_not(self, build: Build, quantised: bool) -> Optional[str]:
+        """Why it cannot run the model here; None if it can."""
+        if self.gpu and "gpu" not in build.devices:
+            return "no GPU"
+        if self.tensorrt and not build.tensorrt:
+            return "this Paddle has no TensorRT"
+        if self.precision == "bf16" and not build.bfloat16:
+            return "the CPU has no AVX-512"
+        if self.quantised and not quantised:
+            return "the model is not quantised"
+        if quantised and not self.quantised and not self.gpu:
+            return "the model is quantised"
+        return None
+
+
+ENGINES = [
+    Engine("Paddle, oneDNN", "fp32", {}),  # the first one that runs is what the others are compared with
+    Engine("Paddle, oneDNN", "bf16", {"enable_mkldnn_bfloat16": True}),
+    Engine("Paddle, oneDNN", "int8", {}, quantised=True),
+    Engine("Paddle, no oneDNN", "fp32", {"enable_mkldnn": False}),
+    Engine("Paddle, CUDA", "fp32", {"device": "gpu"}, gpu=True),
+    Engine("TensorRT", "fp32", {"device": "gpu", "run_mode": "trt_fp32"}, gpu=True, tensorrt=True),
+    Engine("TensorRT", "fp16", {"device": "gpu", "run_mode": "trt_fp16"}, gpu=True, tensorrt=True),
+    Engine("TensorRT", "int8", {"device": "gpu", "run_mode": "trt_int8"}, gpu=True, tensorrt=True, quantised=True),
+]

@@ -1,0 +1,93 @@
+"""Time one model on one engine; a process of its own, so that an engine that crashes costs one row.
+
+Reads a job (json) from standard input, prints one line of json. Milliseconds are those of a batch.
+"""
+from __future__ import annotations
+
+import json
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Sequence
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "python"), str(Path(__file__).resolve().parents[2])]
+
+import numpy as np  # noqa: E402
+from runtime.engines import open_pipeline  # noqa: E402
+from runtime.model_folder import ModelFolder, open_model_folder  # noqa: E402
+from runtime.pipeline import Pipeline, batched  # noqa: E402
+from runtime.sources import coco_images  # noqa: E402
+
+from ppdet_repro.metrics.coco import evaluate_coco, load_coco_json  # noqa: E402
+from ppdet_repro.metrics.detections import ImageDetections, coco_rows  # noqa: E402
+from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
+
+
+def main() -> None:
+    job = json.load(sys.stdin)
+    flags = Namespace(**job["flags"])
+    whole = open_model_folder(job["whole"])
+    result: Dict[str, object] = {}
+    if job["network"]:
+        result["network"] = time_network(job, flags)
+    pipeline = open_pipeline(whole, flags)
+    batches = [b for b in batched(job["images"], flags.batch_size) if len(b) == flags.batch_size]
+    turns = [batches[i % len(batches)] for i in range(job["warmup"] + job["repeats"])]
+    result["end_to_end"] = timed([lambda b=b: pipeline(b) for b in turns], job["warmup"])
+    result["ap"] = average_precision(pipeline, flags, len(whole.labels)) if flags.eval_json else None
+    print(json.dumps(result))
+
+
+def time_network(job: Dict, flags: Namespace) -> List[float]:
+    """Times of the network alone, as the papers have it; its outputs go to the file that the job names."""
+    model = open_model_folder(job["network"])
+    engine = open_pipeline(model, flags).engine
+    height, width = input_size(model)
+    pixels = np.random.default_rng(0).uniform(0, 255, [flags.batch_size, 3, height, width])
+    inputs = {
+        "image": pixels.astype(np.float32) if normalises_inside(model) else ((pixels - 114) / 57).astype(np.float32),
+        "im_shape": np.full([flags.batch_size, 2], (height, width), np.float32),
+        "scale_factor": np.ones([flags.batch_size, 2], np.float32),
+    }
+    times = timed([lambda: engine.outputs(inputs)] * (job["warmup"] + job["repeats"]), job["warmup"])
+    np.savez(job["outputs"], *engine.outputs(inputs))
+    return times
+
+
+def average_precision(pipeline: Pipeline, flags: Namespace, classes: int) -> float:
+    """COCO AP on the pictures of --eval_json."""
+    images = coco_images(flags.eval_json, flags.image_dir, classes)
+    stream = pipeline.stream(batched(images.files, flags.batch_size))
+    found = [image.rows for detected in stream for image in detected]
+    rows = coco_rows(map(ImageDetections, images.ids, found), images.category_ids)
+    return evaluate_coco(load_coco_json(flags.eval_json), rows, images.ids).summary["bbox_mAP"]
+
+
+def timed(calls: Sequence[Callable[[], object]], warmup: int) -> List[float]:
+    """Milliseconds of each call after the first `warmup`."""
+    times = []
+    for call in calls:
+        start = time.perf_counter()
+        call()
+        times.append(1000 * (time.perf_counter() - start))
+    return times[warmup:]
+
+
+def input_size(model: ModelFolder) -> Sequence[int]:
+    """Height and width of the network's input: what Resize aims at, rounded up to the stride of the padding."""
+    sizes: Optional[Sequence[int]] = next(
+        (step["target_size"] for step in model.preprocess if step["type"] == "Resize"), None
+    )
+    stride = next((step.get("stride", 1) for step in model.preprocess if step["type"] == "PadStride"), 1)
+    if sizes is None:
+        raise UserError(f"{model.program.parent}: infer_cfg.yml has no Resize; its input size is unknown")
+    return [-(-side // max(1, stride)) * max(1, stride) for side in sizes]
+
+
+def normalises_inside(model: ModelFolder) -> bool:
+    return all(step["type"] != "NormalizeImage" for step in model.preprocess)
+
+
+if __name__ == "__main__":
+    run_command(main)

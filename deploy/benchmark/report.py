@@ -1,0 +1,116 @@
+"""The results as csv, markdown and a plot."""
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+COLUMNS = (
+    "model", "engine", "precision", "input", "batch", "threads", "warmup", "repeats", "network_ms", "network_p95_ms",
+    "end_to_end_ms", "end_to_end_p95_ms", "difference", "ap", "weights", "paper", "remark",
+)  # fmt: skip
+FLOOR = 1e-8  # where a difference of zero is drawn
+
+
+class Row(NamedTuple):
+    """One line. Times are medians of a batch in milliseconds, None where not measured; `difference`: of the
+    network's outputs from the first engine's, over their largest value; `ap`: COCO AP, if pictures with truth were
+    given; `remark`: why it was not run."""
+
+    model: str
+    engine: str
+    precision: str
+    input: str
+    batch: int
+    threads: int
+    warmup: int
+    repeats: int
+    network_ms: Optional[float] = None
+    network_p95_ms: Optional[float] = None
+    end_to_end_ms: Optional[float] = None
+    end_to_end_p95_ms: Optional[float] = None
+    difference: Optional[float] = None
+    ap: Optional[float] = None
+    weights: str = ""
+    paper: str = ""
+    remark: str = ""
+
+
+def write_csv(path: Path, rows: Sequence[Row], machine: Dict[str, str]) -> None:
+    """All columns, the machine's facts repeated in each line."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow([*COLUMNS, *machine])
+        for row in rows:
+            table.writerow(["" if value is None else value for value in [*row, *machine.values()]])
+
+
+def markdown(rows: Sequence[Row], machine: Dict[str, str]) -> str:
+    """A page: the machine, the protocol, the table."""
+    first = rows[0]
+    facts = "\n".join(f"- {name}: {value}" for name, value in machine.items())
+    lines = [
+        "# Benchmark",
+        "",
+        facts,
+        f"- batch {first.batch}, {first.threads} threads, {first.warmup} warm-up runs, {first.repeats} timed runs; "
+        "median (95th percentile) in ms a batch",
+        "- network: without preprocessing, decoding and suppression, as PP-YOLOv2's paper times it; end to end: from "
+        "the picture's file to the boxes, not overlapped",
+        "- difference: of the network's outputs from the first engine's, relative to their largest value",
+        "- the papers' figures are the papers', on their hardware; everything else was measured here",
+        "",
+        "| model | engine | precision | input | network | end to end | difference | AP | weights | paper |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        measured = [
+            row.remark or _time(row.network_ms, row.network_p95_ms),
+            _time(row.end_to_end_ms, row.end_to_end_p95_ms),
+            "" if row.difference is None else f"{row.difference:.1e}",
+            "" if row.ap is None else f"{row.ap:.3f}",
+        ]
+        cells = [row.model, row.engine, row.precision, row.input, *measured, row.weights, row.paper]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "![AP or difference against latency](benchmark.png)", ""])
+
+
+def _time(median: Optional[float], p95: Optional[float]) -> str:
+    return "" if median is None or p95 is None else f"{median:.1f} ({p95:.1f})"
+
+
+def draw(path: Path, rows: Sequence[Row]) -> None:
+    """AP against end-to-end latency where AP was measured, else the difference against the network's latency."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    with_ap = any(row.ap is not None for row in rows)
+    figure, axes = plt.subplots(figsize=(8, 5), constrained_layout=True)
+    for number, model in enumerate(dict.fromkeys(row.model for row in rows)):
+        points = [p for row in rows if row.model == model and (p := point(row, with_ap)) is not None]
+        if points:
+            latencies, heights, labels = zip(*points)
+            axes.plot(latencies, heights, "o", label=model, color=f"C{number % 10}")
+            for latency, height, label in points:
+                axes.annotate(label, (latency, height), textcoords="offset points", xytext=(4, 4), fontsize=7)
+    axes.set_xscale("log")
+    if with_ap:
+        axes.set(xlabel="end to end, ms a batch", ylabel="AP")
+    else:
+        axes.set(xlabel="network, ms a batch", ylabel="difference of outputs (relative; lowest: none)", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def point(row: Row, with_ap: bool) -> Optional[List]:
+    """Where a row stands in the plot, and its label; None if it has no such numbers."""
+    latency = row.end_to_end_ms if with_ap else row.network_ms
+    height = row.ap if with_ap else row.difference
+    if latency is None or height is None or math.isnan(height):
+        return None
+    return [latency, height if with_ap else max(height, FLOOR), f"{row.engine} {row.precision}"]

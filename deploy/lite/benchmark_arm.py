@@ -1,0 +1,214 @@
+"""Time .nb models on Android phones with Paddle-Lite's benchmark_bin, and compare with the paper's figure.
+
+benchmark_bin prints the mean of its runs, no quantiles: it is started --rounds times, and median and p95 are those of
+the rounds' means. Written from Paddle-Lite's source and tested with a stand-in for adb; no phone was used.
+"""
+from __future__ import annotations
+
+import argparse
+import csv
+import shlex
+import sys
+from pathlib import Path
+from typing import Dict, Iterator, List, NamedTuple, Sequence
+
+import numpy as np
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
+
+from phone import FOLDER, Phone, PhoneFacts, attached, lite_version, parse_times, run  # noqa: E402
+
+from ppdet_repro.utils.cli import at_least_one  # noqa: E402
+from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
+
+PAPER_MS, PAPER_SOC = 26.00, "kirin990"  # PAFNet-lite, 320 px: PAFNet, table 2, "Latency on ARM 4xCore(ms)"
+BIG_CORES, NO_BIND = 0, 3  # benchmark_bin's power modes: bound to the big cores, or left to the system
+
+
+class Protocol(NamedTuple):
+    """How Paddle-Lite's own tables were measured: runs that do not count, runs that do, and whether more than one
+    thread is bound to the big cores."""
+
+    warmup: int
+    repeats: int
+    binds_threads: bool
+
+    def power_mode(self, threads: int) -> int:
+        return BIG_CORES if threads == 1 or self.binds_threads else NO_BIND
+
+
+PROTOCOLS = {"v2.9": Protocol(10, 100, False), "v2.11": Protocol(20, 600, True)}
+
+
+class Case(NamedTuple):
+    """One line of the table."""
+
+    model: Path
+    protocol: str
+    threads: int
+
+    def command(self, phone: Phone, flags: argparse.Namespace) -> List[str]:
+        """The command that runs it once."""
+        protocol = PROTOCOLS[self.protocol]
+        parts = [
+            f"./{flags.binary.name}",
+            f"--optimized_model_file={self.model.name}",
+            f"--input_shape={flags.input_shape}",
+            f"--warmup={protocol.warmup}",
+            f"--repeats={protocol.repeats}",
+            f"--threads={self.threads}",
+            f"--power_mode={protocol.power_mode(self.threads)}",
+            "--backend=arm",
+            f"--cpu_precision={flags.precision}",
+        ]
+        bound = ["taskset", flags.cores] if flags.cores else []
+        return phone.command("shell", f"cd {FOLDER} && {shlex.join(bound + parts)}")
+
+
+COLUMNS = (
+    "device", "soc", "android", "governor", "celsius_before", "celsius_after", "lite", "model", "input_shape",
+    "precision", "protocol", "threads", "power_mode", "cores", "warmup", "repeats", "rounds", "init_ms", "min_ms",
+    "max_ms", "mean_ms", "median_ms", "p95_ms", "paper_ms",
+)  # fmt: skip
+
+
+def main() -> None:
+    flags = parse_flags()
+    cases = [Case(m, p, t) for m in flags.model for p in flags.protocol for t in flags.threads]
+    check_files(flags)
+    if flags.dry_run:
+        for phone in [Phone(serial) for serial in flags.device or ["SERIAL"]]:
+            pushes = phone.push_commands([flags.binary, *flags.model])
+            for command in [*pushes, *(case.command(phone, flags) for case in cases)]:
+                print(shlex.join(command))
+        return
+    phones, failures = attached(flags.device), []
+    flags.output.parent.mkdir(parents=True, exist_ok=True)
+    with open(flags.output, "w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, COLUMNS)
+        table.writeheader()
+        for phone in phones:
+            try:
+                for row in measure(phone, cases, flags):
+                    table.writerow(row)
+                    file.flush()  # a cable that is pulled costs one line, not all
+                    print(sentence(row))
+            except UserError as error:
+                failures.append(f"{phone.serial}: {error}")
+    print(f"results in {flags.output}")
+    if failures:
+        raise UserError("; ".join(failures))
+
+
+def parse_flags() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--binary", type=Path, required=True, help="benchmark_bin, built for the phone")
+    parser.add_argument("--model", type=Path, nargs="+", required=True, help=".nb files for arm")
+    parser.add_argument("--device", nargs="+", default=[], metavar="SERIAL", help="phones; all without it")
+    parser.add_argument("--threads", type=at_least_one, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), help="Paddle-Lite's")
+    parser.add_argument("--rounds", type=at_least_one, default=5, help="starts of benchmark_bin for each line")
+    parser.add_argument("--input_shape", default="1,3,320,320")
+    parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp32")
+    parser.add_argument("--cores", metavar="MASK", help="bind by taskset too, such as f0 for the cores 4 to 7")
+    parser.add_argument("--output", type=Path, default=Path("output/lite/benchmark_arm.csv"))
+    parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
+    return parser.parse_args()
+
+
+def check_files(flags: argparse.Namespace) -> None:
+    """UserError if the binary or a model is not there."""
+    if not flags.binary.is_file():
+        raise UserError(
+            f"--binary {flags.binary} is not a file; Paddle-Lite's lite/tools/build_android.sh --with_benchmark=ON "
+            "full_publish builds benchmark_bin"
+        )
+    for model in flags.model:
+        if not model.is_file() or not model.stat().st_size:
+            raise UserError(f"--model {model} is not a file, or is empty; tools/export_model.py writes .nb files")
+
+
+def measure(phone: Phone, cases: Sequence[Case], flags: argparse.Namespace) -> Iterator[Dict[str, object]]:
+    """The rows of a phone, one after the other."""
+    for command in phone.push_commands([flags.binary, *flags.model]):
+        run(command)
+    facts = phone.facts()
+    for case in cases:
+        before = phone.temperature()
+        outputs = [run(case.command(phone, flags)) for _ in range(flags.rounds)]
+        yield make_row(facts, case, flags, outputs, (before, phone.temperature()))
+
+
+def make_row(
+    facts: PhoneFacts, case: Case, flags: argparse.Namespace, outputs: Sequence[str], celsius: Sequence[float]
+) -> Dict[str, object]:
+    """One line of the csv from the outputs of all rounds."""
+    rounds = [parse_times(output) for output in outputs]
+    means = [times["avg"] for times in rounds]
+    protocol = PROTOCOLS[case.protocol]
+    numbers = {
+        "init_ms": np.median([times.get("init", np.nan) for times in rounds]),
+        "min_ms": min(times.get("min", np.nan) for times in rounds),
+        "max_ms": max(times.get("max", np.nan) for times in rounds),
+        "mean_ms": np.mean(means),
+        "median_ms": np.median(means),
+        "p95_ms": np.percentile(means, 95),
+    }
+    return {
+        **facts._asdict(),
+        "celsius_before": f"{celsius[0]:.1f}",
+        "celsius_after": f"{celsius[1]:.1f}",
+        "lite": lite_version(outputs[0]),
+        "model": case.model.name,
+        "input_shape": flags.input_shape,
+        "precision": flags.precision,
+        "protocol": case.protocol,
+        "threads": case.threads,
+        "power_mode": protocol.power_mode(case.threads),
+        "cores": flags.cores or "",
+        "warmup": protocol.warmup,
+        "repeats": protocol.repeats,
+        "rounds": len(rounds),
+        **{name: f"{value:.3f}" for name, value in numbers.items()},
+        "paper_ms": f"{PAPER_MS:.2f}" if is_papers_model(case.model.name) else "",
+    }
+
+
+def is_papers_model(name: str) -> bool:
+    """Whether the paper has a figure for the model: PAFNet-lite."""
+    return "pafnet_lite" in name.lower().replace("-", "_")
+
+
+def sentence(row: Dict[str, object]) -> str:
+    """A row for the reader, beside the paper's figure where there is one."""
+    text = (
+        f"{row['device']} ({row['soc']}): {row['model']}, {row['protocol']}, {row['threads']} threads: median "
+        f"{row['median_ms']} ms, p95 {row['p95_ms']} ms"
+    )
+    if not row["paper_ms"]:
+        return text
+    ratio = float(str(row["median_ms"])) / PAPER_MS
+    return f"{text}; {ratio:.2f} of the paper's {PAPER_MS:.2f} ms, which differs: {'; '.join(differences(row))}"
+
+
+def differences(row: Dict[str, object]) -> List[str]:
+    """In what this measurement is not, or may not be, the paper's."""
+    found = []
+    if PAPER_SOC not in str(row["soc"]).lower().replace(" ", ""):
+        found.append(f"Kirin 990, not {row['soc']}")
+    if row["threads"] != 4:
+        found.append(f"4 cores, not {row['threads']} threads")
+    if row["input_shape"] != "1,3,320,320":
+        found.append(f"320 x 320 px, not {row['input_shape']}")
+    if row["precision"] != "fp32":
+        found.append(f"precision not stated, here {row['precision']}")
+    binding = "bound to the big cores" if row["power_mode"] == BIG_CORES else "not bound"
+    found.append(
+        f"Paddle-Lite's version, warm-up, repeats, binding and post-processing are not stated, here {row['lite']}, "
+        f"{row['warmup']}, {row['repeats']}, {binding}, none"
+    )
+    return found
+
+
+if __name__ == "__main__":
+    run_command(main)
