@@ -97,7 +97,6 @@ def test_folding_and_normalisation_inside_change_nothing(data, taught, tmp_path)
 def test_any_size_in_onnx(data, taught, tmp_path):
     need("onnx")
     _, model = taught("yolof")
-    cfg = small_config("yolof", data, "TestReader.inputs_def.image_shape=[3,-1,-1]")
     wide = {"target_size": [96, 128], "keep_ratio": True}
     overrides = [f"TestReader.sample_transforms.1.Resize.{key}={json.dumps(value)}" for key, value in wide.items()]
     cfg = small_config("yolof", data, "TestReader.inputs_def.image_shape=[3,-1,-1]", *overrides)

@@ -89,6 +89,8 @@ def parts_of_weights(program: framework_pb2.ProgramDesc) -> List[str]:
         parameters = {name for name, variable in variables(block).items() if variable.persistable}
         computed = set()
         for operator in block.ops:
+            if operator.type == "feed":  # its list of inputs counts as persistable
+                continue
             inputs = {argument for entry in operator.inputs for argument in entry.arguments}
             if operator.type in PARTS and inputs & computed:
                 found.append(operator.type)

@@ -97,7 +97,8 @@ class LiteNetwork:
         for name in self.names:
             self.predictor.get_input_by_name(name).from_numpy(np.ascontiguousarray(inputs[name], np.float32))
         self.predictor.run()
-        return [self.predictor.get_output_by_name(name).numpy() for name in self.predictor.get_output_names()]
+        outputs = [self.predictor.get_output_by_name(name) for name in self.predictor.get_output_names()]
+        return [np.array(output.numpy()) for output in outputs]  # copies: these arrays die with the predictor
 
 
 def first_line(error: Exception) -> str:
