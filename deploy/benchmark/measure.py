@@ -4,6 +4,7 @@ Reads a job (json) from standard input, prints one line of json. Milliseconds ar
 """
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
@@ -32,9 +33,9 @@ def main() -> None:
     if job["network"]:
         result["network"] = time_network(job, flags)
     pipeline = open_pipeline(whole, flags)
-    batches = [b for b in batched(job["images"], flags.batch_size) if len(b) == flags.batch_size]
-    turns = [batches[i % len(batches)] for i in range(job["warmup"] + job["repeats"])]
-    result["end_to_end"] = timed([lambda b=b: pipeline(b) for b in turns], job["warmup"])
+    wanted = flags.batch_size * (job["warmup"] + job["repeats"])
+    batches = batched(itertools.islice(itertools.cycle(job["images"]), wanted), flags.batch_size)
+    result["end_to_end"] = timed([lambda batch=batch: pipeline(batch) for batch in batches], job["warmup"])
     result["ap"] = average_precision(pipeline, flags, len(whole.labels)) if flags.eval_json else None
     print(json.dumps(result))
 

@@ -49,6 +49,8 @@ def main() -> None:
 
     flags.output.mkdir(parents=True, exist_ok=True)
     images = find_images(flags.image_dir) if flags.image_dir else make_pictures(flags.output / "pictures")
+    if not images:
+        raise UserError(f"there is no image in {flags.image_dir}")
     build, rows, begun = installed_build(), [], time.monotonic()
     subjects = [own(folder) for folder in flags.model_dir] or [
         exported(model.config, model.paper, flags.output / "models") for model in SETS[flags.set]
