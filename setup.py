@@ -33,6 +33,7 @@ EXTRAS = {
     "serve": ["fastapi>=0.110", "pydantic>=2", "uvicorn>=0.29"],
     "vdl": ["visualdl>=2.5"],
     "onnx": ["paddle2onnx==1.3.1", "onnxruntime==1.23.2"],
+    "openvino": ["openvino>=2024.0"],
     "lite": ["paddlelite==2.13rc0"],
     "tide": ["appdirs", "pandas", "seaborn"],  # what tidecv imports; `make tide` installs it without opencv-python
     # What paddleslim 2.6.0 imports, declared by it or not. It is itself not here, because it pins

@@ -121,8 +121,9 @@ def test_normalisation_inside_takes_pixels_and_leaves_padding_at_zero(config, mo
 
 
 def test_a_fixed_size_becomes_the_inputs_and_resizes(config, model, tmp_path):
-    override = "TestReader.inputs_def={image_shape: [3, 64, 96]}"
-    folder = export(config, model, tmp_path, override, "YOLOFHead.nms.score_threshold=0.9999")
+    size = "TestReader.inputs_def={image_shape: [3, 64, 96]}"
+    stretch = "TestReader.sample_transforms.1.Resize.keep_ratio=false"
+    folder = export(config, model, tmp_path, size, stretch, "YOLOFHead.nms.score_threshold=0.9999")
     content = yaml.safe_load((folder / "infer_cfg.yml").read_text())
     assert content["use_dynamic_shape"] is False
     assert content["Preprocess"][0]["target_size"] == [64, 96]

@@ -17,7 +17,7 @@ PACKAGE = "ppdet_repro"
 LAYERS = [
     ("core", "utils", ""),
     ("modeling.boxes", "modeling.anchors", "modeling.shape_spec"),
-    ("modeling", "data.transform", "data.source", "optimizer", "metrics"),
+    ("modeling", "data.transform", "data.source", "optimizer", "metrics", "inference"),
     ("modeling.heads", "data"),
     ("modeling.architectures", "slim"),
     ("engine",),

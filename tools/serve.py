@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=at_least_one, default=30, help="seconds for upload and for answer")
     parser.add_argument("--queue", type=at_least_one, default=8, help="requests that may wait or run")
     flags = parser.parse_args()
-    model = open_model_folder(flags.model_dir, flags.use_fd_format)
+    model = open_model_folder(flags.model_dir, flags.use_fd_format, flags.engine)
     try:
         import uvicorn
         from serve.app import create_app

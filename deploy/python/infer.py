@@ -27,7 +27,7 @@ def main() -> None:
     is_video = flags.video_file is not None or flags.camera_id >= 0
     if not (is_video or flags.image_file or flags.image_dir):
         raise UserError("give --image_file, --image_dir, --video_file or --camera_id")
-    model = open_model_folder(flags.model_dir, flags.use_fd_format)
+    model = open_model_folder(flags.model_dir, flags.use_fd_format, flags.engine)
     pipeline: AnyPipeline = open_pipeline(model, flags)
     if flags.slice_infer:
         slices = SliceOptions(**{name: getattr(flags, name) for name in SliceOptions._fields})

@@ -1,7 +1,9 @@
-"""Export: a detector as a Paddle inference model, with the infer_cfg.yml of PaddleDetection's deployment."""
+"""Export: a detector as a Paddle inference model, as ONNX or for Paddle-Lite, with the infer_cfg.yml of
+PaddleDetection's deployment."""
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Union
 
@@ -13,8 +15,11 @@ from paddle.static import InputSpec
 from ppdet_repro.core.config import Config, ExportSettings, build
 from ppdet_repro.data.transform.normalize import NormalizeImage
 from ppdet_repro.data.transform.preprocess import to_list
+from ppdet_repro.engine.converters import to_lite, to_onnx
 from ppdet_repro.engine.exported import DecodedBoxes, FinalBoxes, NormalizedInside, RawOutputs
 from ppdet_repro.engine.fold import fold_batch_norms
+from ppdet_repro.engine.grid_sample_dcn import with_grid_samples
+from ppdet_repro.engine.verify import verify
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import atomic_folder
@@ -36,45 +41,91 @@ class NetworkInput(NamedTuple):
     """What the TestReader section says of the network's input.
 
     `shape` [B, 3, H, W] with None for free sizes; `steps`: the transforms after decoding, as in
-    infer_cfg.yml; `normalize`: set if the network normalises itself.
+    infer_cfg.yml; `eager_steps`: the same for the model itself, which does not normalise; `normalize`: set if the
+    exported network does.
     """
 
     shape: List[Optional[int]]
     steps: List[Dict[str, Any]]
+    eager_steps: List[Dict[str, Any]]
     normalize: Optional[NormalizeImage]
 
 
-def export_model(detector: Detector, cfg: Config, output_dir: Union[str, Path] = "output_inference") -> Path:
-    """Write `output_dir/<config's name>` with model.pdmodel, model.pdiparams and infer_cfg.yml; return it.
+def export_model(
+    detector: Detector,
+    cfg: Config,
+    output_dir: Union[str, Path] = "output_inference",
+    target: str = "paddle",
+    precision: str = "fp32",
+    verify_on: Sequence[str] = (),
+) -> Path:
+    """Write `output_dir/<config's name>` (for onnx and lite with that word behind the name) and return it.
+
+    | target | files beside infer_cfg.yml                                       | ends in                       |
+    |--------|------------------------------------------------------------------|-------------------------------|
+    | paddle | model.pdmodel, model.pdiparams                                   | boxes, or less: see `wrap`    |
+    | onnx   | model.onnx; deformable convolutions are made of grid_sample      | decoded boxes; NMS is outside |
+    | lite   | model_arm.nb in the `precision`, model_x86.nb in it (fp16: fp32) | decoded boxes; NMS is outside |
 
     The section `export` of the config decides what the model contains (`ExportSettings`), TestReader what it
-    takes. An older export of that name is replaced when the new one is complete. UserError if the
-    architecture has no name in deployment, TestDataset's classes are not the model's, or writing fails.
+    takes. `verify_on`: images on which the export must agree with the detector, see `verify`.
+
+    Nothing is there before all of it is, and an older export of that name stays until then. UserError if the
+    architecture has no name in deployment, TestDataset's classes are not the model's, the target cannot have such a
+    model, a converter fails, the export does not agree, or writing fails.
     """
     if cfg.run.architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise UserError(
-            f"{cfg.path}: cannot export architecture {cfg.run.architecture}; these can be: {known}"
-        )
+        raise UserError(f"{cfg.path}: cannot export architecture {cfg.run.architecture}; these can be: {known}")
     network_input = read_input(cfg)
-    labels = read_labels(cfg)
-    target = Path(output_dir) / cfg.name
+    if target == "lite":
+        network_input = fixed_input(network_input, cfg)
+    settings = cfg.run.export if target == "paddle" else replace(cfg.run.export, nms=False)
+    content = infer_config(cfg, network_input, read_labels(cfg))
+    if settings.post_process and not settings.nms and not settings.benchmark:
+        content["PostProcess"] = suppression(detector)
+    folder_of_all = Path(output_dir) / (cfg.name if target == "paddle" else f"{cfg.name}_{target}")
     was_training = detector.training
     detector.eval()
     try:
-        exported = folded(detector) if cfg.run.export.fuse_conv_bn else detector
-        network = wrap(exported, cfg.run.export, network_input.normalize)
-        with atomic_folder(target) as folder:
+        exported = folded(detector) if settings.fuse_conv_bn else detector
+        if target == "onnx":
+            exported = with_grid_samples(exported)
+        network = wrap(exported, settings, network_input.normalize)
+        with atomic_folder(folder_of_all) as folder:
             save_network(network, network_input.shape, folder / "model")
-            config = infer_config(cfg, network_input, labels)
-            (folder / "infer_cfg.yml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+            (folder / "infer_cfg.yml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+            if target != "paddle":
+                convert(folder, target, precision)
+            if verify_on:
+                found = verify(detector, folder, target, precision, network_input.eager_steps, verify_on)
+                get_logger().info(f"{folder_of_all} agrees with the eager model\n{found.table()}")
     except OSError as error:
-        raise UserError(f"cannot write the export to {target}: {error.strerror or error}") from error
+        raise UserError(f"cannot write the export to {folder_of_all}: {error.strerror or error}") from error
     finally:
         if was_training:
             detector.train()
-    get_logger().info(f"exported to {target}")
-    return target
+    get_logger().info(f"exported to {folder_of_all}")
+    return folder_of_all
+
+
+def convert(folder: Path, target: str, precision: str) -> None:
+    """Replace the Paddle model in a folder by that of another target."""
+    program, parameters = folder / "model.pdmodel", folder / "model.pdiparams"
+    if target == "onnx":
+        to_onnx(program, parameters, folder / "model.onnx")
+    else:
+        to_lite(program, parameters, folder / "model_arm.nb", "arm", precision)
+        to_lite(program, parameters, folder / "model_x86.nb", "x86", "fp32" if precision == "fp16" else precision)
+    for file in folder.glob("model.pd*"):
+        file.unlink()
+
+
+def suppression(detector: Detector) -> Dict[str, Any]:
+    """The entry `PostProcess` of infer_cfg.yml: what comes after decoded boxes, and its settings."""
+    suppress = detector.post_process.suppress
+    component = getattr(suppress, "__self__", suppress)  # a decoder that selects itself gives a method
+    return {"type": type(component).__name__, **component.settings}
 
 
 def folded(detector: Detector) -> Detector:
@@ -135,10 +186,21 @@ def read_input(cfg: Config) -> NetworkInput:
         )
     shape = check_shape(reader.image_shape, cfg)
     normalize = next((t for t in reader.preprocess if isinstance(t, NormalizeImage)), None)
-    steps = to_list(
-        reader.preprocess, [-1 if side is None else side for side in shape[1:]], reader.fuse_normalize
-    )
-    return NetworkInput(shape, steps, normalize if reader.fuse_normalize else None)
+    size = [-1 if side is None else side for side in shape[1:]]
+    steps, eager_steps = (to_list(reader.preprocess, size, fused) for fused in (reader.fuse_normalize, False))
+    if shape[2] != shape[3] and any(step["type"] == "Pad" for step in steps):
+        raise UserError(
+            f"{cfg.path}: the network's size {shape[2]} x {shape[3]} is fixed, but TestReader's Resize keeps the ratio "
+            "of sides, so upright pictures would not fit; take a square, or Resize with keep_ratio: false"
+        )
+    return NetworkInput(shape, steps, eager_steps, normalize if reader.fuse_normalize else None)
+
+
+def fixed_input(network_input: NetworkInput, cfg: Config) -> NetworkInput:
+    """The same for one image at a time. UserError if the size is free."""
+    if network_input.shape[2] is None:
+        raise UserError(f"{cfg.path}: Paddle-Lite needs a fixed size; give --input_size HEIGHT WIDTH")
+    return network_input._replace(shape=[1, *network_input.shape[1:]])
 
 
 def check_shape(value: Any, cfg: Config) -> List[Optional[int]]:

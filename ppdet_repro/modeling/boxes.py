@@ -16,8 +16,8 @@ MAX_LOG_SCALE = math.log(1000.0 / 16)
 
 def cxcywh_from_xyxy(boxes: paddle.Tensor) -> paddle.Tensor:
     """[..., 4] corners to centre and size."""
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    return paddle.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=-1)  # [..., 4]
+    corner1, corner2 = boxes[..., :2], boxes[..., 2:]  # not unbind: Paddle-Lite's corrupts its memory
+    return paddle.concat([(corner1 + corner2) / 2, corner2 - corner1], axis=-1)  # [..., 4]
 
 
 def xyxy_from_cxcywh(boxes: paddle.Tensor) -> paddle.Tensor:
@@ -130,12 +130,17 @@ def decode_deltas(
 
 def clip_to_image(boxes: paddle.Tensor, im_shape: paddle.Tensor) -> paddle.Tensor:
     """Cut xyxy boxes [B, N, 4] to their images, `im_shape` [B, 2] being (h, w)."""
-    w_h = im_shape[:, ::-1]
+    w_h = swapped(im_shape)
     limit = paddle.concat([w_h, w_h], axis=-1).unsqueeze(1)  # [B, 1, 4]
     return paddle.minimum(boxes.clip(min=0), limit)
 
 
 def to_original_image(boxes: paddle.Tensor, scale_factor: paddle.Tensor) -> paddle.Tensor:
     """From pixels of the network's input to the original image's: [B, N, 4], scale [B, 2] (y, x)."""
-    x_y = scale_factor[:, ::-1]
+    x_y = swapped(scale_factor)
     return boxes / paddle.concat([x_y, x_y], axis=-1).unsqueeze(1)
+
+
+def swapped(pairs: paddle.Tensor) -> paddle.Tensor:
+    """(y, x) to (x, y), or back: [B, 2]. Not a slice of step -1: paddle2onnx 1.3.1 drops half of it."""
+    return paddle.concat([pairs[:, 1:], pairs[:, :1]], axis=1)

@@ -4,7 +4,7 @@ B images, N candidate boxes, C classes, M rows kept over the whole batch.
 """
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import Any, Dict, NamedTuple, Optional
 
 import paddle
 from paddle import _C_ops
@@ -48,6 +48,11 @@ class MultiClassNMS:
             "normalized": normalized,
         }
 
+    @property
+    def settings(self) -> Dict[str, Any]:
+        """The constructor's arguments, for whoever suppresses outside Paddle."""
+        return self.attributes
+
     def __call__(self, boxes: paddle.Tensor, scores: paddle.Tensor) -> Detections:
         """Boxes [B, N, 4] xyxy, scores [B, C, N]."""
         a = self.attributes
@@ -72,7 +77,7 @@ class MultiClassNMS:
             type="multiclass_nms3",
             inputs={"BBoxes": boxes, "Scores": scores},
             outputs={"Out": rows, "Index": index, "NmsRoisNum": count},
-            attrs=a,
+            attrs=dict(a),  # Paddle adds to it
         )
         for output in (rows, index, count):
             output.stop_gradient = True
@@ -124,6 +129,11 @@ class MatrixNMS:
         }
         self.candidates = candidates
 
+    @property
+    def settings(self) -> Dict[str, Any]:
+        """The constructor's arguments, for whoever suppresses outside Paddle."""
+        return {**self.attributes, "candidates": self.candidates}
+
     def __call__(self, boxes: paddle.Tensor, scores: paddle.Tensor) -> Detections:
         """Boxes [B, N, 4] xyxy, scores [B, C, N]."""
         if self.candidates is not None:
@@ -138,7 +148,7 @@ class MatrixNMS:
             type="matrix_nms",
             inputs={"BBoxes": boxes, "Scores": scores},
             outputs={"Out": rows, "Index": index, "RoisNum": count},
-            attrs=self.attributes,
+            attrs=dict(self.attributes),  # Paddle adds to it
         )
         for output in (rows, index, count):
             output.stop_gradient = True
@@ -150,22 +160,31 @@ def best_boxes(boxes: paddle.Tensor, scores: paddle.Tensor, limit: int):
     N where that is smaller."""
     best = scores.max(axis=1)  # [B, N]
     index = best.topk(at_most(limit, best))[1]  # [B, n]
-    boxes = paddle.take_along_axis(boxes, index.unsqueeze(-1).expand([-1, -1, 4]), axis=1)
-    return boxes, paddle.take_along_axis(scores, index.unsqueeze(1).expand([-1, scores.shape[1], -1]), axis=2)
+    return take_rows(boxes, index), take_rows(scores.transpose([0, 2, 1]), index).transpose([0, 2, 1])
 
 
 def best_pairs(boxes: paddle.Tensor, scores: paddle.Tensor, limit: int):
     """The boxes [B, n, 4] of the `limit` best pairs of box and class of each image, and their scores [B, C, n], zero
-    for other pairs; n is at most `limit`."""
+    for other pairs; n is at most `limit`. What ties with the last one stays with it."""
     boxes, scores = best_boxes(boxes, scores, limit)  # these have the best pairs
     flat = scores.reshape([0, -1])  # [B, C*n]
-    values, index = flat.topk(at_most(limit, flat))
-    flat = paddle.put_along_axis(paddle.zeros_like(flat), index, values, axis=1)
-    return boxes, flat.reshape([0, scores.shape[1], -1])
+    last = flat.topk(at_most(limit, flat))[0][:, -1:].unsqueeze(-1)  # [B, 1, 1]
+    return boxes, scores * (scores >= last).astype(scores.dtype)
+
+
+def take_rows(values: paddle.Tensor, index: paddle.Tensor) -> paddle.Tensor:
+    """Of each image's rows those with the indices [B, n]: [B, N, D] -> [B, n, D]. One gather for the batch, which
+    Paddle-Lite has; it lacks take_along_axis."""
+    images, count, width = values.shape
+    first = paddle.arange(images, dtype="int32").unsqueeze(1) * count  # [B, 1]
+    places = (index.astype("int32") + first).reshape([-1])  # [B*n]
+    return values.reshape([-1, width]).gather(places).reshape([images, -1, width])
 
 
 def at_most(limit: int, values: paddle.Tensor):
-    """The limit, or the number of columns of `values` [B, n] where that is smaller."""
-    if paddle.in_dynamic_mode():
-        return min(limit, values.shape[1])
+    """The limit, or the number of columns of `values` [B, n] where that is smaller; a number where that is known
+    (Paddle-Lite's top-k wants one), else a tensor."""
+    columns = values.shape[1]
+    if isinstance(columns, int) and columns >= 0:
+        return min(limit, columns)
     return paddle.minimum(paddle.shape(values)[1], paddle.full([], limit, "int32"))

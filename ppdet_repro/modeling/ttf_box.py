@@ -5,12 +5,14 @@ TTFNet, section 3.2.
 """
 from __future__ import annotations
 
+from typing import Dict
+
 import paddle
 import paddle.nn.functional as F
 
 from ppdet_repro.core.registry import Shared, register
 from ppdet_repro.modeling.boxes import to_original_image, xyxy_from_distances
-from ppdet_repro.modeling.nms import Detections
+from ppdet_repro.modeling.nms import Detections, at_most, take_rows
 
 
 @register
@@ -38,17 +40,22 @@ class TTFBox:
         self.down_ratio = down_ratio
         self.select = self.all_rows if fixed_size else self.rows_above_threshold
 
+    @property
+    def settings(self) -> Dict[str, float]:
+        """What whoever selects outside Paddle needs to know."""
+        return {"score_thresh": self.score_thresh}
+
     def __call__(self, raw, im_shape: paddle.Tensor, scale_factor: paddle.Tensor):
         """Heat map logits [B, K, H, W] and distances [B, 4, H, W] (`TTFOutputs`) -> boxes [B, N, 4] in pixels
         of the original images and scores [B, K, N], zero but for a peak's class; by descending score."""
         heatmap = local_maxima(F.sigmoid(raw.logits))
         num_classes, height, width = heatmap.shape[1:]
         flat = heatmap.reshape([0, -1])  # [B, K*H*W]
-        scores, index = flat.topk(at_most(self.max_per_img, flat.shape[1]))  # [B, N] each
+        scores, index = flat.topk(at_most(self.max_per_img, flat))  # [B, N] each
         classes, place = index // (height * width), index % (height * width)
         points = paddle.stack([place % width, place // width], axis=-1) * self.down_ratio  # [B, N, 2]
         distances = raw.distances.reshape([0, 4, -1]).transpose([0, 2, 1])  # [B, H*W, 4]
-        distances = paddle.take_along_axis(distances, place.unsqueeze(-1).expand([-1, -1, 4]), axis=1)
+        distances = take_rows(distances, place)
         boxes = xyxy_from_distances(points.astype(distances.dtype), distances)  # [B, N, 4]
         own_class = classes.unsqueeze(1) == paddle.arange(num_classes).reshape([1, -1, 1])  # [B, K, N]
         scores = scores.unsqueeze(1) * own_class.astype(scores.dtype)  # [B, K, N]
@@ -82,8 +89,3 @@ def best_class_rows(boxes: paddle.Tensor, scores: paddle.Tensor) -> paddle.Tenso
     """Boxes [B, N, 4], scores [B, K, N] -> rows of class, score, box [B, N, 6]."""
     classes = scores.argmax(axis=1).astype(boxes.dtype)  # [B, N]
     return paddle.concat([classes.unsqueeze(-1), scores.max(axis=1).unsqueeze(-1), boxes], axis=-1)
-
-
-def at_most(limit: int, size) -> int:
-    """The smaller of both; `limit` where the size is not known yet (a program with dynamic shapes)."""
-    return min(limit, size) if isinstance(size, int) and size > 0 else limit

@@ -8,6 +8,7 @@ import paddle
 import paddle.nn.functional as F
 
 from ppdet_repro.core.registry import register
+from ppdet_repro.modeling.boxes import swapped
 from ppdet_repro.modeling.yolo_predictions import YOLOCandidates, scaled_sigmoid, xyxy_from_cells
 
 
@@ -33,7 +34,7 @@ class YOLOBox:
     def __call__(self, found: YOLOCandidates, im_shape: paddle.Tensor, scale_factor: paddle.Tensor):
         """Candidates, `im_shape` (h, w) and `scale_factor` (y, x) [B, 2] -> boxes [B, N, 4], scores [B, K, N]."""
         original = (im_shape / scale_factor).astype("int32").astype("float32")  # [B, 2] whole pixels, cut off
-        w_h = original[:, ::-1]
+        w_h = swapped(original)
         size = paddle.concat([w_h, w_h], axis=-1).unsqueeze(1)  # [B, 1, 4]
         centre = scaled_sigmoid(found.centre, self.scale_x_y)
         boxes = self.fit(xyxy_from_cells(centre, found.log_size, found.grid) * size, size)  # [B, N, 4]

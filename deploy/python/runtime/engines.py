@@ -16,6 +16,10 @@ def open_pipeline(model: ModelFolder, flags: Namespace) -> Pipeline:
 
 def open_engine(model: ModelFolder, flags: Namespace) -> Engine:
     """The engine; its runtime is imported here and not before, so that a wrong flag is answered at once."""
+    if getattr(flags, "engine", "paddle") != "paddle":
+        from runtime.network_engine import NetworkEngine
+
+        return NetworkEngine(model, flags.engine, flags.cpu_threads)
     from runtime.paddle_engine import EngineOptions, PaddleEngine
 
     options = {name: getattr(flags, name) for name in EngineOptions._fields if hasattr(flags, name)}

@@ -5,6 +5,7 @@ import argparse
 
 from ppdet_repro.utils.cli import add_switch, at_least_one
 
+ENGINES = ("paddle", "onnxruntime", "openvino", "lite")
 DEVICES = ("cpu", "gpu", "xpu", "npu")
 RUN_MODES = ("paddle", "trt_fp32", "trt_fp16", "trt_int8")
 
@@ -72,6 +73,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that say what runs the model, and how."""
     engine = parser.add_argument_group("engine")
+    engine.add_argument(
+        "--engine", choices=ENGINES, default="paddle", help="onnxruntime and openvino run NAME_onnx, lite NAME_lite"
+    )
     engine.add_argument("--device", type=str.lower, choices=DEVICES, default="cpu")
     engine.add_argument("--run_mode", type=run_mode, choices=RUN_MODES, default="paddle", help="trt_*: TensorRT")
     engine.add_argument("--cpu_threads", type=at_least_one, default=1)

@@ -97,18 +97,20 @@ def to_list(
 ) -> list[dict[str, Any]]:
     """The `Preprocess` list of a reader's transforms (`reader.preprocess`).
 
-    image_shape     [3, height, width]: replaces the size to resize to, unless the height is -1
+    image_shape     [3, height, width]: replaces the size to resize to, unless the height is -1; images that keep
+                    their ratio are padded to it
     fuse_normalize  leave NormalizeImage out, since the network does it
 
     Raises:
         UserError: a transform has no counterpart in deployment.
     """
     items: list[dict[str, Any]] = []
+    fixed = image_shape is not None and image_shape[1] != -1
+    keeps_ratio = any(isinstance(transform, Resize) and transform.keep_ratio for transform in transforms)
+    letterbox = any(isinstance(transform, Pad) for transform in transforms)
     for transform in transforms:
         if isinstance(transform, Resize):
-            size = transform.target_size
-            if image_shape is not None and image_shape[1] != -1:
-                size = image_shape[1:]
+            size = image_shape[1:] if fixed else transform.target_size
             values = {
                 "target_size": list(size),
                 "keep_ratio": transform.keep_ratio,
@@ -122,12 +124,13 @@ def to_list(
                 "norm_type": transform.norm_type,
             }
         elif isinstance(transform, Pad):
-            fixed = image_shape is not None and image_shape[1] != -1
             values = {
                 "size": list(image_shape[1:] if fixed else transform.size),
                 "fill_value": list(transform.fill_value),
             }
         elif isinstance(transform, PadBatch):
+            if fixed and keeps_ratio:
+                continue  # padded already
             values = {"stride": transform.pad_to_stride}
         elif isinstance(transform, (Permute, Decode)):
             values = {}
@@ -137,6 +140,8 @@ def to_list(
                 "Pad, NormalizeImage, Permute and PadBatch"
             )
         kind = "PadStride" if isinstance(transform, PadBatch) else type(transform).__name__
+        if kind == "Permute" and fixed and keeps_ratio and not letterbox:
+            items.append({"type": "Pad", "size": list(image_shape[1:]), "fill_value": [0.0, 0.0, 0.0]})
         if kind != "Decode" and not (fuse_normalize and kind == "NormalizeImage"):
             items.append({"type": kind, **values})
     return items

@@ -15,7 +15,6 @@ from ppdet_repro.core.registry import Part, register
 from ppdet_repro.modeling.assignment import Assignment
 from ppdet_repro.modeling.heads.retina_head import RetinaOutputs
 from ppdet_repro.modeling.heads.sapd_head import SAPDOutputs
-from ppdet_repro.modeling.nms import Detections
 
 
 class ABFSAFOutputs(NamedTuple):
@@ -66,6 +65,7 @@ class ABFSAFHead(nn.Layer):
         boxes, scores = zip(*(branch.decode(outputs, im_shape, scale_factor) for branch, outputs in branches))
         return paddle.concat(boxes, axis=1), paddle.concat(scores, axis=2)
 
-    def suppress(self, boxes: paddle.Tensor, scores: paddle.Tensor) -> Detections:
+    @property
+    def suppress(self) -> Any:
         """Candidates [B, n, 4], [B, K, n] -> detections."""
-        return self.anchors.suppress(boxes, scores)
+        return self.anchors.suppress

@@ -21,7 +21,7 @@ from ppdet_repro.modeling.assignment import AssignedBoxes, Assignment
 from ppdet_repro.modeling.boxes import decode_deltas, encode_deltas, to_original_image
 from ppdet_repro.modeling.ground_truth import one_hot_targets, without_padding
 from ppdet_repro.modeling.layers import batch_norm
-from ppdet_repro.modeling.nms import Detections, best_boxes
+from ppdet_repro.modeling.nms import best_boxes
 
 GROUPS = 32  # of a group norm
 
@@ -225,6 +225,7 @@ class RetinaHead(nn.Layer):
             scores.append(best[1])
         return to_original_image(paddle.concat(boxes, axis=1), scale_factor), paddle.concat(scores, axis=2)
 
-    def suppress(self, boxes: paddle.Tensor, scores: paddle.Tensor) -> Detections:
+    @property
+    def suppress(self) -> Any:
         """Candidates [B, n, 4], [B, K, n] -> detections."""
-        return self.nms(boxes, scores)
+        return self.nms

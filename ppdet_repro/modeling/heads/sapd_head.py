@@ -24,7 +24,7 @@ from ppdet_repro.modeling.ground_truth import without_padding
 from ppdet_repro.modeling.layers import batch_norm
 from ppdet_repro.modeling.level_selection import LevelShares
 from ppdet_repro.modeling.losses.anchor_point_loss import AnchorPointLoss, PointPredictions
-from ppdet_repro.modeling.nms import Detections, best_pairs
+from ppdet_repro.modeling.nms import best_pairs
 
 
 class SAPDOutputs(NamedTuple):
@@ -242,6 +242,7 @@ class SAPDHead(PointBranch):
         """[B, C, H, W] of each level, finest first -> raw outputs."""
         return self.predict([self.conv_feat(feat) for feat in feats], feats)
 
-    def suppress(self, boxes: paddle.Tensor, scores: paddle.Tensor) -> Detections:
+    @property
+    def suppress(self) -> Any:
         """Candidates [B, n, 4], [B, K, n] -> detections."""
-        return self.nms(boxes, scores)
+        return self.nms

@@ -21,7 +21,7 @@ from ppdet_repro.modeling.boxes import clip_to_image, decode_deltas, to_original
 from ppdet_repro.modeling.ground_truth import one_hot_targets, without_padding
 from ppdet_repro.modeling.implicit_objectness import implicit_objectness
 from ppdet_repro.modeling.layers import activation, batch_norm, reduce_mean
-from ppdet_repro.modeling.nms import Detections
+from ppdet_repro.modeling.nms import at_most, take_rows
 
 
 class YOLOFOutputs(NamedTuple):
@@ -184,19 +184,18 @@ class YOLOFHead(nn.Layer):
         boxes = clip_to_image(self.boxes(deltas, anchors), im_shape)
         return to_original_image(boxes, scale_factor), F.sigmoid(logits).transpose([0, 2, 1])
 
-    def suppress(self, boxes: paddle.Tensor, scores: paddle.Tensor) -> Detections:
+    @property
+    def suppress(self) -> Any:
         """Candidates [B, n, 4], [B, K, n] -> detections."""
-        return self.nms(boxes, scores)
+        return self.nms
 
 
 def best_anchors(raw: YOLOFOutputs, limit: int) -> YOLOFOutputs:
     """The `limit` anchors of each image with the highest class logit; anchors become [B, n, 4]."""
-    anchors = raw.anchors.unsqueeze(0)  # [1, N, 4]
-    if raw.logits.shape[1] <= limit:
-        return YOLOFOutputs(anchors, raw.logits, raw.deltas)
-    index = raw.logits.max(axis=-1).topk(limit)[1].unsqueeze(-1)  # [B, n, 1]
-    anchors, logits, deltas = (
-        paddle.take_along_axis(t, index.expand([-1, -1, t.shape[-1]]), axis=1)
-        for t in (anchors.expand_as(raw.deltas), raw.logits, raw.deltas)
-    )
-    return YOLOFOutputs(anchors, logits, deltas)
+    best = raw.logits.max(axis=-1)  # [B, N]
+    count = at_most(limit, best)
+    if isinstance(count, int) and count == best.shape[1]:
+        return YOLOFOutputs(raw.anchors.unsqueeze(0), raw.logits, raw.deltas)  # all stay, in their order
+    index = best.topk(count)[1]  # [B, n]
+    anchors = raw.anchors.gather(index.reshape([-1])).reshape([best.shape[0], -1, 4])  # [B, n, 4]
+    return YOLOFOutputs(anchors, take_rows(raw.logits, index), take_rows(raw.deltas, index))

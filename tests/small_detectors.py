@@ -1,0 +1,75 @@
+"""The five detectors in their smallest forms, over the pictures of tiny_yolof, taught for a few seconds."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Dict, List, NamedTuple
+
+import paddle
+
+from ppdet_repro.core.config import Config, build, build_model, load_config
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SIDE = 64
+
+
+class Small(NamedTuple):
+    """A published config and what makes it small."""
+
+    config: str
+    overrides: List[str]
+
+
+SMALL: Dict[str, Small] = {
+    "yolof": Small("yolof/yolof_r18vd_bccd.yml", []),
+    "ppyolov2": Small(
+        "ppyolo/ppyolov2_r18vd_256_synthetic.yml", ["PPYOLOPAN.width=64", "ResNet.dcn_v2_stages=[3]"]
+    ),
+    "pafnet": Small("ttfnet/pafnet_r18vd_256_synthetic.yml", []),
+    "pafnet_lite": Small("ttfnet/pafnet_lite_mobilenet_v3_20x_coco.yml", ["pretrain_weights=null"]),
+    "sapd": Small("sapd/sapd_r18vd_256_synthetic.yml", []),
+}
+SQUARE = f"[{SIDE},{SIDE}]"
+SIZES = {"Resize": SQUARE, "RandomResize": f"[{SQUARE}]", "BatchRandomResize": f"[{SIDE}]"}
+
+
+def small_config(name: str, data: Path, *overrides: str) -> Config:
+    """The config of a small detector on the set that `write_images` left in `data`."""
+    small = SMALL[name]
+    path = CONFIGS / small.config
+    changes = ["use_gpu=false", "worker_num=0", "num_classes=2", *small.overrides]
+    settings = load_config(path).tree()
+    for reader in ("TrainReader", "EvalReader", "TestReader"):
+        for group in ("sample_transforms", "batch_transforms"):
+            for i, item in enumerate(settings[reader].value.settings[group].value or []):
+                transform = item.value.component.name
+                if transform in SIZES:
+                    changes.append(f"{reader}.{group}.{i}.{transform}.target_size={SIZES[transform]}")
+    for section in ("TrainDataset", "EvalDataset"):
+        changes += [f"{section}.name=COCODataSet", f"{section}.dataset_dir={data}", f"{section}.image_dir=images"]
+        changes += [f"{section}.anno_path=truth.json", f"{section}.data_fields=[image,gt_bbox,gt_class,is_crowd]"]
+    changes += ["TrainReader.batch_size=4", f"TestReader.inputs_def.image_shape=[3,{SIDE},{SIDE}]"]
+    changes += ["TestDataset.name=ImageFolder", f"TestDataset.anno_path={data}/truth.json", *overrides]
+    return load_config(path, changes)
+
+
+def taught_model(cfg: Config, steps: int = 12) -> paddle.nn.Layer:
+    """The config's model in eval mode; its neck and head have seen one batch `steps` times, so it finds boxes of all
+    scores."""
+    paddle.seed(0)
+    model = build_model(cfg)
+    dataset = build(cfg, "TrainDataset")
+    dataset.load()
+    reader = build(cfg, "TrainReader")
+    batch = next(iter(reader.batches(dataset, epoch=0, epochs_total=1, seed=0, workers=0)))
+    model.eval()
+    with paddle.no_grad():
+        features = model.backbone(batch["image"])
+    optimizer = paddle.optimizer.Adam(2e-3, parameters=[*model.neck.parameters(), *model.head.parameters()])
+    for part in (model.neck, model.head):
+        part.train()
+    for _ in range(steps):
+        model.losses(model.head(model.neck(features)), batch)["loss"].backward()
+        optimizer.step()
+        optimizer.clear_grad()
+    model.eval()
+    return model
