@@ -642,7 +642,8 @@ ITEMS = [
 def test_a_readers_transforms_as_a_preprocess_list():
     assert preprocess.to_list(READER) == ITEMS
     fixed = preprocess.to_list(READER, image_shape=[3, 64, 96], fuse_normalize=True)
-    assert fixed == [{**ITEMS[0], "target_size": [64, 96]}, *ITEMS[2:]]
+    padding = {"type": "Pad", "size": [64, 96], "fill_value": [0.0, 0.0, 0.0]}
+    assert fixed == [{**ITEMS[0], "target_size": [64, 96]}, padding, {"type": "Permute"}]
     assert preprocess.to_list(READER, image_shape=[3, -1, -1]) == ITEMS
     with pytest.raises(UserError, match="RandomFlip cannot be exported"):
         preprocess.to_list([*READER, RandomFlip()])
