@@ -168,6 +168,7 @@ TrainReader:
     - RandomFlip: {{}}
     - NormalizeImage: {{}}
     - Permute: {{}}
+  batch_transforms: []
   batch_size: 2
   epoch_steps: 2
 """

@@ -5,7 +5,7 @@ import numpy as np
 import paddle
 import pytest
 
-from ppdet_repro.inference.suppress import open_suppress, suppress_batch
+from ppdet_repro.inference.suppress import multiclass_nms, open_suppress, suppress_batch
 from ppdet_repro.metrics.agreement import agreement
 from ppdet_repro.modeling.nms import MatrixNMS, MultiClassNMS
 from ppdet_repro.modeling.ttf_box import TTFBox
@@ -44,6 +44,16 @@ def test_numpy_keeps_the_rows_that_the_operator_keeps(component, seed):
     ends = np.cumsum(counts)[:-1]
     for own, other in zip(np.split(rows, ends), np.split(expected.bbox.numpy(), ends)):
         assert agreement(other, own, 1e-5, 1e-4).unmatched == 0
+
+
+@pytest.mark.parametrize("second", [[5, 0, 5, 10], [5, 5, 5, 15], [5, 20, 5, 30], [0, 0, 10, 10], [5, 0, 4, 10]])
+def test_flat_boxes_fare_as_in_the_operator(second):
+    boxes = np.array([[5, 0, 5, 10], second], np.float32)
+    scores = np.array([[0.9, 0.8]], np.float32)
+    nms = MultiClassNMS(score_threshold=0.1, nms_top_k=-1, keep_top_k=-1, nms_threshold=0.5)
+    expected = nms(paddle.to_tensor(boxes[None]), paddle.to_tensor(scores[None])).bbox.numpy()
+    found = multiclass_nms(boxes, scores, 0.1, -1, -1, 0.5, True, -1)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_peaks_are_the_rows_of_ttfbox_without_its_filler():

@@ -48,7 +48,8 @@ def multiclass_nms(
     normalized: bool,
     background_label: int,
 ) -> np.ndarray:
-    """Hard suppression a class; rows grouped by class, by score inside a class."""
+    """Hard suppression a class; rows grouped by class, by score inside a class. Of boxes without area that touch the
+    best stays alone, as in Paddle's operator, where 0 / 0 is not below the threshold."""
     found: List[np.ndarray] = [np.zeros((0, 6), boxes.dtype)]
     for label in np.flatnonzero((scores > score_threshold).any(axis=1)):
         if label == background_label:
@@ -57,7 +58,8 @@ def multiclass_nms(
         candidates = candidates[np.argsort(-scores[label, candidates], kind="stable")]  # [n]
         if nms_top_k > -1:
             candidates = candidates[:nms_top_k]
-        kept = candidates[keep(pairwise_iou(boxes[candidates], 0.0 if normalized else 1.0), nms_threshold)]
+        overlaps = pairwise_iou(boxes[candidates], 0.0 if normalized else 1.0, flat=np.inf)
+        kept = candidates[keep(overlaps, nms_threshold)]
         classes = np.full((len(kept), 1), label, boxes.dtype)
         found.append(np.concatenate([classes, scores[label, kept, None], boxes[kept]], axis=1))
     rows = np.concatenate(found)

@@ -75,13 +75,15 @@ def decay(overlaps: np.ndarray, gaussian_sigma: Optional[float] = None) -> np.nd
     return np.minimum(np.where(np.tri(len(above), dtype=bool), 1.0, factors).min(axis=0, initial=1.0), 1.0)
 
 
-def pairwise_iou(boxes: np.ndarray, extra: float) -> np.ndarray:
+def pairwise_iou(boxes: np.ndarray, extra: float, flat: float = 0.0) -> np.ndarray:
     """IoU of all pairs [n, n] of boxes [n, 4]; `extra` pixels are added to sides (1 counts them inclusively), and
-    boxes that do not touch overlap by 0 all the same."""
+    boxes that do not touch overlap by 0 all the same. Boxes that touch, but have no area, overlap by `flat`."""
     x1, y1, x2, y2 = boxes.T
     area = (x2 - x1 + extra) * (y2 - y1 + extra)
     area[(x2 < x1) | (y2 < y1)] = 0.0
     width = np.minimum(x2[:, None], x2) - np.maximum(x1[:, None], x1)
     height = np.minimum(y2[:, None], y2) - np.maximum(y1[:, None], y1)
-    both = np.where((width >= 0) & (height >= 0), (width + extra) * (height + extra), 0.0)
-    return both / np.maximum(area[:, None] + area - both, 1e-12)
+    touching = (width >= 0) & (height >= 0)
+    both = np.where(touching, (width + extra) * (height + extra), 0.0)
+    union = area[:, None] + area - both
+    return np.where(touching & (union == 0), flat, both / np.maximum(union, 1e-12))
