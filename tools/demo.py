@@ -25,8 +25,8 @@ from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
 from ppdet_repro.utils.pictures import write_picture  # noqa: E402
 from ppdet_repro.utils.visualize import contact_sheet  # noqa: E402
 
-CONFIG, DATA, OUT = "configs/demo/pafnet_demo.yml", "dataset/demo", "output/demo"
-RUN, MODEL, PICTURES = f"{OUT}/pafnet_demo", f"{OUT}/exported/pafnet_demo", f"{OUT}/pictures"
+CONFIG, DATA, OUT = "configs/demo/yolof_demo.yml", "dataset/demo", "output/demo"
+RUN, MODEL, PICTURES = f"{OUT}/yolof_demo", f"{OUT}/exported/yolof_demo", f"{OUT}/pictures"
 WEIGHTS = f"{RUN}/best_model.pdparams"
 VAL = f"{DATA}/annotations/instances_val.json"
 
