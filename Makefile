@@ -11,7 +11,7 @@ demo: venv
 	$(VENV)/bin/python tools/demo.py
 
 test: lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 lint: venv
 	$(VENV)/bin/ruff check .

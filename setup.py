@@ -29,7 +29,7 @@ REQUIREMENTS = [
 ]
 
 EXTRAS = {
-    "dev": ["pytest>=8", "ruff>=0.13"],
+    "dev": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.13"],
     "serve": ["fastapi>=0.110", "pydantic>=2", "uvicorn>=0.29"],
     "vdl": ["visualdl>=2.5"],
     "onnx": ["paddle2onnx==1.3.1", "onnxruntime==1.23.2"],
