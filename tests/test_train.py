@@ -385,6 +385,13 @@ class TestRuns:
         with pytest.raises(UserError, match=r"tiny.yml: TrainDataset.data_fields is .*needs gt_bbox and gt_class"):
             train(load_config(tiny, ["TrainDataset.data_fields=[image]"]))
 
+    def test_an_evaluation_that_cannot_be_is_refused_before_the_first_epoch(self, tiny, tmp_path):
+        with pytest.raises(UserError, match=r"test_scales: \[0, 64\] is not \[short side, long side\]"):
+            train(load_config(tiny, ["test_scales=[[0,64]]"]), evaluate=True)
+        with pytest.raises(UserError, match="metric"):
+            train(load_config(tiny, ["metric=VOC"]), evaluate=True)
+        assert not (tmp_path / "output").exists()
+
     def test_best_weights_and_early_stopping(self, tiny, tmp_path, logged):
         cfg = load_config(tiny, ["epoch=9", "early_stop=2"])
         state = train(cfg, evaluate=True, evaluation=scores(0.1, 0.3, 0.3, 0.2, 0.9))

@@ -35,6 +35,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.precision != "fp32" and arguments.target != "lite":
         raise UserError(f"--precision {arguments.precision} is for --target lite")
+    if arguments.verify_images and not arguments.verify:
+        raise UserError("--verify_images needs --verify N, the number of images to compare")
     size = [] if arguments.input_size is None else [3, *arguments.input_size]
     cfg = load_config(
         arguments.config, [*arguments.opt, *([f"TestReader.inputs_def.image_shape={size}"] if size else [])]

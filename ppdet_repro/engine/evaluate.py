@@ -42,8 +42,7 @@ def evaluate(model: nn.Layer, cfg: Config, dataset: Optional[Source] = None) -> 
     """
     dataset = build(cfg, "EvalDataset") if dataset is None else dataset
     dataset.load()
-    check_classes(dataset, cfg)
-    check_metric(dataset, cfg.run)
+    check_evaluation(dataset, cfg)
     reader = build(cfg, "EvalReader")
     rank, world = dist.get_rank(), dist.get_world_size()
 
@@ -208,6 +207,15 @@ def check_classes(dataset: Source, cfg: Config, name: str = "EvalDataset") -> No
             f"{cfg.path}: {name} has {classes} classes, but num_classes of the model is "
             f"{cfg.run.num_classes}; make them agree"
         )
+
+
+def check_evaluation(dataset: Source, cfg: Config) -> None:
+    """UserError for what would end an evaluation on this data set; a training asks before its first epoch, which would
+    be lost with it."""
+    check_classes(dataset, cfg)
+    check_metric(dataset, cfg.run)
+    for view in views(cfg.run.test_scales or [], cfg.run.test_flip):
+        reader_of(build(cfg, "EvalReader"), view)
 
 
 def check_metric(dataset: Source, run: RunSettings) -> None:

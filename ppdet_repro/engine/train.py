@@ -27,7 +27,7 @@ from ppdet_repro.data.transform.preprocess import Preprocess
 from ppdet_repro.engine import checkpoint, distributed
 from ppdet_repro.engine.checkpoint import Training, TrainState, Weights
 from ppdet_repro.engine.distributed import World
-from ppdet_repro.engine.evaluate import check_classes, gather
+from ppdet_repro.engine.evaluate import check_classes, check_evaluation, gather
 from ppdet_repro.engine.evaluate import evaluate as evaluate_detector
 from ppdet_repro.engine.model_info import PICTURES, count_parameters, count_pictures, image_line
 from ppdet_repro.engine.progress import NoLog, TrainLog
@@ -115,6 +115,8 @@ class Trainer:
                 f"{' and '.join(missing)} in it too"
             )
         self.eval_dataset = build_dataset(cfg, "EvalDataset") if evaluation else None
+        if self.eval_dataset is not None:
+            check_evaluation(self.eval_dataset, cfg)
         self.phases = build(cfg, "TrainPhases")
         self.readers = [build_reader(cfg, phase) for phase in self.phases.phases]
         self.steps = equal_steps(self.readers, self.dataset, world, run)
