@@ -25,7 +25,7 @@ SMALL: Dict[str, Small] = {
     "ppyolov2": Small(
         "ppyolo/ppyolov2_r18vd_256_synthetic.yml", ["PPYOLOPAN.width=64", "ResNet.dcn_v2_stages=[3]"]
     ),
-    "pafnet": Small("ttfnet/pafnet_r18vd_256_synthetic.yml", []),
+    "pafnet": Small("ttfnet/pafnet_r18vd_224_synthetic.yml", []),
     # after 12 updates its heat map is level, and rounding decides what is a peak
     "pafnet_lite": Small("ttfnet/pafnet_lite_mobilenet_v3_20x_coco.yml", ["pretrain_weights=null"], steps=25),
     "sapd": Small("sapd/sapd_r18vd_256_synthetic.yml", []),

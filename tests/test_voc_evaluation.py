@@ -1,7 +1,8 @@
 """VOC as its devkit judges: average precision against a second implementation, files for the server, united sets.
 
-The fixture holds the objects of BCCD's validation split (MIT licence), what thresholds of colour find there, ranked by
-how large it is, and the average precisions that mean-average-precision 2024.1.5.0 (PyPI) gives them.
+The fixture holds the objects of BCCD's test split (MIT licence), the 40 best detections in each picture of a PP-YOLOv2
+trained by configs/ppyolo/ppyolov2_r18vd_256_bccd.yml, and the average precisions that mean-average-precision 2024.1.5.0
+(PyPI) gives them.
 """
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Draw what training makes of images: positives, ignored boxes, weights.
 
-python tools/show_assignment.py -c configs/ttfnet/pafnet_r18vd_256_synthetic.yml --number 4
+python tools/show_assignment.py -c configs/ttfnet/pafnet_r18vd_224_synthetic.yml --number 4
 """
 from __future__ import annotations
 

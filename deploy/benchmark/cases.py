@@ -16,7 +16,7 @@ class Model(NamedTuple):
 SMALL = [
     Model("yolof/yolof_r18vd_bccd"),
     Model("ppyolo/ppyolov2_r18vd_256_synthetic"),
-    Model("ttfnet/pafnet_r18vd_256_synthetic"),
+    Model("ttfnet/pafnet_r18vd_224_synthetic"),
     Model("sapd/sapd_r18vd_256_synthetic"),
     Model("ttfnet/pafnet_lite_mobilenet_v3_20x_coco", "26.00 ms, 4 cores of a Kirin 990 (PAFNet, table 2)"),
 ]
