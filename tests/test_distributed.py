@@ -96,7 +96,7 @@ training.train(load_config(sys.argv[1], sys.argv[3:]), evaluate=True)
 COLLECTIVES = """
 import ppdet_repro, paddle
 from ppdet_repro.engine import distributed
-from ppdet_repro.engine.distributed import average_gradients, average_in_place, means, start
+from ppdet_repro.engine.distributed import average_update, means, start
 
 world = start(False)
 rank = world.rank
@@ -111,12 +111,11 @@ both, one, none = (paddle.create_parameter([1], "float32") for _ in range(3))
 both.grad = paddle.full([1], 1.0 + rank)
 if rank == 1:
     one.grad = paddle.full([1], 8.0)
-average_gradients([both, one, none])
-assert (both.grad.item(), one.grad.item(), none.grad) == (1.5, 4.0, None)
-
 statistic = paddle.full([2], 2.0 * rank)
-average_in_place([statistic])
+losses = average_update([both, one, none], [statistic], paddle.to_tensor([1.0, 5.0 * rank]))
+assert (both.grad.item(), one.grad.item(), none.grad) == (1.5, 4.0, None)
 assert statistic.tolist() == [1.0, 1.0]
+assert losses.tolist() == [1.0, 2.5]
 """
 
 FAILING = """

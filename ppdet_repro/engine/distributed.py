@@ -8,6 +8,7 @@ averaged in every step. Where one process fails, its launcher ends the others.
 from __future__ import annotations
 
 import os
+from itertools import islice
 from typing import Iterator, List, NamedTuple, Sequence
 
 import paddle
@@ -54,11 +55,16 @@ def means(tensors: Sequence[paddle.Tensor]) -> List[paddle.Tensor]:
     results: List[paddle.Tensor] = []
     size = dist.get_world_size()
     for bucket in _buckets(tensors):
-        flat = paddle.concat([tensor.astype("float32").reshape([-1]) for tensor in bucket])
+        flat = paddle.concat([_as_float32(tensor).reshape([-1]) for tensor in bucket])
         dist.all_reduce(flat)
-        pieces = paddle.split(flat / size, [tensor.size for tensor in bucket])
+        pieces = paddle.split(flat.scale_(1 / size), [tensor.size for tensor in bucket])
         results += [piece.reshape(tensor.shape) for piece, tensor in zip(pieces, bucket)]
     return results
+
+
+def _as_float32(tensor: paddle.Tensor) -> paddle.Tensor:
+    """The tensor itself if it is float32: `astype` would copy it."""
+    return tensor if tensor.dtype == paddle.float32 else tensor.astype("float32")
 
 
 def _buckets(tensors: Sequence[paddle.Tensor]) -> Iterator[List[paddle.Tensor]]:
@@ -76,25 +82,26 @@ def _buckets(tensors: Sequence[paddle.Tensor]) -> Iterator[List[paddle.Tensor]]:
 
 
 @paddle.no_grad()
-def average_gradients(parameters: Sequence[paddle.Tensor]) -> None:
-    """Replace each gradient by its mean over the processes.
+def average_update(
+    parameters: Sequence[paddle.Tensor], statistics: Sequence[paddle.Tensor], values: paddle.Tensor
+) -> paddle.Tensor:
+    """Replace each gradient, and each running statistic, by its mean over the processes; the mean of `values`.
 
-    A parameter without gradient here but with one elsewhere counts as zero here; one without gradient
-    anywhere keeps none, so that the optimizer leaves it alone.
+    All in one exchange, as each waits for the slowest process. A parameter without gradient here but with one
+    elsewhere counts as zero here; one without gradient anywhere keeps none, so that the optimizer leaves it
+    alone.
     """
     present = [p.grad is not None for p in parameters]
     gradients = [p.grad if has else paddle.zeros_like(p) for p, has in zip(parameters, present)]
-    *averaged, anywhere = means([*gradients, paddle.to_tensor(present, dtype="float32")])
-    for parameter, gradient, used in zip(parameters, averaged, anywhere.numpy()):
+    averaged = iter(means([*gradients, *statistics, values, paddle.to_tensor(present, dtype="float32")]))
+    new_gradients, new_statistics = list(islice(averaged, len(parameters))), list(islice(averaged, len(statistics)))
+    mean, anywhere = averaged
+    for parameter, gradient, used in zip(parameters, new_gradients, anywhere.numpy()):
         if used:
-            parameter.grad = gradient.astype(parameter.dtype)
-
-
-@paddle.no_grad()
-def average_in_place(tensors: Sequence[paddle.Tensor]) -> None:
-    """Replace each tensor by its mean over the processes."""
-    for tensor, mean in zip(tensors, means(tensors)):
-        paddle.assign(mean.astype(tensor.dtype), output=tensor)
+            parameter.grad = gradient if parameter.dtype == gradient.dtype else gradient.astype(parameter.dtype)
+    for statistic, average in zip(statistics, new_statistics):
+        paddle.assign(average.astype(statistic.dtype), output=statistic)
+    return mean
 
 
 @paddle.no_grad()

@@ -154,9 +154,7 @@ class TrainStep:
         names, values = self._backward(batches)
         culprits = [name for name, value in zip(names, values.tolist()) if not np.isfinite(value)]
         if self.world.size > 1:
-            distributed.average_gradients(self.parameters)
-            distributed.average_in_place(self.statistics)
-            (values,) = distributed.means([values])
+            values = distributed.average_update(self.parameters, self.statistics, values)
         values = values.tolist()
         if np.isfinite(values).all():
             self.guard.passed()
