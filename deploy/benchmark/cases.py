@@ -1,7 +1,7 @@
 """What is timed: models, with the papers' speeds, and engines, with what they need."""
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Optional
+from typing import Collection, Dict, List, NamedTuple, Optional
 
 from runtime.paddle_engine import Build
 
@@ -31,7 +31,8 @@ SETS: Dict[str, List[Model]] = {"small": SMALL, "full": FULL}
 
 
 class Engine(NamedTuple):
-    """An engine in a precision: its flags for infer.py, and whether it wants a GPU, TensorRT or a quantised model."""
+    """An engine in a precision: its flags for infer.py, whether it wants a GPU, TensorRT or a quantised model, what
+    a model is exported for to run in it, and the Python package that it is."""
 
     name: str
     precision: str
@@ -39,13 +40,19 @@ class Engine(NamedTuple):
     gpu: bool = False
     tensorrt: bool = False
     quantised: bool = False
+    target: str = "paddle"
+    package: str = "paddle"
 
-    def why_not(self, build: Build, quantised: bool) -> Optional[str]:
-        """Why it cannot run the model here; None if it can."""
+    def why_not(self, build: Build, packages: Collection[str], quantised: bool, batch_size: int = 1) -> Optional[str]:
+        """Why it cannot run the model here, where `packages` are installed; None if it can."""
         if self.gpu and "gpu" not in build.devices:
             return "no GPU"
         if self.tensorrt and not build.tensorrt:
             return "this Paddle has no TensorRT"
+        if self.package not in packages:
+            return f"{self.package} is not installed"
+        if self.target == "lite" and batch_size > 1:
+            return "Paddle-Lite's models take one image at a time"
         if self.precision == "bf16" and not build.bfloat16:
             return "the CPU has no AVX-512"
         if self.quantised and not quantised:
@@ -60,6 +67,9 @@ ENGINES = [
     Engine("Paddle, oneDNN", "bf16", {"enable_mkldnn_bfloat16": True}),
     Engine("Paddle, oneDNN", "int8", {}, quantised=True),
     Engine("Paddle, no oneDNN", "fp32", {"enable_mkldnn": False}),
+    Engine("ONNX Runtime", "fp32", {"engine": "onnxruntime"}, target="onnx", package="onnxruntime"),
+    Engine("OpenVINO", "fp32", {"engine": "openvino"}, target="onnx", package="openvino"),
+    Engine("Paddle-Lite, x86", "fp32", {"engine": "lite"}, target="lite", package="paddlelite"),
     Engine("Paddle, CUDA", "fp32", {"device": "gpu"}, gpu=True),
     Engine("TensorRT", "fp32", {"device": "gpu", "run_mode": "trt_fp32"}, gpu=True, tensorrt=True),
     Engine("TensorRT", "fp16", {"device": "gpu", "run_mode": "trt_fp16"}, gpu=True, tensorrt=True),

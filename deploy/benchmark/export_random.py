@@ -1,6 +1,9 @@
 """Export a config's model with random weights twice: the network alone, and whole with boxes.
 
-    python deploy/benchmark/export_random.py CONFIG FOLDER    # FOLDER/network/NAME and FOLDER/whole/NAME
+    python deploy/benchmark/export_random.py CONFIG FOLDER TARGET    # FOLDER/network/NAME and FOLDER/whole/NAME
+
+TARGET is paddle, onnx or lite; for the last two it stands behind NAME, as in tools/export_model.py. For lite a free
+input size becomes the one that pictures are resized to.
 
 Speed hardly depends on the weights; accuracy is not measured with these.
 """
@@ -18,19 +21,24 @@ SEED = 0
 
 
 def main() -> None:
-    if len(sys.argv) != 3:
-        raise UserError("usage: export_random.py CONFIG FOLDER")
-    config, folder = sys.argv[1:]
+    if len(sys.argv) != 4:
+        raise UserError("usage: export_random.py CONFIG FOLDER TARGET")
+    config, folder, target = sys.argv[1:]
 
     import paddle
 
-    from ppdet_repro.engine.export import export_model
+    from ppdet_repro.engine.export import export_model, read_input
 
     paddle.set_device("cpu")
     for part, benchmark in (("network", "true"), ("whole", "false")):
         paddle.seed(SEED)
-        cfg = load_config(config, [f"export.benchmark={benchmark}", "pretrain_weights=null"])
-        export_model(build_model(cfg), cfg, Path(folder) / part)
+        overrides = [f"export.benchmark={benchmark}", "pretrain_weights=null"]
+        cfg = load_config(config, overrides)
+        taken = read_input(cfg)
+        if target == "lite" and taken.shape[2] is None:
+            size = next((step["target_size"] for step in taken.steps if step["type"] == "Resize"), [-1, -1])
+            cfg = load_config(config, [*overrides, f"TestReader.inputs_def.image_shape={[3, *size]}"])
+        export_model(build_model(cfg), cfg, Path(folder) / part, target)
 
 
 if __name__ == "__main__":

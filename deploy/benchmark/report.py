@@ -16,14 +16,15 @@ FLOOR = 1e-8  # where a difference of zero is drawn
 class Row(NamedTuple):
     """One line. Times are medians of a batch in milliseconds, None where not measured; `difference`: of the
     network's outputs from the first engine's, over their largest value; `ap`: COCO AP, if pictures with truth were
-    given; `remark`: why it was not run."""
+    given; `threads`: None where the engine offers no choice; `repeats`: timed runs, the fewest of the row's two times;
+    `remark`: why it was not run."""
 
     model: str
     engine: str
     precision: str
     input: str
     batch: int
-    threads: int
+    threads: Optional[int]
     warmup: int
     repeats: int
     network_ms: Optional[float] = None
@@ -54,8 +55,8 @@ def markdown(rows: Sequence[Row], machine: Dict[str, str]) -> str:
         "# Benchmark",
         "",
         facts,
-        f"- batch {first.batch}, {first.threads} threads, {first.warmup} warm-up runs, {first.repeats} timed runs; "
-        "median (95th percentile) in ms a batch",
+        f"- batch {first.batch}, {first.threads} threads (Paddle-Lite's Python package offers no choice of them), "
+        f"{first.warmup} warm-up runs, then {runs(rows)} timed ones; median (95th percentile) in ms a batch",
         "- network: without preprocessing, decoding and suppression, as PP-YOLOv2's paper times it; end to end: from "
         "the picture's file to the boxes, not overlapped",
         "- difference: of the network's outputs from the first engine's, relative to their largest value",
@@ -74,6 +75,12 @@ def markdown(rows: Sequence[Row], machine: Dict[str, str]) -> str:
         cells = [row.model, row.engine, row.precision, row.input, *measured, row.weights, row.paper]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", "![AP or difference against latency](benchmark.png)", ""])
+
+
+def runs(rows: Sequence[Row]) -> str:
+    """How many runs were timed: slow engines have fewer."""
+    counts = [row.repeats for row in rows if not row.remark] or [0]
+    return f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
 
 
 def _time(median: Optional[float], p95: Optional[float]) -> str:

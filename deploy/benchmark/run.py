@@ -2,20 +2,23 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import platform
 import subprocess
 import sys
 import time
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional, Union
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT / "deploy" / "python"), str(ROOT)]
 
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
+import yaml  # noqa: E402
 from report import Row, draw, markdown, write_csv  # noqa: E402
 from runtime.model_folder import open_model_folder  # noqa: E402
 from runtime.options import build_parser  # noqa: E402
@@ -30,12 +33,19 @@ PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "onnxruntime", "openvino", "padd
 PICTURES, PICTURE_SIZE = 8, (480, 640)  # made where no --image_dir is given
 
 
-class Subject(NamedTuple):
-    """A model to time: its folders (`network` alone is None for an export of the user's) and the paper's figure."""
+class Export(NamedTuple):
+    """A model exported for one target: the network alone (None for an export of the user's), and whole."""
 
-    name: str
     network: Optional[Path]
     whole: Path
+
+
+class Subject(NamedTuple):
+    """A model to time: its export for a target (paddle, onnx or lite; UserError if there is none), and the paper's
+    figure."""
+
+    name: str
+    export: Callable[[str], Export]
     weights: str
     paper: str
 
@@ -45,28 +55,37 @@ def main() -> None:
 
     from cases import ENGINES, SETS
     from runtime.paddle_engine import installed_build
-    from runtime.program import is_quantised, read_operators
 
     flags.output.mkdir(parents=True, exist_ok=True)
     images = find_images(flags.image_dir) if flags.image_dir else make_pictures(flags.output / "pictures")
     if not images:
         raise UserError(f"there is no image in {flags.image_dir}")
     build, rows, begun = installed_build(), [], time.monotonic()
+    packages = [name for name in {engine.package for engine in ENGINES} if importlib.util.find_spec(name)]
     subjects = [own(folder) for folder in flags.model_dir] or [
-        exported(model.config, model.paper, flags.output / "models") for model in SETS[flags.set]
+        made_up(model.config, model.paper, flags.output / "models") for model in SETS[flags.set]
     ]
     for subject in subjects:
-        quantised = is_quantised(read_operators(open_model_folder(subject.whole).program))
+        exports = {"paddle": attempt(subject, "paddle")}
+        quantised = holds_int8(exports["paddle"])
         reference: Optional[Path] = None
         for engine in ENGINES:
-            reason = engine.why_not(build, quantised)
-            row = base_row(subject, engine.name, engine.precision, flags)
-            if reason is None:
-                outputs = flags.output / "outputs" / f"{subject.name}-{len(rows)}.npz"
-                reference = reference or outputs
-                row = measured(row, subject, engine.flags, images, outputs, reference, flags)
+            row = Row(
+                subject.name, engine.name, engine.precision, "", flags.batch_size,
+                None if engine.target == "lite" else flags.cpu_threads, flags.warmup, flags.repeats,
+                weights=subject.weights, paper=subject.paper,
+            )  # fmt: skip
+            reason = engine.why_not(build, packages, quantised, flags.batch_size)
+            if reason is None and engine.target not in exports:
+                exports[engine.target] = attempt(subject, engine.target)
+            export = reason or exports[engine.target]
+            if isinstance(export, str):
+                row = row._replace(remark=f"not run: {export}")
             else:
-                row = row._replace(remark=f"not run: {reason}")
+                outputs = flags.output / "outputs" / f"{subject.name}-{len(rows)}.npz"
+                row = row._replace(input="x".join(map(str, target_size(export.whole))))
+                row = measured(row, export, engine.flags, images, outputs, reference or outputs, flags)
+                reference = reference or (outputs if outputs.is_file() else None)
             rows.append(row)
             print(f"{row.model}, {row.engine} {row.precision}: {row.remark or describe(row)}", flush=True)
     machine = {**this_machine(), "seconds": f"{time.monotonic() - begun:.0f}"}
@@ -86,6 +105,7 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=at_least_one, default=1)
     parser.add_argument("--warmup", type=at_least_one, default=3)
     parser.add_argument("--repeats", type=at_least_one, default=20)
+    parser.add_argument("--seconds", type=at_least_one, default=5, help="enough for the repeats of one time; 3 are run")
     parser.add_argument("--output", type=Path, default=Path("output/benchmark"))
     flags = parser.parse_args()
     if flags.eval_json and not (flags.image_dir and flags.model_dir):
@@ -94,47 +114,69 @@ def parse_flags() -> argparse.Namespace:
 
 
 def own(folder: Path) -> Subject:
-    """An exported folder of the user's. UserError if it is not whole."""
+    """An exported folder of the user's, and those beside it for other engines. UserError if it is not whole."""
     open_model_folder(folder)
-    return Subject(folder.name, None, folder, "yours", "")
+    return Subject(folder.name, partial(beside, folder), "yours", "")
 
 
-def exported(config: str, paper: str, folder: Path) -> Subject:
-    """A config's model with random weights, exported below `folder` unless it is there. UserError if that fails."""
-    name = Path(config).name
+def beside(folder: Path, target: str) -> Export:
+    """The export of a Paddle folder's model for a target, where tools/export_model.py writes it."""
+    whole = folder if target == "paddle" else folder.with_name(f"{folder.name}_{target}")
+    if not whole.is_dir():
+        raise UserError(f"there is no {whole}; tools/export_model.py --target {target} writes it")
+    return Export(None, whole)
+
+
+def made_up(config: str, paper: str, folder: Path) -> Subject:
+    """A config's model with random weights; its exports go below `folder` when they are asked for."""
+    return Subject(Path(config).name, partial(exported, config, folder), "random", paper)
+
+
+def exported(config: str, folder: Path, target: str) -> Export:
+    """A config's exports for a target, made unless they are there. UserError if that fails."""
+    name = Path(config).name if target == "paddle" else f"{Path(config).name}_{target}"
     if not (folder / "whole" / name).is_dir():
-        print(f"exporting {config}", flush=True)
+        print(f"exporting {config} for {target}", flush=True)
         script = Path(__file__).with_name("export_random.py")
-        command = [sys.executable, str(script), str(ROOT / "configs" / f"{config}.yml"), str(folder)]
+        command = [sys.executable, str(script), str(ROOT / "configs" / f"{config}.yml"), str(folder), target]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise UserError(f"{config} cannot be exported: {last_line(done.stderr)}")
-    return Subject(name, folder / "network" / name, folder / "whole" / name, "random", paper)
+            raise UserError(f"cannot be exported: {last_line(done.stderr)}")
+    return Export(folder / "network" / name, folder / "whole" / name)
 
 
-def base_row(subject: Subject, engine: str, precision: str, flags: argparse.Namespace) -> Row:
-    size = "x".join(str(side) for side in target_size(subject.whole))
-    return Row(
-        subject.name, engine, precision, size, flags.batch_size, flags.cpu_threads, flags.warmup, flags.repeats,
-        weights=subject.weights, paper=subject.paper,
-    )  # fmt: skip
+def attempt(subject: Subject, target: str) -> Union[Export, str]:
+    """A model's export for a target, or why there is none."""
+    try:
+        return subject.export(target)
+    except UserError as error:
+        return str(error)
+
+
+def holds_int8(export: Union[Export, str]) -> bool:
+    """Whether a Paddle model is there and quantised."""
+    from runtime.program import is_quantised, read_operators
+
+    return isinstance(export, Export) and is_quantised(read_operators(open_model_folder(export.whole).program))
 
 
 def measured(
-    row: Row, subject: Subject, engine_flags: Dict[str, object], images: List[str], outputs: Path, reference: Path,
+    row: Row, export: Export, engine_flags: Dict[str, object], images: List[str], outputs: Path, reference: Path,
     flags: argparse.Namespace,
 ) -> Row:  # fmt: skip
     """The row with its numbers, from a process of its own; with the reason if that fails."""
-    defaults = vars(build_parser().parse_args([f"--model_dir={subject.whole}"]))
+    defaults = vars(build_parser().parse_args([f"--model_dir={export.whole}"]))
     settings = {**defaults, "batch_size": flags.batch_size, "cpu_threads": flags.cpu_threads, **engine_flags}
     outputs.parent.mkdir(parents=True, exist_ok=True)
+    outputs.unlink(missing_ok=True)
     job = {
         "flags": {**settings, "image_dir": flags.image_dir, "eval_json": flags.eval_json},
-        "network": str(subject.network) if subject.network else None,
-        "whole": str(subject.whole),
+        "network": str(export.network) if export.network else None,
+        "whole": str(export.whole),
         "images": images,
         "warmup": flags.warmup,
         "repeats": flags.repeats,
+        "seconds": flags.seconds,
         "outputs": str(outputs),
     }
     command = [sys.executable, str(Path(__file__).with_name("measure.py"))]
@@ -143,11 +185,12 @@ def measured(
         return row._replace(remark=f"failed (exit code {done.returncode}): {last_line(done.stderr)}")
     result = json.loads(done.stdout.splitlines()[-1])
     row = row._replace(
+        repeats=min(len(result[name]) for name in ("network", "end_to_end") if name in result),
         end_to_end_ms=float(np.median(result["end_to_end"])),
         end_to_end_p95_ms=float(np.percentile(result["end_to_end"], 95)),
         ap=result["ap"],
     )
-    if subject.network is None:
+    if export.network is None:
         return row
     return row._replace(
         network_ms=float(np.median(result["network"])),
@@ -157,11 +200,13 @@ def measured(
 
 
 def difference(outputs: Path, reference: Path) -> float:
-    """The largest difference of any output, relative to the largest value of the reference's; infinity if the
-    shapes differ."""
+    """The largest difference of any output, relative to the largest value of the reference's; infinity if their
+    number or sizes differ."""
     with np.load(outputs) as ours, np.load(reference) as theirs:
-        pairs = [(ours[name].astype(np.float64), theirs[name].astype(np.float64)) for name in theirs.files]
-    if any(a.shape != b.shape for a, b in pairs):
+        if ours.files != theirs.files:
+            return float("inf")
+        pairs = [[file[name].astype(np.float64).ravel() for file in (ours, theirs)] for name in theirs.files]
+    if any(a.size != b.size for a, b in pairs):
         return float("inf")
     return max(float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-12)) for a, b in pairs)
 
@@ -173,7 +218,7 @@ def describe(row: Row) -> str:
 
 def target_size(folder: Path) -> List[int]:
     """Height and width that the model's pictures are resized to."""
-    steps = open_model_folder(folder).preprocess
+    steps = yaml.safe_load((folder / "infer_cfg.yml").read_text(encoding="utf-8"))["Preprocess"]
     return next((step["target_size"] for step in steps if step["type"] == "Resize"), [])
 
 
@@ -213,7 +258,7 @@ def cpu_name() -> str:
 
 def last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "no message"
+    return lines[-1].strip().removeprefix("error: ") if lines else "no message"
 
 
 if __name__ == "__main__":
