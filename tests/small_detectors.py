@@ -1,4 +1,4 @@
-"""The five detectors in their smallest forms, over the pictures of tiny_yolof, taught for a few seconds."""
+"""The detectors in their smallest forms, over the pictures of tiny_yolof, taught for a few seconds."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -28,7 +28,26 @@ SMALL: Dict[str, Small] = {
     "pafnet": Small("ttfnet/pafnet_r18vd_224_synthetic.yml", []),
     # after 12 updates its heat map is level, and rounding decides what is a peak
     "pafnet_lite": Small("ttfnet/pafnet_lite_mobilenet_v3_20x_coco.yml", ["pretrain_weights=null"], steps=25),
-    "sapd": Small("sapd/sapd_r18vd_256_synthetic.yml", []),
+    "sapd": Small("sapd/sapd_r18vd_256_synthetic.yml", []),  # FSAF and it differ in their losses alone
+    "bifpn": Small("bifpn/bifpn_b0_256_synthetic.yml", []),
+    "retinanet": Small(
+        "retinanet/retinanet_r50_fpn_1x_coco.yml",
+        [
+            "pretrain_weights=null",
+            "ResNet.depth=18",
+            "ResNet.width_mult=0.5",
+            "FPN.out_channel=32",
+            *(f"RetinaHead.conv_feat.{name}" for name in ("feat_in=32", "feat_out=32", "num_convs=1")),
+        ],
+    ),
+    "ppyolo": Small(
+        "ppyolo/ppyolo_r50vd_dcn_1x_coco.yml",
+        ["pretrain_weights=null", "norm_type=bn", "ResNet.depth=18", "ResNet.width_mult=0.5"],
+    ),
+    "ttfnet": Small(
+        "ttfnet/pafnet_r18vd_256_synthetic.yml",
+        ["TTFFPN.planes=[64,32,16]", "TTFFPN.dcn_neck=true", "TTFHead.ags=null"],
+    ),
 }
 SQUARE = f"[{SIDE},{SIDE}]"
 SIZES = {"Resize": SQUARE, "RandomResize": f"[{SQUARE}]", "BatchRandomResize": f"[{SIDE}]"}

@@ -4,19 +4,23 @@ Each cure is tried on a net of one operator, with Paddle-Lite running what comes
 """
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
 from paddle import nn
 from paddle.static import InputSpec
-from paddle.vision.ops import DeformConv2D
+from paddle.vision.ops import DeformConv2D, matrix_nms
 
 from ppdet_repro.engine import converters
 from ppdet_repro.engine.converters import check_lite, read_program, run_converter, to_lite, to_onnx
+from ppdet_repro.engine.fold import fold_fusions
 from ppdet_repro.engine.grid_sample_dcn import GridSampleConv, with_grid_samples
 from ppdet_repro.inference.lite_process import LiteProcess
-from ppdet_repro.inference.networks import LiteNetwork, OnnxNetwork
+from ppdet_repro.inference.networks import LiteNetwork, OnnxNetwork, OpenVinoNetwork
+from ppdet_repro.modeling.necks.bifpn import Fusion
 from ppdet_repro.utils.errors import UserError
 
 SHAPE = [1, 4, 6, 6]
@@ -49,16 +53,22 @@ class Deformed(nn.Layer):
         return self.conv(image, offset, F.sigmoid(mask))
 
 
-class WeighedSum(nn.Layer):
+class Fused(nn.Layer):
     """BiFPN's fusion of two maps."""
 
     def __init__(self):
         super().__init__()
-        self.weights = self.create_parameter([2], default_initializer=nn.initializer.Constant(1.0))
+        self.node = Fusion(2, 4, "bn")
+        self.node.weights.set_value(paddle.to_tensor([3.0, 0.5]))
 
     def forward(self, image):
-        weights = F.relu(self.weights)
-        return (image * weights[0:1] + F.relu(image) * weights[1:2]) / (weights.sum() + 1e-4)
+        return self.node([image, F.relu(image)])
+
+
+def suppressed(x):
+    """The map [1, 4, 6, 6] as 36 boxes, and its first channel as their scores."""
+    boxes, scores = x.reshape([1, 4, 36]).transpose([0, 2, 1]), F.sigmoid(x[:, :1].reshape([1, 1, 36]))
+    return matrix_nms(boxes, scores, 0.1, 0.1, 20, 10, background_label=-1)[0]
 
 
 def saved(net, folder):
@@ -128,6 +138,8 @@ def test_a_model_that_kills_paddle_lite_costs_one_line(tmp_path):
     (tmp_path / "broken.nb").write_bytes(b"not a model")
     with pytest.raises(UserError, match="Paddle-Lite ended with (signal|code) .* when it ran .*broken.nb"):
         LiteProcess(tmp_path / "broken.nb").run({"image": picture()})
+    with pytest.raises(UserError, match="Paddle-Lite ended with (signal|code) .* when it loaded .*broken.nb"):
+        LiteProcess(tmp_path / "broken.nb").check()
     (tmp_path / "empty.nb").write_bytes(b"")
     with pytest.raises(UserError, match="empty.nb is missing or empty"):
         LiteNetwork(tmp_path / "empty.nb")
@@ -150,12 +162,30 @@ def test_what_paddle_lite_cannot_is_one_line(tmp_path, device, precision, versio
 
 @pytest.mark.parametrize(
     "net, message",
-    [(WeighedSum, "takes parts of weights"), (lambda: with_grid_samples(Deformed()), "contains grid_sampler")],
+    [
+        (Fused, "takes parts of weights .* --target lite writes BiFPN's as numbers"),
+        (lambda: with_grid_samples(Deformed()), "contains grid_sampler"),
+        (lambda: Net(suppressed), "contains matrix_nms, behind which Paddle-Lite aborts where nothing is found"),
+    ],
 )
 def test_what_crashes_paddle_lite_without_a_cure_is_refused(tmp_path, net, message):
     program, _ = saved(net(), tmp_path)
     with pytest.raises(UserError, match=message):
         check_lite(program, "arm", "fp32", "2.6.2")
+
+
+def test_bifpns_weights_become_numbers(tmp_path):
+    net = Fused()
+    net.eval()
+    folded = fold_fusions(net)
+    assert folded.node.shares == pytest.approx([3 / 3.5001, 0.5 / 3.5001])
+    with paddle.no_grad():
+        expected = net(paddle.to_tensor(picture())).numpy()
+        np.testing.assert_allclose(folded(paddle.to_tensor(picture())).numpy(), expected, atol=1e-5)
+    pytest.importorskip("paddlelite")
+    to_lite(*saved(folded, tmp_path), tmp_path / "x86.nb", "x86")
+    (found,) = LiteProcess(tmp_path / "x86.nb").run({"image": picture()})
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -193,9 +223,28 @@ def test_onnx_samples_what_paddle_deforms(tmp_path):
         np.testing.assert_allclose(found, net(paddle.to_tensor(picture())).numpy(), atol=1e-4)
 
 
+def test_matrix_nms_is_refused_before_paddle2onnx_aborts(tmp_path):
+    pytest.importorskip("paddle2onnx")
+    with pytest.raises(UserError, match="contains matrix_nms, which paddle2onnx cannot convert; .* leaves it out"):
+        to_onnx(*saved(Net(suppressed), tmp_path), tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_onnx_is_asked_for_in_opset_16(tmp_path, monkeypatch):
+    """Of 19, for which paddle2onnx may ask by itself, its graphs are invalid."""
+    pytest.importorskip("paddle2onnx")
+    asked = []
+    monkeypatch.setattr(converters, "run_converter", lambda name, code, arguments, target: asked.extend(arguments))
+    to_onnx(*saved(Net(F.relu), tmp_path), tmp_path / "model.onnx")
+    assert {"--opset_version=16", "--enable_auto_update_opset=False"} <= set(asked)
+
+
 def test_a_missing_or_damaged_program_is_one_line(tmp_path):
     with pytest.raises(UserError, match="model.pdmodel does not exist"):
         to_onnx(tmp_path / "model.pdmodel", tmp_path / "model.pdiparams", tmp_path / "model.onnx")
+    saved(Net(F.relu), tmp_path)
+    with pytest.raises(UserError, match="absent does not exist"):
+        to_onnx(tmp_path / "model.pdmodel", tmp_path / "absent", tmp_path / "model.onnx")
     (tmp_path / "model.pdmodel").write_bytes(b"\xff\xff")
     with pytest.raises(UserError, match="is not a Paddle model, or is damaged"):
         read_program(tmp_path / "model.pdmodel")
@@ -210,6 +259,20 @@ def test_a_converter_that_is_not_installed_says_what_to_install(tmp_path, monkey
     for convert, extra in ((to_onnx, "onnx"), (lambda *files: to_lite(*files, "arm"), "lite")):
         with pytest.raises(UserError, match=rf"is not installed; install it with: pip install .* '.\[{extra}\]'"):
             convert(tmp_path / "model.pdmodel", tmp_path / "model.pdiparams", tmp_path / "out.nb")
+
+
+@pytest.mark.parametrize(
+    "network, module, extra",
+    [
+        (OnnxNetwork, "onnxruntime", "onnx"),
+        (OpenVinoNetwork, "openvino", "openvino"),
+        (LiteNetwork, "paddlelite.lite", "lite"),
+    ],
+)
+def test_a_runtime_that_is_not_installed_says_what_to_install(tmp_path, monkeypatch, network, module, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=rf"is not installed; install it with: pip install .* '.\[{extra}\]'"):
+        network(tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize(

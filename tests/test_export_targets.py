@@ -209,10 +209,35 @@ def test_every_engine_gives_paddles_boxes(engine, target, taught, infer, tmp_pat
         pytest.importorskip("openvino")
     cfg, model = taught("yolof")
     expected = infer(export_model(model, cfg, tmp_path))
-    found = infer(export_model(model, cfg, tmp_path, target), f"--engine={engine}", "--batch_size=2")
+    found = infer(export_model(model, cfg, tmp_path, target), f"--engine={engine}", "--batch_size=2", "--cpu_threads=2")
     assert len(expected) > 0
     for image in range(6):
         assert agreement(as_rows(expected, image), as_rows(found, image), 1e-4, 0.05).unmatched == 0
+
+
+@pytest.mark.parametrize("engine, target", [("onnxruntime", "onnx"), ("lite", "lite")])
+@pytest.mark.parametrize("name", ["yolof", "pafnet_lite"])
+def test_pictures_without_any_detection_give_no_rows(name, engine, target, taught, infer, tmp_path):
+    """Nothing reaches the threshold: with the suppression inside, Paddle-Lite aborted."""
+    need(target)
+    cfg, model = taught(name)
+    folder = export_model(model, cfg, tmp_path, target)
+    content = yaml.safe_load((folder / "infer_cfg.yml").read_text())
+    (threshold,) = {"score_threshold", "score_thresh"} & set(content["PostProcess"])
+    content["PostProcess"][threshold] = 1.0
+    (folder / "infer_cfg.yml").write_text(yaml.safe_dump(content))
+    assert infer(folder, f"--engine={engine}") == []
+
+
+def test_a_damaged_paddle_lite_model_is_one_line(taught, infer, tmp_path):
+    need("lite")
+    cfg, model = taught("yolof")
+    folder = export_model(model, cfg, tmp_path, "lite")
+    file = folder / "model_x86.nb"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match="Paddle-Lite ended with signal .* when it loaded .*model_x86.nb") as caught:
+        infer(folder, "--engine=lite")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_for_another_engine_is_one_line(taught, infer, data, tmp_path):
@@ -242,3 +267,19 @@ def test_a_paddle_model_that_is_there_already_is_converted_and_runs(taught, data
     assert len(expected) > 0
     for image in range(6):
         assert agreement(as_rows(expected, image), as_rows(found, image), 1e-4, 0.05).unmatched == 0
+
+
+def test_what_cannot_be_converted_to_paddle_lite_is_one_line(taught, data, tmp_path, monkeypatch, capsys):
+    need("lite")
+    cfg, model = taught("yolof")
+    folders = {tmp_path / "empty": "lacks model.pdmodel, model.pdiparams, infer_cfg.yml"}
+    (tmp_path / "empty").mkdir()
+    folders[export_model(model, cfg, tmp_path)] = "contains multiclass_nms3, behind which Paddle-Lite aborts"
+    for folder, message in folders.items():
+        command = ["convert.py", f"--model_dir={folder}", f"--output_dir={tmp_path / 'lite'}"]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "deploy" / "lite" / "convert.py"), run_name="__main__")
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and message in error and error.count("\n") == 1
+        assert not (tmp_path / "lite").exists()

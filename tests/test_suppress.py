@@ -63,6 +63,8 @@ def test_peaks_are_the_rows_of_ttfbox_without_its_filler():
     assert counts.tolist() == [2] and rows[:, 0].tolist() == [0, 1]
     np.testing.assert_allclose(rows[:, 1], [0.5, 0.3])
     np.testing.assert_array_equal(rows[:, 2:], boxes[0, [0, 2]])
+    rows, counts = in_numpy(TTFBox(score_thresh=0.6), boxes, scores)
+    assert rows.shape == (0, 6) and counts.tolist() == [0]
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ opt.set_valid_places(device)
 opt.run()
 """
 MATRIX_NMS = "matrix_nms"  # has no counterpart in ONNX
+SUPPRESSIONS = {MATRIX_NMS, "multiclass_nms3"}
 
 
 def read_program(path: Path) -> framework_pb2.ProgramDesc:
@@ -123,7 +124,12 @@ def check_lite(program: Path, device: str, precision: str, paddle_version: str) 
     if parts_of_weights(description):
         raise UserError(
             f"{program} takes parts of weights that it computes (BiFPN's fusion does), which crashes Paddle-Lite when "
-            "the model runs; export it for paddle or onnx"
+            "the model runs; tools/export_model.py --target lite writes BiFPN's as numbers"
+        )
+    for kind in SUPPRESSIONS.intersection(operators(description)):
+        raise UserError(
+            f"{program} contains {kind}, behind which Paddle-Lite aborts where nothing is found; export it with "
+            "export.nms=false or with --target lite"
         )
     if "grid_sampler" in operators(description):
         raise UserError(

@@ -17,7 +17,7 @@ from ppdet_repro.data.transform.normalize import NormalizeImage
 from ppdet_repro.data.transform.preprocess import to_list
 from ppdet_repro.engine.converters import to_lite, to_onnx
 from ppdet_repro.engine.exported import DecodedBoxes, FinalBoxes, NormalizedInside, RawOutputs
-from ppdet_repro.engine.fold import fold_batch_norms
+from ppdet_repro.engine.fold import fold_batch_norms, fold_fusions
 from ppdet_repro.engine.grid_sample_dcn import with_grid_samples
 from ppdet_repro.engine.verify import verify
 from ppdet_repro.modeling.architectures.detector import Detector
@@ -67,6 +67,8 @@ def export_model(
     | onnx   | model.onnx; deformable convolutions are made of grid_sample      | decoded boxes; NMS is outside |
     | lite   | model_arm.nb in the `precision`, model_x86.nb in it (fp16: fp32) | decoded boxes; NMS is outside |
 
+    Of BiFPN's fusion the Paddle-Lite files have the weights as numbers.
+
     The section `export` of the config decides what the model contains (`ExportSettings`), TestReader what it
     takes. `verify_on`: images on which the export must agree with the detector, see `verify`.
 
@@ -91,6 +93,8 @@ def export_model(
         exported = folded(detector) if settings.fuse_conv_bn else detector
         if target == "onnx":
             exported = with_grid_samples(exported)
+        elif target == "lite":
+            exported = fold_fusions(exported)
         network = wrap(exported, settings, network_input.normalize)
         with atomic_folder(folder_of_all) as folder:
             save_network(network, network_input.shape, folder / "model")

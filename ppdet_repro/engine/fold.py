@@ -1,15 +1,17 @@
-"""Folding batch norms into the convolutions before them.
+"""Folding batch norms into the convolutions before them, and BiFPN's learned weights into numbers.
 
 O output channels of a convolution, I input channels a group, k kernel size.
 """
 from __future__ import annotations
 
 import copy
-from typing import Any, Callable, Dict, List, Set, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
 
 import paddle
 from paddle import nn
 from paddle.vision.ops import DeformConv2D
+
+from ppdet_repro.modeling.necks.bifpn import WEIGHT_EPSILON, Fusion
 
 CONVOLUTIONS = (nn.Conv2D, DeformConv2D)  # weights [O, I, k, k]
 
@@ -80,6 +82,28 @@ def fold(convolution: nn.Layer, norm: nn.BatchNorm2D) -> None:
     if convolution.bias is None:
         convolution.bias = convolution.create_parameter([len(folded_bias)], is_bias=True)
     convolution.bias.set_value(folded_bias)
+
+
+class FixedFusion(nn.Layer):
+    """A `Fusion` whose weights are numbers in the program."""
+
+    def __init__(self, fusion: Fusion):
+        super().__init__()
+        weights = nn.functional.relu(fusion.weights)
+        self.shares = (weights / (weights.sum() + WEIGHT_EPSILON)).tolist()
+        self.fusion = fusion
+
+    def forward(self, maps: Sequence[paddle.Tensor]) -> paddle.Tensor:
+        return self.fusion.convolve(sum(share * x for share, x in zip(self.shares, maps)))
+
+
+def fold_fusions(model: nn.Layer) -> nn.Layer:
+    """A copy of the model in eval mode, which computes nothing from BiFPN's weights alone."""
+    model = copy.deepcopy(model)
+    for layer in [layer for layer in model.sublayers() if isinstance(layer, Fusion)]:
+        replace(model, layer, FixedFusion(layer))
+    model.eval()
+    return model
 
 
 def replace(model: nn.Layer, old: nn.Layer, new: nn.Layer) -> None:

@@ -14,8 +14,9 @@ results.
 | depthwise_conv2d_transpose, on x86 only     | not supported                           | conv2d_transpose          |
 
 No cure, but a line that says so (see `parts_of_weights`): slices of computed weights, as in BiFPN's fusion, are
-converted, but are a segmentation fault when the model runs. The detectors here avoid two more: `unbind` corrupts
-Paddle-Lite's memory, and it has no take_along_axis and put_along_axis.
+converted, but are a segmentation fault when the model runs. Exports for Paddle-Lite have none: `fold.fold_fusions`.
+The detectors here avoid two more: `unbind` corrupts Paddle-Lite's memory, and it has no take_along_axis and
+put_along_axis.
 
 Found by converting nets of one operator each, and the detectors, with paddlelite 2.13rc0.
 """

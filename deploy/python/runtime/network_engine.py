@@ -4,10 +4,12 @@ B images, N candidate boxes, C classes, M boxes of all images.
 """
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Dict, List, Tuple
 
 import numpy as np
 
+from ppdet_repro.inference.lite_process import LiteProcess
 from ppdet_repro.inference.networks import NETWORKS
 from ppdet_repro.inference.suppress import open_suppress, suppress_batch
 from ppdet_repro.utils.errors import UserError
@@ -26,6 +28,8 @@ class NetworkEngine:
                 "export.post_process on and export.benchmark off"
             )
         self.suppress = open_suppress(model.post_process, f"{self.folder}/infer_cfg.yml")
+        if engine == "lite" and find_spec("paddlelite"):
+            LiteProcess(model.program).check()  # a damaged file would abort this process
         self.network = NETWORKS[engine](model.program, threads)
         self.one_at_a_time = engine == "lite"  # whose models are of a fixed size, for one image
 

@@ -116,7 +116,12 @@ class Fusion(nn.Layer):
     def forward(self, maps: Sequence[paddle.Tensor]) -> paddle.Tensor:
         """Maps of one size -> one map."""
         weights = F.relu(self.weights)
-        fused = sum(weight * x for weight, x in zip(weights.unbind(), maps)) / (weights.sum() + WEIGHT_EPSILON)
+        return self.convolve(
+            sum(weight * x for weight, x in zip(weights.unbind(), maps)) / (weights.sum() + WEIGHT_EPSILON)
+        )
+
+    def convolve(self, fused: paddle.Tensor) -> paddle.Tensor:
+        """What follows the mean."""
         return self.norm(self.pointwise(self.depthwise(F.swish(fused))))
 
 
