@@ -109,7 +109,8 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
     else:
         axes.set(xlabel="network, ms a batch", ylabel="difference of outputs (relative; lowest: none)", yscale="log")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    if axes.lines:
+        axes.legend(fontsize=7)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
