@@ -105,7 +105,7 @@ def parse_flags() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=at_least_one, default=1)
     parser.add_argument("--warmup", type=at_least_one, default=3)
     parser.add_argument("--repeats", type=at_least_one, default=20)
-    parser.add_argument("--seconds", type=at_least_one, default=5, help="enough for the repeats of one time; 3 are run")
+    parser.add_argument("--seconds", type=at_least_one, default=3, help="enough for one time, of 3 runs or more")
     parser.add_argument("--output", type=Path, default=Path("output/benchmark"))
     flags = parser.parse_args()
     if flags.eval_json and not (flags.image_dir and flags.model_dir):
