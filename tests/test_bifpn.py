@@ -8,8 +8,10 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
+from paddle import inference
 from parity_weights import FIXTURES
 
+from ppdet_repro.modeling.layers import nearest
 from ppdet_repro.modeling.level_selection import FeatureSelectionNet
 from ppdet_repro.modeling.necks import bifpn
 from ppdet_repro.modeling.necks.bifpn import BiFPN, CellFPN, CellPANet, Fusion, NoFusion, enlarge, halve
@@ -92,6 +94,37 @@ def test_enlarging_takes_the_nearest():
     row = paddle.to_tensor([1.0, 2.0]).reshape([1, 1, 1, 2])
     assert enlarge(row, paddle.zeros([1, 9, 1, 3])).flatten().tolist() == [1, 1, 2]
     assert enlarge(row, paddle.zeros([1, 9, 1, 4])).flatten().tolist() == [1, 1, 2, 2]
+
+
+class Enlarged(paddle.nn.Layer):
+    """A 1x1 convolution [1, 2, 3, 4], enlarged."""
+
+    def __init__(self, height, width):
+        super().__init__()
+        self.conv = paddle.nn.Conv2D(2, 2, 1)
+        self.size = height, width
+
+    def forward(self, image):
+        return nearest(self.conv(image), *self.size)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 7), (3, 7)])
+def test_an_optimised_program_enlarges_alike(tmp_path, size):
+    """Paddle Inference gets `interpolate` to a fixed size wrong that is no multiple."""
+    net, image = Enlarged(*size), np.random.default_rng(0).normal(size=(1, 2, 3, 4)).astype(np.float32)
+    net.eval()
+    expected = net(paddle.to_tensor(image)).numpy()
+    rows, columns = ([i * old // new for i in range(new)] for old, new in zip((3, 4), size))
+    np.testing.assert_array_equal(expected, net.conv(paddle.to_tensor(image)).numpy()[:, :, rows][..., columns])
+    spec = [paddle.static.InputSpec([1, 2, 3, 4], "float32", "image")]
+    paddle.jit.save(net, str(tmp_path / "model"), input_spec=spec)
+    config = inference.Config(str(tmp_path / "model.pdmodel"), str(tmp_path / "model.pdiparams"))
+    config.disable_glog_info()
+    predictor = inference.create_predictor(config)
+    predictor.get_input_handle("image").copy_from_cpu(image)
+    predictor.run()
+    found = predictor.get_output_handle(predictor.get_output_names()[0]).copy_to_cpu()
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", NECKS)

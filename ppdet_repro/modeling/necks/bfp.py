@@ -14,6 +14,7 @@ from paddle import ParamAttr, nn
 from paddle.nn.initializer import XavierUniform
 
 from ppdet_repro.core.registry import Part, register
+from ppdet_repro.modeling.layers import nearest
 
 
 def conv1x1(channels: int) -> nn.Conv2D:
@@ -52,11 +53,6 @@ def shrink_last(x: paddle.Tensor, size) -> paddle.Tensor:
     return paddle.gather(x, index.flatten(), axis=3).reshape([0, 0, 0, size, -1]).max(axis=4)
 
 
-def enlarge(x: paddle.Tensor, height, width) -> paddle.Tensor:
-    """Nearest neighbours: [B, C, H, W] -> [B, C, height, width]."""
-    return F.interpolate(x, size=[height, width], mode="nearest")
-
-
 @register
 class BFP(nn.Layer):
     """A pyramid, balanced: every level is brought to the size of level `refine_level` (0 is the finest; P4 of P3 to
@@ -79,8 +75,8 @@ class BFP(nn.Layer):
         levels = self.pyramid(feats)
         middle = self.refine_level
         size = levels[middle].shape[2:]
-        resize = [shrink] * middle + [enlarge] * (len(levels) - middle)
+        resize = [shrink] * middle + [nearest] * (len(levels) - middle)
         gathered = sum(change(level, *size) for change, level in zip(resize, levels)) / len(levels)
         refined = self.refine(gathered)
-        resize = [enlarge] * (middle + 1) + [shrink] * (len(levels) - middle - 1)
+        resize = [nearest] * (middle + 1) + [shrink] * (len(levels) - middle - 1)
         return [level + change(refined, *level.shape[2:]) for change, level in zip(resize, levels)]

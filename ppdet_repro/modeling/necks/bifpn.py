@@ -15,7 +15,7 @@ from paddle import ParamAttr, nn
 from paddle.nn.initializer import Constant, TruncatedNormal
 
 from ppdet_repro.core.registry import Shared, Upstream, register
-from ppdet_repro.modeling.layers import batch_norm
+from ppdet_repro.modeling.layers import batch_norm, nearest
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 
 FIRST, LAST = 3, 7  # levels
@@ -87,7 +87,7 @@ def halve(x: paddle.Tensor) -> paddle.Tensor:
 
 def enlarge(x: paddle.Tensor, like: paddle.Tensor) -> paddle.Tensor:
     """Nearest neighbours, to the height and width of `like`."""
-    return F.interpolate(x, size=like.shape[2:], mode="nearest")
+    return nearest(x, like.shape[2], like.shape[3])
 
 
 class Lateral(nn.Layer):
