@@ -2,9 +2,10 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, NamedTuple, Optional, Sequence
 
 COLUMNS = (
     "model", "engine", "precision", "input", "batch", "threads", "warmup", "repeats", "network_ms", "network_p95_ms",
@@ -36,6 +37,15 @@ class Row(NamedTuple):
     weights: str = ""
     paper: str = ""
     remark: str = ""
+
+
+class Point(NamedTuple):
+    """A row in the plot: colours tell the models, markers the engines."""
+
+    model: str
+    engine: str
+    latency: float
+    height: float
 
 
 def write_csv(path: Path, rows: Sequence[Row], machine: Dict[str, str]) -> None:
@@ -95,30 +105,30 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
     import matplotlib.pyplot as plt
 
     with_ap = any(row.ap is not None for row in rows)
-    figure, axes = plt.subplots(figsize=(8, 5), constrained_layout=True)
-    for number, model in enumerate(dict.fromkeys(row.model for row in rows)):
-        points = [p for row in rows if row.model == model and (p := point(row, with_ap)) is not None]
-        if points:
-            latencies, heights, labels = zip(*points)
-            axes.plot(latencies, heights, "o", label=model, color=f"C{number % 10}")
-            for latency, height, label in points:
-                axes.annotate(label, (latency, height), textcoords="offset points", xytext=(4, 4), fontsize=7)
+    points = [p for row in rows if (p := point(row, with_ap)) is not None]
+    colours = {model: f"C{i % 10}" for i, model in enumerate(dict.fromkeys(p.model for p in points))}
+    markers = dict(zip(dict.fromkeys(p.engine for p in points), itertools.cycle("osD^v<>Ph*X")))
+    figure, axes = plt.subplots(figsize=(10, 5), constrained_layout=True)
+    for p in points:
+        axes.plot(p.latency, p.height, markers[p.engine], color=colours[p.model], alpha=0.8)
     axes.set_xscale("log")
     if with_ap:
         axes.set(xlabel="end to end, ms a batch", ylabel="AP")
     else:
         axes.set(xlabel="network, ms a batch", ylabel="difference of outputs (relative; lowest: none)", yscale="log")
     axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend(fontsize=7)
+    keys = [axes.plot([], [], "o", color=colour, label=model)[0] for model, colour in colours.items()]
+    keys += [axes.plot([], [], marker, color="grey", label=engine)[0] for engine, marker in markers.items()]
+    if keys:
+        figure.legend(handles=keys, fontsize=7, loc="outside right center")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
 
-def point(row: Row, with_ap: bool) -> Optional[List]:
-    """Where a row stands in the plot, and its label; None if it has no such numbers."""
+def point(row: Row, with_ap: bool) -> Optional[Point]:
+    """Where a row stands in the plot; None if it has no such numbers."""
     latency = row.end_to_end_ms if with_ap else row.network_ms
     height = row.ap if with_ap else row.difference
     if latency is None or height is None or math.isnan(height):
         return None
-    return [latency, height if with_ap else max(height, FLOOR), f"{row.engine} {row.precision}"]
+    return Point(row.model, f"{row.engine}, {row.precision}", latency, height if with_ap else max(height, FLOOR))
