@@ -99,9 +99,14 @@ class FixedFusion(nn.Layer):
 
 def fold_fusions(model: nn.Layer) -> nn.Layer:
     """A copy of the model in eval mode, which computes nothing from BiFPN's weights alone."""
+    return with_replaced(model, Fusion, FixedFusion)
+
+
+def with_replaced(model: nn.Layer, kind: type, new: Callable[[Any], nn.Layer]) -> nn.Layer:
+    """A copy of the model in eval mode, where `new`(layer) stands for every layer of a kind."""
     model = copy.deepcopy(model)
-    for layer in [layer for layer in model.sublayers() if isinstance(layer, Fusion)]:
-        replace(model, layer, FixedFusion(layer))
+    for layer in [layer for layer in model.sublayers() if isinstance(layer, kind)]:
+        replace(model, layer, new(layer))
     model.eval()
     return model
 

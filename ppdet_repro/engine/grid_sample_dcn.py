@@ -4,7 +4,6 @@ B images, C channels, O output channels, T taps of the kernel, H, W the map; H',
 """
 from __future__ import annotations
 
-import copy
 from typing import Optional
 
 import paddle
@@ -12,7 +11,7 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.vision.ops import DeformConv2D
 
-from ppdet_repro.engine.fold import replace
+from ppdet_repro.engine.fold import with_replaced
 
 
 class GridSampleConv(nn.Layer):
@@ -73,9 +72,5 @@ def scaled(places: paddle.Tensor, size) -> paddle.Tensor:
 
 
 def with_grid_samples(model: nn.Layer) -> nn.Layer:
-    """A copy of the model without deformable convolutions."""
-    model = copy.deepcopy(model)
-    for layer in [layer for layer in model.sublayers() if isinstance(layer, DeformConv2D)]:
-        replace(model, layer, GridSampleConv(layer))
-    model.eval()
-    return model
+    """A copy of the model in eval mode without deformable convolutions."""
+    return with_replaced(model, DeformConv2D, GridSampleConv)
