@@ -30,7 +30,7 @@ from ppdet_repro.data.transform.geometry import (
 from ppdet_repro.data.transform.mix import Cutmix, Mixup
 from ppdet_repro.data.transform.normalize import NormalizeImage, Permute
 from ppdet_repro.data.transform.pad import Pad, PadBatch, stack
-from ppdet_repro.data.transform.resize import BatchRandomResize, RandomResize, Resize, Size, resized_size
+from ppdet_repro.data.transform.resize import BatchRandomResize, RandomResize, Resize, Size, resized_size, scale_to_fit
 from ppdet_repro.utils.errors import UserError
 
 
@@ -163,6 +163,23 @@ def test_resize_scales_and_clips_boxes_and_multiplies_the_scale_factor():
     assert out["image"].shape == (40, 20, 3) and out["im_shape"].tolist() == [40, 20]
     assert out["gt_bbox"].tolist() == [[5, 10, 20, 40], [0, 0, 4, 12]]  # 22.5, 50, -2, -4 are outside
     assert out["scale_factor"].tolist() == [4, 1.5]
+
+
+def test_one_scale_for_both_sides_as_paddledetection_deploys():
+    """29 x 50 into 40 x 60: 40 / 29 would make 50 to 68.97, so 60 / 50 decides: 34.8 x 60. Evaluation makes that 35
+    whole pixels and scales by 35 / 29; deployment by 1.2, so that both show the same number of pixels."""
+    outs = [Resize([40, 60], True, one_scale=one_scale)(sample(picture(29, 50)), context()) for one_scale in (0, 1)]
+    assert [out["im_shape"].tolist() for out in outs] == [[35, 60], [35, 60]]
+    np.testing.assert_allclose(outs[0]["scale_factor"], [35 / 29, 1.2], rtol=1e-6)
+    np.testing.assert_allclose(outs[1]["scale_factor"], [1.2, 1.2], rtol=1e-6)
+    assert outs[1]["image"].shape == outs[0]["image"].shape and (outs[1]["image"] != outs[0]["image"]).any()
+
+
+def test_the_long_side_decides_only_if_it_would_be_too_long_after_rounding():
+    assert scale_to_fit(Size(30, 50), Size(36, 60)) == 1.2
+    assert scale_to_fit(Size(100, 301), Size(200, 602)) == 2.0
+    assert scale_to_fit(Size(100, 300), Size(33, 98)) == 98 / 300  # 99 is more than 98
+    assert scale_to_fit(Size(1000, 3001), Size(100, 300)) == 0.1  # 300.1 is 300
 
 
 def test_resize_keeps_eight_bits_unlike_paddledetection():
@@ -661,6 +678,14 @@ def test_deployment_prepares_images_as_evaluation_does(tmp_path):
     # min(32/20, 48/40) = 1.2: 24 x 48 and 48 x 24
     assert inputs.im_shape.tolist() == [[24, 48], [48, 24]]
     np.testing.assert_allclose(inputs.scale_factor, 1.2, rtol=1e-6)
+
+
+def test_deployment_scales_both_sides_alike_where_evaluation_makes_whole_pixels():
+    inputs = preprocess.from_list([{"type": "Resize", "target_size": [40, 60]}, {"type": "Permute"}])([picture(29, 50)])
+    expected = Resize([40, 60], True, one_scale=True)(sample(picture(29, 50)), context())
+    np.testing.assert_array_equal(inputs.image[0], expected["image"].transpose(2, 0, 1))
+    np.testing.assert_allclose(inputs.scale_factor, [[1.2, 1.2]], rtol=1e-6)
+    assert inputs.im_shape.tolist() == [[35, 60]]
 
 
 def test_a_letterbox_in_deployment():

@@ -63,7 +63,8 @@ def _sample(image: str | bytes | np.ndarray) -> Sample:
 def from_list(items: Sequence[dict[str, Any]], source: str = "infer_cfg.yml") -> Preprocess:
     """The preprocessing that a `Preprocess` list describes: {type: Resize, ...}, {type: PadStride, ...}.
 
-    Absent keys have the defaults of PaddleDetection's deployment. `source` is for messages.
+    What it does, and the defaults of absent keys, are PaddleDetection's deployment's: see `Resize.one_scale`. `source`
+    is for messages.
 
     Raises:
         UserError: an item's type or one of its keys is unknown, or a value is missing.
@@ -82,7 +83,7 @@ def from_list(items: Sequence[dict[str, Any]], source: str = "infer_cfg.yml") ->
         if kind == "PadStride":
             values = {"pad_to_stride": values.get("stride", 0)}
         if kind == "Resize":
-            values.setdefault("keep_ratio", True)
+            values = {"keep_ratio": True, "one_scale": True, **values}
         needed = {"Resize": "target_size", "Pad": "size"}.get(kind)
         if needed is not None and needed not in values:
             raise UserError(f"{source}: {kind} needs a {needed}")

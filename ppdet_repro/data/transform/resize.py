@@ -38,12 +38,23 @@ def resized_size(size: Size, target: Size, keep_ratio: bool) -> Size:
     return Size(int(scale * size.height + 0.5), int(scale * size.width + 0.5))
 
 
-def resize_sample(sample: Sample, target: Size, keep_ratio: bool, interp: int) -> Sample:
-    """Resize a sample's image (which keeps its dtype), scale its boxes, clip them to the image."""
-    height, width = sample["image"].shape[:2]
-    new = resized_size(Size(height, width), target, keep_ratio)
-    scale_y, scale_x = new.height / height, new.width / width
+def scale_to_fit(size: Size, target: Size) -> float:
+    """The one scale of both sides with which PaddleDetection's deployment fits an image of `size` into `target`: that
+    of the short side, or that of the long one if it would come out longer than the target's after rounding."""
+    scale = min(target) / min(size)
+    return max(target) / max(size) if round(scale * max(size)) > max(target) else scale
+
+
+def resize_sample(sample: Sample, target: Size, keep_ratio: bool, interp: int, one_scale: bool = False) -> Sample:
+    """Resize a sample's image (which keeps its dtype), scale its boxes, clip them to the image. See `Resize`."""
+    size = Size(*sample["image"].shape[:2])
+    if keep_ratio and one_scale:
+        scale_y = scale_x = scale_to_fit(size, target)
+    else:
+        new = resized_size(size, target, keep_ratio)
+        scale_y, scale_x = new.height / size.height, new.width / size.width
     sample["image"] = cv2.resize(sample["image"], None, fx=scale_x, fy=scale_y, interpolation=interp)
+    new = Size(*sample["image"].shape[:2])
     sample["im_shape"] = np.array(new, np.float32)
     before = sample.get("scale_factor", (1.0, 1.0))
     sample["scale_factor"] = np.array([before[0] * scale_y, before[1] * scale_x], np.float32)
@@ -87,15 +98,22 @@ class Resize:
 
     im_shape becomes the new size, scale_factor is multiplied by the scales (y, x). An 8-bit image
     stays 8-bit: its values are those of PaddleDetection, which casts them to float32 here.
+
+    one_scale   with keep_ratio, both sides by the one scale that fits, as PaddleDetection's deployment does. Without
+                it each side by the scale that makes it whole pixels, as its training and evaluation do. The pictures
+                are of one size, what they show is apart by up to half a pixel.
     """
 
-    def __init__(self, target_size: int | Sequence[int], keep_ratio: bool, interp: int = 1):
+    def __init__(
+        self, target_size: int | Sequence[int], keep_ratio: bool, interp: int = 1, one_scale: bool = False
+    ):
         self.target_size = size_of(target_size, "Resize")
         self.keep_ratio = keep_ratio
         self.interp = interpolation(interp, "Resize")
+        self.one_scale = one_scale
 
     def __call__(self, sample: Sample, ctx: Context) -> Sample:
-        return resize_sample(sample, self.target_size, self.keep_ratio, self.interp)
+        return resize_sample(sample, self.target_size, self.keep_ratio, self.interp, self.one_scale)
 
 
 @register
