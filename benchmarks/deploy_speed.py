@@ -3,6 +3,7 @@
     python benchmarks/deploy_speed.py infer --model_dir MODEL --image_dir PHOTOS
     python benchmarks/deploy_speed.py infer --model_dir MODEL --image_dir PHOTOS --paddledetection PaddleDetection
     python benchmarks/deploy_speed.py post --network NETWORK --whole MODEL     # exports with export.benchmark on, off
+    python benchmarks/deploy_speed.py post --network NETWORK --whole MODEL --image_dir PHOTOS
 
 `infer`: deploy/python/infer.py's pipeline in fp32 and bfloat16, batch 1, and PaddleDetection's deploy/python/infer.py
 on the same exported folder if a checkout is given (with what it imports installed). Each is a process that waits for
@@ -43,7 +44,8 @@ def main() -> None:
     post = commands.add_parser("post")
     post.add_argument("--network", required=True)
     post.add_argument("--whole", required=True)
-    post.add_argument("--side", type=at_least_one, default=640)
+    post.add_argument("--side", type=at_least_one, default=640, help="of a picture of noise")
+    post.add_argument("--image_dir", help="photographs to take turns with, for trained weights")
     infer.add_argument("--threads", type=at_least_one, default=2)
     for command in (infer, post):
         command.add_argument("--rounds", type=at_least_one, default=5)
@@ -187,18 +189,13 @@ def time_post(flags: argparse.Namespace) -> None:
 
     options = EngineOptions(cpu_threads=1)
     engines = [PaddleEngine(open_model_folder(folder), options) for folder in (flags.network, flags.whole)]
-    shape = np.array([[flags.side, flags.side]], np.float32)
-    inputs = {
-        "image": np.random.default_rng(0).normal(size=[1, 3, flags.side, flags.side]).astype(np.float32),
-        "im_shape": shape,
-        "scale_factor": np.ones([1, 2], np.float32),
-    }
+    batches = photographs(flags) if flags.image_dir else [noise(flags.side)]
     times: List[List[float]] = []
-    for _ in range(flags.rounds + 1):
+    for i in range(flags.rounds + 1):
         times.append([])
         for engine in engines:
             start = time.process_time()
-            engine.outputs(inputs)
+            engine.outputs(batches[i % len(batches)])
             times[-1].append(1000 * (time.process_time() - start))
     network, whole = np.array(times[1:]).T
     added = float(np.median(whole - network))
@@ -206,6 +203,26 @@ def time_post(flags: argparse.Namespace) -> None:
         f"network {np.median(network):.1f} ms of CPU time, decoding and suppression add {added:.1f} ms "
         f"({100 * added / np.median(network):.1f} %); medians of {flags.rounds} turns"
     )
+
+
+def noise(side: int) -> Dict[str, np.ndarray]:
+    """The inputs for a square picture of noise."""
+    return {
+        "image": np.random.default_rng(0).normal(size=[1, 3, side, side]).astype(np.float32),
+        "im_shape": np.array([[side, side]], np.float32),
+        "scale_factor": np.ones([1, 2], np.float32),
+    }
+
+
+def photographs(flags: argparse.Namespace) -> List[Dict[str, np.ndarray]]:
+    """The inputs for each picture of a folder."""
+    from runtime.model_folder import open_model_folder
+
+    from ppdet_repro.data.source.image_folder import find_images
+    from ppdet_repro.data.transform.preprocess import from_list
+
+    preprocess = from_list(open_model_folder(flags.whole).preprocess)
+    return [preprocess([file])._asdict() for file in find_images(flags.image_dir)]
 
 
 if __name__ == "__main__":

@@ -368,6 +368,18 @@ def test_crops_show_the_same_place_of_every_level():
         np.testing.assert_allclose(crops[0, level + 1].numpy().T, np.tile(down, (7, 1)), rtol=1e-5)
 
 
+def test_before_training_every_point_gives_the_prior_score_and_box():
+    model, _ = tiny("SAPDHead.prior_prob=0.2", "SAPDHead.prior_distance=0.5")
+    head = model.head
+    for conv in (head.cls_score, head.distance_pred):
+        conv.weight.set_value(paddle.zeros_like(conv.weight))
+    raw = head([paddle.ones([1, model.neck.out_shape[0].channels, 1, 1])] * 5)
+    np.testing.assert_allclose(paddle.nn.functional.sigmoid(raw.logits[0]).numpy(), 0.2, rtol=1e-5)
+    boxes, _ = head.decode(raw, paddle.to_tensor([[512.0, 512.0]]), paddle.ones([1, 2]))
+    # the points are (s/2, s/2), each side is half of 4 strides away, and the image ends at 0
+    assert boxes[0].tolist() == [[0, 0, 2.5 * s, 2.5 * s] for s in (8, 16, 32, 64, 128)]
+
+
 def test_decoding_by_hand(soft):
     """One point of P3 predicts; every other one has no extent and no score."""
     head = soft[0].head

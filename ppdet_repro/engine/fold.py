@@ -11,7 +11,7 @@ import paddle
 from paddle import nn
 from paddle.vision.ops import DeformConv2D
 
-from ppdet_repro.modeling.necks.bifpn import WEIGHT_EPSILON, Fusion
+from ppdet_repro.modeling.necks.bifpn import Fusion
 
 CONVOLUTIONS = (nn.Conv2D, DeformConv2D)  # weights [O, I, k, k]
 
@@ -89,8 +89,7 @@ class FixedFusion(nn.Layer):
 
     def __init__(self, fusion: Fusion):
         super().__init__()
-        weights = nn.functional.relu(fusion.weights)
-        self.shares = (weights / (weights.sum() + WEIGHT_EPSILON)).tolist()
+        self.shares = fusion.shares().tolist()
         self.fusion = fusion
 
     def forward(self, maps: Sequence[paddle.Tensor]) -> paddle.Tensor:

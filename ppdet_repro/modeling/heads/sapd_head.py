@@ -112,6 +112,7 @@ class PointBranch(nn.Layer):
     epsilon   points in the middle `epsilon` of an object's sides learn it
     z         a distance of 1 is `z` strides
     nms_pre   so many pairs of point and class of each level and image reach the NMS
+    prior_prob, prior_distance   score and distance (in `z` strides) that the last layers give before they are trained
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class PointBranch(nn.Layer):
         z: float = 4.0,
         nms_pre: int = 1000,
         prior_prob: float = 0.01,
+        prior_distance: float = 0.1,
     ):
         super().__init__()
         self.strides = list(strides)
@@ -134,7 +136,7 @@ class PointBranch(nn.Layer):
         self.z = z
         self.nms_pre = nms_pre
         self.cls_score = conv3x3(feat_in, num_classes, bias=-math.log((1 - prior_prob) / prior_prob))
-        self.distance_pred = conv3x3(feat_in, 4, bias=0.1)
+        self.distance_pred = conv3x3(feat_in, 4, bias=prior_distance)
 
     def predict(
         self, features: Sequence[Tuple[paddle.Tensor, paddle.Tensor]], feats: Sequence[paddle.Tensor]
@@ -232,9 +234,12 @@ class SAPDHead(PointBranch):
         nms: Part[Any] = "MultiClassNMS",
         nms_pre: int = 1000,
         prior_prob: float = 0.01,
+        prior_distance: float = 0.1,
     ):
         width = conv_feat.feat_out
-        super().__init__(strides, num_classes, width, levels, loss_class, eta, epsilon, z, nms_pre, prior_prob)
+        super().__init__(
+            strides, num_classes, width, levels, loss_class, eta, epsilon, z, nms_pre, prior_prob, prior_distance
+        )
         self.conv_feat = conv_feat
         self.nms = nms
 

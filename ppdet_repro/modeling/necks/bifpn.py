@@ -115,10 +115,12 @@ class Fusion(nn.Layer):
 
     def forward(self, maps: Sequence[paddle.Tensor]) -> paddle.Tensor:
         """Maps of one size -> one map."""
+        return self.convolve(sum(share * x for share, x in zip(self.shares().unbind(), maps)))
+
+    def shares(self) -> paddle.Tensor:
+        """What each map is multiplied by [inputs]."""
         weights = F.relu(self.weights)
-        return self.convolve(
-            sum(weight * x for weight, x in zip(weights.unbind(), maps)) / (weights.sum() + WEIGHT_EPSILON)
-        )
+        return weights / (weights.sum() + WEIGHT_EPSILON)
 
     def convolve(self, fused: paddle.Tensor) -> paddle.Tensor:
         """What follows the mean."""
