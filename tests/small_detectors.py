@@ -29,7 +29,7 @@ SMALL: Dict[str, Small] = {
     # after 12 updates its heat map is level, and rounding decides what is a peak
     "pafnet_lite": Small("ttfnet/pafnet_lite_mobilenet_v3_20x_coco.yml", ["pretrain_weights=null"], steps=25),
     "sapd": Small("sapd/sapd_r18vd_256_synthetic.yml", []),  # FSAF and it differ in their losses alone
-    "bifpn": Small("bifpn/bifpn_b0_128_synthetic.yml", ["BiFPN.repeats=1"]),
+    "bifpn": Small("bifpn/bifpn_b0_128_synthetic.yml", []),
     "retinanet": Small(
         "retinanet/retinanet_r50_fpn_1x_coco.yml",
         [
