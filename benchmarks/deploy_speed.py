@@ -215,14 +215,14 @@ def noise(side: int) -> Dict[str, np.ndarray]:
 
 
 def photographs(flags: argparse.Namespace) -> List[Dict[str, np.ndarray]]:
-    """The inputs for each picture of a folder."""
+    """The inputs for each picture of a folder, as many as there are turns."""
     from runtime.model_folder import open_model_folder
 
     from ppdet_repro.data.source.image_folder import find_images
     from ppdet_repro.data.transform.preprocess import from_list
 
     preprocess = from_list(open_model_folder(flags.whole).preprocess)
-    return [preprocess([file])._asdict() for file in find_images(flags.image_dir)]
+    return [preprocess([file])._asdict() for file in find_images(flags.image_dir)[: flags.rounds + 1]]
 
 
 if __name__ == "__main__":
