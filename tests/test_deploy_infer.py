@@ -319,8 +319,9 @@ def test_timing_table_is_per_image():
 
 
 def test_deployment_gives_evaluations_ap(tiny, model, infer, tmp_path):
-    cfg = load_config(tiny / "tiny.yml", [f"output_eval={tmp_path}"])
-    expected = evaluate(model, cfg)
+    config = tmp_path / "one_scale.yml"  # the resize of deployment, see `Resize`
+    config.write_text((tiny / "tiny.yml").read_text().replace("keep_ratio: true", "keep_ratio: true, one_scale: true"))
+    expected = evaluate(model, load_config(config, [f"output_eval={tmp_path}"]))
     data = tiny / "data"
     output = infer(
         f"--eval_json={data / 'truth.json'}", f"--image_dir={data / 'images'}", "--save_results=True"
