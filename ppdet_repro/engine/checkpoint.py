@@ -28,6 +28,7 @@ from paddle import nn
 
 from ppdet_repro.optimizer.ema import ModelEMA
 from ppdet_repro.optimizer.state import optimizer_state, restore_optimizer
+from ppdet_repro.slim.qat import plain_name
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import atomic_file, atomic_folder
 from ppdet_repro.utils.logger import get_logger
@@ -122,12 +123,13 @@ def load_pretrained(model: nn.Layer, path: Union[str, Path]) -> LoadReport:
 
 
 def _match(model: nn.Layer, state: Weights, prefixes: Tuple[str, ...]) -> Tuple[LoadReport, Weights]:
-    """Which entries of a file go where: a model's name is one of `prefixes` and the file's name."""
+    """Which entries of a file go where: a model's name is one of `prefixes` and the file's name; of a quantised layer
+    the file's may be the name before it was quantised."""
     own = model.state_dict()
     values, reshaped, used = {}, [], set()
     for name, parameter in own.items():
         keys = [name[len(prefix) :] for prefix in prefixes if name.startswith(prefix)]
-        key = next((key for key in keys if key in state), None)
+        key = next((key for key in (*keys, *map(plain_name, keys)) if key in state), None)
         if key is None:
             continue
         used.add(key)

@@ -20,7 +20,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ppdet_repro.core.config import Config, RunSettings, build, build_model
+from ppdet_repro.core.config import Config, RunSettings, build
 from ppdet_repro.data.reader.readers import TrainReader
 from ppdet_repro.data.source.base import Source
 from ppdet_repro.data.transform.preprocess import Preprocess
@@ -32,6 +32,7 @@ from ppdet_repro.engine.evaluate import evaluate as evaluate_detector
 from ppdet_repro.engine.model_info import PICTURES, count_parameters, count_pictures, image_line
 from ppdet_repro.engine.progress import NoLog, TrainLog
 from ppdet_repro.engine.step import Batch, NanGuard, Precision, StepReport, TrainStep
+from ppdet_repro.engine.trained import build_network
 from ppdet_repro.optimizer.ema import ModelEMA
 from ppdet_repro.optimizer.phases import Learners, Phase
 from ppdet_repro.utils.errors import UserError
@@ -122,7 +123,7 @@ class Trainer:
         self.steps = equal_steps(self.readers, self.dataset, world, run)
 
         seed_everything(run.seed, 0, 0)
-        model = build_model(cfg)
+        model = build_network(cfg)
         model.check_targets(self.readers[0].preprocess)
         if world.rank == 0:
             describe(model, cfg)

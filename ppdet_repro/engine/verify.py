@@ -69,12 +69,15 @@ class Verified(NamedTuple):
 
 
 class PaddleNetwork:
-    """A Paddle inference model on the CPU, as deploy/python/infer.py runs it without options."""
+    """A Paddle inference model, or a quantised one (`int8`), on the CPU, as deploy/python/infer.py runs it."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, int8: bool = False):
         config = inference.Config(str(folder / "model.pdmodel"), str(folder / "model.pdiparams"))
         config.disable_gpu()
         config.disable_glog_info()
+        if int8:
+            config.enable_mkldnn()
+            config.enable_mkldnn_int8()
         self.predictor = inference.create_predictor(config)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> List[np.ndarray]:

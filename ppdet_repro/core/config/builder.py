@@ -21,16 +21,20 @@ from ppdet_repro.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Config:
-    """A checked config. A value: nothing that happens elsewhere in the process changes it."""
+    """A checked config. A value: nothing that happens elsewhere in the process changes it.
+
+    `slim_path` is the file that was merged over the one at `path` to slim the model, if there was one.
+    """
 
     path: Path
     document: Node
     run: RunSettings
+    slim_path: Optional[Path] = None
 
     @property
     def name(self) -> str:
-        """The file's name without its ending."""
-        return self.path.stem
+        """The name of the file without its ending; with a second one that slims the model, of that."""
+        return (self.slim_path or self.path).stem
 
     def tree(self) -> Dict[str, Setting]:
         """Every run setting, then what a run builds by section, each value with its origin."""
@@ -45,20 +49,26 @@ class Source(NamedTuple):
     out_shape: Sequence[Any]
 
 
-def load_config(path: Union[str, Path], overrides: Sequence[str] = ()) -> Config:
-    """Read and check a config; `overrides` are `a.b.c=value` and beat the file.
+def load_config(
+    path: Union[str, Path], overrides: Sequence[str] = (), slim_config: Optional[Union[str, Path]] = None
+) -> Config:
+    """Read and check a config; `overrides` are `a.b.c=value` and beat the file. `slim_config` is a second file, which
+    says how to slim the model (`slim: PTQ`) and beats the first, too.
 
     UserError: everything that is wrong with the config, a line each.
     """
     problems: Problems = []
-    document = load_document(path, overrides, problems)
+    document = load_document(path, overrides, problems, slim_config)
     checker = Checker(document)
     settings = checker.run_settings(problems)
     checker.document(problems)
     raise_problems(problems)
+    if slim_config is not None and settings["slim"].value is None:
+        raise UserError(f"{slim_config}: there is no key 'slim'; it says how to slim the model, such as slim: PTQ")
     values = {key: setting.plain() for key, setting in settings.items()}
     values["export"] = ExportSettings(**values["export"])
-    return Config(Path(path).expanduser(), document, RunSettings(**values))
+    slim_path = None if slim_config is None else Path(slim_config).expanduser()
+    return Config(Path(path).expanduser(), document, RunSettings(**values), slim_path)
 
 
 def build_model(cfg: Config) -> Any:

@@ -87,5 +87,7 @@ class RunSettings:
     print_params: bool = False  # number of parameters, before training
     use_vdl: bool = False  # curves for VisualDL
     vdl_log_dir: str = "vdl_log_dir/scalar"  # where the curves go
+    # slimming
+    slim: Optional[Literal["PTQ", "QAT"]] = None  # int8, from a trained model (PTQ) or in training (QAT)
     # export
     export: ExportSettings = field(default_factory=ExportSettings)  # what an exported model contains
