@@ -2,7 +2,8 @@
 
     output/NAME/checkpoints/epoch_0003/    a whole checkpoint: training goes on from it
         model.pdparams                     the weights to evaluate (the moving average where there is one)
-        raw.pdparams, ema.pdparams         with a moving average: the weights in training, and its sums
+        raw.pdparams                       with a moving average or a teacher: all weights in training
+        ema.pdparams                       with a moving average: its sums
         optimizer.pdopt                    accumulators under the parameters' names
         state.json                         epoch, update, seed, best metric, loss scale
     output/NAME/best_model.pdparams        the weights of the best evaluation
@@ -200,8 +201,10 @@ def save_checkpoint(run_folder: Path, training: Training, state: TrainState, wei
     with atomic_folder(path) as folder:
         save_state(folder / MODEL, weights)
         save_state(folder / OPTIMIZER, optimizer_state(training.optimizer, training.model))
+        learning = weights_of(training.model)
+        if training.ema is not None or set(learning) != set(weights):
+            save_state(folder / RAW, learning)
         if training.ema is not None:
-            save_state(folder / RAW, weights_of(training.model))
             save_state(folder / EMA, training.ema.state())
             content["ema"] = {"step": training.ema.step, "cycle": training.ema.cycle}
         if training.scaler is not None:
@@ -264,7 +267,7 @@ def restore_checkpoint(path: Path, training: Training) -> TrainState:
             f"{path}: this run was {had} use_ema, the config is not; change use_ema, or start afresh"
         )
     try:
-        load_exact(training.model, path / (RAW if training.ema is not None else MODEL))
+        load_exact(training.model, path / (RAW if (path / RAW).is_file() else MODEL))
         restore_optimizer(training.optimizer, training.model, read_state(path / OPTIMIZER))
         if training.ema is not None:
             training.ema.restore(read_state(path / EMA), **content["ema"])
