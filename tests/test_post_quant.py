@@ -18,6 +18,7 @@ from ppdet_repro.engine.converters import operators, read_program
 from ppdet_repro.engine.export import export_model
 from ppdet_repro.engine.post_quant import calibration_files, post_quant
 from ppdet_repro.engine.verify import PaddleNetwork
+from ppdet_repro.modeling.ttf_box import local_maxima
 from ppdet_repro.slim.ptq import PTQ
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.weights import save_state
@@ -155,6 +156,29 @@ def test_a_detector_in_int8_finds_nearly_its_boxes(folder, model, tmp_path, slim
     for row in best:
         distances = np.abs(found[found[:, 0] == row[0]][:, 2:] - row[2:]).max(axis=1)
         assert distances.min() < 6
+
+
+class Peaks(nn.Layer):
+    """A heat map of which only the local maxima are left, as TTFNet decodes."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2D(1, 1, 1)
+
+    def forward(self, image):
+        return local_maxima(nn.functional.sigmoid(self.convolution(image)))
+
+
+def test_peaks_survive_int8(tmp_path):
+    paddle.seed(3)
+    paddle.jit.save(Peaks(), str(tmp_path / "model"), [paddle.static.InputSpec([1, 1, 16, 16], "float32", "image")])
+    image = np.random.default_rng(0).normal(size=(1, 1, 16, 16)).astype(np.float32)
+    (expected,) = PaddleNetwork(tmp_path).run({"image": image})
+    PTQ().quantise(tmp_path, ["a"], lambda file: {"image": image})
+    (found,) = PaddleNetwork(tmp_path, int8=True).run({"image": image})
+    assert not np.array_equal(found, expected)  # it does compute in int8
+    highest = np.argsort(expected.ravel())[-3:]
+    np.testing.assert_allclose(found.ravel()[highest], expected.ravel()[highest], atol=0.02)
 
 
 def test_evaluation_before_and_after(folder, model, tmp_path, monkeypatch):

@@ -16,10 +16,11 @@ from paddle.static import InputSpec
 from ppdet_repro.core.config import Config, ExportSettings, build
 from ppdet_repro.data.transform.normalize import NormalizeImage
 from ppdet_repro.data.transform.preprocess import from_list, to_list
-from ppdet_repro.engine.converters import to_lite, to_onnx
+from ppdet_repro.engine.converters import read_program, to_lite, to_onnx
 from ppdet_repro.engine.exported import DecodedBoxes, FinalBoxes, NormalizedInside, RawOutputs
 from ppdet_repro.engine.fold import fold_batch_norms, fold_fusions
 from ppdet_repro.engine.grid_sample_dcn import with_grid_samples
+from ppdet_repro.engine.plain_bias import add_biases_plainly
 from ppdet_repro.engine.verify import verify
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.slim.qat import to_int8, without_clipping
@@ -182,6 +183,10 @@ def save_network(network: nn.Layer, image_shape: Sequence[Optional[int]], prefix
         needed = needed_variables(traced.main_program, [output.name for output in traced.outputs])
         used = {name: spec[name] for name in spec if name in needed}
         paddle.jit.save(network, str(prefix), input_spec=None if used == spec else [used])
+    file = prefix.with_suffix(".pdmodel")
+    program = read_program(file)
+    add_biases_plainly(program)
+    file.write_bytes(program.SerializeToString())
 
 
 def needed_variables(program: paddle.static.Program, outputs: Sequence[str]) -> Set[str]:

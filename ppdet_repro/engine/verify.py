@@ -14,7 +14,7 @@ from ppdet_repro.core.config import Config, build
 from ppdet_repro.data.source.image_folder import find_images
 from ppdet_repro.data.transform.preprocess import from_list
 from ppdet_repro.inference.lite_process import LiteProcess
-from ppdet_repro.inference.networks import FILES, Network, OnnxNetwork
+from ppdet_repro.inference.networks import FILES, INT8_OPERATORS, Network, OnnxNetwork
 from ppdet_repro.inference.suppress import open_suppress, suppress_batch
 from ppdet_repro.metrics.agreement import agreement
 from ppdet_repro.metrics.detections import split_batch
@@ -77,7 +77,7 @@ class PaddleNetwork:
         config.disable_glog_info()
         if int8:
             config.enable_mkldnn()
-            config.enable_mkldnn_int8()
+            config.enable_mkldnn_int8(INT8_OPERATORS)
         self.predictor = inference.create_predictor(config)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> List[np.ndarray]:

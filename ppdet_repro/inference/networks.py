@@ -11,6 +11,10 @@ import numpy as np
 
 from ppdet_repro.utils.errors import UserError
 
+# What computes in int8 in a quantised Paddle model. oneDNN would also round what lies between them, and in decoding: of
+# TTFNet's heat map no peak would be left, as rounded neighbours are equal to none of the values before.
+INT8_OPERATORS = {"conv2d", "depthwise_conv2d", "fused_conv2d"}  # the last is what oneDNN makes of a conv2d
+
 
 class Network(Protocol):
     """An exported network."""

@@ -46,7 +46,8 @@ class CWDFeatureLoss(nn.Layer):
     al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021, section 3.2; without their factor tau^2,
     as in PaddleDetection.
 
-    student_channels, teacher_channels  of the maps; a 1x1 convolution is learned where they differ
+    student_channels, teacher_channels  of the maps (training takes those of the necks, whatever the YAML says); a 1x1
+                                        convolution is learned where they differ
     normalize                           standardise channels first
     tau                                 temperature
     weight                              of the loss
@@ -81,7 +82,8 @@ class FGDFeatureLoss(nn.Layer):
     background (Eq. 8), and differences of the attentions themselves (Eq. 9). Global: squared differences after a global
     context block (Eq. 11). Images without boxes take no part, as in PaddleDetection.
 
-    student_channels, teacher_channels  of the maps; a 1x1 convolution is learned where they differ
+    student_channels, teacher_channels  of the maps (training takes those of the necks, whatever the YAML says); a 1x1
+                                        convolution is learned where they differ
     normalize                           standardise channels first
     loss_weight                         of the whole
     temp                                temperature of the attentions

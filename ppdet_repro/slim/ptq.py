@@ -20,7 +20,7 @@ from ppdet_repro.utils.errors import UserError
 
 CONVOLUTIONS = ["conv2d", "depthwise_conv2d"]
 # What passes its input's range on, so that engines need not leave int8 between two convolutions.
-OBSERVED = ["relu", "relu6", "hard_swish", "swish", "leaky_relu", "pool2d", "nearest_interp_v2", "bilinear_interp_v2"]
+OBSERVED = ["relu", "relu6", "hard_swish", "swish", "leaky_relu", "nearest_interp_v2", "bilinear_interp_v2"]
 
 # PaddleDetection's name -> Paddle's algorithm. Paddle's KL divergence leaves no model (2.6.2).
 ALGORITHMS = {"AvgQuantizer": "avg", "AbsmaxQuantizer": "abs_max", "MSEQuantizer": "mse", "HistQuantizer": "hist"}
