@@ -11,9 +11,9 @@ import numpy as np
 
 from ppdet_repro.utils.errors import UserError
 
-# What computes in int8 in a quantised Paddle model. oneDNN would also round what lies between them, and in decoding: of
-# TTFNet's heat map no peak would be left, as rounded neighbours are equal to none of the values before.
-INT8_OPERATORS = {"conv2d", "depthwise_conv2d", "fused_conv2d"}  # the last is what oneDNN makes of a conv2d
+# What computes in int8 in a quantised Paddle model; the last is what oneDNN makes of a convolution. Without the list it
+# also rounds pooling, reshapes and transposes whose ranges are known, those of decoded boxes among them.
+INT8_OPERATORS = {"conv2d", "depthwise_conv2d", "fused_conv2d"}
 
 
 class Network(Protocol):

@@ -19,8 +19,6 @@ from ppdet_repro.slim.static import static_mode
 from ppdet_repro.utils.errors import UserError
 
 CONVOLUTIONS = ["conv2d", "depthwise_conv2d"]
-# What passes its input's range on, so that engines need not leave int8 between two convolutions.
-OBSERVED = ["relu", "relu6", "hard_swish", "swish", "leaky_relu", "nearest_interp_v2", "bilinear_interp_v2"]
 
 # PaddleDetection's name -> Paddle's algorithm. Paddle's KL divergence leaves no model (2.6.2).
 ALGORITHMS = {"AvgQuantizer": "avg", "AbsmaxQuantizer": "abs_max", "MSEQuantizer": "mse", "HistQuantizer": "hist"}
@@ -105,12 +103,13 @@ class PTQ:
 
 
 class ConvolutionQuantizer(BaseQuantizer):
-    """Quantises convolutions and observes the activations between them. Paddle's own observes every operator, those of
-    decoding too, some of whose outputs have no dimension, which it does not survive."""
+    """Quantises convolutions and observes nothing else. Paddle's own observes every operator: those of decoding too,
+    some of whose outputs have no dimension, which it does not survive; and activations that only scales read, behind
+    which oneDNN forgets the scale's factor (2.6.2)."""
 
     @property
     def observer_operation_types(self) -> List[str]:
-        return OBSERVED
+        return []
 
 
 class Calibration(paddle.io.Dataset):
