@@ -3,19 +3,22 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
 from paddle import inference, nn
+from small_detectors import SMALL, small_config, taught_model
 from tiny_yolof import tiny_model, write_config, write_images
 
-from ppdet_repro.core.config import build, load_config
+from ppdet_repro.core.config import ExportSettings, build, load_config
+from ppdet_repro.data.transform.preprocess import from_list
 from ppdet_repro.engine import post_quant as module
 from ppdet_repro.engine.checkpoint import weights_of
 from ppdet_repro.engine.converters import operators, read_program
-from ppdet_repro.engine.export import export_model
+from ppdet_repro.engine.export import export_model, read_input
 from ppdet_repro.engine.plain_bias import add_biases_plainly
 from ppdet_repro.engine.post_quant import calibration_files, post_quant
 from ppdet_repro.engine.verify import PaddleNetwork
@@ -156,6 +159,23 @@ def test_a_detector_in_int8_finds_nearly_its_boxes(folder, model, tmp_path, slim
     for row in best:
         distances = np.abs(found[found[:, 0] == row[0]][:, 2:] - row[2:]).max(axis=1)
         assert distances.min() < 6
+
+
+@pytest.mark.parametrize("name", ["yolof", "ppyolov2", "pafnet", "pafnet_lite", "sapd", "bifpn"])
+def test_every_networks_outputs_in_int8_are_near(name, folder, tmp_path):
+    cfg = small_config(name, folder / "data")
+    cfg = replace(cfg, run=replace(cfg.run, slim="PTQ", export=ExportSettings(benchmark=True, fuse_conv_bn=True)))
+    model = taught_model(cfg, SMALL[name].steps)
+    ptq, files = PTQ(), calibration_files(cfg, 4, str(folder / "data"))
+    path = export_model(model, cfg, tmp_path, quantise=lambda folder, read: ptq.quantise(folder, files, read))
+    inputs = from_list(read_input(cfg).steps)([files[0]])._asdict()
+    with paddle.no_grad():
+        expected = [raw.numpy() for raw in paddle.utils.flatten(model.raw(paddle.to_tensor(inputs["image"])))]
+    found = PaddleNetwork(path, int8=True).run(inputs)
+    assert any(not np.array_equal(one, other) for one, other in zip(found, expected))
+    for one, other in zip(found, expected):
+        difference, largest = np.abs(one - other), np.abs(other).max()
+        assert difference.mean() < 0.05 * largest and difference.max() < 0.3 * largest
 
 
 class Distances(nn.Layer):
