@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ppdet_repro.core.config import load_config  # noqa: E402
 from ppdet_repro.utils.cli import add_slim_config, add_switch, config_parser  # noqa: E402
-from ppdet_repro.utils.errors import run_command  # noqa: E402
+from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
 
 
 def main() -> None:
@@ -24,6 +24,8 @@ def main() -> None:
     add_switch(parser, "--eval", False, "evaluate before and after on EvalDataset")
     add_switch(parser, "--offline", False, "take weights that are a URL from the cache only")
     arguments = parser.parse_args()
+    if arguments.eval and arguments.target != "paddle":
+        raise UserError("--eval evaluates the Paddle model; leave it out, or --target")
     cfg = load_config(arguments.config, arguments.opt, arguments.slim_config)
 
     import paddle
