@@ -165,6 +165,11 @@ def test_the_second_file_is_the_teachers_alone(folder):
     assert student.neck.out_shape[0].channels == 32 and model.teacher.neck.out_shape[0].channels == 48
 
 
+def test_the_teachers_file_is_the_second_one(folder):
+    with pytest.raises(UserError, match="wide.yml: slim: Distill makes this the teacher's config; give it as --slim"):
+        train(load_config(folder / "wide.yml"))
+
+
 def test_losses_of_a_batch(folder):
     cfg = config(folder)
     model = with_teacher(build_model(cfg), cfg.teacher)

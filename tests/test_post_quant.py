@@ -21,6 +21,7 @@ from ppdet_repro.engine.converters import operators, read_program
 from ppdet_repro.engine.export import export_model, read_input
 from ppdet_repro.engine.plain_bias import add_biases_plainly
 from ppdet_repro.engine.post_quant import calibration_files, post_quant
+from ppdet_repro.engine.trained import load_trained
 from ppdet_repro.engine.verify import PaddleNetwork
 from ppdet_repro.slim.ptq import PTQ
 from ppdet_repro.utils.errors import UserError
@@ -283,6 +284,11 @@ def test_a_slim_file_must_say_how_to_slim(folder, model, tmp_path):
         load_config(folder / "tiny.yml", (), tmp_path / "empty.yml")
     with pytest.raises(UserError, match="tiny.yml: slim is None; .* wants slim: PTQ"):
         post_quant(model, load_config(folder / "tiny.yml"), tmp_path)
+
+
+def test_training_export_and_evaluation_refuse_it(folder, model):
+    with pytest.raises(UserError, match="ours.yml: slim: PTQ is for tools/post_quant.py"):
+        load_trained(config(folder, "ours.yml", "weights=any"))
 
 
 def test_no_images_no_model(folder, model, tmp_path):

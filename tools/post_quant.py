@@ -30,11 +30,11 @@ def main() -> None:
 
     import paddle
 
-    from ppdet_repro.engine.post_quant import post_quant
+    from ppdet_repro.engine.post_quant import post_quant, without_slim
     from ppdet_repro.engine.trained import load_trained
 
     paddle.set_device("cpu")
-    model = load_trained(cfg, arguments.offline)
+    model = load_trained(without_slim(cfg), arguments.offline)
     post_quant(model, cfg, arguments.output_dir, arguments.target, arguments.image_dir, arguments.eval)
 
 

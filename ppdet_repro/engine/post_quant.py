@@ -55,6 +55,11 @@ def post_quant(
     return folder
 
 
+def without_slim(cfg: Config) -> Config:
+    """The config of the float32 model."""
+    return replace(cfg, run=replace(cfg.run, slim=None))
+
+
 def calibration_files(cfg: Config, count: int, image_dir: Optional[str]) -> List[str]:
     """`count` images at even distances in the folder, or in TrainDataset; fewer if there are not so many."""
     files = find_images(image_dir) if image_dir else list(build(cfg, "TrainDataset").table.files)

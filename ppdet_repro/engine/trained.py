@@ -14,7 +14,12 @@ from ppdet_repro.utils.weights import resolve
 
 
 def build_network(cfg: Config) -> nn.Layer:
-    """The config's model, which with `slim: QAT` computes as in int8."""
+    """The config's model, which with `slim: QAT` computes as in int8. UserError: `slim` is another than QAT."""
+    where = cfg.slim_path or cfg.path
+    if cfg.run.slim == "PTQ":
+        raise UserError(f"{where}: slim: PTQ is for tools/post_quant.py, after training")
+    if cfg.run.slim == "Distill":
+        raise UserError(f"{where}: slim: Distill makes this the teacher's config; give it as --slim_config")
     model = build_model(cfg)
     if cfg.run.slim == "QAT":
         qat: QAT = build(cfg, "QAT")
