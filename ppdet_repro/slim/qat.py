@@ -1,7 +1,7 @@
 """Quantisation-aware training: a model learns while its convolutions compute with rounded inputs and weights.
 
 Rounding has the gradient of the identity (the straight-through estimator of Bengio et al., 2013). The layers are
-Paddle's own, which PaddleSlim wraps, so that names of weights are those of PaddleDetection's checkpoints.
+Paddle's own, which PaddleSlim wraps, as PaddleDetection does.
 """
 from __future__ import annotations
 
