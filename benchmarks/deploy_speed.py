@@ -2,12 +2,13 @@
 
     python benchmarks/deploy_speed.py infer --model_dir MODEL --image_dir PHOTOS
     python benchmarks/deploy_speed.py infer --model_dir MODEL --image_dir PHOTOS --paddledetection PaddleDetection
+    python benchmarks/deploy_speed.py infer --model_dir MODEL --image_dir PHOTOS --int8_dir QUANTISED_MODEL
     python benchmarks/deploy_speed.py post --network NETWORK --whole MODEL     # exports with export.benchmark on, off
     python benchmarks/deploy_speed.py post --network NETWORK --whole MODEL --image_dir PHOTOS
 
-`infer`: deploy/python/infer.py's pipeline in fp32 and bfloat16, batch 1, and PaddleDetection's deploy/python/infer.py
-on the same exported folder if a checkout is given (with what it imports installed). Each is a process that waits for
-its turn; ratios are medians over the rounds of ratios within a round.
+`infer`: deploy/python/infer.py's pipeline in fp32 and bfloat16, batch 1; in int8 if a quantised model is given; and
+PaddleDetection's deploy/python/infer.py on the same exported folder if a checkout is (with what it imports installed).
+Each is a process that waits for its turn; ratios are medians over the rounds of ratios within a round.
 `post`: what decoding and suppression add to the network, in CPU time on one thread, which other programs disturb
 little; the network's wall time on T threads is about a T-th of its CPU time, the additions' is theirs.
 """
@@ -41,6 +42,7 @@ def main() -> None:
     infer.add_argument("--model_dir", required=True)
     infer.add_argument("--image_dir", required=True)
     infer.add_argument("--paddledetection", help="a checkout of PaddleDetection")
+    infer.add_argument("--int8_dir", help="the same model, quantised by tools/post_quant.py")
     post = commands.add_parser("post")
     post.add_argument("--network", required=True)
     post.add_argument("--whole", required=True)
@@ -66,7 +68,8 @@ class Worker:
     """A process that detects on all images when it is its turn."""
 
     def __init__(self, kind: str, flags: argparse.Namespace):
-        command = [sys.executable, __file__, "worker", kind, flags.model_dir, flags.image_dir, str(flags.threads)]
+        model_dir = flags.int8_dir if kind == "int8" else flags.model_dir
+        command = [sys.executable, __file__, "worker", kind, model_dir, flags.image_dir, str(flags.threads)]
         command += [flags.paddledetection] if flags.paddledetection else []
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -95,7 +98,7 @@ def serve(flags: argparse.Namespace) -> None:
 
 
 def ours(flags: argparse.Namespace):
-    """Our pipeline, as infer.py runs it; without `bf16` in fp32."""
+    """Our pipeline, as infer.py runs it: in bfloat16 (`bf16`), or in what the model is made for."""
     from runtime.engines import open_pipeline
     from runtime.model_folder import open_model_folder
     from runtime.options import build_parser
@@ -133,7 +136,7 @@ def theirs(flags: argparse.Namespace):
 
 def compare(flags: argparse.Namespace) -> None:
     """Print times, ratios and the difference of the boxes."""
-    kinds = ["fp32", "bf16"] + (["theirs"] if flags.paddledetection else [])
+    kinds = ["fp32", "bf16"] + ["int8"] * bool(flags.int8_dir) + ["theirs"] * bool(flags.paddledetection)
     workers = {kind: Worker(kind, flags) for kind in kinds}
     first = {kind: worker.turn() for kind, worker in workers.items()}  # warm-up
     turns: Dict[str, List[Dict]] = {kind: [] for kind in kinds}

@@ -13,12 +13,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ppdet_repro.core.config import load_config  # noqa: E402
-from ppdet_repro.utils.cli import add_switch, config_parser  # noqa: E402
+from ppdet_repro.utils.cli import add_slim_config, add_switch, config_parser  # noqa: E402
 from ppdet_repro.utils.errors import run_command  # noqa: E402
 
 
 def main() -> None:
     parser = config_parser(__doc__.splitlines()[0])
+    add_slim_config(parser)
     parser.add_argument("--output_eval", metavar="DIR", help="write the detections to DIR/bbox.json")
     add_switch(
         parser, "--json_eval", False, "judge the bbox.json of an earlier run in --output_eval; no model runs"
@@ -35,7 +36,7 @@ def main() -> None:
     overrides += ["bias=1"] if arguments.bias else []
     overrides += [f"output_eval={arguments.output_eval}"] if arguments.output_eval else []
     overrides += [f"report={arguments.report}"] if arguments.report else []
-    cfg = load_config(arguments.config, [*arguments.opt, *overrides])
+    cfg = load_config(arguments.config, [*arguments.opt, *overrides], arguments.slim_config)
 
     from ppdet_repro.engine.distributed import start
     from ppdet_repro.engine.evaluate import evaluate, evaluate_file

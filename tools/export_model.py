@@ -11,12 +11,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ppdet_repro.core.config import load_config  # noqa: E402
-from ppdet_repro.utils.cli import add_switch, at_least_one, config_parser  # noqa: E402
+from ppdet_repro.utils.cli import add_slim_config, add_switch, at_least_one, config_parser  # noqa: E402
 from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
 
 
 def main() -> None:
     parser = config_parser(__doc__.splitlines()[0])
+    add_slim_config(parser)
     parser.add_argument(
         "--output_dir", metavar="DIR", default="output_inference", help="the model goes to DIR/NAME, _onnx or _lite"
     )
@@ -38,9 +39,8 @@ def main() -> None:
     if arguments.verify_images and not arguments.verify:
         raise UserError("--verify_images needs --verify N, the number of images to compare")
     size = [] if arguments.input_size is None else [3, *arguments.input_size]
-    cfg = load_config(
-        arguments.config, [*arguments.opt, *([f"TestReader.inputs_def.image_shape={size}"] if size else [])]
-    )
+    overrides = [*arguments.opt, *([f"TestReader.inputs_def.image_shape={size}"] if size else [])]
+    cfg = load_config(arguments.config, overrides, arguments.slim_config)
 
     import paddle
 

@@ -10,12 +10,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ppdet_repro.core.config import load_config  # noqa: E402
-from ppdet_repro.utils.cli import add_switch, config_parser  # noqa: E402
+from ppdet_repro.utils.cli import add_slim_config, add_switch, config_parser  # noqa: E402
 from ppdet_repro.utils.errors import run_command  # noqa: E402
 
 
 def main() -> None:
     parser = config_parser(__doc__.splitlines()[0])
+    add_slim_config(parser)
     parser.add_argument("--infer_img", metavar="FILE", help="an image; beats --infer_dir")
     parser.add_argument("--infer_dir", metavar="DIR", help="all images of a folder")
     parser.add_argument("--infer_list", metavar="FILE", help="a text file: only these images of --infer_dir")
@@ -30,7 +31,7 @@ def main() -> None:
     add_switch(parser, "--visualize", True, "draw the boxes")
     add_switch(parser, "--offline", False, "take weights that are a URL from the cache only")
     arguments = parser.parse_args()
-    cfg = load_config(arguments.config, arguments.opt)
+    cfg = load_config(arguments.config, arguments.opt, arguments.slim_config)
 
     from ppdet_repro.engine.distributed import start
     from ppdet_repro.engine.infer import choose_images, infer

@@ -16,13 +16,14 @@ from typing import Optional
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ppdet_repro.core.config import load_config  # noqa: E402
-from ppdet_repro.utils.cli import add_switch, at_least_one, config_parser  # noqa: E402
+from ppdet_repro.utils.cli import add_slim_config, add_switch, at_least_one, config_parser  # noqa: E402
 from ppdet_repro.utils.errors import run_command  # noqa: E402
 from ppdet_repro.utils.launch import run_processes  # noqa: E402
 
 
 def main() -> Optional[int]:
     parser = config_parser(__doc__.splitlines()[0])
+    add_slim_config(parser)
     parser.add_argument(
         "-r", "--resume", nargs="?", const="auto", metavar="CHECKPOINT",
         help="go on from a checkpoint's folder, or with 'auto' from the newest of this run",
@@ -42,7 +43,7 @@ def main() -> Optional[int]:
     overrides += ["use_vdl=true"] if arguments.use_vdl else []
     overrides += [f"vdl_log_dir={arguments.vdl_log_dir}"] if arguments.vdl_log_dir else []
     overrides += [f"seed={arguments.seed}"] if arguments.seed is not None else []
-    cfg = load_config(arguments.config, [*arguments.opt, *overrides])
+    cfg = load_config(arguments.config, [*arguments.opt, *overrides], arguments.slim_config)
 
     if arguments.processes > 1 and "PADDLE_TRAINER_ID" not in os.environ:
         return run_processes(arguments.processes, sys.argv)

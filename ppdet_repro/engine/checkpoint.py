@@ -2,7 +2,8 @@
 
     output/NAME/checkpoints/epoch_0003/    a whole checkpoint: training goes on from it
         model.pdparams                     the weights to evaluate (the moving average where there is one)
-        raw.pdparams, ema.pdparams         with a moving average: the weights in training, and its sums
+        raw.pdparams                       with a moving average or a teacher: all weights in training
+        ema.pdparams                       with a moving average: its sums
         optimizer.pdopt                    accumulators under the parameters' names
         state.json                         epoch, update, seed, best metric, loss scale
     output/NAME/best_model.pdparams        the weights of the best evaluation
@@ -28,6 +29,7 @@ from paddle import nn
 
 from ppdet_repro.optimizer.ema import ModelEMA
 from ppdet_repro.optimizer.state import optimizer_state, restore_optimizer
+from ppdet_repro.slim.qat import plain_name
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import atomic_file, atomic_folder
 from ppdet_repro.utils.logger import get_logger
@@ -122,12 +124,13 @@ def load_pretrained(model: nn.Layer, path: Union[str, Path]) -> LoadReport:
 
 
 def _match(model: nn.Layer, state: Weights, prefixes: Tuple[str, ...]) -> Tuple[LoadReport, Weights]:
-    """Which entries of a file go where: a model's name is one of `prefixes` and the file's name."""
+    """Which entries of a file go where: a model's name is one of `prefixes` and the file's name; of a quantised layer
+    the file's may be the name before it was quantised."""
     own = model.state_dict()
     values, reshaped, used = {}, [], set()
     for name, parameter in own.items():
         keys = [name[len(prefix) :] for prefix in prefixes if name.startswith(prefix)]
-        key = next((key for key in keys if key in state), None)
+        key = next((key for key in (*keys, *map(plain_name, keys)) if key in state), None)
         if key is None:
             continue
         used.add(key)
@@ -198,8 +201,10 @@ def save_checkpoint(run_folder: Path, training: Training, state: TrainState, wei
     with atomic_folder(path) as folder:
         save_state(folder / MODEL, weights)
         save_state(folder / OPTIMIZER, optimizer_state(training.optimizer, training.model))
+        learning = weights_of(training.model)
+        if training.ema is not None or set(learning) != set(weights):
+            save_state(folder / RAW, learning)
         if training.ema is not None:
-            save_state(folder / RAW, weights_of(training.model))
             save_state(folder / EMA, training.ema.state())
             content["ema"] = {"step": training.ema.step, "cycle": training.ema.cycle}
         if training.scaler is not None:
@@ -262,7 +267,7 @@ def restore_checkpoint(path: Path, training: Training) -> TrainState:
             f"{path}: this run was {had} use_ema, the config is not; change use_ema, or start afresh"
         )
     try:
-        load_exact(training.model, path / (RAW if training.ema is not None else MODEL))
+        load_exact(training.model, path / (RAW if (path / RAW).is_file() else MODEL))
         restore_optimizer(training.optimizer, training.model, read_state(path / OPTIMIZER))
         if training.ema is not None:
             training.ema.restore(read_state(path / EMA), **content["ema"])

@@ -16,6 +16,7 @@ import paddle.distributed as dist
 from paddle import nn
 from paddle.base import core
 
+from ppdet_repro.slim.qat import ranges
 from ppdet_repro.utils import cpu_env
 from ppdet_repro.utils.logger import get_logger
 
@@ -112,14 +113,16 @@ def copy_from_first(tensors: Sequence[paddle.Tensor]) -> None:
 
 
 def running_statistics(model: nn.Layer) -> List[paddle.Tensor]:
-    """Means and variances that batch norms update in training; those of frozen ones are left out."""
-    return [
+    """What training updates without gradients: means and variances of batch norms (but for frozen ones), and ranges of
+    quantised layers."""
+    moments = [
         statistic
         for layer in model.sublayers(include_self=True)
         if isinstance(layer, (nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm))
         and not layer._use_global_stats
         for statistic in (layer._mean, layer._variance)
     ]
+    return moments + ranges(model)
 
 
 def synchronize_batch_norms(model: nn.Layer, world: World) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Union
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Union
 
+import numpy as np
 import paddle
 import yaml
 from paddle import nn
@@ -14,13 +15,15 @@ from paddle.static import InputSpec
 
 from ppdet_repro.core.config import Config, ExportSettings, build
 from ppdet_repro.data.transform.normalize import NormalizeImage
-from ppdet_repro.data.transform.preprocess import to_list
-from ppdet_repro.engine.converters import to_lite, to_onnx
+from ppdet_repro.data.transform.preprocess import from_list, to_list
+from ppdet_repro.engine.converters import read_program, to_lite, to_onnx
 from ppdet_repro.engine.exported import DecodedBoxes, FinalBoxes, NormalizedInside, RawOutputs
 from ppdet_repro.engine.fold import fold_batch_norms, fold_fusions
 from ppdet_repro.engine.grid_sample_dcn import with_grid_samples
+from ppdet_repro.engine.plain_bias import add_biases_plainly
 from ppdet_repro.engine.verify import verify
 from ppdet_repro.modeling.architectures.detector import Detector
+from ppdet_repro.slim.qat import to_int8, without_clipping
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import atomic_folder
 from ppdet_repro.utils.logger import get_logger
@@ -34,6 +37,7 @@ ARCHITECTURES = {
     "SAPD": ("SAPD", 40),
 }
 
+Quantise = Callable[[Path, Callable[[str], Mapping[str, np.ndarray]]], None]
 EXAMPLE_SIZE = (128, 128)  # pixels of the image that shows which layers follow each other
 
 
@@ -58,6 +62,7 @@ def export_model(
     target: str = "paddle",
     precision: str = "fp32",
     verify_on: Sequence[str] = (),
+    quantise: Optional[Quantise] = None,
 ) -> Path:
     """Write `output_dir/<config's name>` (for onnx and lite with that word behind the name) and return it.
 
@@ -67,7 +72,9 @@ def export_model(
     | onnx   | model.onnx; deformable convolutions are made of grid_sample      | decoded boxes; NMS is outside |
     | lite   | model_arm.nb in the `precision`, model_x86.nb in it (fp16: fp32) | decoded boxes; NMS is outside |
 
-    Of BiFPN's fusion the Paddle-Lite files have the weights as numbers.
+    Of BiFPN's fusion the Paddle-Lite files have the weights as numbers. `quantise` replaces the float32 model in a
+    folder by an int8 one, given the function that reads an image for it (see `PTQ`); what was trained with `slim: QAT`
+    is exported in int8, too.
 
     The section `export` of the config decides what the model contains (`ExportSettings`), TestReader what it
     takes. `verify_on`: images on which the export must agree with the detector, see `verify`.
@@ -79,6 +86,10 @@ def export_model(
     if cfg.run.architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise UserError(f"{cfg.path}: cannot export architecture {cfg.run.architecture}; these can be: {known}")
+    if cfg.run.slim == "QAT":
+        if verify_on:
+            raise UserError("--verify: an int8 model is not its float32 one; compare their AP (deploy/python/infer.py)")
+        detector, quantise = without_clipping(detector), to_int8
     network_input = read_input(cfg)
     if target == "lite":
         network_input = fixed_input(network_input, cfg)
@@ -99,6 +110,9 @@ def export_model(
         with atomic_folder(folder_of_all) as folder:
             save_network(network, network_input.shape, folder / "model")
             (folder / "infer_cfg.yml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+            if quantise is not None:
+                preprocess = from_list(network_input.steps)
+                quantise(folder, lambda file: preprocess([file])._asdict())
             if target != "paddle":
                 convert(folder, target, precision)
             if verify_on:
@@ -169,6 +183,10 @@ def save_network(network: nn.Layer, image_shape: Sequence[Optional[int]], prefix
         needed = needed_variables(traced.main_program, [output.name for output in traced.outputs])
         used = {name: spec[name] for name in spec if name in needed}
         paddle.jit.save(network, str(prefix), input_spec=None if used == spec else [used])
+    file = prefix.with_suffix(".pdmodel")
+    program = read_program(file)
+    add_biases_plainly(program)
+    file.write_bytes(program.SerializeToString())
 
 
 def needed_variables(program: paddle.static.Program, outputs: Sequence[str]) -> Set[str]:

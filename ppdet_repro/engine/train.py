@@ -20,7 +20,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ppdet_repro.core.config import Config, RunSettings, build, build_model
+from ppdet_repro.core.config import Config, RunSettings, build
 from ppdet_repro.data.reader.readers import TrainReader
 from ppdet_repro.data.source.base import Source
 from ppdet_repro.data.transform.preprocess import Preprocess
@@ -32,6 +32,7 @@ from ppdet_repro.engine.evaluate import evaluate as evaluate_detector
 from ppdet_repro.engine.model_info import PICTURES, count_parameters, count_pictures, image_line
 from ppdet_repro.engine.progress import NoLog, TrainLog
 from ppdet_repro.engine.step import Batch, NanGuard, Precision, StepReport, TrainStep
+from ppdet_repro.engine.trained import build_network, with_teacher
 from ppdet_repro.optimizer.ema import ModelEMA
 from ppdet_repro.optimizer.phases import Learners, Phase
 from ppdet_repro.utils.errors import UserError
@@ -65,9 +66,9 @@ def train(
     """
     warnings.filterwarnings("ignore", message="When training, we now always track global mean")
     world = distributed.start(cfg.run.use_gpu)
-    trainer = Trainer(cfg, world, evaluation if evaluate else None)
+    trainer = Trainer(cfg, world, evaluation if evaluate else None, offline)
     if not trainer.resume(resume):
-        trainer.begin(offline)
+        trainer.begin()
     try:
         return trainer.run()
     except KeyboardInterrupt:
@@ -100,9 +101,9 @@ def in_groups(batches: Iterable[Batch], size: int) -> Iterator[List[Batch]]:
 class Trainer:
     """The parts of one run, built from its config, and its epochs."""
 
-    def __init__(self, cfg: Config, world: World, evaluation: Optional[Evaluation]):
+    def __init__(self, cfg: Config, world: World, evaluation: Optional[Evaluation], offline: bool = False):
         run = cfg.run
-        self.cfg, self.world, self.evaluation = cfg, world, evaluation
+        self.cfg, self.world, self.evaluation, self.offline = cfg, world, evaluation, offline
         self.folder = Path(run.save_dir) / cfg.name
         self.state = TrainState(seed=run.seed)
         self.weights: Optional[Weights] = None  # to evaluate, of the last snapshot
@@ -122,10 +123,11 @@ class Trainer:
         self.steps = equal_steps(self.readers, self.dataset, world, run)
 
         seed_everything(run.seed, 0, 0)
-        model = build_model(cfg)
-        model.check_targets(self.readers[0].preprocess)
+        self.detector = build_network(cfg)
+        self.detector.check_targets(self.readers[0].preprocess)
         if world.rank == 0:
-            describe(model, cfg)
+            describe(self.detector, cfg)
+        model = self.detector if cfg.teacher is None else with_teacher(self.detector, cfg.teacher, offline)
         if run.norm_type == "sync_bn":
             distributed.synchronize_batch_norms(model, world)
         scale = learning_rate_scale(run, self.readers[0].batch_size, world.size)
@@ -176,11 +178,11 @@ class Trainer:
         get_logger().info(f"resumed from {path}: {self.state.epoch} of {self.cfg.run.epoch} epochs are done")
         return True
 
-    def begin(self, offline: bool) -> None:
+    def begin(self) -> None:
         """Start from pretrained or initial weights; what an earlier run left in the folder is set aside."""
         source = self.cfg.run.pretrain_weights
         if source:
-            checkpoint.load_pretrained(self.training.model, resolve(source, offline))
+            checkpoint.load_pretrained(self.detector, resolve(source, self.offline))
         if self.world.size > 1:
             distributed.copy_from_first(list(self.training.model.state_dict().values()))
         if self.world.rank == 0:
@@ -254,7 +256,7 @@ class Trainer:
 
     def snapshot(self, log: TrainLog) -> None:
         """Evaluate, where that is wanted, and save a checkpoint."""
-        model, ema, state = self.training.model, self.training.ema, self.state
+        model, ema, state = self.detector, self.training.ema, self.state
         gained = False
         with ema.applied() if ema else nullcontext():
             if self.world.rank == 0:
@@ -299,7 +301,7 @@ class Trainer:
     def finish(self) -> None:
         """Leave the final weights. UserError: the disk refuses them."""
         path = self.folder / checkpoint.FINAL_MODEL
-        weights = self.weights or checkpoint.weights_of(self.training.model)
+        weights = self.weights or checkpoint.weights_of(self.detector)
         try:
             save_state(path, weights)
         except OSError as error:

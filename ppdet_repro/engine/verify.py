@@ -14,7 +14,7 @@ from ppdet_repro.core.config import Config, build
 from ppdet_repro.data.source.image_folder import find_images
 from ppdet_repro.data.transform.preprocess import from_list
 from ppdet_repro.inference.lite_process import LiteProcess
-from ppdet_repro.inference.networks import FILES, Network, OnnxNetwork
+from ppdet_repro.inference.networks import FILES, INT8_OPERATORS, Network, OnnxNetwork
 from ppdet_repro.inference.suppress import open_suppress, suppress_batch
 from ppdet_repro.metrics.agreement import agreement
 from ppdet_repro.metrics.detections import split_batch
@@ -69,12 +69,15 @@ class Verified(NamedTuple):
 
 
 class PaddleNetwork:
-    """A Paddle inference model on the CPU, as deploy/python/infer.py runs it without options."""
+    """A Paddle inference model, or a quantised one (`int8`), on the CPU, as deploy/python/infer.py runs it."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, int8: bool = False):
         config = inference.Config(str(folder / "model.pdmodel"), str(folder / "model.pdiparams"))
         config.disable_gpu()
         config.disable_glog_info()
+        if int8:
+            config.enable_mkldnn()
+            config.enable_mkldnn_int8(INT8_OPERATORS)
         self.predictor = inference.create_predictor(config)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> List[np.ndarray]:

@@ -11,6 +11,10 @@ import numpy as np
 
 from ppdet_repro.utils.errors import UserError
 
+# What computes in int8 in a quantised Paddle model; the last is what oneDNN makes of a convolution. Without the list it
+# also rounds pooling, reshapes and transposes whose ranges are known, those of decoded boxes among them.
+INT8_OPERATORS = {"conv2d", "depthwise_conv2d", "fused_conv2d"}
+
 
 class Network(Protocol):
     """An exported network."""

@@ -43,3 +43,9 @@ def config_parser(description: str) -> argparse.ArgumentParser:
         "-o", "--opt", nargs="+", action="extend", default=[], metavar="a.b.c=value", help="override a value"
     )
     return parser
+
+
+def add_slim_config(parser: argparse.ArgumentParser, required: bool = False) -> None:
+    """The flag `--slim_config`."""
+    text = "a second YAML file, over the first: how to slim the model"
+    parser.add_argument("--slim_config", metavar="FILE", required=required, help=text)

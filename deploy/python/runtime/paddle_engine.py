@@ -10,6 +10,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 from paddle import device, inference
 
+from ppdet_repro.inference.networks import INT8_OPERATORS
 from ppdet_repro.utils.errors import UserError
 from runtime.model_folder import ModelFolder
 from runtime.program import CONVOLUTIONS, is_quantised, multiplies_only_outside, read_operators
@@ -97,7 +98,7 @@ def check_precision(options: EngineOptions, operators: Sequence[str], folder: Pa
     """UserError if the options ask for int8 or bfloat16 of a model that is not made for it."""
     quantised = is_quantised(operators)
     if options.enable_mkldnn_int8 and not quantised:
-        raise UserError(f"--enable_mkldnn_int8: {folder} is not a quantised model; quantise it first")
+        raise UserError(f"--enable_mkldnn_int8: {folder} is not a quantised model; tools/post_quant.py makes one")
     if options.enable_mkldnn_bfloat16 and quantised:
         raise UserError(f"--enable_mkldnn_bfloat16: {folder} is quantised and computes in int8; leave it out")
 
@@ -130,7 +131,7 @@ def _configure_onednn(config: Any, options: EngineOptions, operators: Sequence[s
         config.enable_mkldnn_bfloat16()
         config.set_bfloat16_op(CONVOLUTIONS | FUSED)  # box arithmetic in bfloat16 would cost pixels
     elif is_quantised(operators) and options.enable_mkldnn_int8 is not False:
-        config.enable_mkldnn_int8()
+        config.enable_mkldnn_int8(INT8_OPERATORS)
     if multiplies_only_outside(operators):
         # The image is normalised by a broadcast product, for which oneDNN has but a reference kernel: a tenth of
         # YOLOF's time. Paddle's own is fast.

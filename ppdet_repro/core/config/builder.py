@@ -6,7 +6,7 @@
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
 
@@ -21,16 +21,22 @@ from ppdet_repro.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Config:
-    """A checked config. A value: nothing that happens elsewhere in the process changes it."""
+    """A checked config. A value: nothing that happens elsewhere in the process changes it.
+
+    `slim_path` is the second file, which says how to slim the model, if there is one; with `slim: Distill` in it, it is
+    the teacher's config, `teacher`, and is not merged over the one at `path`.
+    """
 
     path: Path
     document: Node
     run: RunSettings
+    slim_path: Optional[Path] = None
+    teacher: Optional[Config] = None
 
     @property
     def name(self) -> str:
-        """The file's name without its ending."""
-        return self.path.stem
+        """The name of the file without its ending; with a second one that slims the model, of that."""
+        return (self.slim_path or self.path).stem
 
     def tree(self) -> Dict[str, Setting]:
         """Every run setting, then what a run builds by section, each value with its origin."""
@@ -45,13 +51,30 @@ class Source(NamedTuple):
     out_shape: Sequence[Any]
 
 
-def load_config(path: Union[str, Path], overrides: Sequence[str] = ()) -> Config:
-    """Read and check a config; `overrides` are `a.b.c=value` and beat the file.
+def load_config(
+    path: Union[str, Path], overrides: Sequence[str] = (), slim_config: Optional[Union[str, Path]] = None
+) -> Config:
+    """Read and check a config; `overrides` are `a.b.c=value` and beat the file. `slim_config` is a second file, which
+    says how to slim the model: with `slim: PTQ` or `QAT` its values beat the first file's, with `slim: Distill` it is
+    the config of a teacher.
 
     UserError: everything that is wrong with the config, a line each.
     """
+    if slim_config is None:
+        return _load(path, overrides)
+    slim_path = Path(slim_config).expanduser()
+    slim = load_document(slim_path, (), []).value.get("slim")
+    if slim is None:
+        raise UserError(f"{slim_config}: there is no key 'slim'; it says how to slim the model, such as slim: PTQ")
+    if slim.value == "Distill":
+        return replace(_load(path, overrides), slim_path=slim_path, teacher=_load(slim_path, ()))
+    return replace(_load(path, overrides, slim_path), slim_path=slim_path)
+
+
+def _load(path: Union[str, Path], overrides: Sequence[str], over: Optional[Path] = None) -> Config:
+    """A config of one file, or of two merged."""
     problems: Problems = []
-    document = load_document(path, overrides, problems)
+    document = load_document(path, overrides, problems, over)
     checker = Checker(document)
     settings = checker.run_settings(problems)
     checker.document(problems)

@@ -99,13 +99,17 @@ def raise_problems(problems: Problems) -> None:
         raise UserError("\n".join(dict.fromkeys(str(problem) for problem in sorted(problems, key=place))))
 
 
-def load_document(path: Union[str, Path], overrides: Sequence[str], problems: Problems) -> Node:
-    """The mapping that a file, its bases and `overrides` (`a.b.c=value`) make together.
+def load_document(
+    path: Union[str, Path], overrides: Sequence[str], problems: Problems, over: Optional[Union[str, Path]] = None
+) -> Node:
+    """The mapping that a file, its bases, a second file `over` it and `overrides` (`a.b.c=value`) make together.
 
     Duplicate keys and bad overrides are added to `problems`.
     UserError: a missing or unreadable file, bad YAML, a cycle of bases.
     """
     document = load_file(Path(path).expanduser().absolute(), (), problems)
+    if over is not None:
+        document = merge_documents(document, load_file(Path(over).expanduser().absolute(), (), problems))
     for override in overrides:
         try:
             document = apply_override(document, override, problems)

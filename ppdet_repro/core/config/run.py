@@ -87,5 +87,10 @@ class RunSettings:
     print_params: bool = False  # number of parameters, before training
     use_vdl: bool = False  # curves for VisualDL
     vdl_log_dir: str = "vdl_log_dir/scalar"  # where the curves go
+    # slimming
+    slim: Optional[Literal["PTQ", "QAT", "Distill"]] = None  # int8 of a trained model, int8 in training, or a teacher
+    slim_method: Optional[Literal["CWD", "FGD"]] = None  # accepted; distill_loss says it
+    distill_loss: Optional[str] = None  # the class of the loss between a teacher's feature maps and the model's
+    distill_loss_name: Optional[List[str]] = None  # what it is called in logs for each map; null: neck_f_0, ...
     # export
     export: ExportSettings = field(default_factory=ExportSettings)  # what an exported model contains

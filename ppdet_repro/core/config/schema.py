@@ -35,7 +35,7 @@ from ppdet_repro.core.config.types import (
 from ppdet_repro.utils.errors import UserError
 
 DATASETS = ("TrainDataset", "EvalDataset", "TestDataset")
-SECTIONS = ("TrainReader", "EvalReader", "TestReader", "LearningRate", "OptimizerBuilder", "TrainPhases")
+SECTIONS = ("TrainReader", "EvalReader", "TestReader", "LearningRate", "OptimizerBuilder", "TrainPhases", "PTQ", "QAT")
 
 
 @dataclass(frozen=True)
