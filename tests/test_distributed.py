@@ -72,14 +72,14 @@ from ppdet_repro.engine import train as training
 
 if sys.argv[2] == "frozen":
     from paddle import nn
-    build_model = training.build_model
+    build_network = training.build_network
     def frozen(cfg):
-        model = build_model(cfg)
+        model = build_network(cfg)
         for layer in model.sublayers():
             if isinstance(layer, nn.BatchNorm2D):
                 layer._use_global_stats = True
         return model
-    training.build_model = frozen
+    training.build_network = frozen
 
 class Kept(training.Trainer):
     def run(self):
