@@ -6,8 +6,7 @@ from math import log
 import numpy as np
 import paddle
 import pytest
-from test_qat import FIELDS, READER
-from tiny_yolof import tiny_model, write_config, write_images
+from tiny_yolof import tiny_model, write_training_config
 
 from ppdet_repro.core.config import build_model, load_config
 from ppdet_repro.engine.checkpoint import list_checkpoints, weights_of
@@ -113,11 +112,6 @@ def test_an_image_without_boxes_changes_nothing():
 
 # Runs -----------------------------------------------------------------------------------------------------
 
-SCHEDULE = """
-use_ema: true
-LearningRate: {base_lr: 0.001, schedulers: [!PiecewiseDecay {gamma: 0.1, milestones: [30]}]}
-OptimizerBuilder: {optimizer: {type: Momentum, momentum: 0.9}}
-"""
 TEACHER = """
 _BASE_: [tiny.yml]
 pretrain_weights: WEIGHTS
@@ -135,11 +129,8 @@ YOLOFHead: {conv_feat: {feat_in: 48, feat_out: 48}}
 def folder(tmp_path_factory):
     """A folder with `data`, tiny.yml (the student) and wide.yml (a teacher of more channels) with its weights."""
     folder = tmp_path_factory.mktemp("tiny")
-    config = write_config(folder, write_images(folder / "data"))
-    text = config.read_text()
-    evaluation = text[text.index("EvalDataset:") : text.index("TestDataset:")]
-    text = text.replace("epoch: 1", "epoch: 2")
-    config.write_text(text + READER + SCHEDULE + evaluation.replace("EvalDataset", "TrainDataset") + FIELDS)
+    config = write_training_config(folder)
+    config.write_text(config.read_text() + "use_ema: true\n")
     (folder / "wide.yml").write_text(TEACHER.replace("WEIGHTS", str(folder / "teacher.pdparams")))
     save_state(folder / "teacher.pdparams", weights_of(tiny_model(folder / "wide.yml")))
     return folder

@@ -11,7 +11,7 @@ import paddle
 import pytest
 from paddle import inference, nn
 from small_detectors import SMALL, small_config, taught_model
-from tiny_yolof import tiny_model, write_config, write_images
+from tiny_yolof import tiny_model, write_training_config
 
 from ppdet_repro.core.config import ExportSettings, build, load_config
 from ppdet_repro.data.transform.preprocess import from_list
@@ -49,10 +49,7 @@ PTQ:
 def folder(tmp_path_factory):
     """A folder with `data` and tiny.yml, whose TrainDataset are the same pictures."""
     folder = tmp_path_factory.mktemp("tiny")
-    config = write_config(folder, write_images(folder / "data"))
-    text = config.read_text()
-    evaluation = text[text.index("EvalDataset:") : text.index("TestDataset:")]
-    config.write_text(text + evaluation.replace("EvalDataset", "TrainDataset"))
+    write_training_config(folder)
     (folder / "theirs.yml").write_text(PADDLEDETECTIONS)
     (folder / "ours.yml").write_text(OURS.read_text().replace("64", "6"))
     return folder

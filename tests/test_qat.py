@@ -5,7 +5,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from tiny_yolof import tiny_model, write_config, write_images
+from tiny_yolof import tiny_model, write_training_config
 
 from ppdet_repro.core.config import build, load_config
 from ppdet_repro.engine.checkpoint import list_checkpoints, load_pretrained, weights_of
@@ -46,27 +46,12 @@ LearningRate:
     steps: 2
 OptimizerBuilder: {optimizer: {type: Momentum, momentum: 0.9}}
 """
-FIELDS = "  data_fields: [image, gt_bbox, gt_class]\n"
-READER = """
-TrainReader:
-  sample_transforms:
-    - Decode: {}
-    - Resize: {target_size: [96, 96], keep_ratio: false, interp: 1}
-    - NormalizeImage: {mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], is_scale: true}
-    - Permute: {}
-  batch_size: 3
-  collate_batch: false
-"""
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with `data`, tiny.yml, quant.yml and trained weights in float32."""
     folder = tmp_path_factory.mktemp("tiny")
-    config = write_config(folder, write_images(folder / "data"))
-    text = config.read_text()
-    evaluation = text[text.index("EvalDataset:") : text.index("TestDataset:")]
-    config.write_text(text + READER + evaluation.replace("EvalDataset", "TrainDataset") + FIELDS)
+    config = write_training_config(folder)
     save_state(folder / "float.pdparams", weights_of(tiny_model(config)))
     (folder / "quant.yml").write_text(THEIRS.replace("PRETRAINED", str(folder / "float.pdparams")))
     return folder

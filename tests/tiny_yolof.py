@@ -45,6 +45,21 @@ EvalReader: &reader
   batch_size: 1
 TestReader: *reader
 """
+TRAINING = """
+TrainReader:
+  sample_transforms:
+    - Decode: {}
+    - Resize: {target_size: [96, 96], keep_ratio: false, interp: 1}
+    - NormalizeImage: {mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225], is_scale: true}
+    - Permute: {}
+  batch_size: 3
+  collate_batch: false
+LearningRate:
+  base_lr: 0.0005
+  schedulers:
+  - !PiecewiseDecay {gamma: 0.1, milestones: [30]}
+OptimizerBuilder: {optimizer: {type: Momentum, momentum: 0.9}}
+"""
 
 
 def write_images(folder: Path, count: int = 6, seed: int = 0) -> Path:
@@ -85,6 +100,15 @@ def write_config(folder: Path, data: Path) -> Path:
     """`folder`/tiny.yml over the pictures in `data`."""
     path = folder / "tiny.yml"
     path.write_text(CONFIG.replace("DATA", str(data)))
+    return path
+
+
+def write_training_config(folder: Path) -> Path:
+    """`folder`/tiny.yml that can be trained, for two epochs, on the pictures in `folder`/data, which are made too."""
+    path = write_config(folder, write_images(folder / "data"))
+    text = path.read_text().replace("epoch: 1", "epoch: 2")
+    dataset = text[text.index("EvalDataset:") : text.index("TestDataset:")].replace("EvalDataset", "TrainDataset")
+    path.write_text(text + TRAINING + dataset + "  data_fields: [image, gt_bbox, gt_class]\n")
     return path
 
 
