@@ -47,6 +47,7 @@ LearningRate:
 OptimizerBuilder: {optimizer: {type: Momentum, momentum: 0.9}}
 """
 
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with `data`, tiny.yml, quant.yml and trained weights in float32."""
