@@ -229,7 +229,8 @@ def test_without_an_average_the_checkpoint_holds_the_losses_weights_too(folder):
     [
         ("distill_loss: null", "slim: Distill wants a distill_loss, and the teacher's weights"),
         ("pretrain_weights: null", "slim: Distill wants a distill_loss, and the teacher's weights"),
-        ("distill_loss_name: [a, b]", "distill_loss_name has 2 names, but there are 1 feature maps"),
+        ("distill_loss_name: [a, b]", "distill_loss_name has 2 different names, but there are 1 feature maps"),
+        ("distill_loss: FocalLoss", "FocalLoss has no parameter student_channels.* take CWDFeatureLoss or FGD"),
         ("distill_loss: CWDFeaturesLoss", "no component 'CWDFeaturesLoss'; did you mean 'CWDFeatureLoss'"),
         ("ResNet: {depth: 18, dcn_v2_stages: [9]}", "dcn_v2_stages"),
         ("ResNet: {return_idx: [2]}\nDilatedEncoder: {in_channels: [256]}", "the strides of the student's .* differ"),

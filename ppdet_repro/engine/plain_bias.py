@@ -2,11 +2,10 @@
 
 Paddle saves conv2d, then reshape2 of the bias to [1, C, 1, 1], then elementwise_add. Engines fuse a convolution with
 its bias, and with what follows, only where the bias is added as it is, along axis 1; and without that oneDNN does not
-compute the convolution in bfloat16. O operators of a program.
+compute the convolution in bfloat16.
 """
 from __future__ import annotations
 
-import copy
 from typing import Dict, List, Sequence
 
 from paddle.base.proto import framework_pb2
@@ -24,7 +23,7 @@ def add_biases_plainly(program: framework_pb2.ProgramDesc) -> int:
     for operator in block.ops:
         for name in {name for slot in operator.inputs for name in slot.arguments}:
             readers.setdefault(name, []).append(operator)
-    gone = set()
+    gone = []
     for place, operator in enumerate(block.ops):
         if operator.type != "reshape2":
             continue
@@ -36,10 +35,9 @@ def add_biases_plainly(program: framework_pb2.ProgramDesc) -> int:
             continue
         for one in sums:
             add_along_channels(one, bias)
-        gone.add(place)
-    kept = [copy.deepcopy(operator) for place, operator in enumerate(block.ops) if place not in gone]
-    del block.ops[:]
-    block.ops.extend(kept)
+        gone.append(place)
+    for place in reversed(gone):
+        del block.ops[place]
     return len(gone)
 
 

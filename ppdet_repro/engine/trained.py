@@ -41,13 +41,19 @@ def with_teacher(student: Detector, teacher_cfg: Config, offline: bool = False) 
         strides = " and ".join(str([shape.stride for shape in shapes]) for shapes in (own, theirs))
         raise UserError(f"{where}: the strides of the student's and the teacher's feature maps differ: {strides}")
     names = run.distill_loss_name or [f"neck_f_{level}" for level in range(len(own))]
-    if len(names) != len(own):
-        raise UserError(f"{where}: distill_loss_name has {len(names)} names, but there are {len(own)} feature maps")
+    different = len(set(names))
+    if different != len(own):
+        raise UserError(
+            f"{where}: distill_loss_name has {different} different names, but there are {len(own)} feature maps"
+        )
     load_exact(teacher, resolve(run.pretrain_weights, offline))
-    losses = {
-        name: build(teacher_cfg, run.distill_loss, student_channels=a.channels, teacher_channels=b.channels)
-        for name, a, b in zip(names, own, theirs)
-    }
+    try:
+        losses = {
+            name: build(teacher_cfg, run.distill_loss, student_channels=a.channels, teacher_channels=b.channels)
+            for name, a, b in zip(names, own, theirs)
+        }
+    except TypeError as error:
+        raise UserError(f"{where}: distill_loss: {error}; take CWDFeatureLoss or FGDFeatureLoss") from error
     return Distilled(student, teacher, losses)
 
 

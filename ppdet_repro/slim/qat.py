@@ -13,8 +13,6 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 from paddle.nn.quant import quant_layers
-from paddle.quantization import ImperativeQuantAware
-from paddle.static.quantization import QuantWeightPass, ReplaceFakeQuantDequantPass
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.slim.static import static_mode
@@ -94,6 +92,8 @@ class QAT:
 
     def quantise(self, model: nn.Layer) -> None:
         """Replace the model's layers by such that round their inputs and weights, and hold the same weights."""
+        from paddle.quantization import ImperativeQuantAware  # other trainings need not have it
+
         settings = self.settings
         ImperativeQuantAware(
             quantizable_layer_type=settings["quantizable_layer_type"],
@@ -137,6 +137,8 @@ def without_clipping(model: nn.Layer) -> nn.Layer:
 def to_int8(folder: Path, _: Any = None) -> None:
     """Turn the saved training form of a quantised model, model.pdmodel and model.pdiparams in `folder`, into
     QuantizeLinear and DequantizeLinear with weights of eight bits."""
+    from paddle.static.quantization import QuantWeightPass, ReplaceFakeQuantDequantPass
+
     prefix = str(folder / "model")
     with static_mode() as executor:
         scope, place = paddle.static.global_scope(), paddle.CPUPlace()
