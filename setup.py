@@ -1,4 +1,5 @@
 """Packaging. `make` installs the exact versions of requirements.lock; ranges that should work are here."""
+
 from __future__ import annotations
 
 import re

@@ -7,6 +7,7 @@ Images are 480 x 640 JPEGs, made on the spot; the work is that of YOLOF's evalua
 implementation does the same arithmetic step by step; both must give the same bits. Their ratio comes
 from one run, in alternating rounds of which each one's fastest counts, in CPU time.
 """
+
 from __future__ import annotations
 
 import argparse

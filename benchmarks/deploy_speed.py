@@ -12,6 +12,7 @@ Each is a process that waits for its turn; ratios are medians over the rounds of
 `post`: what decoding and suppression add to the network, in CPU time on one thread, which other programs disturb
 little; the network's wall time on T threads is about a T-th of its CPU time, the additions' is theirs.
 """
+
 from __future__ import annotations
 
 import argparse

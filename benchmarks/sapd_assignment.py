@@ -6,6 +6,7 @@
 A step is forward, losses, backward and update, on noise with random boxes; the figures are medians over the steps
 after a first one that does not count.
 """
+
 from __future__ import annotations
 
 import argparse

@@ -7,6 +7,7 @@ SAPD, Table 5, has the paper's frames a second on a 1080 Ti. The detectors take 
 the image to the boxes; the figures are medians over the rounds. Weights are untrained, so that no candidate passes the
 score threshold and the NMS has nothing to do: what is compared is the networks and their decoding.
 """
+
 from __future__ import annotations
 
 import argparse

@@ -7,6 +7,7 @@ Each measurement is a process of its own (the settings work only before Paddle i
 config's model on random images with random boxes. The two settings alternate; the figures are medians over
 the rounds.
 """
+
 from __future__ import annotations
 
 import argparse

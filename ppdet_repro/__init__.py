@@ -7,6 +7,7 @@
 Importing the package prepares the process for Paddle (threads, MKL code path)
 but does not import Paddle itself.
 """
+
 import zlib  # noqa: F401  Paddle 2.6 can crash inside zlib when it loads its own copy first
 
 from ppdet_repro.utils import cpu_env

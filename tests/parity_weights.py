@@ -3,6 +3,7 @@
 The reference outputs in tests/fixtures were recorded from PaddleDetection (commit 666f597f, Paddle 2.6.2, CPU)
 with every state-dict entry drawn by `fill` and images by `image`; nothing comes from training.
 """
+
 from __future__ import annotations
 
 import re

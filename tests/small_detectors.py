@@ -1,4 +1,5 @@
 """The detectors in their smallest forms, over the pictures of tiny_yolof, taught for a few seconds."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -22,9 +23,7 @@ class Small(NamedTuple):
 
 SMALL: Dict[str, Small] = {
     "yolof": Small("yolof/yolof_r18vd_bccd.yml", []),
-    "ppyolov2": Small(
-        "ppyolo/ppyolov2_r18vd_256_synthetic.yml", ["PPYOLOPAN.width=64", "ResNet.dcn_v2_stages=[3]"]
-    ),
+    "ppyolov2": Small("ppyolo/ppyolov2_r18vd_256_synthetic.yml", ["PPYOLOPAN.width=64", "ResNet.dcn_v2_stages=[3]"]),
     "pafnet": Small("ttfnet/pafnet_r18vd_224_synthetic.yml", []),
     # after 12 updates its heat map is level, and rounding decides what is a peak
     "pafnet_lite": Small("ttfnet/pafnet_lite_mobilenet_v3_20x_coco.yml", ["pretrain_weights=null"], steps=25),

@@ -1,4 +1,5 @@
 """AGS (PAFNet, section 3.1): the factors by hand, and what they do to the gradient."""
+
 from __future__ import annotations
 
 import math
@@ -28,14 +29,7 @@ def example():
 
 
 def head(ags=None, ags_module=False):
-    return TTFHead(
-        1,
-        2,
-        hm_loss=CTFocalLoss(),
-        wh_loss=GIoULoss(5.0, reduction="sum"),
-        ags=ags,
-        ags_module=ags_module,
-    )
+    return TTFHead(1, 2, hm_loss=CTFocalLoss(), wh_loss=GIoULoss(5.0, reduction="sum"), ags=ags, ags_module=ags_module)
 
 
 def batch():
@@ -93,11 +87,7 @@ def test_the_loss_is_equation_3():
     factors = AdaptiveGaussianSampling()(*example()).tolist()
     # predictions reach 4 px around their places: -4, -4, 4, 4 and 0, -4, 8, 4 (overlaps 16 and 32 with the
     # box 0, 0, 8, 8 of 64) and -4, 0, 4, 8 (overlap 32 with the box of 256)
-    gious = [
-        16 / 112 - (144 - 112) / 144,
-        32 / 96 - (96 - 96) / 96,
-        32 / 288 - (320 - 288) / 320,
-    ]
+    gious = [16 / 112 - (144 - 112) / 144, 32 / 96 - (96 - 96) / 96, 32 / 288 - (320 - 288) / 320]
     by_hand = sum(w * (1 - f * g) for w, f, g in zip((1, 2, 1), factors, gious)) * 5 / 4
     loss = head(AdaptiveGaussianSampling()).losses(raw, targets)["wh_loss"]
     assert float(loss) == pytest.approx(by_hand, rel=1e-4)

@@ -1,4 +1,5 @@
 """What an evaluation tells beyond its scores: matches, confusions, curves, errors, and the report."""
+
 from __future__ import annotations
 
 import re
@@ -9,13 +10,7 @@ import numpy as np
 import pytest
 
 from ppdet_repro.engine import tide
-from ppdet_repro.engine.report import (
-    Evaluated,
-    coco_document,
-    detections_of,
-    objects_of,
-    write_report,
-)
+from ppdet_repro.engine.report import Evaluated, coco_document, detections_of, objects_of, write_report
 from ppdet_repro.metrics.analysis import (
     UNCOUNTED,
     WRONG,

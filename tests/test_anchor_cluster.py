@@ -1,4 +1,5 @@
 """Anchors from a data set's boxes."""
+
 from __future__ import annotations
 
 import json

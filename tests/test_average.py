@@ -1,4 +1,5 @@
 """Averaging checkpoints: weights by hand, batch norm's statistics measured anew."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,5 @@
 """benchmark.sh: which rows there are, what they are compared with, and that it ends with a table and a plot."""
+
 from __future__ import annotations
 
 import csv

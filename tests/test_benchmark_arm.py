@@ -1,4 +1,5 @@
 """deploy/lite/benchmark_arm.sh against a stand-in for adb that answers like the real one; no phone is used."""
+
 from __future__ import annotations
 
 import csv

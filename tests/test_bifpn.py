@@ -3,6 +3,7 @@
 The fixtures hold two random networks for each wiring, in evaluation mode, from a numpy reference of the paper's
 equations 1 and 2.
 """
+
 from __future__ import annotations
 
 import numpy as np

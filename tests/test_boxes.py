@@ -1,4 +1,5 @@
 """Box arithmetic, by hand-computed numbers and properties."""
+
 from __future__ import annotations
 
 import math

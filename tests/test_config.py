@@ -1,4 +1,5 @@
 """The config system: the YAML dialect, the checks, and what gets built."""
+
 from __future__ import annotations
 
 import ast
@@ -41,9 +42,7 @@ class ToyBackbone:
 class ToyNeck:
     """A neck that halves the channels."""
 
-    def __init__(
-        self, in_channels: Upstream[List[int]], in_strides: Upstream[List[int]] = None, spp: bool = False
-    ):
+    def __init__(self, in_channels: Upstream[List[int]], in_strides: Upstream[List[int]] = None, spp: bool = False):
         self.in_channels, self.in_strides, self.spp = in_channels, in_strides, spp
         self.out_shape = [Shape(c // 2, s) for c, s in zip(in_channels, in_strides)]
 
@@ -97,9 +96,7 @@ class ToyHead:
 
 @register
 class ToyDetector:
-    def __init__(
-        self, backbone: Part[Any] = "ToyBackbone", neck: Part[Any] = "ToyNeck", head: Part[Any] = "ToyHead"
-    ):
+    def __init__(self, backbone: Part[Any] = "ToyBackbone", neck: Part[Any] = "ToyNeck", head: Part[Any] = "ToyHead"):
         self.backbone, self.neck, self.head = backbone, neck, head
 
 

@@ -5,6 +5,7 @@ All different readers, data sets and optimizers are built, and all different net
 goes all the way, it trains, evaluates and is exported, if it is the first with its combination of classes, or the first
 with one of its parts; parts that differ only in numbers (depths, anchors, thresholds, loss weights) are alike.
 """
+
 from __future__ import annotations
 
 import re

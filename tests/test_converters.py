@@ -2,6 +2,7 @@
 
 Each cure is tried on a net of one operator, with Paddle-Lite running what comes out.
 """
+
 from __future__ import annotations
 
 import sys

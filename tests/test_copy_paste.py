@@ -1,4 +1,5 @@
 """Copy-Paste: which pixels and boxes there are afterwards, by hand, and that boxes go with the pixels."""
+
 from __future__ import annotations
 
 import numpy as np

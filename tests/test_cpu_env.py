@@ -1,4 +1,5 @@
 """The CPU settings: which variables are set, for which CPU, and that the user's own win."""
+
 from __future__ import annotations
 
 import json

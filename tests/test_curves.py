@@ -1,4 +1,5 @@
 """Curves of a training run: what a log must hold, and that a picture comes of it."""
+
 from __future__ import annotations
 
 import json

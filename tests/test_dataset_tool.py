@@ -1,4 +1,5 @@
 """tools/dataset.py: what it counts, which mistakes it finds, what it draws and converts."""
+
 from __future__ import annotations
 
 import importlib.util

@@ -2,6 +2,7 @@
 
 TensorRT and CUDA need a GPU: what is tested of them is what Paddle is asked for, not a run.
 """
+
 from __future__ import annotations
 
 import sys

@@ -1,4 +1,5 @@
 """deploy/python/infer.py: flags, the engine's settings, batches, videos, results and mistakes."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -101,8 +102,7 @@ def test_switches_in_all_their_forms(arguments, value):
 
 
 @pytest.mark.parametrize(
-    "flag",
-    ["--run_benchmark=perhaps", "--batch_size=0", "--run_mode=trt", "--device=tpu", "--overlap_ratio=1"],
+    "flag", ["--run_benchmark=perhaps", "--batch_size=0", "--run_mode=trt", "--device=tpu", "--overlap_ratio=1"]
 )
 def test_a_wrong_value_is_refused(flag, capsys):
     with pytest.raises(SystemExit) as stopped:
@@ -222,9 +222,7 @@ def test_a_strange_infer_cfg_is_one_line(exported, tmp_path, changes, message):
         open_model_folder(broken_copy(exported, tmp_path, **changes))
 
 
-@pytest.mark.parametrize(
-    "name, size", [("model.pdmodel", 0), ("model.pdmodel", 1000), ("model.pdiparams", 1000)]
-)
+@pytest.mark.parametrize("name, size", [("model.pdmodel", 0), ("model.pdmodel", 1000), ("model.pdiparams", 1000)])
 def test_a_damaged_model_is_one_line(exported, tmp_path, name, size):
     folder = broken_copy(exported, tmp_path)
     content = (folder / name).read_bytes()[:size] or b"damaged"
@@ -246,9 +244,7 @@ class Fake:
 
     def run(self, inputs):
         self.shapes.append(inputs["image"].shape)
-        rows = [
-            [row for row in ([0, image.mean(), 1, 2, 3, 4], [-1, 1, 0, 0, 0, 0])] for image in inputs["image"]
-        ]
+        rows = [[row for row in ([0, image.mean(), 1, 2, 3, 4], [-1, 1, 0, 0, 0, 0])] for image in inputs["image"]]
         return np.array(rows, np.float32).reshape(-1, 6), np.full(len(rows), 2, np.int32)
 
 
@@ -323,9 +319,7 @@ def test_deployment_gives_evaluations_ap(tiny, model, infer, tmp_path):
     config.write_text((tiny / "tiny.yml").read_text().replace("keep_ratio: true", "keep_ratio: true, one_scale: true"))
     expected = evaluate(model, load_config(config, [f"output_eval={tmp_path}"]))
     data = tiny / "data"
-    output = infer(
-        f"--eval_json={data / 'truth.json'}", f"--image_dir={data / 'images'}", "--save_results=True"
-    )
+    output = infer(f"--eval_json={data / 'truth.json'}", f"--image_dir={data / 'images'}", "--save_results=True")
     rows = json.loads((tmp_path / "out" / "bbox.json").read_text())
     found = evaluate_coco(load_coco_json(data / "truth.json"), rows).values()
     assert 0 < expected["bbox_mAP"] < 1
@@ -334,9 +328,7 @@ def test_deployment_gives_evaluations_ap(tiny, model, infer, tmp_path):
     reference = json.loads((tmp_path / "bbox.json").read_text())
     assert [row["image_id"] for row in rows] == [row["image_id"] for row in reference]
     assert {row["file_name"] for row in rows} <= {f"{i:03d}.png" for i in range(6)}
-    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == [
-        f"{i:03d}.png" for i in range(6)
-    ]
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == [f"{i:03d}.png" for i in range(6)]
 
 
 def test_bfloat16_or_no_onednn_or_batches_find_about_the_same(tiny, infer, tmp_path):
@@ -354,9 +346,7 @@ def test_ids_count_from_zero_or_are_cocos(tiny, infer, tmp_path):
     infer(f"--image_file={image}", "--save_results", "--save_images=false")
     rows = json.loads((tmp_path / "out" / "bbox.json").read_text())
     assert {row["image_id"] for row in rows} == {0} and {row["category_id"] for row in rows} <= {0, 1}
-    infer(
-        f"--image_file={image}", "--slice_infer", "--slice_size", 48, 48, "--batch_size=2", "--save_images=0"
-    )
+    infer(f"--image_file={image}", "--slice_infer", "--slice_size", 48, 48, "--batch_size=2", "--save_images=0")
     with pytest.raises(UserError, match="--use_coco_category is for COCO's 80 classes, the model has 2"):
         infer(f"--image_file={image}", "--use_coco_category")
 
@@ -420,9 +410,7 @@ def test_mistakes_in_the_input_are_one_line(infer, tmp_path, flags, message):
 def test_an_export_without_post_processing_says_so(tiny, model, infer, tmp_path):
     cfg = load_config(tiny / "tiny.yml", ["export.benchmark=true"])
     folder = export.export_model(model, cfg, tmp_path)
-    with pytest.raises(
-        UserError, match="not in boxes .* export it with export.post_process and export.nms on"
-    ):
+    with pytest.raises(UserError, match="not in boxes .* export it with export.post_process and export.nms on"):
         infer(f"--image_dir={tiny / 'data' / 'images'}", model_dir=folder)
 
 
@@ -439,6 +427,4 @@ finally:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout.strip() == "[]"
-    assert (
-        done.stderr.strip() == "error: --model_dir absent is not a folder; tools/export_model.py writes one"
-    )
+    assert done.stderr.strip() == "error: --model_dir absent is not a folder; tools/export_model.py writes one"

@@ -1,4 +1,5 @@
 """deploy/python on what goes wrong, and on what runs beside the network."""
+
 from __future__ import annotations
 
 import csv

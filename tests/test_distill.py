@@ -1,4 +1,5 @@
 """Distillation: the losses, PaddleDetection's numbers, a run that stops and goes on, and mistakes."""
+
 from __future__ import annotations
 
 from math import log
@@ -200,10 +201,7 @@ def test_a_run_that_stopped_goes_on_with_the_same_weights(folder, trained):
     first = list_checkpoints(trained)[0]
     train(config(folder, f"save_dir={folder / 'again'}"), resume=str(first), evaluate=False)
     whole, resumed = (
-        [
-            read_state(run / file)
-            for file in ("model_final.pdparams", "checkpoints/epoch_0002/raw.pdparams")
-        ]
+        [read_state(run / file) for file in ("model_final.pdparams", "checkpoints/epoch_0002/raw.pdparams")]
         for run in (trained, folder / "again" / "wide")
     )
     for one, other in zip(whole, resumed):

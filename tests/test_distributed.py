@@ -138,9 +138,7 @@ run_command(lambda: training.train(load_config(sys.argv[1])) and None)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """8 images of 2 classes to train on, 3 to evaluate: not as many for each of two processes."""
-    return generate(
-        tmp_path_factory.mktemp("data") / "set", train=8, val=3, size=(64, 64), classes=2, objects=(1, 3)
-    )
+    return generate(tmp_path_factory.mktemp("data") / "set", train=8, val=3, size=(64, 64), classes=2, objects=(1, 3))
 
 
 def config(folder, data, norm_type="bn", frozen="true"):
@@ -154,13 +152,7 @@ def launch(folder, code, *arguments, processes=2):
     """Run Python code in several processes on the CPU; the result has the first's log as `log`."""
     folder.mkdir(exist_ok=True)
     (folder / "script.py").write_text(code)
-    command = [
-        "-m",
-        "paddle.distributed.launch",
-        f"--nproc_per_node={processes}",
-        "--log_dir",
-        str(folder / "log"),
-    ]
+    command = ["-m", "paddle.distributed.launch", f"--nproc_per_node={processes}", "--log_dir", str(folder / "log")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *command, str(folder / "script.py"), *map(str, arguments)],
@@ -214,9 +206,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path, data):
 
 
 def test_batch_norms_that_learn_have_equal_statistics_everywhere(tmp_path, data):
-    done = launch(
-        tmp_path, FROZEN, config(tmp_path, data, "sync_bn", "false"), "free", "epoch=1", "use_ema=true"
-    )
+    done = launch(tmp_path, FROZEN, config(tmp_path, data, "sync_bn", "false"), "free", "epoch=1", "use_ema=true")
     assert done.returncode == 0, done.log
     ranks = [np.load(tmp_path / f"rank{rank}.npz") for rank in range(2)]
     assert all(np.array_equal(ranks[0][name], ranks[1][name]) for name in ranks[0].files)

@@ -3,6 +3,7 @@
 The fixtures hold the names and shapes of PaddleClas' state dict, and the maps and logits of its EfficientNetB0 for two
 sizes of images, with weights and images drawn as `weights` and `image` do.
 """
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
 """Evaluation and inference with trained weights: scores, files, several processes, the commands."""
+
 from __future__ import annotations
 
 import json
@@ -88,9 +89,7 @@ def test_voc_metric_takes_the_objects_from_the_data_set(tiny, model):
 def test_mistakes_are_one_line(tiny, model, tmp_path):
     with pytest.raises(UserError, match="EvalDataset has 2 classes, but num_classes of the model is 5"):
         evaluate(model, config(tiny, "num_classes=5"))
-    with pytest.raises(
-        UserError, match="metric COCO needs a COCO json, EvalDataset.anno_path is .*or set metric: VOC"
-    ):
+    with pytest.raises(UserError, match="metric COCO needs a COCO json, EvalDataset.anno_path is .*or set metric: VOC"):
         dataset = build(config(tiny), "EvalDataset")
         dataset.load()
         dataset.anno_path = "test.txt"
@@ -116,9 +115,7 @@ def test_two_processes_find_what_one_finds(tiny, model, tmp_path):
     expected = evaluate(model, config(tiny, f"output_eval={tmp_path / 'one'}", "EvalReader.batch_size=2"))
     one, two = (json.loads((tmp_path / name / "bbox.json").read_text()) for name in ("one", "two"))
     assert evaluate_coco(load_coco_json(tiny / "data" / "truth.json"), two).values() == expected
-    for a, b in zip(
-        one, two
-    ):  # row by row; the processes have other numbers of threads, so the last bits differ
+    for a, b in zip(one, two):  # row by row; the processes have other numbers of threads, so the last bits differ
         assert (a["image_id"], a["category_id"]) == (b["image_id"], b["category_id"])
         np.testing.assert_allclose(a["bbox"], b["bbox"], atol=1e-3)
     assert len(one) == len(two)
@@ -140,9 +137,7 @@ def test_infer_draws_and_writes_rows(tiny, model, tmp_path):
     folder = tiny / "data" / "images"
     files = choose_images(None, str(folder), None)
     assert len(files) == 7
-    results = infer(
-        model, config(tiny), files[:2], tmp_path, draw_threshold=0.1, save_results=True, save_threshold=0.2
-    )
+    results = infer(model, config(tiny), files[:2], tmp_path, draw_threshold=0.1, save_results=True, save_threshold=0.2)
     assert [image.im_id for image in results] == [0, 1]
     for i, image in enumerate(results):
         before, after = read_image(files[i]), read_image(str(tmp_path / Path(files[i]).name))

@@ -1,4 +1,5 @@
 """Exported models: what is in the folder, and that they find the eager model's boxes."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -97,9 +98,7 @@ def test_the_folder_is_paddledetections(folder):
     }
 
 
-@pytest.mark.parametrize(
-    "batch_size, expected_sizes", [(1, {(96, 128), (128, 96)}), (3, {(128, 96), (128, 128)})]
-)
+@pytest.mark.parametrize("batch_size, expected_sizes", [(1, {(96, 128), (128, 96)}), (3, {(128, 96), (128, 128)})])
 def test_boxes_are_the_eager_models_at_every_size(config, model, folder, batch_size, expected_sizes):
     sizes = set()
     for batch in batches(config, batch_size):
@@ -199,9 +198,7 @@ def test_a_convolution_with_several_norms_is_not_folded(once):
     np.testing.assert_allclose(folded(x).numpy(), network(x).numpy(), atol=1e-6)
 
 
-def test_the_model_stays_as_it_was_and_a_failed_export_leaves_the_old_one(
-    config, model, tmp_path, monkeypatch
-):
+def test_the_model_stays_as_it_was_and_a_failed_export_leaves_the_old_one(config, model, tmp_path, monkeypatch):
     folder = tmp_path / "tiny"
     folder.mkdir()
     (folder / "infer_cfg.yml").write_text("old")

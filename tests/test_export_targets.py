@@ -1,4 +1,5 @@
 """Exports for Paddle, ONNX and Paddle-Lite find the eager model's boxes, for every detector; and when they do not."""
+
 from __future__ import annotations
 
 import importlib.util

@@ -1,4 +1,5 @@
 """Image sizes from the first bytes of files."""
+
 from __future__ import annotations
 
 import struct

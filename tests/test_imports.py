@@ -1,4 +1,5 @@
 """Who may import whom, read from the syntax trees; and what works where Paddle is not installed."""
+
 from __future__ import annotations
 
 import ast

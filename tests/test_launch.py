@@ -1,4 +1,5 @@
 """Several processes of one command on one machine."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """The matchers that can stand for one another, by hand."""
+
 from __future__ import annotations
 
 from itertools import permutations

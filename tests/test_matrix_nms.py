@@ -1,4 +1,5 @@
 """Matrix NMS: the operator, its bound on candidates, and the numpy form, against the definition written out."""
+
 from __future__ import annotations
 
 import subprocess

@@ -1,4 +1,5 @@
 """COCO and VOC average precision, against hand-computed numbers and against pycocotools."""
+
 from __future__ import annotations
 
 import json
@@ -159,9 +160,7 @@ def test_results_of_other_images_are_an_error():
 # Class "b": one object that nobody finds. Class "c": no object, one detection.
 VOC_TRUTH = {
     1: Objects(
-        np.array([[0, 0, 9, 9], [20, 20, 29, 29], [50, 50, 59, 59]]),
-        np.array([0, 0, 1]),
-        np.array([0, 1, 0], bool),
+        np.array([[0, 0, 9, 9], [20, 20, 29, 29], [50, 50, 59, 59]]), np.array([0, 0, 1]), np.array([0, 1, 0], bool)
     ),
     2: Objects(np.array([[0, 0, 9, 9]]), np.array([0]), np.array([0], bool)),
 }

@@ -1,4 +1,5 @@
 """Counting parameters and multiply-adds: every kind of layer against arithmetic done by hand."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
 """Mosaic and the jittered crop, by hand."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -76,7 +77,7 @@ def test_a_jittered_crop_keeps_boxes_on_their_pixels():
         crop = JitterCrop(0.3)(sample, context(seed=seed))
         height, width = crop["image"].shape[:2]
         assert 20 <= height <= 80 and 32 <= width <= 128
-        (x1, y1, x2, y2), = crop["gt_bbox"].astype(int).tolist()
+        ((x1, y1, x2, y2),) = crop["gt_bbox"].astype(int).tolist()
         ys, xs = np.nonzero(crop["image"][..., 0] == 200)
         assert [x1, y1, x2, y2] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
 

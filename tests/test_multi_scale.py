@@ -1,4 +1,5 @@
 """Multi-scale testing: the views, their merge by hand, and an evaluation with it."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -14,13 +14,7 @@ from paddle.regularizer import L2Decay
 from ppdet_repro.core.config import RunSettings
 from ppdet_repro.engine.train import learning_rate_scale
 from ppdet_repro.optimizer.optimizer import L1, L2, SGD, Adam, AdamW, Momentum, OptimizerBuilder
-from ppdet_repro.optimizer.schedules import (
-    CosineDecay,
-    ExpWarmup,
-    LearningRate,
-    LinearWarmup,
-    PiecewiseDecay,
-)
+from ppdet_repro.optimizer.schedules import CosineDecay, ExpWarmup, LearningRate, LinearWarmup, PiecewiseDecay
 
 
 def rates(learning_rate, steps_per_epoch, at, scale=1.0):

@@ -1,4 +1,5 @@
 """Trainings in several steps: what learns when, epochs of a number of batches, and stopping in each step."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -104,9 +105,7 @@ class Numbers:
 
 
 def ids(reader, epoch=0, rank=0, world=1, count=5):
-    batches = reader.batches(
-        Numbers(count), epoch=epoch, epochs_total=3, seed=0, workers=0, rank=rank, world=world
-    )
+    batches = reader.batches(Numbers(count), epoch=epoch, epochs_total=3, seed=0, workers=0, rank=rank, world=world)
     return [batch["im_id"].numpy().ravel().tolist() for batch in batches]
 
 
@@ -228,9 +227,7 @@ def test_a_run_in_two_steps(two_steps, tmp_path, caplog, monkeypatch):
     second, third, last = (weights(folder, epoch) for epoch in (2, 3, 4))
     assert moved(second, last, "backbone")[0] and not moved(second, last, "")[1]
     assert all(".norm." not in name and ".convs.0.1." not in name for name in moved(third, last, "")[0])
-    beta = {
-        epoch: read_state(folder / "checkpoints" / f"epoch_{epoch:04d}" / "optimizer.pdopt") for epoch in (2, 3)
-    }
+    beta = {epoch: read_state(folder / "checkpoints" / f"epoch_{epoch:04d}" / "optimizer.pdopt") for epoch in (2, 3)}
     name = next(key for key in beta[2] if key.startswith("neck") and key.endswith("|beta1_pow_acc"))
     # Adam's beta1 to the power of the updates done and one: 0.9^5 after 4, 0.9^3 after 2 of the new optimizer
     assert [beta[epoch][name].item() for epoch in (2, 3)] == pytest.approx([0.9**5, 0.9**3])

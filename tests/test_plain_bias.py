@@ -1,4 +1,5 @@
 """Biases in exported programs: added as they are, and nothing else is changed."""
+
 from __future__ import annotations
 
 import numpy as np

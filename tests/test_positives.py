@@ -1,4 +1,5 @@
 """Positives by size (YOLOF's figure 6), and runs side by side."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
 """Post-training quantisation: the numbers, the models, PaddleDetection's YAML, and mistakes."""
+
 from __future__ import annotations
 
 import subprocess

@@ -1,4 +1,5 @@
 """PP-YOLO and PP-YOLOv2: parity with the recorded reference, and what their parts promise."""
+
 from __future__ import annotations
 
 import json

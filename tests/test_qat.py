@@ -1,4 +1,5 @@
 """Quantisation-aware training: the arithmetic, a run that stops and goes on, the int8 export, and mistakes."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -153,9 +154,7 @@ def test_the_export_computes_in_int8_what_the_model_computes_rounded(folder, tra
     assert "quantize_linear" in kinds and not any(kind.startswith("fake_") for kind in kinds)
     assert any(isinstance(layer, PACT) for layer in model.sublayers())  # the model itself is as before
     batch = next(
-        iter(
-            build(cfg, "EvalReader").batches(build(cfg, "EvalDataset"), epoch=0, epochs_total=1, seed=0, workers=0)
-        )
+        iter(build(cfg, "EvalReader").batches(build(cfg, "EvalDataset"), epoch=0, epochs_total=1, seed=0, workers=0))
     )
     with paddle.no_grad():
         expected = without_clipping(model)(batch)["bbox"].numpy()

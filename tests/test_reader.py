@@ -1,4 +1,5 @@
 """The reader: which samples, the same whatever the workers, and what happens when something breaks."""
+
 from __future__ import annotations
 
 import gc
@@ -154,9 +155,7 @@ def epoch_of(reader, dataset, epoch=1, workers=0, **options):
     loader = reader.batches(dataset, **run)
     out = []
     for batch in loader:
-        out.append(
-            {k: [t.numpy() for t in v] if isinstance(v, list) else v.numpy() for k, v in batch.items()}
-        )
+        out.append({k: [t.numpy() for t in v] if isinstance(v, list) else v.numpy() for k, v in batch.items()})
     assert len(out) == len(loader)
     return out
 

@@ -1,4 +1,5 @@
 """ResNet's variants: shapes, names, freezing."""
+
 from __future__ import annotations
 
 import paddle

@@ -1,4 +1,5 @@
 """RetinaNet: parity with the recorded reference, matching, losses, AB+FSAF."""
+
 from __future__ import annotations
 
 import json

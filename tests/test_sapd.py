@@ -4,6 +4,7 @@ The fixtures hold three cases of a loop-based float64 reference of the paper's e
 (24x32 to 2x2 cells), four classes, in four modes: FSAF, the first half of SAPD's training, the second, and that of its
 BiFPN variant.
 """
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -69,9 +70,7 @@ class Case:
             boxes, labels, logits = (self.recorded[f"{key}_b{image}"][boxes_kept] for key in ("boxes", "labels", "sel"))
             self.selection.append(paddle.to_tensor(logits, stop_gradient=False))
             shares = paddle.nn.functional.softmax(self.selection[-1]).detach() if soft else paddle.ones(logits.shape)
-            self.objects.append(
-                Objects(paddle.to_tensor(boxes), paddle.to_tensor(labels.astype("int64")), shares)
-            )
+            self.objects.append(Objects(paddle.to_tensor(boxes), paddle.to_tensor(labels.astype("int64")), shares))
         self.loss = AnchorPointLoss(FocalLoss(), eta, 0.2)
         self.targets = self.loss.targets(self.predictions, self.objects, top_k)
         self.losses = self.loss.losses(self.predictions, self.objects, self.targets)
@@ -234,11 +233,7 @@ def test_levels_by_hand():
     losses = paddle.to_tensor([[3.0, 1, 2, 1, 5], [inf, inf, 7, inf, 6], [inf] * 5])
     assert ranks(losses)[0].tolist() == [3, 0, 2, 1, 4]
     choice = choose_levels(losses, 3)
-    assert choice.chosen.tolist() == [
-        [False, True, True, True, False],
-        [False, False, True, False, True],
-        [False] * 5,
-    ]
+    assert choice.chosen.tolist() == [[False, True, True, True, False], [False, False, True, False, True], [False] * 5]
     assert choice.best.tolist() == [1, 4, -1]
     assert choose_levels(losses, 1).chosen.astype("int64").sum(axis=1).tolist() == [1, 1, 0]
 

@@ -1,4 +1,5 @@
 """tools/serve.py: the JSON API, its limits, and the page in a browser where there is one."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,5 @@
 """Set-up: the lock file is what setup.py asks for, tools answer, the README's commands exist."""
+
 from __future__ import annotations
 
 import ast

@@ -1,4 +1,5 @@
 """What training makes of an image: the heads' descriptions by hand, and the pictures of them."""
+
 from __future__ import annotations
 
 import subprocess
@@ -54,9 +55,7 @@ TrainReader:
 
 
 def test_ttf_describes_centres_and_maps():
-    head = TTFHead(
-        1, 2, hm_loss=CTFocalLoss(), wh_loss=GIoULoss(reduction="sum"), ags=AdaptiveGaussianSampling()
-    )
+    head = TTFHead(1, 2, hm_loss=CTFocalLoss(), wh_loss=GIoULoss(reduction="sum"), ags=AdaptiveGaussianSampling())
     boxes = np.array([[2, 4, 10, 16], [16, 8, 32, 24]], np.float32)  # centres 6, 10 and 24, 16
     target = ttf_target(boxes, np.array([1, 0]), (32, 32), 2)
     keys = "ttf_heatmap", "ttf_box_target", "ttf_reg_weight"

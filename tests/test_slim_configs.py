@@ -1,4 +1,5 @@
 """The files of configs/slim: each names in its first lines the config that it goes with, and fits it."""
+
 from __future__ import annotations
 
 import re

@@ -1,4 +1,5 @@
 """Data sources: what is read, what is left out, and what a user's mistake is answered with."""
+
 from __future__ import annotations
 
 import json

@@ -1,4 +1,5 @@
 """Suppression outside Paddle: numpy finds what Paddle's operators find, and agreement of detections as sets."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,5 @@
 """The synthetic set: reproducible, exactly labelled, spread over sizes, and safe about its folder."""
+
 from __future__ import annotations
 
 import hashlib
@@ -216,9 +217,7 @@ def test_clutter_and_contrast_make_pictures_busier(tmp_path):
 
 def test_likeness_gives_a_class_its_hue():
     """Classes 0 and 3 of six have hues 0 (red) and 1/2 (cyan): where all wear them, 0 is the redder."""
-    recipe = synthetic.Recipe(
-        ((96, 96), (96, 96)), tuple(SHAPES)[:6], (3, 3), (0, 1, 0), 0.0, 0.0, 0.0, 1.0, "png", 0
-    )
+    recipe = synthetic.Recipe(((96, 96), (96, 96)), tuple(SHAPES)[:6], (3, 3), (0, 1, 0), 0.0, 0.0, 0.0, 1.0, "png", 0)
     pictures = [synthetic.draw(np.random.default_rng(i), recipe) for i in range(40)]
     redness = {0: [], 3: []}
     for picture in pictures:

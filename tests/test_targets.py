@@ -1,4 +1,5 @@
 """Training targets of YOLO and TTF heads, computed by hand."""
+
 from __future__ import annotations
 
 import numpy as np

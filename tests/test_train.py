@@ -61,11 +61,7 @@ class Mean(nn.Layer):
 
 def batch_of(*values, im_id=0):
     image = paddle.to_tensor([[float(value)] for value in values])
-    return {
-        "image": image,
-        "im_id": paddle.full([len(values), 1], im_id, "int64"),
-        "gt_bbox": [paddle.zeros([2, 4])],
-    }
+    return {"image": image, "im_id": paddle.full([len(values), 1], im_id, "int64"), "gt_bbox": [paddle.zeros([2, 4])]}
 
 
 def step_for(model, folder, action="stop", ema=None, rate=0.25):
@@ -405,10 +401,7 @@ class TestRuns:
 
     def test_snapshots_at_intervals_and_at_the_end(self, tiny, tmp_path):
         state = train(load_config(tiny, ["epoch=3", "snapshot_epoch=2"]), evaluate=True, evaluation=scores(0.5, 0.4))
-        assert [path.name for path in list_checkpoints(tmp_path / "output/tiny")] == [
-            "epoch_0002",
-            "epoch_0003",
-        ]
+        assert [path.name for path in list_checkpoints(tmp_path / "output/tiny")] == ["epoch_0002", "epoch_0003"]
         assert state.metrics == {"bbox_mAP": 0.4}
 
     def test_a_full_disk_does_not_end_the_training(self, tiny, tmp_path, logged, monkeypatch):
@@ -426,10 +419,7 @@ class TestRuns:
         train(load_config(tiny, ["epoch=3"]), evaluate=True, evaluation=evaluation)
         assert "could not save epoch 2" in logged.text and "No space left on device" in logged.text
         assert "the last good checkpoint is" in logged.text
-        assert [path.name for path in list_checkpoints(tmp_path / "output/tiny")] == [
-            "epoch_0001",
-            "epoch_0003",
-        ]
+        assert [path.name for path in list_checkpoints(tmp_path / "output/tiny")] == ["epoch_0001", "epoch_0003"]
 
     def test_a_full_disk_at_the_end_is_an_error(self, tiny, tmp_path, monkeypatch):
         def no_room(path, weights):

@@ -1,4 +1,5 @@
 """Sample and batch transforms: hand-computed numbers, then what must always hold."""
+
 from __future__ import annotations
 
 import cv2
@@ -7,13 +8,7 @@ import pytest
 from PIL import Image
 
 from ppdet_repro.data.transform import color, preprocess
-from ppdet_repro.data.transform.base import (
-    Compose,
-    Context,
-    ImageError,
-    TransformError,
-    apply_to_batch,
-)
+from ppdet_repro.data.transform.base import Compose, Context, ImageError, TransformError, apply_to_batch
 from ppdet_repro.data.transform.boxes import BboxXYXY2XYWH, NormalizeBox, PadBox
 from ppdet_repro.data.transform.color import RandomDistort
 from ppdet_repro.data.transform.decode import Decode, is_cut_off_jpeg
@@ -384,8 +379,7 @@ def test_a_crop_keeps_boxes_whose_centre_is_inside():
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"aspect_ratio": None, "cover_all_box": True}, {"ioumode": "iof"}, {"allow_no_crop": False}],
+    "options", [{}, {"aspect_ratio": None, "cover_all_box": True}, {"ioumode": "iof"}, {"allow_no_crop": False}]
 )
 def test_crops_stay_inside_and_move_boxes_with_the_pixels(options):
     crops = 0
@@ -412,13 +406,9 @@ def test_the_largest_overlap_must_reach_the_threshold():
     )
     assert out["image"].shape == (20, 20, 3)
     # at threshold .2 it would do, but the centre (10, 10) is outside [0, 10)
-    out = RandomCrop(thresholds=[0.2], allow_no_crop=False, num_attempts=1)(
-        given, scripted(0.0, [0], 0.5, 1.0, 0, 0)
-    )
+    out = RandomCrop(thresholds=[0.2], allow_no_crop=False, num_attempts=1)(given, scripted(0.0, [0], 0.5, 1.0, 0, 0))
     assert out["image"].shape == (20, 20, 3)
-    out = RandomCrop(thresholds=[0.2], allow_no_crop=False, num_attempts=1)(
-        given, scripted(0.0, [0], 0.5, 1.0, 5, 4)
-    )
+    out = RandomCrop(thresholds=[0.2], allow_no_crop=False, num_attempts=1)(given, scripted(0.0, [0], 0.5, 1.0, 5, 4))
     assert out["image"].shape == (10, 10, 3) and out["gt_bbox"].tolist() == [[0, 0, 10, 10]]
 
 
@@ -635,13 +625,7 @@ def test_the_same_seed_gives_the_same_sample():
 # ---------------------------------------------------------------- deployment
 
 
-READER = [
-    Decode(),
-    Resize([32, 48], keep_ratio=True, interp=2),
-    NormalizeImage(),
-    Permute(),
-    PadBatch(32),
-]
+READER = [Decode(), Resize([32, 48], keep_ratio=True, interp=2), NormalizeImage(), Permute(), PadBatch(32)]
 ITEMS = [
     {"type": "Resize", "target_size": [32, 48], "keep_ratio": True, "interp": 2},
     {

@@ -1,4 +1,5 @@
 """TTFNet, PAFNet, PAFNet-lite: parity with the recorded reference, losses, decoding, parts."""
+
 from __future__ import annotations
 
 import json
@@ -84,9 +85,7 @@ def test_head_outputs_and_detections_from_the_image(case):
         out = case.model.suppress(*case.model.decode(raw, shape, scale))
     assert relative_error(recorded["logits_step7"], raw.logits.numpy(), step=7) < 5e-4
     assert relative_error(recorded["distances"], raw.distances.numpy()) < 5e-4
-    difference = compare_detections(
-        recorded["bbox"], recorded["bbox_num"], out.bbox.numpy(), out.bbox_num.numpy()
-    )
+    difference = compare_detections(recorded["bbox"], recorded["bbox_num"], out.bbox.numpy(), out.bbox_num.numpy())
     assert difference.unmatched == 0
 
 
@@ -228,8 +227,7 @@ def test_mixed_labels_count_by_their_area(head):
     sample = {"image": np.zeros((3, 32, 32), np.float32), "gt_bbox": boxes, "gt_class": classes}
     make = Gt2TTFTarget(num_classes=2)
     plain, mixed = (
-        make([{**sample, **extra}], None)[0]
-        for extra in ({}, {"gt_score": np.array([[0.75], [0.25]], np.float32)})
+        make([{**sample, **extra}], None)[0] for extra in ({}, {"gt_score": np.array([[0.75], [0.25]], np.float32)})
     )
     assert "ttf_score" not in plain
     score = mixed["ttf_score"][0]
@@ -357,9 +355,7 @@ def test_darknet_cuts_the_gradient_but_its_norms_go_on():
 
 @pytest.mark.parametrize("model_name, maps", [("large", [5, 8, 14, 17]), ("small", [3, 5, 10, 13])])
 def test_mobilenet_gives_expanded_maps_of_strides_4_to_32(model_name, maps):
-    model = MobileNetV3(
-        0.35, model_name, feature_maps=maps, with_extra_blocks=True, extra_block_filters=[]
-    )
+    model = MobileNetV3(0.35, model_name, feature_maps=maps, with_extra_blocks=True, extra_block_filters=[])
     feats = model(paddle.zeros([1, 3, 64, 96]))
     assert [s.stride for s in model.out_shape] == [4, 8, 16, 32]
     for feat, (channels, stride) in zip(feats, model.out_shape):

@@ -1,4 +1,5 @@
 """Uniform matching, by hand."""
+
 from __future__ import annotations
 
 import numpy as np

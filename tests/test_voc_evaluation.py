@@ -4,6 +4,7 @@ The fixture holds the objects of BCCD's test split (MIT licence), the 40 best de
 trained by configs/ppyolo/ppyolov2_r18vd_256_bccd.yml, and the average precisions that mean-average-precision 2024.1.5.0
 (PyPI) gives them.
 """
+
 from __future__ import annotations
 
 import json

@@ -45,9 +45,7 @@ class TestReading:
 
     def test_paddle_reads_what_we_save(self, tmp_path):
         layer = paddle.nn.Linear(2, 3)
-        save_state(
-            tmp_path / "a.pdparams", {"weight": np.ones([2, 3], np.float32), "bias": np.zeros(3, np.float32)}
-        )
+        save_state(tmp_path / "a.pdparams", {"weight": np.ones([2, 3], np.float32), "bias": np.zeros(3, np.float32)})
         assert layer.set_state_dict(paddle.load(str(tmp_path / "a.pdparams"))) == ([], [])
         assert float(layer.weight.sum()) == 6.0
 
@@ -114,10 +112,7 @@ class TestReading:
             (pickle.dumps({"LR_Scheduler": {"last_epoch": 3}}), "'LR_Scheduler' is a dict"),
             (pickle.dumps({3: np.zeros(1)}), "a name is 3"),
             (pickle.dumps({"a": np.array([None])}), "'a' is a ndarray, not an array of numbers"),
-            (
-                pickle.dumps({"UnpackBigParamInfor@@": {"a": {"slices": ["b"], "OriginShape": 1}}}),
-                "not a weight file",
-            ),
+            (pickle.dumps({"UnpackBigParamInfor@@": {"a": {"slices": ["b"], "OriginShape": 1}}}), "not a weight file"),
         ],
     )
     def test_broken_files(self, tmp_path, content, complaint):
@@ -253,15 +248,10 @@ class TestDownloads:
     def test_an_unknown_checksum_is_told(self, server, caplog, monkeypatch):
         monkeypatch.setattr(weights.get_logger(), "propagate", True)
         resolve(server.url)
-        assert (
-            f"no checksum is known; what came has sha256={hashlib.sha256(server.content).hexdigest()}"
-            in caplog.text
-        )
+        assert f"no checksum is known; what came has sha256={hashlib.sha256(server.content).hexdigest()}" in caplog.text
 
     def test_offline_uses_the_cache_and_says_where_the_file_would_have_to_be(self, server):
-        with pytest.raises(
-            UserError, match=f"put it at .*127.0.0.1_{server.server_port}/models/net.pdparams"
-        ):
+        with pytest.raises(UserError, match=f"put it at .*127.0.0.1_{server.server_port}/models/net.pdparams"):
             resolve(server.url, offline=True)
         resolve(server.url)
         assert resolve(server.url, offline=True).is_file()
@@ -293,9 +283,7 @@ class TestDownloads:
         assert len(server.requests) == 1
 
     def test_ppdet_urls_are_paddledetections(self):
-        with pytest.raises(
-            UserError, match="https://paddledet.bj.bcebos.com/models/x.pdparams: not in the cache"
-        ):
+        with pytest.raises(UserError, match="https://paddledet.bj.bcebos.com/models/x.pdparams: not in the cache"):
             resolve("ppdet://models/x.pdparams", offline=True)
 
 

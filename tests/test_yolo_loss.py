@@ -3,6 +3,7 @@
 One level of 2 x 2 cells of 16 px (input 32 x 32 px), one anchor of 8 x 16 px = (.25, .5) of the input, 2 classes;
 N = 4 anchors in the order of the cells: (y, x) = (0, 0), (0, 1), (1, 0), (1, 1).
 """
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,5 @@
 """YOLOF: parity with the recorded reference, losses, and what the paper's parts promise."""
+
 from __future__ import annotations
 
 import json
@@ -187,13 +188,9 @@ def test_paper_config_differs_from_the_checkpoint_s():
     """PaddleDetection's checkpoint is a variant b ResNet trained with the shift before resizing; the paper's
     authors use variant a and shift the network's input. The published behaviour is the default."""
     default, paper = (load_config(CONFIGS / f"yolof_r50_c5_1x_coco{s}.yml") for s in ("", "_paper"))
-    strides = [
-        build_model(config).backbone.res3.res3a.branch2a.conv._stride for config in (default, paper)
-    ]
+    strides = [build_model(config).backbone.res3.res3a.branch2a.conv._stride for config in (default, paper)]
     assert strides == [[1, 1], [2, 2]]  # variant a strides in the first 1x1
-    order = [
-        [type(t).__name__ for t in reader_transforms(config)] for config in (default, paper)
-    ]
+    order = [[type(t).__name__ for t in reader_transforms(config)] for config in (default, paper)]
     assert order[0].index("RandomShift") < order[0].index("Resize")
     assert order[1].index("RandomShift") > order[1].index("RandomFlip") > order[1].index("Resize")
 

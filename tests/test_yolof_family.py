@@ -1,4 +1,5 @@
 """The parts of the rest of YOLOF's paper: encoders, dilated last stages, CSPDarkNet-53, RetinaNet+."""
+
 from __future__ import annotations
 
 import numpy as np

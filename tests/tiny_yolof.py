@@ -1,4 +1,5 @@
 """A YOLOF small enough for tests, with its config and a set of little pictures."""
+
 from __future__ import annotations
 
 import json

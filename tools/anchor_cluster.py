@@ -5,6 +5,7 @@
 
 The new ones are printed as a config has them. No file is written.
 """
+
 from __future__ import annotations
 
 import sys

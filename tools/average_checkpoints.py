@@ -3,6 +3,7 @@
     python tools/average_checkpoints.py output/NAME/checkpoints/epoch_00* --output output/NAME/swa.pdparams \
       -c configs/yolof/NAME.yml
 """
+
 from __future__ import annotations
 
 import argparse

@@ -1,7 +1,8 @@
 """The last evaluations of training runs side by side, as a Markdown table.
 
-    python tools/compare_runs.py output/mini_table4_{neither,dilated,uniform,both}
+python tools/compare_runs.py output/mini_table4_{neither,dilated,uniform,both}
 """
+
 from __future__ import annotations
 
 import argparse

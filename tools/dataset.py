@@ -1,10 +1,11 @@
 """Make, check, look at and convert data sets.
 
-    python tools/dataset.py synth dataset/synthetic --train 400 --val 100
-    python tools/dataset.py check dataset/voc/ImageSets/Main/train.txt
-    python tools/dataset.py show -c configs/yolof/yolof_r50_c5_1x_coco.yml --transforms
-    python tools/dataset.py convert dataset/voc/ImageSets/Main/train.txt dataset/voc/train.json
+python tools/dataset.py synth dataset/synthetic --train 400 --val 100
+python tools/dataset.py check dataset/voc/ImageSets/Main/train.txt
+python tools/dataset.py show -c configs/yolof/yolof_r50_c5_1x_coco.yml --transforms
+python tools/dataset.py convert dataset/voc/ImageSets/Main/train.txt dataset/voc/train.json
 """
+
 from __future__ import annotations
 
 import argparse

@@ -4,6 +4,7 @@
 
 Every step is a command of this package, printed before it runs. Leaves all it makes in output/demo/.
 """
+
 from __future__ import annotations
 
 import argparse

@@ -5,6 +5,7 @@
 
 Runs on several processes under `python -m paddle.distributed.launch`; the result is that of one.
 """
+
 from __future__ import annotations
 
 import sys
@@ -21,9 +22,7 @@ def main() -> None:
     parser = config_parser(__doc__.splitlines()[0])
     add_slim_config(parser)
     parser.add_argument("--output_eval", metavar="DIR", help="write the detections to DIR/bbox.json")
-    add_switch(
-        parser, "--json_eval", False, "judge the bbox.json of an earlier run in --output_eval; no model runs"
-    )
+    add_switch(parser, "--json_eval", False, "judge the bbox.json of an earlier run in --output_eval; no model runs")
     add_switch(parser, "--classwise", False, "report every class")
     add_switch(parser, "--bias", False, "count pixels: width = x2 - x1 + 1, as some published weights want")
     add_switch(parser, "--save_prediction_only", False, "write the detections and judge nothing")

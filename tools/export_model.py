@@ -3,6 +3,7 @@
 python tools/export_model.py -c configs/yolof/yolof_r50_c5_1x_coco.yml -o weights=PATH
 python tools/export_model.py -c CONFIG -o weights=PATH --target lite --input_size 320 320 --verify 20
 """
+
 from __future__ import annotations
 
 import sys

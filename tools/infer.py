@@ -2,6 +2,7 @@
 
 python tools/infer.py -c configs/yolof/yolof_r50_c5_1x_coco.yml -o weights=PATH --infer_img photo.jpg
 """
+
 from __future__ import annotations
 
 import sys
@@ -21,12 +22,8 @@ def main() -> None:
     parser.add_argument("--infer_dir", metavar="DIR", help="all images of a folder")
     parser.add_argument("--infer_list", metavar="FILE", help="a text file: only these images of --infer_dir")
     parser.add_argument("--output_dir", metavar="DIR", default="output", help="where pictures and files go")
-    parser.add_argument(
-        "--draw_threshold", type=float, default=0.5, help="lowest score of a box that is drawn"
-    )
-    parser.add_argument(
-        "--save_threshold", type=float, default=0.5, help="lowest score of a row in bbox.json"
-    )
+    parser.add_argument("--draw_threshold", type=float, default=0.5, help="lowest score of a box that is drawn")
+    parser.add_argument("--save_threshold", type=float, default=0.5, help="lowest score of a row in bbox.json")
     add_switch(parser, "--save_results", False, "write bbox.json, rows as in COCO's result files")
     add_switch(parser, "--visualize", True, "draw the boxes")
     add_switch(parser, "--offline", False, "take weights that are a URL from the cache only")

@@ -1,9 +1,10 @@
 """Parameters and multiply-adds of a config's model, by part, at a stated input size.
 
-    python tools/model_info.py -c configs/yolof/yolof_r50_c5_1x_coco.yml
-    python tools/model_info.py -c CONFIG --size 640 640
-    python tools/model_info.py -c CONFIG --anno dataset/coco/annotations/instances_val2017.json --first 100
+python tools/model_info.py -c configs/yolof/yolof_r50_c5_1x_coco.yml
+python tools/model_info.py -c CONFIG --size 640 640
+python tools/model_info.py -c CONFIG --anno dataset/coco/annotations/instances_val2017.json --first 100
 """
+
 from __future__ import annotations
 
 import json

@@ -1,7 +1,8 @@
 """How many positive anchors an object gets, by its size, under each config's matcher (YOLOF's figure 6).
 
-    python tools/positives.py -c configs/yolof/{table5e_max_iou,table8_atss_15,table5d_top1,yolof_r50_c5}_1x_coco.yml
+python tools/positives.py -c configs/yolof/{table5e_max_iou,table8_atss_15,table5d_top1,yolof_r50_c5}_1x_coco.yml
 """
+
 from __future__ import annotations
 
 import argparse

@@ -3,6 +3,7 @@
 python tools/post_quant.py -c configs/yolof/yolof_r50_c5_1x_coco.yml --slim_config configs/slim/post_quant/ptq.yml \
     -o weights=PATH --eval
 """
+
 from __future__ import annotations
 
 import sys

@@ -1,7 +1,8 @@
 """Print a config after merging: every value with the file and line it came from, or "default".
 
-    python tools/print_config.py -c configs/yolof/yolof_r50_c5_1x_coco.yml -o epoch=24
+python tools/print_config.py -c configs/yolof/yolof_r50_c5_1x_coco.yml -o epoch=24
 """
+
 from __future__ import annotations
 
 import os

@@ -4,6 +4,7 @@
 
 Only this machine can reach it, unless --host says otherwise. See docs/deploy_run.md.
 """
+
 from __future__ import annotations
 
 import argparse

@@ -2,6 +2,7 @@
 
 python tools/show_assignment.py -c configs/ttfnet/pafnet_r18vd_224_synthetic.yml --number 4
 """
+
 from __future__ import annotations
 
 import sys
@@ -20,9 +21,7 @@ def main() -> None:
         "--image", nargs="+", default=[], help="file names or ids from TrainDataset (default: its first)"
     )
     parser.add_argument("-n", "--number", type=at_least_one, default=4, help="how many without --image")
-    parser.add_argument(
-        "--weights", metavar="PATH_OR_URL", help="a checkpoint; without it the network is untrained"
-    )
+    parser.add_argument("--weights", metavar="PATH_OR_URL", help="a checkpoint; without it the network is untrained")
     parser.add_argument("--seed", type=int, default=0, help="of the training transforms")
     parser.add_argument(
         "--progress", type=float, default=1.0, help="how far the training is meant to be, 0 to 1 (default 1)"

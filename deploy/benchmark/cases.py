@@ -1,4 +1,5 @@
 """What is timed: models, with the papers' speeds, and engines, with what they need."""
+
 from __future__ import annotations
 
 from typing import Collection, Dict, List, NamedTuple, Optional

@@ -7,6 +7,7 @@ input size becomes the one that pictures are resized to.
 
 Speed hardly depends on the weights; accuracy is not measured with these.
 """
+
 from __future__ import annotations
 
 import sys

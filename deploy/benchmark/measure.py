@@ -2,6 +2,7 @@
 
 Reads a job (json) from standard input, prints one line of json. Milliseconds are those of a batch.
 """
+
 from __future__ import annotations
 
 import itertools

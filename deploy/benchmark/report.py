@@ -1,4 +1,5 @@
 """The results as csv, markdown and a plot."""
+
 from __future__ import annotations
 
 import csv

@@ -1,4 +1,5 @@
 """Time models on every engine and precision that this machine has; see benchmark.sh."""
+
 from __future__ import annotations
 
 import argparse

@@ -3,6 +3,7 @@
 benchmark_bin prints the mean of its runs, no quantiles: it is started --rounds times, and median and p95 are those of
 the rounds' means. Written from Paddle-Lite's source and tested with a stand-in for adb; no phone was used.
 """
+
 from __future__ import annotations
 
 import argparse

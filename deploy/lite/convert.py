@@ -5,6 +5,7 @@
 The model must have a fixed input size and no NMS in it (-o export.nms=false); a quantised one of PaddleSlim's
 (onnx_format=True) will do. From weights, `tools/export_model.py --target lite` is one step, and can verify.
 """
+
 from __future__ import annotations
 
 import argparse

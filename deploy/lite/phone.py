@@ -1,4 +1,5 @@
 """An Android phone behind adb: what it is, and how benchmark_bin is put on it and run."""
+
 from __future__ import annotations
 
 import re

@@ -4,6 +4,7 @@
 
 Flags, and the folder that --model_dir names, are PaddleDetection's.
 """
+
 from __future__ import annotations
 
 import sys

@@ -1,4 +1,5 @@
 """The HTTP side: routes, their documented schema, and the limits of an upload."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,5 @@
 """One model, asked by many: requests wait in a bounded queue and are answered one after the other."""
+
 from __future__ import annotations
 
 import asyncio

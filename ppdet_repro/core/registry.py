@@ -12,6 +12,7 @@ Constructor parameters say by their annotation where a value comes from:
 What an `Upstream` parameter receives is told by its name: one with `stride` in it the strides of the previous
 part's `out_shape`, one with `scale` in it their reciprocals, any other the channels.
 """
+
 from __future__ import annotations
 
 from typing import Annotated, Mapping, TypeVar
@@ -30,9 +31,7 @@ def register(cls: type) -> type:
     """Make a class a component that YAML can name. Two classes of one name are an error."""
     known = _registered.get(cls.__name__)
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise ValueError(
-            f"component {cls.__name__!r} is registered twice: {known.__module__} and {cls.__module__}"
-        )
+        raise ValueError(f"component {cls.__name__!r} is registered twice: {known.__module__} and {cls.__module__}")
     _registered[cls.__name__] = cls
     return cls
 

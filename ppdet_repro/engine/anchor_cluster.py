@@ -2,6 +2,7 @@
 
 G boxes, A anchors; sizes are (width, height) in pixels of the network's input.
 """
+
 from __future__ import annotations
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
@@ -120,9 +121,7 @@ def cluster(sizes: np.ndarray, count: int, generations: int, seed: int) -> np.nd
     return anchors[np.argsort(anchors.prod(axis=1))]
 
 
-def report(
-    cfg: Config, size: Optional[Sequence[int]], count: Optional[int], generations: int, seed: int
-) -> str:
+def report(cfg: Config, size: Optional[Sequence[int]], count: Optional[int], generations: int, seed: int) -> str:
     """The config's anchors and new ones, and how well each fit, as text."""
     height, width = size or input_size(cfg)
     sizes, own = box_sizes(cfg, height, width), config_anchors(cfg)

@@ -4,6 +4,7 @@ Weights are averaged. Batch norm's running statistics are not weights: those of 
 own activations have, so they are measured anew on training images.
 Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018, section 3.2.
 """
+
 from __future__ import annotations
 
 from itertools import islice
@@ -25,9 +26,7 @@ from ppdet_repro.utils.weights import read_state, save_state
 Weights = Dict[str, np.ndarray]
 
 
-def average_checkpoints(
-    paths: Sequence[str], output: str, cfg: Optional[Config] = None, batches: int = 200
-) -> Weights:
+def average_checkpoints(paths: Sequence[str], output: str, cfg: Optional[Config] = None, batches: int = 200) -> Weights:
     """Write the average of checkpoints (folders or weight files) to `output`, and return it.
 
     cfg       the config that trained them: batch norms that learned get new running statistics from so many

@@ -35,13 +35,7 @@ from ppdet_repro.utils.files import atomic_file, atomic_folder
 from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.weights import read_state, save_state
 
-MODEL, RAW, EMA, OPTIMIZER, STATE = (
-    "model.pdparams",
-    "raw.pdparams",
-    "ema.pdparams",
-    "optimizer.pdopt",
-    "state.json",
-)
+MODEL, RAW, EMA, OPTIMIZER, STATE = ("model.pdparams", "raw.pdparams", "ema.pdparams", "optimizer.pdopt", "state.json")
 BEST_MODEL, FINAL_MODEL = "best_model.pdparams", "model_final.pdparams"
 FORMAT = 1
 NAMES_IN_MESSAGES = 4
@@ -58,9 +52,7 @@ class LoadReport(NamedTuple):
     loaded: List[str]  # in the model
     new: List[str]  # in the model only
     unused: List[str]  # in the file only
-    reshaped: List[
-        str
-    ]  # in both, with different shapes: not loaded; "name [file's shape] -> [model's shape]"
+    reshaped: List[str]  # in both, with different shapes: not loaded; "name [file's shape] -> [model's shape]"
 
     def __str__(self) -> str:
         parts = [f"{len(self.loaded)} loaded", f"{len(self.new)} new", f"{len(self.unused)} unused"]
@@ -73,11 +65,7 @@ def _some(names: List[str]) -> str:
     if not names:
         return ""
     shown = ", ".join(names[:NAMES_IN_MESSAGES])
-    return (
-        f" ({shown}, and {len(names) - NAMES_IN_MESSAGES} more)"
-        if len(names) > NAMES_IN_MESSAGES
-        else f" ({shown})"
-    )
+    return f" ({shown}, and {len(names) - NAMES_IN_MESSAGES} more)" if len(names) > NAMES_IN_MESSAGES else f" ({shown})"
 
 
 def load_exact(model: nn.Layer, path: Union[str, Path]) -> None:
@@ -97,11 +85,7 @@ def load_exact(model: nn.Layer, path: Union[str, Path]) -> None:
             )
             if names
         ]
-        hint = (
-            "; num_classes or the config may be another's"
-            if report.reshaped
-            else "; is the config another's?"
-        )
+        hint = "; num_classes or the config may be another's" if report.reshaped else "; is the config another's?"
         raise UserError(f"{path}: these weights are not this model's: {'; '.join(differences)}{hint}")
     _assign(model, values)
 
@@ -263,9 +247,7 @@ def restore_checkpoint(path: Path, training: Training) -> TrainState:
     content = _read_json(path)
     if ("ema" in content) != (training.ema is not None):
         had = "with" if "ema" in content else "without"
-        raise UserError(
-            f"{path}: this run was {had} use_ema, the config is not; change use_ema, or start afresh"
-        )
+        raise UserError(f"{path}: this run was {had} use_ema, the config is not; change use_ema, or start afresh")
     try:
         load_exact(training.model, path / (RAW if (path / RAW).is_file() else MODEL))
         restore_optimizer(training.optimizer, training.model, read_state(path / OPTIMIZER))

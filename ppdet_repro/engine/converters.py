@@ -3,6 +3,7 @@
 Both converters are native code that kills its process on what it cannot convert, and both may end with exit code 0
 without a model. So they run as processes of their own, and only the file counts.
 """
+
 from __future__ import annotations
 
 import importlib.util

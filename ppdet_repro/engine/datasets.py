@@ -1,4 +1,5 @@
 """The commands of tools/dataset.py: make, check, look at and convert data sets."""
+
 from __future__ import annotations
 
 import json
@@ -119,9 +120,7 @@ def show(
     print(showing.show(source, out, num, seed, preprocess))
 
 
-def convert(
-    anno_file: str, target: str, image_dir: Optional[str], label_list: Optional[str], force: bool
-) -> None:
+def convert(anno_file: str, target: str, image_dir: Optional[str], label_list: Optional[str], force: bool) -> None:
     """Turn a VOC set into a COCO json, or a COCO json into a VOC folder; by the annotation file's kind."""
     print(converting.convert(place_of(anno_file, image_dir, label_list), target, force))
 

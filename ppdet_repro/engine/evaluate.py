@@ -3,6 +3,7 @@
 Over several processes each takes its share of the images; the detections are gathered and judged once, so the
 result is that of one process.
 """
+
 from __future__ import annotations
 
 import json
@@ -61,9 +62,7 @@ def evaluate(model: nn.Layer, cfg: Config, dataset: Optional[Source] = None) -> 
     if rank == 0:
         detections = merge_ranks(parts, dataset.table.ids.tolist())
         seconds = time.perf_counter() - start
-        get_logger().info(
-            f"{len(detections)} images in {seconds:.1f} s, {len(detections) / seconds:.2f} img/s"
-        )
+        get_logger().info(f"{len(detections)} images in {seconds:.1f} s, {len(detections) / seconds:.2f} img/s")
         scores = judge(detections, dataset, cfg.run)
     return gather(scores)[0]
 

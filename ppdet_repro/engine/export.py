@@ -1,5 +1,6 @@
 """Export: a detector as a Paddle inference model, as ONNX or for Paddle-Lite, with the infer_cfg.yml of
 PaddleDetection's deployment."""
+
 from __future__ import annotations
 
 import warnings
@@ -152,9 +153,7 @@ def folded(detector: Detector) -> Detector:
     return fold_batch_norms(detector, lambda network: network.raw(example))
 
 
-def wrap(
-    detector: Detector, settings: ExportSettings, normalize: Optional[NormalizeImage] = None
-) -> nn.Layer:
+def wrap(detector: Detector, settings: ExportSettings, normalize: Optional[NormalizeImage] = None) -> nn.Layer:
     """The layer to export: raw outputs, decoded or final boxes, with the normalisation inside if given."""
     if settings.benchmark or not settings.post_process:
         network: nn.Layer = RawOutputs(detector)
@@ -203,9 +202,7 @@ def read_input(cfg: Config) -> NetworkInput:
     counterpart in deployment, or if `inputs_def.image_shape` is not one."""
     reader = build(cfg, "TestReader")
     if not reader.preprocess:
-        raise UserError(
-            f"{cfg.path}: the config has no TestReader with transforms; it says what the model takes"
-        )
+        raise UserError(f"{cfg.path}: the config has no TestReader with transforms; it says what the model takes")
     shape = check_shape(reader.image_shape, cfg)
     normalize = next((t for t in reader.preprocess if isinstance(t, NormalizeImage)), None)
     size = [-1 if side is None else side for side in shape[1:]]

@@ -2,6 +2,7 @@
 
 B images, N candidate boxes, K classes, M boxes that are kept.
 """
+
 from __future__ import annotations
 
 from typing import Dict, List, Tuple

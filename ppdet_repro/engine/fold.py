@@ -2,6 +2,7 @@
 
 O output channels of a convolution, I input channels a group, k kernel size.
 """
+
 from __future__ import annotations
 
 import copy
@@ -33,9 +34,7 @@ def fold_batch_norms(model: nn.Layer, run: Callable[[nn.Layer], Any]) -> nn.Laye
 
 def find_pairs(model: nn.Layer, run: Callable[[nn.Layer], Any]) -> List[Tuple[nn.Layer, nn.BatchNorm2D]]:
     """The convolutions and batch norms that belong to each other alone."""
-    origin: Dict[
-        int, Tuple[Any, nn.Layer]
-    ] = {}  # a convolution's output by its id, held so that ids stay unique
+    origin: Dict[int, Tuple[Any, nn.Layer]] = {}  # a convolution's output by its id, held so that ids stay unique
     sources: Dict[nn.Layer, Set[Any]] = {}
     targets: Dict[nn.Layer, Set[Any]] = {}
     calls: Dict[nn.Layer, int] = {}

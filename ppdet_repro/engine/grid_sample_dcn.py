@@ -2,6 +2,7 @@
 
 B images, C channels, O output channels, T taps of the kernel, H, W the map; H', W' what comes out.
 """
+
 from __future__ import annotations
 
 from typing import Optional

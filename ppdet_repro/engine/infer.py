@@ -1,4 +1,5 @@
 """Inference on pictures with a trained model: drawn boxes and result files."""
+
 from __future__ import annotations
 
 import os
@@ -36,9 +37,7 @@ def infer(
     dataset = build(cfg, "TestDataset")
     dataset.set_images(files)
     reader = build(cfg, "TestReader")
-    batches = reader.batches(
-        dataset, epoch=0, epochs_total=1, seed=0, workers=min(cfg.run.worker_num, len(files))
-    )
+    batches = reader.batches(dataset, epoch=0, epochs_total=1, seed=0, workers=min(cfg.run.worker_num, len(files)))
     files, names = dataset.table.files, dataset.class_names
     pictures = output_names(files)
     results = []

@@ -20,6 +20,7 @@ put_along_axis.
 
 Found by converting nets of one operator each, and the detectors, with paddlelite 2.13rc0.
 """
+
 from __future__ import annotations
 
 from typing import Dict, List

@@ -4,6 +4,7 @@ Counted are convolutions (dilated, grouped, transposed, and deformable ones with
 their offsets) and linear layers, each as often as it is called; zero padding counts as image. Not counted:
 bias, normalisation, activation, pooling, resizing, sums, a deformable convolution's sampling, decoding, NMS.
 """
+
 from __future__ import annotations
 
 import math

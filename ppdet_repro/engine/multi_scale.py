@@ -3,6 +3,7 @@
 B images, N candidates of all views, K classes.
 Source: the usual test-time augmentation of COCO results; YOLOF's Table 1 follows HTC (Chen et al., CVPR 2019).
 """
+
 from __future__ import annotations
 
 import copy

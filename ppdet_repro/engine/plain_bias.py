@@ -4,6 +4,7 @@ Paddle saves conv2d, then reshape2 of the bias to [1, C, 1, 1], then elementwise
 its bias, and with what follows, only where the bias is added as it is, along axis 1; and without that oneDNN does not
 compute the convolution in bfloat16.
 """
+
 from __future__ import annotations
 
 from typing import Dict, List, Sequence

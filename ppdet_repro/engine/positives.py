@@ -5,6 +5,7 @@ themselves, as an untrained network's nearly are.
 Source: YOLOF, figure 6.
 G objects, S sizes.
 """
+
 from __future__ import annotations
 
 import math

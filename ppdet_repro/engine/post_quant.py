@@ -1,7 +1,8 @@
 """Post-training quantisation of a config's model: calibrate, export, compare.
 
-    post_quant(model, load_config("configs/demo/yolof_demo.yml", slim_config="configs/slim/post_quant/ptq.yml"))
+post_quant(model, load_config("configs/demo/yolof_demo.yml", slim_config="configs/slim/post_quant/ptq.yml"))
 """
+
 from __future__ import annotations
 
 from dataclasses import replace

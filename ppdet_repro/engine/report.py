@@ -2,6 +2,7 @@
 
 Works on COCO documents and result rows, so for every detector and, by `coco_document`, for VOC sets too.
 """
+
 from __future__ import annotations
 
 import base64

@@ -2,6 +2,7 @@
 
 Images are RGB uint8 [H, W, 3]; whatever a head's `assignment` describes is drawn, one panel each.
 """
+
 from __future__ import annotations
 
 from itertools import islice

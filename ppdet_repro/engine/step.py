@@ -96,9 +96,7 @@ class NanGuard:
             message = f"update {step}: not finite: {', '.join(culprits)}; image ids {ids}"
             message += self._save(step, batches)
         if self.action == "stop":
-            raise UserError(
-                f"{message}; lower the learning rate, or skip such batches with -o nan_action=skip"
-            )
+            raise UserError(f"{message}; lower the learning rate, or skip such batches with -o nan_action=skip")
         if self.in_a_row >= SKIPS_IN_A_ROW:
             raise UserError(f"{message}, the {self.in_a_row}th in a row; lower the learning rate")
         get_logger().warning(f"{message}; update skipped")

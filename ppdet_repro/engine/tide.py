@@ -2,6 +2,7 @@
 
 Source: Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020; YOLOF, figure 7.
 """
+
 from __future__ import annotations
 
 from typing import Any, Dict, NamedTuple, Sequence

@@ -147,9 +147,7 @@ class Trainer:
             raise UserError(f"{self.cfg.path}: {error}") from error
         optimizer = build(self.cfg, "OptimizerBuilder").build(self.schedule, self.model)
         self.training = Training(self.model, optimizer, self.ema, self.precision.scaler)
-        self.step = TrainStep(
-            self.model, optimizer, self.schedule, self.guard, self.world, self.ema, self.precision
-        )
+        self.step = TrainStep(self.model, optimizer, self.schedule, self.guard, self.world, self.ema, self.precision)
 
     def resume(self, resume: Optional[str]) -> bool:
         """Go on from a checkpoint; whether there was one."""
@@ -379,12 +377,7 @@ def moving_average(run: RunSettings, model: nn.Layer) -> Optional[ModelEMA]:
     if not run.use_ema:
         return None
     return ModelEMA(
-        model,
-        run.ema_decay,
-        run.ema_decay_type,
-        run.ema_black_list or (),
-        run.ema_filter_no_grad,
-        run.cycle_epoch,
+        model, run.ema_decay, run.ema_decay_type, run.ema_black_list or (), run.ema_filter_no_grad, run.cycle_epoch
     )
 
 

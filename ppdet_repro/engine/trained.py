@@ -1,4 +1,5 @@
 """A config's model, and with the weights that the config names."""
+
 from __future__ import annotations
 
 from paddle import nn

@@ -1,4 +1,5 @@
 """Does an exported model do what the eager one does? Both see the same images, and the differences are told."""
+
 from __future__ import annotations
 
 import copy

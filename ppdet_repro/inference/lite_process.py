@@ -1,4 +1,5 @@
 """A Paddle-Lite network in a process of its own: a model that crashes it costs one line, not the caller's life."""
+
 from __future__ import annotations
 
 import os

@@ -2,6 +2,7 @@
 
 A runtime is imported when its network is opened; without it there is one line that says what to install.
 """
+
 from __future__ import annotations
 
 from pathlib import Path

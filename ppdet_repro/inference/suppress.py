@@ -4,6 +4,7 @@ N candidate boxes, C classes, n candidates of one class, M rows kept. What to do
 infer_cfg.yml, with the names and parameters of the components that do it in Paddle (modeling/nms.py,
 modeling/ttf_box.py); the results are theirs.
 """
+
 from __future__ import annotations
 
 from functools import partial
@@ -88,15 +89,7 @@ def peaks(boxes: np.ndarray, scores: np.ndarray, score_thresh: float) -> np.ndar
 KINDS: Dict[str, Tuple[Callable[..., np.ndarray], set]] = {
     "MultiClassNMS": (
         multiclass_nms,
-        {
-            "score_threshold",
-            "nms_top_k",
-            "keep_top_k",
-            "nms_threshold",
-            "normalized",
-            "background_label",
-            "nms_eta",
-        },
+        {"score_threshold", "nms_top_k", "keep_top_k", "nms_threshold", "normalized", "background_label", "nms_eta"},
     ),
     "MatrixNMS": (
         matrix_nms,

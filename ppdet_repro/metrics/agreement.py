@@ -2,6 +2,7 @@
 
 M rows of an image: class, score, x1, y1, x2, y2.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple

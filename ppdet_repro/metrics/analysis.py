@@ -2,6 +2,7 @@
 
 G objects and M detections of an image, K classes; a detection is class, score, x1, y1, x2, y2 in pixels.
 """
+
 from __future__ import annotations
 
 from typing import Dict, List, NamedTuple, Sequence

@@ -2,6 +2,7 @@
 
 T IoU thresholds, R recall places, K classes, S object sizes, D limits of detections an image.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -136,10 +137,7 @@ def _index(COCO: type, data: dict):
 
 def _as_annotations(rows: Sequence[dict]) -> List[dict]:
     """Result rows with what the evaluation reads besides: id, area, iscrowd."""
-    return [
-        {**row, "id": i, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0}
-        for i, row in enumerate(rows, 1)
-    ]
+    return [{**row, "id": i, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0} for i, row in enumerate(rows, 1)]
 
 
 def _count_objects(truth: dict, image_ids: Optional[Sequence[int]]) -> Dict[int, int]:

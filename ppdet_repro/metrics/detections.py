@@ -2,6 +2,7 @@
 
 M detections of an image; a row is class, score, x1, y1, x2, y2 in pixels of the original image.
 """
+
 from __future__ import annotations
 
 from typing import Iterable, List, NamedTuple, Sequence
@@ -39,9 +40,7 @@ def merge_ranks(parts: Iterable[Sequence[ImageDetections]], order: Sequence[int]
     return [by_id[im_id] for im_id in order if im_id in by_id]
 
 
-def coco_rows(
-    detections: Iterable[ImageDetections], category_ids: Sequence[int], bias: float = 0.0
-) -> List[dict]:
+def coco_rows(detections: Iterable[ImageDetections], category_ids: Sequence[int], bias: float = 0.0) -> List[dict]:
     """COCO result rows: image_id, category_id (`category_ids[class]`), bbox [x, y, w, h], score.
 
     w = x2 - x1 + bias, and so h; `bias` 1 counts pixels, as some published weights want.

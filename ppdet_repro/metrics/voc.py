@@ -2,6 +2,7 @@
 
 G objects and M detections of an image, K classes, D detections of a class over all images.
 """
+
 from __future__ import annotations
 
 from typing import Dict, List, NamedTuple, Optional, Sequence
@@ -43,9 +44,7 @@ class VOCScores(NamedTuple):
 
     def table(self) -> str:
         """The mean for a reader."""
-        objects, detections = (
-            sum(getattr(c, key) for c in self.classes) for key in ("objects", "detections")
-        )
+        objects, detections = (sum(getattr(c, key) for c in self.classes) for key in ("objects", "detections"))
         return text_table(["VOC", "mAP", "objects", "detections"], [["", self.mean, objects, detections]])
 
     def class_table(self) -> str:

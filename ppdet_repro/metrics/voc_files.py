@@ -1,4 +1,5 @@
 """Detections as the VOC evaluation server takes them: a text file a class."""
+
 from __future__ import annotations
 
 from pathlib import Path

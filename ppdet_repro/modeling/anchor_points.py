@@ -4,6 +4,7 @@ B images, L levels, H, W a level's map, N points of all levels (level, y, x), G 
 point to a side of a box, in the order left, top, right, bottom.
 Source: Zhu et al., "Soft Anchor-Point Object Detection", ECCV 2020, section 3.1.
 """
+
 from __future__ import annotations
 
 from typing import List, NamedTuple, Sequence

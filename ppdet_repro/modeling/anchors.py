@@ -2,6 +2,7 @@
 
 L levels, A anchors a place; H, W size of a level's map.
 """
+
 from __future__ import annotations
 
 import math

@@ -2,6 +2,7 @@
 
 A head's `assignment(raw, batch)` gives one `Assignment` an image. G objects, H, W a map.
 """
+
 from __future__ import annotations
 
 from typing import List, NamedTuple, Sequence

@@ -3,6 +3,7 @@
 N, M boxes; the formats are in the names: xyxy (x1, y1, x2, y2), cxcywh (centre, size); units are
 pixels of whatever frame the caller is in. Every function broadcasts over leading dimensions.
 """
+
 from __future__ import annotations
 
 import math

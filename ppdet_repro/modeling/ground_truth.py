@@ -1,4 +1,5 @@
 """Ground truth as losses want it. G boxes, N anchors or points, K classes."""
+
 from __future__ import annotations
 
 import paddle

@@ -2,6 +2,7 @@
 
 K classes. Source: Zhu et al., "AutoAssign", 2020; YOLOF, section 4.3 ("Decoder").
 """
+
 from __future__ import annotations
 
 import paddle

@@ -1,4 +1,5 @@
 """Layers that several backbones, necks and heads are made of."""
+
 from __future__ import annotations
 
 from typing import Optional
@@ -46,9 +47,7 @@ def batch_norm(
     if norm_type not in NORM_TYPES:
         raise ValueError(f"norm_type {norm_type!r} is not one of {', '.join(NORM_TYPES)}")
     attr = ParamAttr(
-        learning_rate=0.0 if frozen else lr,
-        regularizer=None if decay is None else L2Decay(decay),
-        trainable=not frozen,
+        learning_rate=0.0 if frozen else lr, regularizer=None if decay is None else L2Decay(decay), trainable=not frozen
     )
     layer = nn.BatchNorm2D(
         channels, momentum, epsilon, weight_attr=attr, bias_attr=attr, use_global_stats=True if frozen else None
@@ -81,11 +80,7 @@ def freeze(layer: nn.Layer) -> None:
 
 
 def offset_conv(
-    in_channels: int,
-    kernel_size: int,
-    stride: int,
-    bias_attr: Optional[ParamAttr] = None,
-    modulated: bool = True,
+    in_channels: int, kernel_size: int, stride: int, bias_attr: Optional[ParamAttr] = None, modulated: bool = True
 ) -> nn.Conv2D:
     """The convolution that predicts a deformable one's 2*k*k offsets (dy, dx a tap) and, if that is modulated, k*k
     mask logits.

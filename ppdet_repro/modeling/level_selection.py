@@ -3,6 +3,7 @@
 B images, G objects of an image, R objects of the batch, L levels, C channels of a level.
 Source: SAPD, section 3.3; one level an object: Zhu et al., "Feature Selective Anchor-Free Module", CVPR 2019.
 """
+
 from __future__ import annotations
 
 from typing import Dict, List, NamedTuple, Optional, Sequence
@@ -60,10 +61,7 @@ def conv3x3_relu(in_channels: int, channels: int, norm_type: Optional[str]) -> n
 
 def _normal() -> Dict[str, ParamAttr]:
     """Weights from N(0, 0.01), biases 0. SAPD, section 3.4."""
-    return {
-        "weight_attr": ParamAttr(initializer=Normal(0.0, 0.01)),
-        "bias_attr": ParamAttr(initializer=Constant(0.0)),
-    }
+    return {"weight_attr": ParamAttr(initializer=Normal(0.0, 0.01)), "bias_attr": ParamAttr(initializer=Constant(0.0))}
 
 
 @register

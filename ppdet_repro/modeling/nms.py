@@ -2,6 +2,7 @@
 
 B images, N candidate boxes, C classes, M rows kept over the whole batch.
 """
+
 from __future__ import annotations
 
 from typing import Any, Dict, NamedTuple, Optional

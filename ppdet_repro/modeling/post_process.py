@@ -1,4 +1,5 @@
 """From a head's outputs to detections."""
+
 from __future__ import annotations
 
 from typing import Any, Optional

@@ -1,4 +1,5 @@
 """What a backbone or neck says of its outputs, so that the next part can be built."""
+
 from __future__ import annotations
 
 from typing import NamedTuple

@@ -3,6 +3,7 @@
 B images, K classes, H, W the map, N peaks an image. Source: CenterNet ("Objects as Points", 2019), section 4;
 TTFNet, section 3.2.
 """
+
 from __future__ import annotations
 
 from typing import Dict
@@ -29,11 +30,7 @@ class TTFBox:
     """
 
     def __init__(
-        self,
-        max_per_img: int = 100,
-        score_thresh: float = 0.01,
-        down_ratio: Shared[int] = 4,
-        fixed_size: bool = False,
+        self, max_per_img: int = 100, score_thresh: float = 0.01, down_ratio: Shared[int] = 4, fixed_size: bool = False
     ):
         self.max_per_img = max_per_img
         self.score_thresh = score_thresh

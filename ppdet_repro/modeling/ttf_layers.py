@@ -1,4 +1,5 @@
 """Convolutions that TTFFPN and TTFHead are made of."""
+
 from __future__ import annotations
 
 from typing import Optional
@@ -21,9 +22,7 @@ class DeformConv(nn.Layer):
     """3x3 modulated deformable convolution of unchanged size; `bias` is that of both convolutions in it, None
     leaves the deformable one without."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, weight: ParamAttr, bias: Optional[ParamAttr] = None
-    ):
+    def __init__(self, in_channels: int, out_channels: int, weight: ParamAttr, bias: Optional[ParamAttr] = None):
         super().__init__()
         self.conv_offset = offset_conv(in_channels, 3, 1, bias)
         self.conv_dcn = DeformConv2D(
@@ -37,9 +36,7 @@ class DeformConv(nn.Layer):
 class ConvNorm(nn.Layer):
     """Convolution of unchanged size without bias, batch norm without decay; no activation."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, norm_type: str, groups: int = 1
-    ):
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, norm_type: str, groups: int = 1):
         super().__init__()
         self.conv = nn.Conv2D(
             in_channels,

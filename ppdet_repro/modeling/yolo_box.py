@@ -2,6 +2,7 @@
 
 B images, N anchors of all levels, K classes.
 """
+
 from __future__ import annotations
 
 import paddle
@@ -20,11 +21,7 @@ class YOLOBox:
     """
 
     def __init__(
-        self,
-        conf_thresh: float = 0.005,
-        downsample_ratio: int = 32,
-        clip_bbox: bool = True,
-        scale_x_y: float = 1.0,
+        self, conf_thresh: float = 0.005, downsample_ratio: int = 32, clip_bbox: bool = True, scale_x_y: float = 1.0
     ):
         self.conf_thresh = conf_thresh
         self.downsample_ratio = downsample_ratio

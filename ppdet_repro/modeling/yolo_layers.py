@@ -2,6 +2,7 @@
 
 B images, C channels; H, W size of the map.
 """
+
 from __future__ import annotations
 
 from functools import partial
@@ -66,9 +67,7 @@ class CoordConv(nn.Layer):
         freeze_norm: bool = False,
     ):
         super().__init__()
-        self.conv = ConvNormAct(
-            in_channels + 2, out_channels, kernel_size, norm_type, act, freeze_norm=freeze_norm
-        )
+        self.conv = ConvNormAct(in_channels + 2, out_channels, kernel_size, norm_type, act, freeze_norm=freeze_norm)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.conv(with_coordinates(x))

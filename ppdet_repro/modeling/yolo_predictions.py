@@ -3,6 +3,7 @@
 B images, L levels, H, W a level's map, A its anchors a cell, K classes, N anchors of all levels. Anchors come in
 the order level, anchor, y, x; positions and sizes are relative to the network's input (0 to 1).
 """
+
 from __future__ import annotations
 
 from typing import List, NamedTuple, Optional, Sequence

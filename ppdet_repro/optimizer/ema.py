@@ -118,9 +118,7 @@ class ModelEMA:
         """Go on from a saved `state()`. ValueError: it is of other weights."""
         if set(state) != set(self.average):
             differing = sorted(set(state) ^ set(self.average))
-            raise ValueError(
-                f"the saved average covers other weights; they differ in {', '.join(differing[:4])}"
-            )
+            raise ValueError(f"the saved average covers other weights; they differ in {', '.join(differing[:4])}")
         for name, value in self.average.items():
             value.set_value(state[name])
         self.step = step

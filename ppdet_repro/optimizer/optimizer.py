@@ -65,10 +65,7 @@ class Momentum:
     """v = momentum * v + gradient + decay; weight -= rate * v."""
 
     def __init__(
-        self,
-        momentum: float = 0.9,
-        use_nesterov: bool = False,
-        param_groups: Optional[List[Dict[str, Any]]] = None,
+        self, momentum: float = 0.9, use_nesterov: bool = False, param_groups: Optional[List[Dict[str, Any]]] = None
     ):
         self.momentum = momentum
         self.use_nesterov = use_nesterov
@@ -184,9 +181,7 @@ class OptimizerBuilder:
             raise ValueError("OptimizerBuilder: the model has no trainable parameter")
         groups = self.optimizer.param_groups
         if not groups:
-            return self.optimizer.build(
-                Update(learning_rate, list(named.values()), self.grad_clip, self.decay)
-            )
+            return self.optimizer.build(Update(learning_rate, list(named.values()), self.grad_clip, self.decay))
         grouped = group_parameters(groups, named)
         own = {name: (p.optimize_attr["learning_rate"], p.regularizer) for name, p in named.items()}
         optimizer = self.optimizer.build(

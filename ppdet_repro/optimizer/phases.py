@@ -1,4 +1,5 @@
 """Trainings in several steps: which layers learn, and from how many images an update, from which epoch on."""
+
 from __future__ import annotations
 
 from typing import Dict, List, Optional

@@ -39,9 +39,7 @@ class PiecewiseDecay:
         if self.milestones != sorted(self.milestones):
             raise ValueError(f"PiecewiseDecay: milestones {self.milestones} do not ascend")
         if values is None and len(gamma) != len(self.milestones):
-            raise ValueError(
-                f"PiecewiseDecay: {len(gamma)} factors in gamma for {len(self.milestones)} milestones"
-            )
+            raise ValueError(f"PiecewiseDecay: {len(gamma)} factors in gamma for {len(self.milestones)} milestones")
         if values is not None and len(values) != len(self.milestones) + 1:
             raise ValueError(
                 f"PiecewiseDecay: {len(self.milestones)} milestones want {len(self.milestones) + 1} values, "
@@ -65,11 +63,7 @@ class CosineDecay:
     `max_epochs`; the wave begins where the warmup ends. `use_warmup` false ignores the warmup."""
 
     def __init__(
-        self,
-        max_epochs: int = 1000,
-        use_warmup: bool = True,
-        min_lr_ratio: float = 0.0,
-        last_plateau_epochs: int = 0,
+        self, max_epochs: int = 1000, use_warmup: bool = True, min_lr_ratio: float = 0.0, last_plateau_epochs: int = 0
     ):
         self.max_epochs = max_epochs
         self.use_warmup = use_warmup

@@ -24,9 +24,7 @@ def optimizer_state(optimizer: paddle.optimizer.Optimizer, model: nn.Layer) -> D
     }
 
 
-def restore_optimizer(
-    optimizer: paddle.optimizer.Optimizer, model: nn.Layer, state: Mapping[str, np.ndarray]
-) -> None:
+def restore_optimizer(optimizer: paddle.optimizer.Optimizer, model: nn.Layer, state: Mapping[str, np.ndarray]) -> None:
     """Put a saved state into a new optimizer of the same model.
 
     ValueError: the state is of another optimizer class or model.
@@ -34,9 +32,7 @@ def restore_optimizer(
     wanted = {key.split("|")[0] for key in state}
     parameters = {name: p for name, p in model.named_parameters() if name in wanted}
     optimizer.helper = LayerHelper(type(optimizer).__name__)
-    optimizer._create_accumulators(
-        paddle.static.default_main_program().global_block(), list(parameters.values())
-    )
+    optimizer._create_accumulators(paddle.static.default_main_program().global_block(), list(parameters.values()))
     targets = {
         f"{name}|{accumulator}": tensors[p.name]
         for accumulator, tensors in optimizer._accumulators.items()
@@ -44,8 +40,6 @@ def restore_optimizer(
     }
     if set(targets) != set(state):
         differing = sorted(set(targets) ^ set(state))
-        raise ValueError(
-            f"the saved state is of another optimizer or model; they differ in {', '.join(differing[:4])}"
-        )
+        raise ValueError(f"the saved state is of another optimizer or model; they differ in {', '.join(differing[:4])}")
     for key, tensor in targets.items():
         tensor.set_value(state[key])

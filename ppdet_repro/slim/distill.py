@@ -1,4 +1,5 @@
 """Distillation: a detector, the student, learns from its ground truth and from a teacher's feature maps."""
+
 from __future__ import annotations
 
 from typing import Any, Dict, List

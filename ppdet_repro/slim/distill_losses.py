@@ -2,6 +2,7 @@
 
 B images, C channels, H x W the size of a map, G boxes of an image.
 """
+
 from __future__ import annotations
 
 from typing import Any, Dict, List, Optional, Tuple

@@ -4,6 +4,7 @@ The ranges of the activations are read off some images that run through the mode
 output channel. Only convolutions are quantised: anchors, decoding and suppression stay in float32, where a step of a
 256th of the picture would be seen.
 """
+
 from __future__ import annotations
 
 from pathlib import Path

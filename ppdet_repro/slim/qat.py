@@ -3,6 +3,7 @@
 Rounding has the gradient of the identity (the straight-through estimator of Bengio et al., 2013). The layers are
 Paddle's own, which PaddleSlim wraps, as PaddleDetection does.
 """
+
 from __future__ import annotations
 
 import copy

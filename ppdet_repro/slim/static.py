@@ -1,4 +1,5 @@
 """Paddle's static graphs, for the tools that work on saved programs."""
+
 from __future__ import annotations
 
 import logging

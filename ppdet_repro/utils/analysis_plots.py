@@ -2,6 +2,7 @@
 
 R recall places, K classes.
 """
+
 from __future__ import annotations
 
 import io

@@ -1,19 +1,11 @@
 """What the command lines of this package have in common."""
+
 from __future__ import annotations
 
 import argparse
 from typing import Optional
 
-FLAGS = {
-    "true": True,
-    "yes": True,
-    "on": True,
-    "1": True,
-    "false": False,
-    "no": False,
-    "off": False,
-    "0": False,
-}
+FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
 def flag(text: str) -> bool:

@@ -4,6 +4,7 @@ Paddle 2.6 brings an old MKL that takes its slowest code path on CPUs that Intel
 with one thread unless OMP_NUM_THREADS says otherwise. Importing `ppdet_repro` cures both; a variable that the
 user has set is left alone, and PPDET_REPRO_CPU_ENV=off leaves everything alone.
 """
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """A training run's log.jsonl as a picture: losses and learning rate over updates, accuracy over epochs."""
+
 from __future__ import annotations
 
 import json

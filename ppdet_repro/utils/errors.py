@@ -1,4 +1,5 @@
 """The one exception for a user's mistake, and how a command reports it."""
+
 from __future__ import annotations
 
 import sys

@@ -1,4 +1,5 @@
 """The size of an image, read from the first bytes of its file: known before a decoder allocates anything."""
+
 from __future__ import annotations
 
 import struct

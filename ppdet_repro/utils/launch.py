@@ -3,6 +3,7 @@
 Training of small models gains more from two processes than from two threads: each convolution unfolds its input
 on one thread. `python -m paddle.distributed.launch` does the same over machines and GPUs, with logs in files.
 """
+
 from __future__ import annotations
 
 import os

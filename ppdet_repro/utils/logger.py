@@ -1,4 +1,5 @@
 """The package's logger: one line a message, quiet on all processes but the first."""
+
 from __future__ import annotations
 
 import logging

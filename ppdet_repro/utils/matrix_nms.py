@@ -3,6 +3,7 @@
 N boxes, C classes, P pairs of a box and a class, n pairs of one class, M rows kept.
 Source: Wang et al., "SOLOv2", NeurIPS 2020 ("Matrix NMS").
 """
+
 from __future__ import annotations
 
 from typing import Optional

@@ -2,6 +2,7 @@
 
 M detections of an image; a row is class, score, x1, y1, x2, y2 in pixels.
 """
+
 from __future__ import annotations
 
 import os
@@ -15,9 +16,7 @@ from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.visualize import draw_boxes
 
 
-def draw_detections(
-    image: np.ndarray, rows: np.ndarray, names: Sequence[str], threshold: float
-) -> np.ndarray:
+def draw_detections(image: np.ndarray, rows: np.ndarray, names: Sequence[str], threshold: float) -> np.ndarray:
     """A copy of the RGB image with the detections [M, 6] that score at least `threshold`."""
     rows = rows[rows[:, 1] >= threshold]
     return draw_boxes(image, rows[:, 2:], rows[:, 0].astype(int), rows[:, 1], names)

@@ -1,4 +1,5 @@
 """The evaluations of several training runs side by side."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 B boxes, xyxy in pixels of the image.
 """
+
 from __future__ import annotations
 
 import colorsys

@@ -197,9 +197,7 @@ def _parse_url(text: str) -> _Remote:
         key, _, value = fragment.partition("=")
         sha256 = value.lower()
         if key != "sha256" or len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
-            raise UserError(
-                f"{text}: after '#' a URL may have sha256= and 64 hexadecimal digits, nothing else"
-            )
+            raise UserError(f"{text}: after '#' a URL may have sha256= and 64 hexadecimal digits, nothing else")
     parts = urllib.parse.urlsplit(url)
     names = [name for name in urllib.parse.unquote(parts.path).split("/") if name not in ("", ".", "..")]
     if not parts.netloc or not names:
@@ -282,9 +280,7 @@ def _fetch(remote: _Remote, partial: Path) -> None:
     if have:
         headers.update({"Range": f"bytes={have}-", "If-Range": version.read_text()})
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(remote.url, headers=headers), timeout=TIMEOUT
-        ) as answer:
+        with urllib.request.urlopen(urllib.request.Request(remote.url, headers=headers), timeout=TIMEOUT) as answer:
             if answer.status != 206:
                 have = 0
             mark = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
@@ -301,18 +297,14 @@ def _fetch(remote: _Remote, partial: Path) -> None:
             raise _Broken("the partial download does not fit the server's file") from error
         if error.code >= 500:
             raise _Broken(f"the server says {error.code} {error.reason}") from error
-        raise UserError(
-            f"cannot download {remote.url}: the server says {error.code} {error.reason}"
-        ) from error
+        raise UserError(f"cannot download {remote.url}: the server says {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise _Broken(str(error.reason)) from error
     except (http.client.HTTPException, ConnectionError, socket.timeout, ssl.SSLError) as error:
         raise _Broken(str(error) or type(error).__name__) from error
 
 
-def _receive(
-    answer: http.client.HTTPResponse, partial: Path, have: int, total: Optional[int], remote: _Remote
-) -> None:
+def _receive(answer: http.client.HTTPResponse, partial: Path, have: int, total: Optional[int], remote: _Remote) -> None:
     """Append the answer's body to the first `have` bytes of `partial`; `total` bytes it must be in the
     end.
     """

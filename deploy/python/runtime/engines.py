@@ -1,4 +1,5 @@
 """Which engine runs a model."""
+
 from __future__ import annotations
 
 from argparse import Namespace

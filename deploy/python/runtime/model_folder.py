@@ -1,4 +1,5 @@
 """The folder that tools/export_model.py (ours or PaddleDetection's) writes."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -31,9 +32,7 @@ class ModelFolder(NamedTuple):
     post_process: Optional[Dict[str, Any]] = None
 
 
-def open_model_folder(
-    path: Union[str, Path], fastdeploy_names: bool = False, engine: str = "paddle"
-) -> ModelFolder:
+def open_model_folder(path: Union[str, Path], fastdeploy_names: bool = False, engine: str = "paddle") -> ModelFolder:
     """Read the folder of a model exported for an engine. UserError if it, a file or an entry is missing, or if the
     architecture is unknown."""
     folder = Path(path)

@@ -2,6 +2,7 @@
 
 B images, N candidate boxes, C classes, M boxes of all images.
 """
+
 from __future__ import annotations
 
 from importlib.util import find_spec

@@ -1,4 +1,5 @@
 """The command line of infer.py: PaddleDetection's names, meanings and defaults."""
+
 from __future__ import annotations
 
 import argparse
@@ -42,12 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_switch(result, "--save_images", True, "draw the boxes")
     add_switch(result, "--save_results", False, "write bbox.json, rows as in COCO's result files, all scores")
     add_switch(result, "--save_csv", False, "write boxes.csv: file or frame, class, score, corners")
-    add_switch(
-        result,
-        "--use_coco_category",
-        False,
-        "in bbox.json: COCO's category ids, and image ids from file names",
-    )
+    add_switch(result, "--use_coco_category", False, "in bbox.json: COCO's category ids, and image ids from file names")
     result.add_argument("--task_type", choices=["Detection"], default="Detection", help="boxes with upright sides")
 
     slices = parser.add_argument_group("large images, in overlapping slices")

@@ -1,4 +1,5 @@
 """Work beside the network: the next batches are prepared, and the last results written, while it computes."""
+
 from __future__ import annotations
 
 from collections import deque

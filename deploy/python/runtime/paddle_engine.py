@@ -2,6 +2,7 @@
 
 B images, M boxes of all of them.
 """
+
 from __future__ import annotations
 
 from pathlib import Path

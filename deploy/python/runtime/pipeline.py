@@ -2,6 +2,7 @@
 
 B images of a batch, M boxes of an image.
 """
+
 from __future__ import annotations
 
 from typing import Dict, Iterable, Iterator, List, NamedTuple, Protocol, Sequence, Tuple, TypeVar, Union

@@ -1,4 +1,5 @@
 """What an engine must know of an exported program before it runs it: its operators, and whether it is quantised."""
+
 from __future__ import annotations
 
 import hashlib

@@ -2,6 +2,7 @@
 
 M detections of an image; a row is class, score, x1, y1, x2, y2 in pixels.
 """
+
 from __future__ import annotations
 
 import csv

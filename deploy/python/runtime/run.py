@@ -1,4 +1,5 @@
 """One run of infer.py: over image files, or over a video."""
+
 from __future__ import annotations
 
 from argparse import Namespace
@@ -14,15 +15,7 @@ from runtime.overlap import Behind
 from runtime.pipeline import Detected, Pipeline, batched
 from runtime.results import CsvWriter, write_json
 from runtime.slicing import SlicedPipeline
-from runtime.sources import (
-    ImageList,
-    VideoWriter,
-    check_complete,
-    coco_images,
-    list_images,
-    open_video,
-    with_coco_ids,
-)
+from runtime.sources import ImageList, VideoWriter, check_complete, coco_images, list_images, open_video, with_coco_ids
 
 AnyPipeline = Union[Pipeline, SlicedPipeline]
 

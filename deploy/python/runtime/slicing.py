@@ -2,6 +2,7 @@
 
 M boxes of an image; a row is class, score, x1, y1, x2, y2 in pixels.
 """
+
 from __future__ import annotations
 
 from typing import Iterable, Iterator, List, NamedTuple, Sequence, Tuple

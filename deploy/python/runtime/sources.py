@@ -1,4 +1,5 @@
 """What a model looks at: image files, or the frames of a video."""
+
 from __future__ import annotations
 
 import itertools

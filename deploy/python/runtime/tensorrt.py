@@ -2,6 +2,7 @@
 
 Written for Paddle 2.6's interface and tested against a recorder of its calls; not run, for want of a GPU.
 """
+
 from __future__ import annotations
 
 import os
@@ -76,11 +77,7 @@ def configure_tensorrt(config: Any, options: Any, model: ModelFolder, cache: Pat
 
 def input_shapes(batch_size: int, side: int) -> Dict[str, List[int]]:
     """The inputs' shapes for images of side x side pixels."""
-    return {
-        "image": [batch_size, 3, side, side],
-        "im_shape": [batch_size, 2],
-        "scale_factor": [batch_size, 2],
-    }
+    return {"image": [batch_size, 3, side, side], "im_shape": [batch_size, 2], "scale_factor": [batch_size, 2]}
 
 
 def version() -> Tuple[int, ...]:

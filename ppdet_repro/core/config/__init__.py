@@ -1,4 +1,5 @@
 """Configs: PaddleDetection's YAML dialect, checked and built. Imports no Paddle."""
+
 from ppdet_repro.core.config.builder import Config, build, build_model, load_config
 from ppdet_repro.core.config.printing import show
 from ppdet_repro.core.config.run import ExportSettings, RunSettings

@@ -1,9 +1,10 @@
 """From a YAML file to objects.
 
-    cfg = load_config("configs/yolof/yolof_r50_c5_1x_coco.yml", overrides=["epoch=24"])
-    model = build_model(cfg)
-    reader = build(cfg, "TrainReader")
+cfg = load_config("configs/yolof/yolof_r50_c5_1x_coco.yml", overrides=["epoch=24"])
+model = build_model(cfg)
+reader = build(cfg, "TrainReader")
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace

@@ -3,6 +3,7 @@
 No component's module is imported, so a config can be checked where Paddle is not installed. Components that a
 program registers at run time, outside the package, are read from their signatures.
 """
+
 from __future__ import annotations
 
 import ast
@@ -199,9 +200,7 @@ def tree_parameters(module: Module, owner: str, constructor: ast.FunctionDef) ->
     }
 
 
-def make_parameter(
-    name: str, annotation: Optional[ast.expr], default: Any, alias: Alias, where: str
-) -> Parameter:
+def make_parameter(name: str, annotation: Optional[ast.expr], default: Any, alias: Alias, where: str) -> Parameter:
     """A parameter from its annotation. TypeError: it has none, or one outside the type language."""
     if annotation is None:
         raise TypeError(f"{where}: parameter {name!r} has no annotation")

@@ -3,6 +3,7 @@
 The dialect is PaddleDetection's: `_BASE_` names files to start from, `!Name {...}` is a component.
 Nothing here knows what the keys mean.
 """
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """A resolved config as text: every value beside the file and line it came from."""
+
 from __future__ import annotations
 
 from typing import Any, Iterator, List, NamedTuple, Set

@@ -1,4 +1,5 @@
 """The run settings: every top-level key of a config that is not a component."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field

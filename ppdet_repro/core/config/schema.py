@@ -3,6 +3,7 @@
 The result is a plan: for every parameter of every component that a run builds, its value and where that came
 from. Nothing is built and no component is imported.
 """
+
 from __future__ import annotations
 
 import ast
@@ -160,12 +161,7 @@ class Checker:
         return Setting(self.component(component, name, Scope(problems), given=given))
 
     def component(
-        self,
-        component: Component,
-        where: str,
-        scope: Scope,
-        inline: Optional[Node] = None,
-        given: Collection[str] = (),
+        self, component: Component, where: str, scope: Scope, inline: Optional[Node] = None, given: Collection[str] = ()
     ) -> Plan:
         """A component's plan from its top-level section with the parameters of an `inline` part over it.
 
@@ -215,9 +211,7 @@ class Checker:
         """A parameter's default; components in it are resolved."""
         if parameter.default is None or isinstance(parameter.default, Expression):
             return Setting(parameter.default)
-        return self.value(
-            parameter.type, Node.of(parameter.default), f"{component.name}.{parameter.name}", scope
-        )
+        return self.value(parameter.type, Node.of(parameter.default), f"{component.name}.{parameter.name}", scope)
 
     def value(self, type_: Type, node: Node, where: str, scope: Scope) -> Setting:
         """A node as a value of the type; a problem if it is not one."""

@@ -3,6 +3,7 @@
 int, float, bool, str, None, Any, list[T], Sequence[T], tuple[...], dict[K, V], Optional[T], Union[...],
 A | B, Literal[...], Part[T], and around a whole annotation Shared[T] or Upstream[T] (see `core.registry`).
 """
+
 from __future__ import annotations
 
 import ast

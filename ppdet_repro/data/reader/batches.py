@@ -4,6 +4,7 @@ Everything random is drawn from (seed, epoch, position in the epoch) for a sampl
 (seed, epoch, step) for what concerns a whole batch, so that neither the number of workers nor an
 interruption between epochs changes a single pixel, and all processes of a step draw alike.
 """
+
 from __future__ import annotations
 
 from contextlib import closing

@@ -1,4 +1,5 @@
 """TrainReader, EvalReader and TestReader: from a data set to batches of tensors."""
+
 from __future__ import annotations
 
 from typing import Any, Optional, Sequence
@@ -6,14 +7,7 @@ from typing import Any, Optional, Sequence
 import paddle
 
 from ppdet_repro.core.registry import Part, Shared, register
-from ppdet_repro.data.reader.batches import (
-    Batch,
-    Dataset,
-    EpochBatches,
-    Preparation,
-    SkippedImages,
-    skip_limit,
-)
+from ppdet_repro.data.reader.batches import Batch, Dataset, EpochBatches, Preparation, SkippedImages, skip_limit
 from ppdet_repro.data.reader.sampling import batch_positions, epoch_order
 from ppdet_repro.data.transform.mix import Cutmix, Mixup
 from ppdet_repro.utils.errors import UserError
@@ -75,15 +69,7 @@ class _Reader:
         return len(self._positions(dataset, 0, world))
 
     def batches(
-        self,
-        dataset: Dataset,
-        *,
-        epoch: int,
-        epochs_total: int,
-        seed: int,
-        workers: int,
-        rank: int = 0,
-        world: int = 1,
+        self, dataset: Dataset, *, epoch: int, epochs_total: int, seed: int, workers: int, rank: int = 0, world: int = 1
     ) -> EpochBatches:
         """The batches of epoch `epoch` (from 0) for process `rank`: dicts of tensors, where per-box
         entries that are not collated are lists of tensors.
@@ -124,9 +110,7 @@ class _Reader:
 
     def _positions(self, dataset: Dataset, rank: int, world: int) -> list[range]:
         count = self._epoch_length(world) or len(dataset)
-        positions = batch_positions(
-            count, self.batch_size, rank, world, wrap=self.training, drop_last=self.drop_last
-        )
+        positions = batch_positions(count, self.batch_size, rank, world, wrap=self.training, drop_last=self.drop_last)
         if not positions and rank == 0:
             raise UserError(
                 f"{type(self).__name__}: {len(dataset)} images do not fill one batch of "

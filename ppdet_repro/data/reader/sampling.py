@@ -1,4 +1,5 @@
 """Which samples make up which batch of an epoch, on each of several processes."""
+
 from __future__ import annotations
 
 from typing import Optional
@@ -16,9 +17,7 @@ def epoch_order(count: int, shuffle: bool, seed: int, epoch: int, length: Option
     return np.concatenate([rng.permutation(count) if shuffle else np.arange(count) for _ in range(runs)])[:length]
 
 
-def batch_positions(
-    count: int, batch_size: int, rank: int, world: int, *, wrap: bool, drop_last: bool
-) -> list[range]:
+def batch_positions(count: int, batch_size: int, rank: int, world: int, *, wrap: bool, drop_last: bool) -> list[range]:
     """The positions in the epoch that process `rank` of `world` takes, one range a batch.
 
     A step's `world` batches are neighbours: together they are what one process with a batch `world`
@@ -37,10 +36,7 @@ def batch_positions(
         return [range(first, min(first + batch_size, end)) for first in starts]
     total = -(-count // world) * world
     whole = total // step
-    batches = [
-        range(first, first + batch_size)
-        for first in range(rank * batch_size, whole * step, step)
-    ]
+    batches = [range(first, first + batch_size) for first in range(rank * batch_size, whole * step, step)]
     rest = total - whole * step
     if rest and not drop_last:
         start, end = (whole * step - (-rest * r // world) for r in (rank, rank + 1))

@@ -5,6 +5,7 @@ takes nothing with it: the parent sees its end at once and says so. Large arrays
 anonymous shared memory (memfd), two blocks a worker, which neither needs space in /dev/shm nor
 leaves files behind; without it, through the pipe. Workers end when their parent does.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -145,9 +146,7 @@ class _Worker:
             raise UserError(content)
         if kind == "error":
             summary, details = content
-            raise UserError(
-                f"{self.name} failed: {summary}; worker_num=0 shows where"
-            ) from WorkerTraceback(details)
+            raise UserError(f"{self.name} failed: {summary}; worker_num=0 shows where") from WorkerTraceback(details)
         return pickle.loads(content, buffers=buffers if block is None else block.parts(sizes))
 
     def _death(self) -> UserError:
@@ -188,9 +187,7 @@ def _starts(sizes: Sequence[int]) -> list[int]:
     return list(itertools.accumulate(rounded, initial=0))
 
 
-def _work(
-    function: Callable, connection: Connection, blocks: list[SharedBlock], inherited: list[Connection]
-) -> None:
+def _work(function: Callable, connection: Connection, blocks: list[SharedBlock], inherited: list[Connection]) -> None:
     """The life of a worker: take a task, send the result, until the parent closes the pipe."""
     for other in inherited:
         other.close()

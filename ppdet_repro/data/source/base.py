@@ -2,6 +2,7 @@
 
 I images, N boxes of all images together.
 """
+
 from __future__ import annotations
 
 import os

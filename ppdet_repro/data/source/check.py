@@ -1,4 +1,5 @@
 """What a data set holds and what is wrong with it: everything, not only the first mistake."""
+
 from __future__ import annotations
 
 import math
@@ -238,9 +239,7 @@ class _Checker:
             sizes = f"{image.width:g} x {image.height:g}, the file has {width} x {height}"
             self.note("size differs from the file's", f"{where}: {sizes}")
 
-    def boxes(
-        self, annotations: list[dict], images: dict[int, _Image], names: dict[int, str]
-    ) -> Iterator[_Box]:
+    def boxes(self, annotations: list[dict], images: dict[int, _Image], names: dict[int, str]) -> Iterator[_Box]:
         """The boxes that are usable."""
         ids: set = set()
         seen: set = set()
@@ -266,11 +265,7 @@ class _Checker:
 
     def box(self, box: object, image: _Image, where: str) -> bool:
         """Whether a box [x, y, w, h] is usable."""
-        if (
-            not isinstance(box, list)
-            or len(box) != 4
-            or not all(isinstance(side, (int, float)) for side in box)
-        ):
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
             self.note(NO_BOX, f"{where}: {box!r}")
             return False
         where = f"{where}: x, y, w, h {box}, image {image.width:g} x {image.height:g}"

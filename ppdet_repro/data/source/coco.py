@@ -2,6 +2,7 @@
 
 I images, N annotations, C categories of the file.
 """
+
 from __future__ import annotations
 
 import json
@@ -203,8 +204,7 @@ def _check_image(image: dict, position: int, path: str) -> None:
     sides = image.get("width"), image.get("height")
     if not all(isinstance(side, (int, float)) and side > 0 for side in sides):
         raise UserError(
-            f"{path}: image id {image['id']} has width {sides[0]} and height {sides[1]}: "
-            "write its size in pixels"
+            f"{path}: image id {image['id']} has width {sides[0]} and height {sides[1]}: write its size in pixels"
         )
 
 

@@ -3,6 +3,7 @@
 VOC's (xmin, ymin, xmax, ymax) and COCO's (x, y, x + w, y + h) are taken to mean the same corners, as the two
 sources take them: nothing is shifted by one or clipped.
 """
+
 from __future__ import annotations
 
 import json
@@ -16,14 +17,7 @@ from pathlib import Path
 from typing import Optional
 
 from ppdet_repro.data.source.base import count, files_checked, read_label_list, require_images
-from ppdet_repro.data.source.coco import (
-    corners,
-    image_files,
-    owners,
-    read_coco,
-    sorted_categories,
-    sorted_images,
-)
+from ppdet_repro.data.source.coco import corners, image_files, owners, read_coco, sorted_categories, sorted_images
 from ppdet_repro.data.source.place import Place
 from ppdet_repro.data.source.voc import (
     SETS,
@@ -172,11 +166,7 @@ def coco_to_voc(place: Place, target: str, force: bool = False) -> str:
 
 def _sizes(images: Sequence, boxes: Sequence, classes: Sequence) -> str:
     return ", ".join(
-        [
-            count(len(images), "image"),
-            count(len(boxes), "box", "boxes"),
-            count(len(classes), "class", "classes"),
-        ]
+        [count(len(images), "image"), count(len(boxes), "box", "boxes"), count(len(classes), "class", "classes")]
     )
 
 

@@ -1,4 +1,5 @@
 """Images without annotations: what inference runs on."""
+
 from __future__ import annotations
 
 import os

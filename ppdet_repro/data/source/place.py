@@ -1,4 +1,5 @@
 """Where a data set is, in COCO's or VOC's layout, found from its annotation file alone."""
+
 from __future__ import annotations
 
 import os
@@ -23,9 +24,7 @@ class Place(NamedTuple):
         return self.anno_file.endswith(".json")
 
 
-def place_of(
-    anno_file: str, image_folder: Optional[str] = None, label_file: Optional[str] = None
-) -> Place:
+def place_of(anno_file: str, image_folder: Optional[str] = None, label_file: Optional[str] = None) -> Place:
     """The place of an annotation file; folder and label list are guessed where none is given.
 
     The folder: of instances_<split>.json the folder ../<split> if there is one, of a devkit's set file the

@@ -1,4 +1,5 @@
 """The synthetic set's shapes and surfaces: outlines, textures, irregular blobs."""
+
 from __future__ import annotations
 
 import math
@@ -69,8 +70,7 @@ SHAPES: dict[str, Outline] = {
 def area(outline: Outline) -> float:
     """The outline's area, holes taken off (the shoelace formula)."""
     areas = [
-        0.5 * abs(float(np.dot(p[:, 0], np.roll(p[:, 1], -1)) - np.dot(p[:, 1], np.roll(p[:, 0], -1))))
-        for p in outline
+        0.5 * abs(float(np.dot(p[:, 0], np.roll(p[:, 1], -1)) - np.dot(p[:, 1], np.roll(p[:, 0], -1)))) for p in outline
     ]
     return areas[0] - sum(areas[1:])
 

@@ -1,4 +1,5 @@
 """Pictures of a data set: samples with their boxes drawn, one file each and one contact sheet."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -20,9 +21,7 @@ MASKS = "gt_poly"  # what CopyPaste needs besides
 NO_PICTURE_AFTER = {"NormalizeImage", "NormalizeBox", "Permute"}  # numbers from here on, for networks
 
 
-def show(
-    source: Source, folder: str, number: int = 16, seed: int = 0, transforms: Sequence[Any] = ()
-) -> Path:
+def show(source: Source, folder: str, number: int = 16, seed: int = 0, transforms: Sequence[Any] = ()) -> Path:
     """Draw `number` random samples of `source` into `folder`; returns the contact sheet's path.
 
     transforms: a reader's sample and batch transforms; the pictures are then what training sees (with the

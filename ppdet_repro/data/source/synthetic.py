@@ -6,6 +6,7 @@ what misleads: irregular blobs with the same textures, lines, arcs, letters, non
 spread over COCO's small, medium and large; objects cover each other and are cut by the image's border. Image
 number i of a split depends on the seed, the split and i alone.
 """
+
 from __future__ import annotations
 
 import colorsys

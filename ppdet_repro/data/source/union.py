@@ -1,4 +1,5 @@
 """Several data sets as one."""
+
 from __future__ import annotations
 
 from typing import Any, Dict, List, Optional, Sequence

@@ -2,6 +2,7 @@
 
 I images, G boxes of an image.
 """
+
 from __future__ import annotations
 
 import os
@@ -127,9 +128,7 @@ class VOCDataSet(Source):
                 )
         boxes = np.array([o.box for o in objects], dtype=np.float64).reshape(-1, 4)
         limit = sizes[image_of][:, ::-1]  # [N, 2] w, h
-        clipped = np.concatenate(
-            [boxes[:, :2].clip(0), np.minimum(boxes[:, 2:], limit - 1)], axis=1
-        )  # [N, 4]
+        clipped = np.concatenate([boxes[:, :2].clip(0), np.minimum(boxes[:, 2:], limit - 1)], axis=1)  # [N, 4]
         kept = (clipped[:, 2:] > clipped[:, :2]).all(1)
         flat = ~(boxes[:, 2:] > boxes[:, :2]).all(1)
         reaching = (kept & ((boxes[:, :2] < 0) | (boxes[:, 2:] > limit)).any(1)).sum()

@@ -7,6 +7,7 @@ given, but not the image array in it: a caller may still own that.
 
 This package knows numpy, OpenCV and Pillow, never Paddle, so that deployment can use it alone.
 """
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -115,9 +116,7 @@ def _failures_named(transform: SampleTransform | BatchTransform, what: str) -> I
     except (ImageError, UserError, TransformError):
         raise
     except Exception as error:
-        raise TransformError(
-            f"{type(transform).__name__} failed on {what}: {type(error).__name__}: {error}"
-        ) from error
+        raise TransformError(f"{type(transform).__name__} failed on {what}: {type(error).__name__}: {error}") from error
 
 
 def describe(sample: Sample) -> str:

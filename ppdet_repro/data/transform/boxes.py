@@ -1,4 +1,5 @@
 """The form of a sample's boxes: relative to the image, centre and size, padded to one number."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,5 @@
 """Changes of colour, with Pillow's arithmetic, which PaddleDetection's trained weights have seen."""
+
 from __future__ import annotations
 
 from typing import Callable, Sequence

@@ -4,6 +4,7 @@ G objects of an image, H, W its size, S the side of the result. Masks are the an
 polygons, or run lengths.
 Source: Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation", CVPR 2021.
 """
+
 from __future__ import annotations
 
 from typing import Any, NamedTuple, Sequence

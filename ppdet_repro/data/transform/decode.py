@@ -1,4 +1,5 @@
 """Image files to RGB arrays; files that are broken are found here."""
+
 from __future__ import annotations
 
 from typing import Optional

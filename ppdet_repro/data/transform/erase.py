@@ -1,4 +1,5 @@
 """Hiding parts of an image: Cutout and GridMask."""
+
 from __future__ import annotations
 
 from typing import Literal, Sequence

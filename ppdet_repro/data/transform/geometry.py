@@ -1,4 +1,5 @@
 """Flips, shifts, larger canvases and crops: transforms that move boxes together with pixels."""
+
 from __future__ import annotations
 
 from typing import Literal, NamedTuple, Optional, Sequence
@@ -75,10 +76,7 @@ class RandomExpand:
     """
 
     def __init__(
-        self,
-        ratio: float = 4.0,
-        prob: float = 0.5,
-        fill_value: float | Sequence[float] = (127.5, 127.5, 127.5),
+        self, ratio: float = 4.0, prob: float = 0.5, fill_value: float | Sequence[float] = (127.5, 127.5, 127.5)
     ):
         if ratio <= 1.01:
             raise UserError(f"RandomExpand: ratio {ratio} must be larger than 1.01")

@@ -2,6 +2,7 @@
 
 The reader decides in which epochs they are active; without a data set to draw from they do nothing.
 """
+
 from __future__ import annotations
 
 import numpy as np

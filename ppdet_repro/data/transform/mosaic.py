@@ -3,6 +3,7 @@
 The reader decides nothing here; without a data set to draw from Mosaic does nothing.
 Source: Bochkovskiy et al., "YOLOv4: Optimal Speed and Accuracy of Object Detection", 2020, section 3.3.
 """
+
 from __future__ import annotations
 
 from typing import Sequence

@@ -1,4 +1,5 @@
 """From pixel values to a network's input: normalisation, channels first."""
+
 from __future__ import annotations
 
 from typing import Literal, Sequence

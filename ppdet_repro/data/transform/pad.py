@@ -1,4 +1,5 @@
 """Padding an image to a size, the images of a batch to one size, and stacking them."""
+
 from __future__ import annotations
 
 from typing import Sequence

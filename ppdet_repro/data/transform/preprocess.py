@@ -1,5 +1,6 @@
 """Preprocessing outside training: a reader's transforms as the `Preprocess` list of an exported
 model's infer_cfg.yml, and back. The list's format is PaddleDetection's."""
+
 from __future__ import annotations
 
 from typing import Any, NamedTuple, Optional, Sequence
@@ -77,9 +78,7 @@ def from_list(items: Sequence[dict[str, Any]], source: str = "infer_cfg.yml") ->
             raise UserError(f"{source}: Preprocess has type {kind!r}; known are {', '.join(KINDS)}")
         make, known = KINDS[kind]
         if set(values) - known:
-            raise UserError(
-                f"{source}: {kind} has unknown {sorted(set(values) - known)}; known are {sorted(known)}"
-            )
+            raise UserError(f"{source}: {kind} has unknown {sorted(set(values) - known)}; known are {sorted(known)}")
         if kind == "PadStride":
             values = {"pad_to_stride": values.get("stride", 0)}
         if kind == "Resize":
@@ -112,11 +111,7 @@ def to_list(
     for transform in transforms:
         if isinstance(transform, Resize):
             size = image_shape[1:] if fixed else transform.target_size
-            values = {
-                "target_size": list(size),
-                "keep_ratio": transform.keep_ratio,
-                "interp": transform.interp,
-            }
+            values = {"target_size": list(size), "keep_ratio": transform.keep_ratio, "interp": transform.interp}
         elif isinstance(transform, NormalizeImage):
             values = {
                 "mean": list(transform.mean),

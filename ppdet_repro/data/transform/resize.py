@@ -2,6 +2,7 @@
 
 Interpolation codes are OpenCV's: 0 nearest, 1 bilinear, 2 cubic, 3 area, 4 Lanczos.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple, Sequence
@@ -13,9 +14,7 @@ from ppdet_repro.core.registry import register
 from ppdet_repro.data.transform.base import BatchTransform, Context, Sample
 from ppdet_repro.utils.errors import UserError
 
-RANDOM_INTERPOLATIONS = (
-    cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4,
-)
+RANDOM_INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
 
 
 class Size(NamedTuple):
@@ -72,9 +71,7 @@ def size_of(value: int | Sequence[int], owner: str) -> Size:
     """
     sides = (value, value) if isinstance(value, int) else tuple(value)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise UserError(
-            f"{owner}: target_size {value!r} is not a size; give a positive integer or [height, width]"
-        )
+        raise UserError(f"{owner}: target_size {value!r} is not a size; give a positive integer or [height, width]")
     return Size(*sides)
 
 
@@ -86,8 +83,7 @@ def interpolation(code: int, owner: str) -> int:
     """
     if code not in RANDOM_INTERPOLATIONS:
         raise UserError(
-            f"{owner}: interp {code!r} is not known; use 0 (nearest), 1 (bilinear), 2 (cubic), 3 (area) "
-            "or 4 (Lanczos)"
+            f"{owner}: interp {code!r} is not known; use 0 (nearest), 1 (bilinear), 2 (cubic), 3 (area) or 4 (Lanczos)"
         )
     return code
 
@@ -104,9 +100,7 @@ class Resize:
                 are of one size, what they show is apart by up to half a pixel.
     """
 
-    def __init__(
-        self, target_size: int | Sequence[int], keep_ratio: bool, interp: int = 1, one_scale: bool = False
-    ):
+    def __init__(self, target_size: int | Sequence[int], keep_ratio: bool, interp: int = 1, one_scale: bool = False):
         self.target_size = size_of(target_size, "Resize")
         self.keep_ratio = keep_ratio
         self.interp = interpolation(interp, "Resize")
@@ -143,9 +137,7 @@ class RandomResize:
         else:
             self.sizes = [size_of(target_size, "RandomResize")]
         if random_range and len(self.sizes) != 2:
-            raise UserError(
-                "RandomResize: with random_range, target_size is [[shortest, long], [longest, long]]"
-            )
+            raise UserError("RandomResize: with random_range, target_size is [[shortest, long], [longest, long]]")
         self.keep_ratio = keep_ratio
         self.interp = interpolation(interp, "RandomResize")
         self.random_range = random_range

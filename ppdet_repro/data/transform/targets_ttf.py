@@ -2,6 +2,7 @@
 
 G ground truths, C classes, H x W the cells of the map, which has one for `down_ratio` pixels.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple, Optional
@@ -108,9 +109,7 @@ class Gt2TTFTarget(BatchTransform):
                 scores = np.ravel(sample["gt_score"])
                 sample["ttf_score"] = centre_scores(boxes, scores, size, self.down_ratio)
             classes = np.ravel(sample["gt_class"])
-            target = ttf_target(
-                boxes, classes, size, self.num_classes, self.down_ratio, self.alpha, scores
-            )
+            target = ttf_target(boxes, classes, size, self.num_classes, self.down_ratio, self.alpha, scores)
             sample["ttf_heatmap"], sample["ttf_box_target"], sample["ttf_reg_weight"] = target
             for key in PER_BOX:
                 sample.pop(key, None)

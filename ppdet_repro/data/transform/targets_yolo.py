@@ -2,6 +2,7 @@
 
 G ground truths, A anchors of all levels, M anchors of one level, C classes, H x W its cells.
 """
+
 from __future__ import annotations
 
 from typing import Sequence
@@ -94,9 +95,7 @@ class Gt2YoloTarget(BatchTransform):
             )
         unknown = {index for mask in anchor_masks for index in mask if not 0 <= index < len(anchors)}
         if unknown:
-            raise UserError(
-                f"Gt2YoloTarget: anchor_masks name anchors {sorted(unknown)}, there are {len(anchors)}"
-            )
+            raise UserError(f"Gt2YoloTarget: anchor_masks name anchors {sorted(unknown)}, there are {len(anchors)}")
         self.anchors = np.array(anchors, np.float64)
         self.anchor_masks, self.downsample_ratios = anchor_masks, downsample_ratios
         self.num_classes, self.iou_thresh = num_classes, iou_thresh
@@ -108,14 +107,6 @@ class Gt2YoloTarget(BatchTransform):
             scores = np.ravel(sample.pop("gt_score", np.ones(len(boxes), np.float32)))
             for level, (mask, stride) in enumerate(zip(self.anchor_masks, self.downsample_ratios)):
                 sample[f"target{level}"] = yolo_target(
-                    boxes,
-                    classes,
-                    scores,
-                    input_size,
-                    self.anchors,
-                    mask,
-                    stride,
-                    self.num_classes,
-                    self.iou_thresh,
+                    boxes, classes, scores, input_size, self.anchors, mask, stride, self.num_classes, self.iou_thresh
                 )
         return samples

@@ -2,6 +2,7 @@
 
 B images, N candidate boxes, K classes.
 """
+
 from __future__ import annotations
 
 from typing import Any, Dict, Sequence

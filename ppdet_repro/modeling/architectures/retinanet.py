@@ -1,4 +1,5 @@
 """RetinaNet (Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017)."""
+
 from __future__ import annotations
 
 from paddle import nn
@@ -12,10 +13,7 @@ class RetinaNet(Detector):
     """A backbone, a feature pyramid, one anchor-based head on all its levels."""
 
     def __init__(
-        self,
-        backbone: Part[nn.Layer] = "ResNet",
-        neck: Part[nn.Layer] = "FPN",
-        head: Part[nn.Layer] = "RetinaHead",
+        self, backbone: Part[nn.Layer] = "ResNet", neck: Part[nn.Layer] = "FPN", head: Part[nn.Layer] = "RetinaHead"
     ):
         super().__init__()
         self.backbone = backbone

@@ -1,4 +1,5 @@
 """SAPD: Soft Anchor-Point Detector (Zhu et al., ECCV 2020), and FSAF (CVPR 2019), made of the same parts."""
+
 from __future__ import annotations
 
 from paddle import nn
@@ -12,10 +13,7 @@ class SAPD(Detector):
     """A backbone, a feature pyramid, one head on all its levels."""
 
     def __init__(
-        self,
-        backbone: Part[nn.Layer] = "ResNet",
-        neck: Part[nn.Layer] = "FPN",
-        head: Part[nn.Layer] = "SAPDHead",
+        self, backbone: Part[nn.Layer] = "ResNet", neck: Part[nn.Layer] = "FPN", head: Part[nn.Layer] = "SAPDHead"
     ):
         super().__init__()
         self.backbone = backbone

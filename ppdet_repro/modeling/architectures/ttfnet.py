@@ -1,4 +1,5 @@
 """TTFNet: Training-Time-Friendly Network (Liu et al., AAAI 2020), and PAFNet, made of the same parts."""
+
 from __future__ import annotations
 
 from typing import Any, Sequence

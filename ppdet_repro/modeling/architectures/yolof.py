@@ -1,4 +1,5 @@
 """YOLOF: You Only Look One-level Feature (Chen et al., CVPR 2021)."""
+
 from __future__ import annotations
 
 from paddle import nn

@@ -1,4 +1,5 @@
 """YOLOv3 (Redmon and Farhadi, 2018), whose parts also make PP-YOLO and PP-YOLOv2."""
+
 from __future__ import annotations
 
 from typing import Any, Sequence

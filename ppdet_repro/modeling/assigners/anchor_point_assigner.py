@@ -3,6 +3,7 @@
 G objects, L levels, H, W a level's map, N points of all levels, P pairs of an object and a point, K classes.
 Source: SAPD, sections 3.1 to 3.3; the choice of levels by their losses is FSAF's (Zhu et al., CVPR 2019).
 """
+
 from __future__ import annotations
 
 from typing import Callable, NamedTuple

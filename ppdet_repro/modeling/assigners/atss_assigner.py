@@ -4,6 +4,7 @@ N anchors, G ground truths, k candidates a level, C candidates of all levels.
 Source: Zhang et al., "Bridging the Gap Between Anchor-based and Anchor-free Detection via Adaptive Training Sample
 Selection", CVPR 2020, algorithm 1.
 """
+
 from __future__ import annotations
 
 from typing import Sequence

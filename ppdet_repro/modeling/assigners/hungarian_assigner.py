@@ -2,6 +2,7 @@
 
 N anchors, G ground truths.
 """
+
 from __future__ import annotations
 
 from typing import Sequence

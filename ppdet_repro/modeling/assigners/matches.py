@@ -2,6 +2,7 @@
 
 N anchors, G ground truths, P pairs, L levels.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple, Protocol, Sequence

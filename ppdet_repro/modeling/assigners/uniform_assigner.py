@@ -2,6 +2,7 @@
 
 N anchors, G ground truths, k nearest, P pairs.
 """
+
 from __future__ import annotations
 
 from typing import Sequence

@@ -3,6 +3,7 @@
 Source: Wang et al., "CSPNet: A New Backbone that can Enhance Learning Capability of CNN", CVPR Workshops 2020;
 activation and widths: Bochkovskiy et al., "YOLOv4", 2020.
 """
+
 from __future__ import annotations
 
 from typing import List, Literal, Optional

@@ -2,6 +2,7 @@
 
 The parameter names are PaddleDetection's, so its ImageNet weights and detectors load.
 """
+
 from __future__ import annotations
 
 from typing import List, Literal, NamedTuple, Optional
@@ -92,9 +93,7 @@ class DarkNet(nn.Layer):
         super().__init__()
         self.return_idx = [2, 3, 4] if return_idx is None else list(return_idx)
         if any(not 0 <= i < num_stages for i in self.return_idx):
-            raise ValueError(
-                f"DarkNet: return_idx {self.return_idx} names a stage outside 0..{num_stages - 1}"
-            )
+            raise ValueError(f"DarkNet: return_idx {self.return_idx} names a stage outside 0..{num_stages - 1}")
         self.freeze_at = freeze_at
         norm = Norm(norm_type, norm_decay, freeze_norm)
         self.conv0 = ConvNorm(3, 32, 3, 1, norm)

@@ -5,6 +5,7 @@ B images, H, W a map.
 Source: Tan and Le, "EfficientNet", ICML 2019, table 1; the block: Sandler et al., "MobileNetV2", CVPR 2018, with
 squeeze-and-excite of Hu et al., CVPR 2018.
 """
+
 from __future__ import annotations
 
 import math
@@ -67,8 +68,7 @@ def scaled_stages(variant: str) -> List[Stage]:
     """The stages of a variant: B0's made wider and longer."""
     width, depth = SCALES[variant]
     return [
-        stage._replace(out=scaled_width(stage.out, width), repeats=math.ceil(stage.repeats * depth))
-        for stage in STAGES
+        stage._replace(out=scaled_width(stage.out, width), repeats=math.ceil(stage.repeats * depth)) for stage in STAGES
     ]
 
 
@@ -76,13 +76,7 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1,
     """Convolution with TensorFlow's SAME padding (a stride of 2 pads an even side at its end alone), under the name
     that PaddleClas gives it."""
     layer = nn.Conv2D(
-        in_channels,
-        out_channels,
-        kernel_size,
-        stride,
-        padding="SAME",
-        groups=groups,
-        bias_attr=None if bias else False,
+        in_channels, out_channels, kernel_size, stride, padding="SAME", groups=groups, bias_attr=None if bias else False
     )
     return nn.Sequential(("_conv", layer))
 

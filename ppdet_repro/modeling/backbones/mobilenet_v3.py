@@ -3,6 +3,7 @@
 The parameter names are PaddleDetection's, so ImageNet weights (SSLD included) and detectors load.
 Source: Howard et al., "Searching for MobileNetV3", ICCV 2019, tables 1 and 2.
 """
+
 from __future__ import annotations
 
 from typing import List, Literal, NamedTuple, Optional, Union
@@ -88,9 +89,7 @@ def blocks(model_name: str, multiplier: float) -> List[Row]:
     rows = list(BLOCKS[model_name])
     rows[-3] = rows[-3]._replace(out=int(rows[-3].out * multiplier))
     for i in (-2, -1):
-        rows[i] = rows[i]._replace(
-            expanded=int(rows[i].expanded * multiplier), out=int(rows[i].out * multiplier)
-        )
+        rows[i] = rows[i]._replace(expanded=int(rows[i].expanded * multiplier), out=int(rows[i].out * multiplier))
     return rows
 
 
@@ -136,11 +135,7 @@ class SqueezeExcite(nn.Layer):
 
         def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2D:
             return nn.Conv2D(
-                in_channels,
-                out_channels,
-                1,
-                weight_attr=settings.conv_attr(),
-                bias_attr=settings.conv_attr(),
+                in_channels, out_channels, 1, weight_attr=settings.conv_attr(), bias_attr=settings.conv_attr()
             )
 
         self.conv1 = conv1x1(channels, channels // reduction)
@@ -159,9 +154,7 @@ class InvertedResidual(nn.Layer):
         wide = row.expanded
         self.adds = row.stride == 1 and in_channels == row.out
         self.expand_conv = ConvNorm(in_channels, wide, 1, settings, row.act)
-        self.bottleneck_conv = ConvNorm(
-            wide, wide, row.kernel_size, settings, row.act, row.stride, groups=wide
-        )
+        self.bottleneck_conv = ConvNorm(wide, wide, row.kernel_size, settings, row.act, row.stride, groups=wide)
         self.mid_se = SqueezeExcite(wide, settings) if row.squeezes else nn.Identity()
         self.linear_conv = ConvNorm(wide, row.out, 1, settings)
 

@@ -3,6 +3,7 @@
 The parameter names are PaddleDetection's, so ImageNet weights (SSLD included) and published detectors load.
 Source: He et al., CVPR 2016; "bag of tricks" variants c and d: He et al., CVPR 2019; ResNeXt: Xie et al., CVPR 2017.
 """
+
 from __future__ import annotations
 
 from functools import partial

@@ -4,6 +4,7 @@ B images, n candidates, K classes.
 Source: Zhu et al., "Feature Selective Anchor-Free Module for Single-Shot Object Detection", CVPR 2019, section 3; the
 third method of SAPD's Table 5.
 """
+
 from __future__ import annotations
 
 from typing import Any, Dict, List, NamedTuple
@@ -30,10 +31,7 @@ class ABFSAFHead(nn.Layer):
     both reach the NMS."""
 
     def __init__(
-        self,
-        anchors: Part[nn.Layer] = "RetinaHead",
-        points: Part[nn.Layer] = "PointBranch",
-        point_weight: float = 0.5,
+        self, anchors: Part[nn.Layer] = "RetinaHead", points: Part[nn.Layer] = "PointBranch", point_weight: float = 0.5
     ):
         super().__init__()
         self.anchors = anchors

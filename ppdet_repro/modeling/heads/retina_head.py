@@ -4,6 +4,7 @@ B images, H, W a level's map, A anchors a place, N anchors of all levels, K clas
 The parameter names are PaddleDetection's, so published detectors load.
 Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
 """
+
 from __future__ import annotations
 
 import math

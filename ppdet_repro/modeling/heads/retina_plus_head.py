@@ -3,6 +3,7 @@
 B images, H, W a level's map, A anchors a place, K classes, P matched pairs.
 Source: YOLOF, section 5.1 ("Comparison with RetinaNet").
 """
+
 from __future__ import annotations
 
 from typing import Any, List, Optional

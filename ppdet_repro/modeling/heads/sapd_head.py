@@ -4,6 +4,7 @@ on one level an object and without weights.
 B images, L levels, H, W a level's map, N points of all levels, K classes, G objects of an image.
 Source: Zhu et al., "Soft Anchor-Point Object Detection", ECCV 2020.
 """
+
 from __future__ import annotations
 
 import math
@@ -83,11 +84,7 @@ class SAPDFeat(nn.Layer):
     convolution, for training from scratch; the paper has none."""
 
     def __init__(
-        self,
-        in_channels: Upstream[List[int]],
-        feat_out: int = 256,
-        num_convs: int = 4,
-        norm_type: Optional[str] = None,
+        self, in_channels: Upstream[List[int]], feat_out: int = 256, num_convs: int = 4, norm_type: Optional[str] = None
     ):
         super().__init__()
         if len(set(in_channels)) != 1:

@@ -4,6 +4,7 @@ B images, K classes, H, W the map, P places that regress.
 Source: Liu et al., "Training-Time-Friendly Network for Real-Time Object Detection", AAAI 2020; PAFNet,
 section 3.1.
 """
+
 from __future__ import annotations
 
 import math
@@ -45,20 +46,14 @@ class Conv(NamedTuple):
 class Branch(nn.Layer):
     """`depth` convolutions of one kind, then a 1x1 convolution."""
 
-    def __init__(
-        self, in_channels: int, channels: int, depth: int, out_channels: int, conv: Conv, bias: float
-    ):
+    def __init__(self, in_channels: int, channels: int, depth: int, out_channels: int, conv: Conv, bias: float):
         super().__init__()
         layers: NamedLayers = []
         for i in range(depth):
             layers += conv.layers(f"conv.{i}", channels if i else in_channels, channels)
         self.feat = nn.Sequential(*layers)
         self.head = nn.Conv2D(
-            channels if depth else in_channels,
-            out_channels,
-            1,
-            weight_attr=conv.head_weight,
-            bias_attr=bias_attr(bias),
+            channels if depth else in_channels, out_channels, 1, weight_attr=conv.head_weight, bias_attr=bias_attr(bias)
         )
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -179,9 +174,7 @@ class TTFHead(nn.Layer):
         shown = [WeightMap("heat map", heatmap.max(axis=0)), WeightMap("regression weight", weights)]
         if self.ags is not None:
             shown.append(WeightMap("AGS factor of the GIoU", factors))
-        return Assignment(
-            objects, [AssignedBoxes("positive cells", cells(centres, self.down_ratio), owners)], shown
-        )
+        return Assignment(objects, [AssignedBoxes("positive cells", cells(centres, self.down_ratio), owners)], shown)
 
     def box_loss(self, logits, distances, targets, weights) -> paddle.Tensor:
         """Logits [B, K, H, W], distances and target boxes [B, 4, H, W], weights [B, H, W] -> a scalar."""

@@ -3,6 +3,7 @@
 B images, H, W the map, A anchors a place, N = H*W*A anchors, K classes, G ground truths, P matched pairs.
 Source: Chen et al., "You Only Look One-level Feature", CVPR 2021, sections 4.1, 4.2 and supplementary A.
 """
+
 from __future__ import annotations
 
 import math

@@ -4,6 +4,7 @@ B images, H, W a level's map, A anchors a cell, K classes, N anchors of all leve
 Source: Redmon and Farhadi, "YOLOv3", 2018; Wu et al., "IoU-aware Single-stage Object Detector", 2019, which
 PP-YOLO and PP-YOLOv2 build on.
 """
+
 from __future__ import annotations
 
 import math

@@ -3,6 +3,7 @@
 B images, K classes, H, W the map, P places that regress.
 Source: PAFNet, section 3.1, equation 3 and figure 3.
 """
+
 from __future__ import annotations
 
 import paddle

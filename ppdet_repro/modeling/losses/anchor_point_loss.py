@@ -2,6 +2,7 @@
 
 B images, N points of all levels, K classes, P points.
 """
+
 from __future__ import annotations
 
 from typing import List, NamedTuple, Sequence

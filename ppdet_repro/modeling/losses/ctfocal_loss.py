@@ -1,4 +1,5 @@
 """The focal loss of heat maps with Gaussian targets."""
+
 from __future__ import annotations
 
 import paddle

@@ -1,4 +1,5 @@
 """Focal losses."""
+
 from __future__ import annotations
 
 import paddle
@@ -15,9 +16,7 @@ class FocalLoss(nn.Layer):
     Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5.
     """
 
-    def __init__(
-        self, use_sigmoid: bool = True, alpha: float = 0.25, gamma: float = 2.0, loss_weight: float = 1.0
-    ):
+    def __init__(self, use_sigmoid: bool = True, alpha: float = 0.25, gamma: float = 2.0, loss_weight: float = 1.0):
         super().__init__()
         if not use_sigmoid:
             raise ValueError("FocalLoss: only the sigmoid form exists; leave use_sigmoid out")

@@ -1,4 +1,5 @@
 """Losses on the overlap of boxes."""
+
 from __future__ import annotations
 
 from typing import Literal
@@ -16,19 +17,14 @@ class GIoULoss(nn.Layer):
     """1 - GIoU of xyxy boxes. `eps` keeps boxes without area finite."""
 
     def __init__(
-        self,
-        loss_weight: float = 1.0,
-        eps: float = 1e-10,
-        reduction: Literal["none", "mean", "sum"] = "none",
+        self, loss_weight: float = 1.0, eps: float = 1e-10, reduction: Literal["none", "mean", "sum"] = "none"
     ):
         super().__init__()
         self.loss_weight = loss_weight
         self.eps = eps
         self.reduction = reduction
 
-    def forward(
-        self, boxes: paddle.Tensor, targets: paddle.Tensor, weight=1.0, giou_factor=1.0
-    ) -> paddle.Tensor:
+    def forward(self, boxes: paddle.Tensor, targets: paddle.Tensor, weight=1.0, giou_factor=1.0) -> paddle.Tensor:
         """Boxes and targets [..., 4] xyxy, an optional weight of the loss [...] and factor of the GIoU [...]
         -> weight * (1 - factor * GIoU) [...], or a scalar if reduced."""
         loss = (1.0 - giou_factor * giou(boxes, targets, self.eps)) * weight * self.loss_weight
@@ -61,9 +57,7 @@ class IouAwareLoss(nn.Layer):
                  infinite whatever t: the loss that "will drop to 1e-5 in hundreds of iterations" (PP-YOLOv2, 4.2)
     """
 
-    def __init__(
-        self, loss_weight: float = 1.0, form: Literal["soft_label", "soft_weight"] = "soft_label"
-    ):
+    def __init__(self, loss_weight: float = 1.0, form: Literal["soft_label", "soft_weight"] = "soft_label"):
         super().__init__()
         self.loss_weight = loss_weight
         self.entropy = {"soft_label": soft_label, "soft_weight": soft_weight}[form]

@@ -1,4 +1,5 @@
 """Smooth L1 loss."""
+
 from __future__ import annotations
 
 import paddle

@@ -2,6 +2,7 @@
 
 B images, N anchors of all levels, K classes, G ground truths, P anchors that have one.
 """
+
 from __future__ import annotations
 
 from typing import Dict, List, Optional
@@ -12,12 +13,7 @@ from paddle import nn
 
 from ppdet_repro.core.registry import Part, Shared, register
 from ppdet_repro.modeling.boxes import iou_plus_eps, xyxy_from_cxcywh
-from ppdet_repro.modeling.yolo_predictions import (
-    Grid,
-    YOLOPredictions,
-    scaled_sigmoid,
-    xyxy_from_cells,
-)
+from ppdet_repro.modeling.yolo_predictions import Grid, YOLOPredictions, scaled_sigmoid, xyxy_from_cells
 
 
 @register

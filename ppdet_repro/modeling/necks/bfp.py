@@ -4,6 +4,7 @@ B images, C channels, H, W the gathered map, h, w a level's.
 Source: Pang et al., "Libra R-CNN", CVPR 2019, section 3.2; the refinement: Wang et al., "Non-local Neural Networks",
 CVPR 2018 (embedded Gaussian).
 """
+
 from __future__ import annotations
 
 from typing import List

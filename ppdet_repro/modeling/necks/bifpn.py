@@ -4,6 +4,7 @@ B images, C channels, H, W a level's map; levels count from 3, stride 8.
 Source: "An anchor-free object detector based on soften optimized bi-directional FPN", CVIU 2022, sections 3.1 and 3.2
 (here "the paper"); the other wiring and the layers of a node: Tan et al., "EfficientDet", CVPR 2020.
 """
+
 from __future__ import annotations
 
 import math

@@ -2,6 +2,7 @@
 
 Source: Chen et al., "You Only Look One-level Feature", CVPR 2021, section 4.1 and figure 5.
 """
+
 from __future__ import annotations
 
 from typing import List, Literal, Optional
@@ -78,9 +79,7 @@ class DilatedEncoder(nn.Layer):
         in_channels = only("in_channels", in_channels or [2048])
         channels = only("out_channels", out_channels or [512])
         if len(dilations) < num_residual_blocks:
-            raise ValueError(
-                f"DilatedEncoder: {num_residual_blocks} blocks but only {len(dilations)} block_dilations"
-            )
+            raise ValueError(f"DilatedEncoder: {num_residual_blocks} blocks but only {len(dilations)} block_dilations")
         kaiming = ParamAttr(initializer=KaimingUniform(negative_slope=1, nonlinearity="leaky_relu"))
         self.lateral_conv = nn.Conv2D(in_channels, channels, 1, weight_attr=kaiming)
         self.lateral_norm = batch_norm(channels)
@@ -102,7 +101,5 @@ class DilatedEncoder(nn.Layer):
 def only(key: str, values: List[int]) -> int:
     """The single value of a list. ValueError if the list holds more: YOLOF has one level."""
     if len(values) != 1:
-        raise ValueError(
-            f"DilatedEncoder: {key} {values} must have one value; the backbone's return_idx one stage"
-        )
+        raise ValueError(f"DilatedEncoder: {key} {values} must have one value; the backbone's return_idx one stage")
     return values[0]

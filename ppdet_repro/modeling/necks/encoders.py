@@ -3,6 +3,7 @@
 Multiple in, multiple out (MiMo) is `FPN`. C channels; C3 to C5 the backbone's maps, P3 to P7 the levels.
 Source: YOLOF, section 1, figures 1 and 8, appendix A ("Detailed Structures of All Encoders").
 """
+
 from __future__ import annotations
 
 from typing import List

@@ -4,6 +4,7 @@ The parameter names are PaddleDetection's, so published detectors load.
 Source: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017; the levels beyond the backbone's: Lin et
 al., "Focal Loss for Dense Object Detection", ICCV 2017, section 4.
 """
+
 from __future__ import annotations
 
 from typing import List, Optional

@@ -2,6 +2,7 @@
 
 Source: Long et al., "PP-YOLO", 2020; after Redmon and Farhadi, "YOLOv3", 2018.
 """
+
 from __future__ import annotations
 
 from typing import List, Literal, Optional, Sequence, Tuple
@@ -129,9 +130,7 @@ class PPYOLOTinyFPN(nn.Layer):
         super().__init__()
         widths = detection_block_channels or [160, 128, 96]
         if len(widths) != len(in_channels):
-            raise ValueError(
-                f"PPYOLOTinyFPN: {len(widths)} detection_block_channels for {len(in_channels)} maps"
-            )
+            raise ValueError(f"PPYOLOTinyFPN: {len(widths)} detection_block_channels for {len(in_channels)} maps")
         coarsest = in_channels[-1]
         self.spp = SPP(coarsest, coarsest, norm_type) if spp else nn.Identity()
         self.yolo_block, self.yolo_transition, self.out_shape = nn.LayerList(), nn.LayerList(), []

@@ -2,6 +2,7 @@
 
 Source: PP-YOLOv2, section 3 ("Path Aggregation Network") and figure 2; after Liu et al., "PANet", CVPR 2018.
 """
+
 from __future__ import annotations
 
 from typing import List, Literal, Tuple
@@ -18,9 +19,7 @@ from ppdet_repro.modeling.yolo_layers import SPP, ConvNormAct, DropBlock
 class SplitBlock(nn.Layer):
     """Two 1x1 convolutions, a ladder of layers on the first, both concatenated, a 1x1 convolution."""
 
-    def __init__(
-        self, in_channels: int, channels: int, layers: List[Tuple[str, nn.Layer]], norm_type: str, act: str
-    ):
+    def __init__(self, in_channels: int, channels: int, layers: List[Tuple[str, nn.Layer]], norm_type: str, act: str):
         super().__init__()
         self.conv1 = ConvNormAct(in_channels, channels, 1, norm_type, act)
         self.conv2 = ConvNormAct(in_channels, channels, 1, norm_type, act)

@@ -3,6 +3,7 @@
 Source: Liu et al., "Training-Time-Friendly Network for Real-Time Object Detection", AAAI 2020, section 3.2;
 the lite form: PAFNet, section 3.1 ("PAFNet-lite for mobile side").
 """
+
 from __future__ import annotations
 
 import math
