@@ -100,10 +100,10 @@ def serve(flags: argparse.Namespace) -> None:
 
 def ours(flags: argparse.Namespace):
     """Our pipeline, as infer.py runs it: in bfloat16 (`bf16`), or in what the model is made for."""
-    from runtime.engines import open_pipeline
-    from runtime.model_folder import open_model_folder
-    from runtime.options import build_parser
-    from runtime.timing import StageTimer
+    from ppdet_repro.runtime.engines import open_pipeline
+    from ppdet_repro.runtime.model_folder import open_model_folder
+    from ppdet_repro.runtime.options import build_parser
+    from ppdet_repro.runtime.timing import StageTimer
 
     line = [f"--model_dir={flags.model_dir}", f"--cpu_threads={flags.threads}"]
     line += ["--enable_mkldnn_bfloat16"] if flags.kind == "bf16" else []
@@ -188,8 +188,8 @@ def box_difference(reference: List[List], others: List[List]) -> str:
 
 def time_post(flags: argparse.Namespace) -> None:
     """Print the network's time, and what decoding and suppression add to it."""
-    from runtime.model_folder import open_model_folder
-    from runtime.paddle_engine import EngineOptions, PaddleEngine
+    from ppdet_repro.runtime.model_folder import open_model_folder
+    from ppdet_repro.runtime.paddle_engine import EngineOptions, PaddleEngine
 
     options = EngineOptions(cpu_threads=1)
     engines = [PaddleEngine(open_model_folder(folder), options) for folder in (flags.network, flags.whole)]
@@ -220,10 +220,9 @@ def noise(side: int) -> Dict[str, np.ndarray]:
 
 def photographs(flags: argparse.Namespace) -> List[Dict[str, np.ndarray]]:
     """The inputs for each picture of a folder, as many as there are turns."""
-    from runtime.model_folder import open_model_folder
-
     from ppdet_repro.data.source.image_folder import find_images
     from ppdet_repro.data.transform.preprocess import from_list
+    from ppdet_repro.runtime.model_folder import open_model_folder
 
     preprocess = from_list(open_model_folder(flags.whole).preprocess)
     return [preprocess([file])._asdict() for file in find_images(flags.image_dir)[: flags.rounds + 1]]

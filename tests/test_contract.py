@@ -19,7 +19,7 @@ from tiny_yolof import write_images
 
 from ppdet_repro.core.config import build, build_model, load_config
 from ppdet_repro.core.config.schema import Plan, Setting
-from ppdet_repro.engine.export import export_model
+from ppdet_repro.engine.export.export_model import export_model
 
 ROOT = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(

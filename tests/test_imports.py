@@ -16,12 +16,13 @@ PACKAGE = "ppdet_repro"
 # Lowest first; a module may import from its own layer and from those below. The longest prefix counts:
 # "modeling" stands for the files in that folder that are not named elsewhere (layers, nms, ...).
 LAYERS = [
-    ("core", "utils", ""),
+    ("core", "utils", "paddle_private", ""),
     ("modeling.boxes", "modeling.anchors", "modeling.shape_spec"),
-    ("modeling", "data.transform", "data.source", "optimizer", "metrics", "inference"),
+    ("modeling", "data.transform", "data.source", "optimizer", "metrics"),
     ("modeling.heads", "data"),
-    ("modeling.architectures", "slim"),
+    ("modeling.architectures", "slim", "runtime"),
     ("engine",),
+    ("serve", "cli"),
     ("tools", "deploy"),
 ]
 ENGINE = LAYERS.index(("engine",))

@@ -28,7 +28,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from ppdet_repro.core.config import load_config
-    from ppdet_repro.engine.anchor_cluster import report
+    from ppdet_repro.engine.analysis.anchor_cluster import report
 
     cfg = load_config(arguments.config, arguments.opt)
     print(report(cfg, arguments.size, arguments.n, arguments.generations, arguments.seed))

@@ -27,7 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cfg = load_config(arguments.config, arguments.opt) if arguments.config else None
 
-    from ppdet_repro.engine.average import average_checkpoints
+    from ppdet_repro.engine.training.average_checkpoints import average_checkpoints
 
     average_checkpoints(arguments.checkpoints, arguments.output, cfg, arguments.batches)
 

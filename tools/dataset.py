@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ppdet_repro.engine import datasets  # noqa: E402
+from ppdet_repro.cli import data as datasets  # noqa: E402
 from ppdet_repro.utils.errors import run_command  # noqa: E402
 
 

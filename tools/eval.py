@@ -38,8 +38,8 @@ def main() -> None:
     cfg = load_config(arguments.config, [*arguments.opt, *overrides], arguments.slim_config)
 
     from ppdet_repro.engine.distributed import start
-    from ppdet_repro.engine.evaluate import evaluate, evaluate_file
-    from ppdet_repro.engine.trained import load_trained
+    from ppdet_repro.engine.evaluation.evaluate import evaluate, evaluate_file
+    from ppdet_repro.engine.models import load_trained
 
     if arguments.json_eval:
         evaluate_file(cfg)

@@ -45,9 +45,9 @@ def main() -> None:
 
     import paddle
 
-    from ppdet_repro.engine.export import export_model
-    from ppdet_repro.engine.trained import load_trained
-    from ppdet_repro.engine.verify import choose_files
+    from ppdet_repro.engine.export.export_model import export_model
+    from ppdet_repro.engine.export.verify import choose_files
+    from ppdet_repro.engine.models import load_trained
 
     paddle.set_device("cpu")
     files = choose_files(cfg, arguments.verify, arguments.verify_images) if arguments.verify else []

@@ -32,7 +32,7 @@ def main() -> None:
 
     from ppdet_repro.engine.distributed import start
     from ppdet_repro.engine.infer import choose_images, infer
-    from ppdet_repro.engine.trained import load_trained
+    from ppdet_repro.engine.models import load_trained
 
     files = choose_images(arguments.infer_img, arguments.infer_dir, arguments.infer_list)
     start(cfg.run.use_gpu)

@@ -45,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     pictures = picture_sizes(arguments.anno, arguments.first) if arguments.anno else ()
 
-    from ppdet_repro.engine.model_info import model_info  # Paddle: not before the arguments are right
+    from ppdet_repro.engine.analysis.model_info import model_info  # Paddle: not before the arguments are right
 
     size = tuple(arguments.size) if arguments.size else None
     print(model_info(arguments.config, arguments.opt, size, pictures))

@@ -25,7 +25,7 @@ def main() -> None:
     arguments = parser.parse_args()
     configs = [load_config(path, arguments.opt) for path in arguments.config]
 
-    from ppdet_repro.engine.positives import draw, positives_by_size, table
+    from ppdet_repro.engine.analysis.positive_counts import draw, positives_by_size, table
 
     counts = positives_by_size(configs, arguments.number)
     print(table(counts))

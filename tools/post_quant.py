@@ -31,8 +31,8 @@ def main() -> None:
 
     import paddle
 
-    from ppdet_repro.engine.post_quant import post_quant, without_slim
-    from ppdet_repro.engine.trained import load_trained
+    from ppdet_repro.engine.export.post_quantization import post_quant, without_slim
+    from ppdet_repro.engine.models import load_trained
 
     paddle.set_device("cpu")
     model = load_trained(without_slim(cfg), arguments.offline)

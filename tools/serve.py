@@ -14,10 +14,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "deploy" / "python"), str(ROOT / "deploy")]
 
-from runtime.engines import open_pipeline  # noqa: E402
-from runtime.model_folder import open_model_folder  # noqa: E402
-from runtime.options import add_engine_flags, add_model_flags  # noqa: E402
-
+from ppdet_repro.runtime.engines import open_pipeline  # noqa: E402
+from ppdet_repro.runtime.model_folder import open_model_folder  # noqa: E402
+from ppdet_repro.runtime.options import add_engine_flags, add_model_flags  # noqa: E402
 from ppdet_repro.utils.cli import at_least_one  # noqa: E402
 from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
 
@@ -39,8 +38,9 @@ def main() -> None:
     model = open_model_folder(flags.model_dir, flags.use_fd_format, flags.engine)
     try:
         import uvicorn
-        from serve.app import create_app
-        from serve.detector import Limits, QueuedDetector
+
+        from ppdet_repro.serve.app import create_app
+        from ppdet_repro.serve.detector import Limits, QueuedDetector
     except ModuleNotFoundError as error:
         raise UserError(f"the server needs {error.name}; pip install 'ppdet-repro[serve]'") from error
     limits = Limits(flags.max_mb * 2**20, flags.max_megapixels * 10**6, flags.timeout, flags.queue)

@@ -31,7 +31,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cfg = load_config(arguments.config, arguments.opt)
 
-    from ppdet_repro.engine.show_assignment import show_assignment
+    from ppdet_repro.engine.analysis.show_assignment import show_assignment
 
     lines = show_assignment(
         cfg,

@@ -48,7 +48,7 @@ def main() -> Optional[int]:
     if arguments.processes > 1 and "PADDLE_TRAINER_ID" not in os.environ:
         return run_processes(arguments.processes, sys.argv)
 
-    from ppdet_repro.engine.train import train
+    from ppdet_repro.engine.training.train import train
 
     train(cfg, resume=arguments.resume, evaluate=arguments.eval, offline=arguments.offline)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Collection, Dict, List, NamedTuple, Optional
 
-from runtime.paddle_engine import Build
+from ppdet_repro.runtime.paddle_engine import Build
 
 
 class Model(NamedTuple):

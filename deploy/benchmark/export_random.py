@@ -28,7 +28,7 @@ def main() -> None:
 
     import paddle
 
-    from ppdet_repro.engine.export import export_model, read_input
+    from ppdet_repro.engine.export.export_model import export_model, read_input
 
     paddle.set_device("cpu")
     for part, benchmark in (("network", "true"), ("whole", "false")):

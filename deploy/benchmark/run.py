@@ -21,10 +21,10 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import yaml  # noqa: E402
 from report import Row, draw, markdown, write_csv  # noqa: E402
-from runtime.model_folder import open_model_folder  # noqa: E402
-from runtime.options import build_parser  # noqa: E402
 
 from ppdet_repro.data.source.image_folder import find_images  # noqa: E402
+from ppdet_repro.runtime.model_folder import open_model_folder  # noqa: E402
+from ppdet_repro.runtime.options import build_parser  # noqa: E402
 from ppdet_repro.utils.cli import at_least_one  # noqa: E402
 from ppdet_repro.utils.cpu_env import usable_cores  # noqa: E402
 from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
@@ -55,7 +55,8 @@ def main() -> None:
     flags = parse_flags()
 
     from cases import ENGINES, SETS
-    from runtime.paddle_engine import installed_build
+
+    from ppdet_repro.runtime.paddle_engine import installed_build
 
     flags.output.mkdir(parents=True, exist_ok=True)
     images = find_images(flags.image_dir) if flags.image_dir else make_pictures(flags.output / "pictures")
@@ -156,7 +157,7 @@ def attempt(subject: Subject, target: str) -> Union[Export, str]:
 
 def holds_int8(export: Union[Export, str]) -> bool:
     """Whether a Paddle model is there and quantised."""
-    from runtime.program import is_quantised, read_operators
+    from ppdet_repro.runtime.paddle_program import is_quantised, read_operators
 
     return isinstance(export, Export) and is_quantised(read_operators(open_model_folder(export.whole).program))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import ppdet_repro  # noqa: E402, F401  prepares the process for Paddle
-from ppdet_repro.engine.converters import LITE_PRECISIONS, to_lite  # noqa: E402
+from ppdet_repro.engine.export.converters import LITE_PRECISIONS, to_lite  # noqa: E402
 from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
 from ppdet_repro.utils.files import atomic_folder  # noqa: E402
 

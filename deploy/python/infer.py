@@ -12,12 +12,11 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
 
-from runtime.engines import open_pipeline  # noqa: E402
-from runtime.model_folder import open_model_folder  # noqa: E402
-from runtime.options import build_parser  # noqa: E402
-from runtime.run import AnyPipeline, run_images, run_video  # noqa: E402
-from runtime.slicing import SlicedPipeline, SliceOptions  # noqa: E402
-
+from ppdet_repro.runtime.engines import open_pipeline  # noqa: E402
+from ppdet_repro.runtime.model_folder import open_model_folder  # noqa: E402
+from ppdet_repro.runtime.options import build_parser  # noqa: E402
+from ppdet_repro.runtime.run import AnyPipeline, run_images, run_video  # noqa: E402
+from ppdet_repro.runtime.slicing import SlicedPipeline, SliceOptions  # noqa: E402
 from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
 
 

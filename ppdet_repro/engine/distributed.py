@@ -14,9 +14,9 @@ from typing import Iterator, List, NamedTuple, Sequence
 import paddle
 import paddle.distributed as dist
 from paddle import nn
-from paddle.base import core
 
-from ppdet_repro.slim.qat import ranges
+from ppdet_repro.paddle_private.layers import BATCH_NORMS, activation_ranges, is_frozen, set_num_threads
+from ppdet_repro.paddle_private.layers import running_statistics as statistics_of
 from ppdet_repro.utils import cpu_env
 from ppdet_repro.utils.logger import get_logger
 
@@ -43,7 +43,7 @@ def start(use_gpu: bool) -> World:
     if not gpu:
         get_logger().info(cpu_env.describe())
     if cpu_env.threads():
-        core.set_num_threads(cpu_env.threads())
+        set_num_threads(cpu_env.threads())
     paddle.set_device("gpu" if gpu else "cpu")
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
         dist.init_parallel_env()
@@ -118,11 +118,10 @@ def running_statistics(model: nn.Layer) -> List[paddle.Tensor]:
     moments = [
         statistic
         for layer in model.sublayers(include_self=True)
-        if isinstance(layer, (nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm))
-        and not layer._use_global_stats
-        for statistic in (layer._mean, layer._variance)
+        if isinstance(layer, BATCH_NORMS) and not is_frozen(layer)
+        for statistic in statistics_of(layer)
     ]
-    return moments + ranges(model)
+    return moments + activation_ranges(model)
 
 
 def synchronize_batch_norms(model: nn.Layer, world: World) -> None:
@@ -140,7 +139,7 @@ def synchronize_batch_norms(model: nn.Layer, world: World) -> None:
 
 def _convert(layer: nn.Layer) -> None:
     for name, child in layer.named_children():
-        if isinstance(child, nn.BatchNorm2D) and not child._use_global_stats:
+        if isinstance(child, nn.BatchNorm2D) and not is_frozen(child):
             setattr(layer, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
         else:
             _convert(child)

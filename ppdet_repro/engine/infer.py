@@ -11,7 +11,7 @@ from paddle import nn
 from ppdet_repro.core.config import Config, build
 from ppdet_repro.data.source.image_folder import find_images
 from ppdet_repro.data.transform.decode import read_image
-from ppdet_repro.engine.evaluate import detect, write_rows
+from ppdet_repro.engine.evaluation.evaluate import detect, write_rows
 from ppdet_repro.metrics.detections import ImageDetections, coco_rows
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger

@@ -101,6 +101,6 @@ def offset_conv(
 
 def deform(x: paddle.Tensor, conv_offset: nn.Conv2D, conv: DeformConv2D) -> paddle.Tensor:
     """Modulated deformable convolution of [B, C, H, W], offsets and mask predicted from the same map."""
-    taps = conv_offset._out_channels // 3
+    taps = conv_offset.weight.shape[0] // 3
     offset, mask = paddle.split(conv_offset(x), [2 * taps, taps], axis=1)
     return conv(x, offset, mask=F.sigmoid(mask))

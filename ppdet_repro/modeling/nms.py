@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import Any, Dict, NamedTuple, Optional
 
 import paddle
-from paddle import _C_ops
-from paddle.base.layer_helper import LayerHelper
 
 from ppdet_repro.core.registry import register
+from ppdet_repro.paddle_private.operators import matrix_nms, multiclass_nms
 
 
 class Detections(NamedTuple):
@@ -56,33 +55,7 @@ class MultiClassNMS:
 
     def __call__(self, boxes: paddle.Tensor, scores: paddle.Tensor) -> Detections:
         """Boxes [B, N, 4] xyxy, scores [B, C, N]."""
-        a = self.attributes
-        if paddle.in_dynamic_mode():
-            rows, _, count = _C_ops.multiclass_nms3(
-                boxes,
-                scores,
-                None,
-                a["score_threshold"],
-                a["nms_top_k"],
-                a["keep_top_k"],
-                a["nms_threshold"],
-                a["normalized"],
-                a["nms_eta"],
-                a["background_label"],
-            )
-            return Detections(rows.reshape([-1, 6]), count)
-        helper = LayerHelper("multiclass_nms3")
-        rows = helper.create_variable_for_type_inference(boxes.dtype)
-        index, count = (helper.create_variable_for_type_inference("int32") for _ in range(2))
-        helper.append_op(
-            type="multiclass_nms3",
-            inputs={"BBoxes": boxes, "Scores": scores},
-            outputs={"Out": rows, "Index": index, "NmsRoisNum": count},
-            attrs=dict(a),  # Paddle adds to it
-        )
-        for output in (rows, index, count):
-            output.stop_gradient = True
-        return Detections(rows, count)
+        return Detections(*multiclass_nms(boxes, scores, self.attributes))
 
 
 @register
@@ -139,21 +112,7 @@ class MatrixNMS:
         """Boxes [B, N, 4] xyxy, scores [B, C, N]."""
         if self.candidates is not None:
             boxes, scores = best_pairs(boxes, scores, self.candidates)
-        if paddle.in_dynamic_mode():
-            rows, _, count = _C_ops.matrix_nms(boxes, scores, *self.attributes.values())
-            return Detections(rows.reshape([-1, 6]), count)
-        helper = LayerHelper("matrix_nms")
-        rows = helper.create_variable_for_type_inference(boxes.dtype)
-        index, count = (helper.create_variable_for_type_inference("int32") for _ in range(2))
-        helper.append_op(
-            type="matrix_nms",
-            inputs={"BBoxes": boxes, "Scores": scores},
-            outputs={"Out": rows, "Index": index, "RoisNum": count},
-            attrs=dict(self.attributes),  # Paddle adds to it
-        )
-        for output in (rows, index, count):
-            output.stop_gradient = True
-        return Detections(rows, count)
+        return Detections(*matrix_nms(boxes, scores, self.attributes))
 
 
 def best_boxes(boxes: paddle.Tensor, scores: paddle.Tensor, limit: int):

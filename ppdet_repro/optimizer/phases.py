@@ -7,6 +7,7 @@ from typing import Dict, List, Optional
 from paddle import nn
 
 from ppdet_repro.core.registry import Part, register
+from ppdet_repro.paddle_private.layers import is_frozen, set_frozen
 
 NORMS = (nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D)
 
@@ -63,9 +64,7 @@ class Learners:
     def __init__(self, model: nn.Layer):
         self.layers: Dict[str, nn.Layer] = dict(model.named_sublayers())
         self.parameters = [p for p in model.parameters() if not p.stop_gradient]
-        self.norms = [
-            layer for layer in self.layers.values() if isinstance(layer, NORMS) and not layer._use_global_stats
-        ]
+        self.norms = [layer for layer in self.layers.values() if isinstance(layer, NORMS) and not is_frozen(layer)]
 
     def enter(self, phase: Phase) -> None:
         """Freeze what the phase freezes, thaw what it does not. ValueError: the model has no such layer, or norms that
@@ -84,4 +83,4 @@ class Learners:
             parameter.stop_gradient = id(parameter) in stopped
         inside = {id(layer) for layer in frozen}
         for norm in self.norms:
-            norm._use_global_stats = True if id(norm) in inside else None
+            set_frozen(norm, id(norm) in inside)

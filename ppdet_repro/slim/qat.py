@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
-from paddle.nn.quant import quant_layers
 
 from ppdet_repro.core.registry import register
+from ppdet_repro.paddle_private.layers import remove_preprocessing, test_graph
 from ppdet_repro.slim.static import static_mode
 
 BITS = 8
 WRAPPED = "._layer."  # in the names of weights: of a layer that is quantised
-RANGES = (quant_layers.FakeQuantMovingAverageAbsMax, quant_layers.MovingAverageAbsMaxScale)
 DEFAULTS = {
     "weight_preprocess_type": None,
     "activation_preprocess_type": None,
@@ -114,24 +113,10 @@ def plain_name(name: str) -> str:
     return name.replace(WRAPPED, ".")
 
 
-def ranges(model: nn.Layer) -> List[paddle.Tensor]:
-    """What quantised layers gather of their activations in training."""
-    return [
-        value
-        for layer in model.sublayers()
-        if isinstance(layer, RANGES)
-        for value in (layer._scale, layer._state, layer._accum)
-        if value is not None
-    ]
-
-
 def without_clipping(model: nn.Layer) -> nn.Layer:
     """A copy of a quantised model without PACT: an int8 model clips to its ranges by itself."""
     model = copy.deepcopy(model)
-    for layer in model.sublayers():
-        for name in ("_act_preprocess", "_weight_preprocess"):
-            if isinstance(getattr(layer, name, None), PACT):
-                setattr(layer, name, None)
+    remove_preprocessing(model, PACT)
     return model
 
 
@@ -144,9 +129,8 @@ def to_int8(folder: Path, _: Any = None) -> None:
     with static_mode() as executor:
         scope, place = paddle.static.global_scope(), paddle.CPUPlace()
         program, feeds, fetches = paddle.static.load_inference_model(prefix, executor)
-        graph = paddle.base.framework.IrGraph(paddle.base.core.Graph(program.desc), for_test=True)
+        graph = test_graph(program)
         for one in graph.all_sub_graphs():
-            one._for_test = True
             ReplaceFakeQuantDequantPass(scope, place, quant_bits=BITS).apply(one)
         for one in graph.all_sub_graphs():
             QuantWeightPass(scope, place).apply(one)

@@ -13,7 +13,7 @@ import paddle
 from paddle import nn
 
 from ppdet_repro.core.registry import Part, register
-from ppdet_repro.modeling.assignment import Assignment
+from ppdet_repro.modeling.assignment_drawing import Assignment
 from ppdet_repro.modeling.heads.retina_head import RetinaOutputs
 from ppdet_repro.modeling.heads.sapd_head import SAPDOutputs
 

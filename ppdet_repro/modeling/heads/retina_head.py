@@ -18,7 +18,7 @@ from paddle.nn.initializer import Constant, Normal
 
 from ppdet_repro.core.registry import Part, Shared, register
 from ppdet_repro.modeling.assigners.matches import IGNORED, Matches
-from ppdet_repro.modeling.assignment import AssignedBoxes, Assignment
+from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment
 from ppdet_repro.modeling.boxes import decode_deltas, encode_deltas, to_original_image
 from ppdet_repro.modeling.ground_truth import one_hot_targets, without_padding
 from ppdet_repro.modeling.layers import batch_norm

@@ -19,7 +19,7 @@ from paddle.nn.initializer import Constant, Normal
 from ppdet_repro.core.registry import Part, Shared, Upstream, register
 from ppdet_repro.modeling.anchor_points import boxes_from_distances, make_grid, make_points, rows
 from ppdet_repro.modeling.assigners.anchor_point_assigner import NOBODY, Objects, PointTargets
-from ppdet_repro.modeling.assignment import AssignedBoxes, Assignment, LevelBars, WeightMap, cells
+from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, LevelBars, WeightMap, cells
 from ppdet_repro.modeling.boxes import clip_to_image, to_original_image
 from ppdet_repro.modeling.ground_truth import without_padding
 from ppdet_repro.modeling.layers import batch_norm

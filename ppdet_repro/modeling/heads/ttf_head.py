@@ -17,7 +17,7 @@ from paddle import ParamAttr, nn
 from paddle.nn.initializer import Normal
 
 from ppdet_repro.core.registry import Part, Shared, Upstream, register
-from ppdet_repro.modeling.assignment import AssignedBoxes, Assignment, WeightMap, cells, owners_of
+from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, WeightMap, cells, owners_of
 from ppdet_repro.modeling.boxes import xyxy_from_distances
 from ppdet_repro.modeling.losses.ags import ChannelSoftmaxAGS
 from ppdet_repro.modeling.ttf_layers import DeformConv, LiteConv, bias_attr

@@ -17,7 +17,7 @@ from paddle import ParamAttr, nn
 from paddle.regularizer import L2Decay
 
 from ppdet_repro.core.registry import Part, Shared, Upstream, register
-from ppdet_repro.modeling.assignment import AssignedBoxes, Assignment, owners_of
+from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, owners_of
 from ppdet_repro.modeling.boxes import xyxy_from_cxcywh
 from ppdet_repro.modeling.yolo_predictions import YOLOCandidates, YOLOPredictions, make_grid, rows, xyxy_from_cells
 

@@ -1,1 +1,0 @@
-"""Run exported detectors: numpy, OpenCV and an inference engine, no training code."""

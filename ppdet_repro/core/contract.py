@@ -1,0 +1,83 @@
+"""What flows through a detector: batches, raw outputs, losses and detections, with shapes and units.
+
+B images, G ground truths, L levels of feature maps, N candidate boxes, K classes, M detections of a whole batch.
+
+Boxes are `xyxy` (x1, y1, x2, y2) unless a name says otherwise. Ground truth boxes are in pixels of the network's input,
+detections in pixels of the original images. Pairs of sizes and scales are ordered (y, x), as PaddleDetection orders
+them. This module does not import Paddle: for the type checker a `Tensor` is Paddle's, at run time it is not looked at.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Protocol, Tuple, TypedDict, Union
+
+if TYPE_CHECKING:
+    from paddle import Tensor
+else:
+    Tensor = Any
+
+Losses = Dict[str, Tensor]
+"""The losses of a batch by name, each a scalar; the entry `loss` is the sum of the others."""
+
+RawOutputs = Any
+"""What a head returns before decoding: every head defines a `NamedTuple` of its own with tensors, or lists of a
+tensor per level, in it."""
+
+PerImage = Union[Tensor, List[Tensor]]
+"""A tensor per image, or, where all images have equally many entries, one tensor with a leading dimension B."""
+
+
+class Batch(TypedDict, total=False):
+    """What a reader yields. Which keys are there depends on the dataset's `data_fields` and on the transforms."""
+
+    image: Tensor  # [B, 3, H, W] float32
+    im_id: Tensor  # [B, 1] int64
+    im_shape: Tensor  # [B, 2] float32: height and width after resizing, without padding
+    scale_factor: Tensor  # [B, 2] float32: resized over original size
+    progress: Tensor  # [1] float32: how far training is, from 0 to 1; in training only
+
+    # Ground truth. `PadBox` fills up with zeros: a box without area is padding.
+    gt_bbox: PerImage  # [G, 4] float32, xyxy, pixels of the network's input
+    gt_class: PerImage  # [G, 1] int32 ([G] after PadBox)
+    gt_score: PerImage  # [G, 1] float32 ([G] after PadBox): the weight that Mixup gives
+    is_crowd: PerImage  # [G, 1] int32 ([G] after PadBox)
+    difficult: PerImage  # [G, 1] int32 ([G] after PadBox)
+
+    # What YOLOv3's loss needs besides: see NormalizeBox, BboxXYXY2XYWH and Gt2YoloTarget.
+    gt_xyxy_relative: PerImage  # [G, 4] float32, xyxy over the input's width and height
+    gt_cxcywh_relative: PerImage  # [G, 4] float32, center and size over the input's width and height
+    target0: Tensor  # [B, A, 6 + K, H / stride, W / stride] float32: coarsest level
+    target1: Tensor
+    target2: Tensor
+
+    # Targets of TTFNet and PAFNet: see Gt2TTFTarget.
+    ttf_heatmap: Tensor  # [B, K, H / 4, W / 4] float32
+    ttf_box_target: Tensor  # [B, 4, H / 4, W / 4] float32
+    ttf_reg_weight: Tensor  # [B, 1, H / 4, W / 4] float32
+
+
+class Detections(NamedTuple):
+    """The detections of a batch, those of the first image first."""
+
+    bbox: Tensor  # [M, 6] float32: class, score, x1, y1, x2, y2 in pixels of the original images
+    bbox_num: Tensor  # [B] int32: rows per image
+
+
+class Head(Protocol):
+    """The last part of a detector that has weights."""
+
+    def __call__(self, feats: Any) -> RawOutputs:
+        """Feature maps [B, C, H, W], one or one per level -> raw outputs."""
+
+    def losses(self, raw: RawOutputs, batch: Batch) -> Losses:
+        """The losses of raw outputs on a batch with ground truth."""
+
+
+class PostProcess(Protocol):
+    """From raw outputs to detections; the head itself, or a part of its own."""
+
+    def decode(self, raw: RawOutputs, im_shape: Tensor, scale_factor: Tensor) -> Tuple[Tensor, Tensor]:
+        """Boxes [B, N, 4] in pixels of the original images, and scores [B, K, N]."""
+
+    def suppress(self, boxes: Tensor, scores: Tensor) -> Detections:
+        """Remove duplicates among decoded boxes."""

@@ -1,0 +1,168 @@
+"""Pictures of what training makes of an image: positives, ignored boxes, weights.
+
+Images are RGB uint8 [H, W, 3]; whatever a head's `assignment` describes is drawn, one panel each.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any, List, Optional, Sequence, Union
+
+import cv2
+import numpy as np
+import paddle
+
+from ppdet_repro.core.config import Config, build, build_model
+from ppdet_repro.data.source.base import Source
+from ppdet_repro.engine.training.checkpoint import load_exact
+from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, LevelBars, WeightMap
+from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.pictures import write_picture
+from ppdet_repro.utils.visualize import FONT, class_colour, contact_sheet, enlarged
+from ppdet_repro.utils.weights import resolve
+
+NOBODYS = (190, 190, 190)
+
+
+def show_assignment(
+    cfg: Config,
+    output_dir: Union[str, Path],
+    images: Sequence[str] = (),
+    number: int = 4,
+    weights: Optional[str] = None,
+    seed: int = 0,
+    offline: bool = False,
+    progress: float = 1.0,
+) -> List[str]:
+    """Draw the assignment of training images into `output_dir`, one picture each; returns a line about each.
+
+    images   file names, their stems or image ids of TrainDataset; else its first `number` images
+    weights  a checkpoint; without it the network is untrained, which matters where predictions take part
+             (YOLOF's matching and ignoring, YOLO's ignoring, AGS)
+    seed     of the training transforms, whose result is what is drawn, and of an untrained network
+    progress how far the training is meant to be, 0 to 1 (SAPD selects levels otherwise in its first half)
+
+    UserError: an image is not in the data set; the files cannot be read or written.
+    """
+    source = build(cfg, "TrainDataset")
+    source.load()
+    chosen = [find(source, name) for name in images] or list(range(min(number, len(source))))
+    paddle.seed(seed)
+    model = build_model(cfg)
+    if weights is not None:
+        load_exact(model, resolve(weights, offline))
+    model.eval()
+    reader = build(cfg, "TrainReader", batch_size=1, shuffle=False, drop_last=False)
+    first = Reordered(source, chosen + sorted(set(range(len(source))) - set(chosen)))
+    batches = reader.batches(first, epoch=0, epochs_total=1, seed=seed, workers=0)
+    lines = []
+    for index, batch in zip(chosen, islice(batches, len(chosen))):
+        batch["progress"] = paddle.to_tensor([progress], "float32")
+        with paddle.no_grad():
+            (assignment,) = model.head.assignment(model.raw(batch["image"]), batch)
+        name = Path(source.record(index)["im_file"]).stem
+        path = Path(output_dir) / f"{name}.jpg"
+        write_picture(path, draw(picture(batch["image"][0].numpy()), assignment))
+        lines.append(f"{path}: {summary(assignment)}")
+    return lines
+
+
+class Reordered:
+    """A data set in another order, for a reader that does not shuffle."""
+
+    def __init__(self, source: Source, order: Sequence[int]):
+        self.source, self.order = source, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def record(self, index: int) -> dict[str, Any]:
+        return self.source.record(self.order[index])
+
+
+def find(source: Source, name: str) -> int:
+    """The index of an image by its file name, the name's stem, or its id. UserError if there is none."""
+    for index in range(len(source)):
+        record = source.record(index)
+        path = Path(record["im_file"])
+        if name in (path.name, path.stem, str(path), str(int(record["im_id"][0]))):
+            return index
+    raise UserError(f"TrainDataset's {len(source)} images have no {name!r}: give a file name or an image id")
+
+
+def picture(image: np.ndarray) -> np.ndarray:
+    """A normalised image [3, H, W] as a picture [H, W, 3] uint8, its values stretched over 0 to 255."""
+    low, high = image.min(), image.max()
+    stretched = (image - low) / max(high - low, 1e-6) * 255
+    return np.ascontiguousarray(stretched.round().astype(np.uint8).transpose(1, 2, 0))
+
+
+def summary(assignment: Assignment) -> str:
+    """One line: how many objects, and how many boxes of each kind."""
+    parts = [f"{len(assignment.objects)} objects"]
+    parts += [f"{len(layer.boxes)} {layer.name}" for layer in assignment.boxes]
+    parts += [f"{layer.name} up to {layer.values.max():.3g}" for layer in assignment.maps]
+    return ", ".join(parts)
+
+
+def draw(image: np.ndarray, assignment: Assignment) -> np.ndarray:
+    """One panel with the objects, one for each kind of boxes, for each map and for each kind of bars."""
+    image, scale = enlarged(image)
+    objects = AssignedBoxes("objects", assignment.objects, np.arange(len(assignment.objects)))
+    panels = [box_panel(image, layer, scale) for layer in [objects, *assignment.boxes]]
+    panels += [map_panel(image, layer) for layer in assignment.maps]
+    panels += [bar_panel(image, layer, assignment.objects * scale) for layer in assignment.bars]
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
+    return contact_sheet(panels, columns, cell=max(panels[0].shape[:2]) + 4)
+
+
+def box_panel(image: np.ndarray, layer: AssignedBoxes, scale: float) -> np.ndarray:
+    """The picture, darkened, with each box in its object's colour, grey where it has none."""
+    panel = (image * 0.6).astype(np.uint8)
+    thickness = max(1, round(max(panel.shape[:2]) / 400))
+    for box, owner in zip(layer.boxes * scale, layer.owners):
+        x1, y1, x2, y2 = (int(round(float(side))) for side in box.clip(-1e5, 1e5))
+        colour = NOBODYS if owner < 0 else class_colour(int(owner))
+        cv2.rectangle(panel, (x1, y1), (x2, y2), colour, thickness)
+    return captioned(panel, f"{layer.name}: {len(layer.boxes)}")
+
+
+def map_panel(image: np.ndarray, layer: WeightMap) -> np.ndarray:
+    """The picture in grey and the map where it is not 0, from dark (0) to yellow (the largest value).
+
+    Brightness goes with the square root, as the weights of large objects are small beside a small one's.
+    """
+    size = image.shape[1], image.shape[0]
+    grey = np.repeat((image * 0.6).mean(axis=2, keepdims=True), 3, axis=2)
+    largest = float(layer.values.max())
+    values = cv2.resize(layer.values.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
+    levels = (np.sqrt(values.clip(min=0) / max(largest, 1e-12)) * 255).clip(0, 255).astype(np.uint8)
+    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    opacity = np.where(values > 0, 0.75, 0.0)[:, :, None]
+    panel = (grey * (1 - opacity) + colours * opacity).astype(np.uint8)
+    return captioned(panel, f"{layer.name}: 0 to {largest:.3g}")
+
+
+def bar_panel(image: np.ndarray, layer: LevelBars, objects: np.ndarray) -> np.ndarray:
+    """The picture, darkened, with each object's box, and in its corner a bar for each level, filled as far as the
+    number says."""
+    panel = (image * 0.6).astype(np.uint8)
+    height = max(4, round(max(panel.shape[:2]) / 60))
+    width = 4 * height
+    for index, (box, values) in enumerate(zip(objects, layer.values)):
+        x1, y1, x2, y2 = (int(round(float(side))) for side in box.clip(-1e5, 1e5))
+        cv2.rectangle(panel, (x1, y1), (x2, y2), class_colour(index), 1)
+        for level, value in enumerate(values):
+            top = y1 + level * height
+            cv2.rectangle(panel, (x1, top), (x1 + width, top + height), (255, 255, 255), -1)
+            cv2.rectangle(panel, (x1, top), (x1 + round(float(value) * width), top + height), (220, 30, 30), -1)
+            cv2.rectangle(panel, (x1, top), (x1 + width, top + height), (0, 0, 0), 1)
+    return captioned(panel, layer.name)
+
+
+def captioned(panel: np.ndarray, text: str) -> np.ndarray:
+    """The panel below a line of text."""
+    strip = np.full((28, panel.shape[1], 3), 255, np.uint8)
+    cv2.putText(strip, text, (4, 20), FONT, 0.55, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([strip, panel])

@@ -1,0 +1,136 @@
+"""From a Paddle inference model to ONNX, and to Paddle-Lite's .nb files.
+
+Both converters are native code that kills its process on what it cannot convert, and both may end with exit code 0
+without a model. So they run as processes of their own, and only the file counts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Sequence
+
+import paddle
+
+from ppdet_repro.paddle_private.lite_program import cure, parts_of_weights
+from ppdet_repro.paddle_private.program import operator_types, read_program
+from ppdet_repro.runtime.networks import missing
+from ppdet_repro.utils.errors import UserError
+
+OPSET = 16  # the first with grid_sample; paddle2onnx 1.3.1 writes invalid graphs for 19
+LITE_TARGETS = ("arm", "x86")
+LITE_PRECISIONS = {
+    "fp32": "",
+    "fp16": "opt.enable_fp16()",
+    "int8": "opt.set_quant_model(True); opt.set_quant_type('QUANT_INT8')",
+    "int16": "opt.set_quant_model(True); opt.set_quant_type('QUANT_INT16')",
+}
+PADDLE2ONNX = "import sys; from paddle2onnx.command import main; sys.exit(main())"
+LITE_OPT = """
+import sys
+from paddlelite.lite import Opt
+
+opt = Opt()
+model, parameters, out, device = sys.argv[1:]
+opt.set_model_file(model)
+opt.set_param_file(parameters)
+opt.set_model_type("naive_buffer")
+opt.set_optimize_out(out)
+{precision}
+opt.set_valid_places(device)
+opt.run()
+"""
+MATRIX_NMS = "matrix_nms"  # has no counterpart in ONNX
+SUPPRESSIONS = {MATRIX_NMS, "multiclass_nms3"}
+
+
+def to_onnx(program: Path, parameters: Path, target: Path) -> None:
+    """Convert a Paddle inference model to the ONNX file `target`. UserError if paddle2onnx does not."""
+    if importlib.util.find_spec("paddle2onnx") is None:
+        raise missing("paddle2onnx", "onnx")
+    for path in (program, parameters):
+        if not path.is_file():  # paddle2onnx would write an empty file and report success
+            raise UserError(f"{path} does not exist; export the model again")
+    kinds = operator_types(read_program(program))
+    for kind, cure_of_it in (
+        ("deformable_conv", "tools/export_model.py --target onnx writes it with grid_sample"),
+        (MATRIX_NMS, "tools/export_model.py --target onnx leaves it out"),
+    ):
+        if kind in kinds:
+            raise UserError(f"{program} contains {kind}, which paddle2onnx cannot convert; {cure_of_it}")
+    arguments = [
+        f"--model_dir={program.parent}",
+        f"--model_filename={program.name}",
+        f"--params_filename={parameters.resolve().relative_to(program.parent.resolve())}",
+        f"--save_file={target}",
+        f"--opset_version={OPSET}",
+        "--enable_auto_update_opset=False",
+    ]
+    run_converter("paddle2onnx", PADDLE2ONNX, arguments, target)
+
+
+def to_lite(program: Path, parameters: Path, target: Path, device: str, precision: str = "fp32") -> None:
+    """Convert a Paddle inference model to the Paddle-Lite file `target`, which ends in .nb, for `device`, arm or x86.
+
+    `precision`: fp32; fp16 (arm only) computes so; int8 and int16 store the weights so and compute in float32.
+    UserError if Paddle-Lite's opt does not.
+    """
+    if importlib.util.find_spec("paddlelite") is None:
+        raise missing("paddlelite", "lite")
+    check_lite(program, device, precision, paddle.__version__)
+    cured = target.with_suffix(".pdmodel")
+    cured.write_bytes(cure(read_program(program), device).SerializeToString())
+    arguments = [str(cured), str(parameters), str(target.with_suffix("")), device]  # it appends .nb
+    try:
+        run_converter(
+            "Paddle-Lite's opt", LITE_OPT.format(precision=LITE_PRECISIONS[precision]), arguments, target, "saved into"
+        )
+    finally:
+        cured.unlink(missing_ok=True)
+
+
+def check_lite(program: Path, device: str, precision: str, paddle_version: str) -> None:
+    """UserError if Paddle-Lite cannot be asked for this."""
+    if device not in LITE_TARGETS or precision not in LITE_PRECISIONS:
+        raise UserError(
+            f"Paddle-Lite for {device} in {precision}: devices are {', '.join(LITE_TARGETS)}, precisions "
+            f"{', '.join(LITE_PRECISIONS)}"
+        )
+    if precision == "fp16" and device != "arm":
+        raise UserError("Paddle-Lite computes in fp16 on arm alone; for x86 use fp32")
+    if not paddle_version.startswith("2."):
+        raise UserError(f"Paddle {paddle_version} writes programs that Paddle-Lite 2.13 cannot read; use Paddle 2.6.2")
+    description = read_program(program)
+    if parts_of_weights(description):
+        raise UserError(
+            f"{program} takes parts of weights that it computes (BiFPN's fusion does), which crashes Paddle-Lite when "
+            "the model runs; tools/export_model.py --target lite writes BiFPN's as numbers"
+        )
+    for kind in SUPPRESSIONS.intersection(operator_types(description)):
+        raise UserError(
+            f"{program} contains {kind}, behind which Paddle-Lite aborts where nothing is found; export it with "
+            "export.nms=false or with --target lite"
+        )
+    if "grid_sampler" in operator_types(description):
+        raise UserError(
+            f"{program} contains grid_sampler, which crashes Paddle-Lite's opt; export it with --target lite, which "
+            "keeps deformable_conv"
+        )
+
+
+def run_converter(name: str, code: str, arguments: Sequence[str], target: Path, done_when: str = "") -> None:
+    """Run a converter in a process of its own. It is done if it ends with code 0, has printed `done_when` and left a
+    file. UserError with its last word if not."""
+    target.unlink(missing_ok=True)
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, errors="replace")
+    log = f"{done.stdout}\n{done.stderr}"
+    if done.returncode == 0 and done_when in log and target.is_file() and target.stat().st_size:
+        return
+    target.unlink(missing_ok=True)
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    telling = [line for line in lines if any(word in line for word in ("rror", "Check failed", "not support"))]
+    reason = (telling or lines or ["it said nothing"])[-1]
+    end = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with code {done.returncode}"
+    raise UserError(f"{name} {end} and left no model; its last word: {reason}")

@@ -1,0 +1,111 @@
+"""Folding batch norms into the convolutions before them, and BiFPN's learned weights into numbers.
+
+O output channels of a convolution, I input channels a group, k kernel size.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
+
+import paddle
+from paddle import nn
+from paddle.vision.ops import DeformConv2D
+
+from ppdet_repro.modeling.necks.bifpn import Fusion
+from ppdet_repro.paddle_private.layers import epsilon, replace_sublayer, running_statistics
+
+CONVOLUTIONS = (nn.Conv2D, DeformConv2D)  # weights [O, I, k, k]
+
+
+def fold_batch_norms(model: nn.Layer, run: Callable[[nn.Layer], Any]) -> nn.Layer:
+    """A copy of the model in eval mode, each batch norm that follows a convolution folded into its weights.
+
+    `run` calls a model on an example input; what feeds what is seen while it runs. A pair is folded if the
+    norm's input is always that convolution's output and the convolution feeds nothing else that is a norm;
+    so a convolution shared by levels with norms of their own stays.
+    """
+    model = copy.deepcopy(model)
+    model.eval()
+    for convolution, norm in find_pairs(model, run):
+        fold(convolution, norm)
+        replace_sublayer(model, norm, nn.Identity())
+    return model
+
+
+def find_pairs(model: nn.Layer, run: Callable[[nn.Layer], Any]) -> List[Tuple[nn.Layer, nn.BatchNorm2D]]:
+    """The convolutions and batch norms that belong to each other alone."""
+    origin: Dict[int, Tuple[Any, nn.Layer]] = {}  # a convolution's output by its id, held so that ids stay unique
+    sources: Dict[nn.Layer, Set[Any]] = {}
+    targets: Dict[nn.Layer, Set[Any]] = {}
+    calls: Dict[nn.Layer, int] = {}
+
+    def leaves(layer: nn.Layer, _: Any, output: Any) -> None:
+        origin[id(output)] = (output, layer)
+        calls[layer] = calls.get(layer, 0) + 1
+
+    def enters(layer: nn.Layer, inputs: Tuple[Any, ...]) -> None:
+        source = origin.get(id(inputs[0]), (None, None))[1]
+        sources.setdefault(layer, set()).add(source)
+        targets.setdefault(source, set()).add(layer)
+        calls[layer] = calls.get(layer, 0) + 1
+
+    hooks = []
+    for layer in model.sublayers():
+        if isinstance(layer, CONVOLUTIONS):
+            hooks.append(layer.register_forward_post_hook(leaves))
+        elif isinstance(layer, nn.BatchNorm2D):
+            hooks.append(layer.register_forward_pre_hook(enters))
+    try:
+        with paddle.no_grad():
+            run(model)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [
+        (source, norm)
+        for norm, (source, *others) in ((norm, tuple(found)) for norm, found in sources.items())
+        if source is not None and not others and targets[source] == {norm} and calls[source] == calls[norm]
+    ]
+
+
+def fold(convolution: nn.Layer, norm: nn.BatchNorm2D) -> None:
+    """Give the convolution the weights and bias of convolution and norm in one.
+
+    norm(y) = (y - mean) * s + beta with s = gamma / sqrt(variance + eps), so the convolution gets
+    weight * s and (bias - mean) * s + beta.
+    """
+    mean, variance = running_statistics(norm)
+    scale = norm.weight / paddle.sqrt(variance + epsilon(norm))  # [O]
+    bias = 0.0 if convolution.bias is None else convolution.bias
+    folded_bias = ((bias - mean) * scale + norm.bias).detach()  # [O]
+    convolution.weight.set_value(convolution.weight * scale.reshape([-1, 1, 1, 1]))  # [O, I, k, k]
+    if convolution.bias is None:
+        convolution.bias = convolution.create_parameter([len(folded_bias)], is_bias=True)
+    convolution.bias.set_value(folded_bias)
+
+
+class FixedFusion(nn.Layer):
+    """A `Fusion` whose weights are numbers in the program."""
+
+    def __init__(self, fusion: Fusion):
+        super().__init__()
+        self.shares = fusion.shares().tolist()
+        self.fusion = fusion
+
+    def forward(self, maps: Sequence[paddle.Tensor]) -> paddle.Tensor:
+        return self.fusion.convolve(sum(share * x for share, x in zip(self.shares, maps)))
+
+
+def fold_fusions(model: nn.Layer) -> nn.Layer:
+    """A copy of the model in eval mode, which computes nothing from BiFPN's weights alone."""
+    return with_replaced(model, Fusion, FixedFusion)
+
+
+def with_replaced(model: nn.Layer, kind: type, new: Callable[[Any], nn.Layer]) -> nn.Layer:
+    """A copy of the model in eval mode, where `new`(layer) stands for every layer of a kind."""
+    model = copy.deepcopy(model)
+    for layer in [layer for layer in model.sublayers() if isinstance(layer, kind)]:
+        replace_sublayer(model, layer, new(layer))
+    model.eval()
+    return model

@@ -1,0 +1,82 @@
+"""The folder that tools/export_model.py (ours or PaddleDetection's) writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Union
+
+import yaml
+
+from ppdet_repro.runtime.networks import FILES
+from ppdet_repro.utils.errors import UserError
+
+ARCHITECTURES = ("YOLO", "YOLOF", "TTFNet", "RetinaNet", "SAPD")  # whose exports end in bbox and bbox_num
+
+
+class ModelFolder(NamedTuple):
+    """The files of an exported model and what its infer_cfg.yml says.
+
+    `preprocess`: the steps from a decoded image to the network's input; `labels`: class names by class;
+    `dynamic_shape`: the input size is free; `min_subgraph_size`: TensorRT takes subgraphs from this size on;
+    `post_process`: what turns the outputs into boxes, if the model does not.
+    """
+
+    program: Path
+    parameters: Path
+    arch: str
+    preprocess: List[Dict[str, Any]]
+    labels: List[str]
+    dynamic_shape: bool
+    min_subgraph_size: int
+    draw_threshold: float
+    post_process: Optional[Dict[str, Any]] = None
+
+
+def open_model_folder(path: Union[str, Path], fastdeploy_names: bool = False, engine: str = "paddle") -> ModelFolder:
+    """Read the folder of a model exported for an engine. UserError if it, a file or an entry is missing, or if the
+    architecture is unknown."""
+    folder = Path(path)
+    stem, config = ("inference", "inference.yml") if fastdeploy_names else ("model", "infer_cfg.yml")
+    if not folder.is_dir():
+        raise UserError(f"--model_dir {folder} is not a folder; tools/export_model.py writes one")
+    names = [f"{stem}.pdmodel", f"{stem}.pdiparams"] if engine == "paddle" else [FILES[engine]]
+    files = [folder / name for name in (*names, config)]
+    missing = [file.name for file in files if not file.is_file() or not file.stat().st_size]
+    if missing:
+        other = "inference.yml" if not fastdeploy_names else "infer_cfg.yml"
+        hint = f"; set --use_fd_format={not fastdeploy_names}" if (folder / other).is_file() else ""
+        if names[0] in missing:
+            hint += _other_engines(folder, engine)
+        raise UserError(f"{folder} lacks {', '.join(missing)} (or it is empty){hint}; export the model again")
+    return ModelFolder(files[0], files[-2], **_read_config(files[-1]))
+
+
+def _other_engines(folder: Path, engine: str) -> str:
+    """What a folder is for, if not for this engine."""
+    known = {"paddle": "model.pdmodel", **FILES}
+    others = [name for name, file in known.items() if name != engine and (folder / file).is_file()]
+    return f"; it is for --engine={' or '.join(others)}" if others else ""
+
+
+def _read_config(path: Path) -> Dict[str, Any]:
+    """The entries of infer_cfg.yml that inference needs."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        arch = str(config["arch"])
+        entries = {
+            "arch": arch,
+            "preprocess": [dict(step) for step in config["Preprocess"]],
+            "labels": [str(label) for label in config["label_list"]],
+            "dynamic_shape": bool(config["use_dynamic_shape"]),
+            "min_subgraph_size": int(config["min_subgraph_size"]),
+            "draw_threshold": float(config.get("draw_threshold", 0.5)),
+            "post_process": None if config.get("PostProcess") is None else dict(config["PostProcess"]),
+        }
+    except KeyError as error:
+        raise UserError(f"{path} has no entry {error}; export the model again") from error
+    except (yaml.YAMLError, TypeError, ValueError, UnicodeDecodeError) as error:
+        first_line = str(error).splitlines()[0]
+        raise UserError(f"{path} is not an infer_cfg.yml ({first_line}); export the model again") from error
+    if arch not in ARCHITECTURES:
+        raise UserError(f"{path}: architecture {arch!r} is not one of {', '.join(ARCHITECTURES)}")
+    return entries

@@ -1,0 +1,100 @@
+"""Large images in overlapping slices: detect on each, shift, merge.
+
+M boxes of an image; a row is class, score, x1, y1, x2, y2 in pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Iterable, Iterator, List, NamedTuple, Sequence, Tuple
+
+import numpy as np
+
+from ppdet_repro.runtime.overlap import ahead
+from ppdet_repro.runtime.pipeline import Detected, Image, Pipeline, batched, read
+
+
+class SliceOptions(NamedTuple):
+    """Slices of `slice_size` (height, width) pixels that overlap by `overlap_ratio` of it; `combine_method`
+    `nms` drops, of two boxes of a class whose `match_metric` reaches `match_threshold`, the worse; `concat`
+    keeps all."""
+
+    slice_size: Tuple[int, int] = (640, 640)
+    overlap_ratio: Tuple[float, float] = (0.25, 0.25)
+    combine_method: str = "nms"
+    match_threshold: float = 0.6
+    match_metric: str = "ios"
+
+
+class SlicedPipeline:
+    """A pipeline for large images; its timer counts slices."""
+
+    def __init__(self, pipeline: Pipeline, options: SliceOptions, batch_size: int):
+        self.pipeline = pipeline
+        self.options = options
+        self.batch_size = batch_size
+        self.timer = pipeline.timer
+
+    def __call__(self, images: Sequence[Image]) -> List[Detected]:
+        """What is found on each image. UserError if a file is not an image."""
+        return [self._detect(read(image)) for image in images]
+
+    def stream(self, batches: Iterable[Sequence[Image]]) -> Iterator[List[Detected]]:
+        """What is found on each batch of images; the next ones are read while the network computes."""
+        for pictures in ahead([read(image) for image in images] for images in batches):
+            yield self(pictures)
+
+    def benchmark(self, images: Sequence[Image]) -> None:
+        """Time the slices of the images, `batch_size` at a time."""
+        for image in map(read, images):
+            for corners in batched(self._corners(image), self.batch_size):
+                self.pipeline.benchmark([self._slice(image, y, x) for y, x in corners])
+
+    def _detect(self, image: np.ndarray) -> Detected:
+        rows = []
+        for corners in batched(self._corners(image), self.batch_size):
+            slices = [self._slice(image, y, x) for y, x in corners]
+            for (y, x), found in zip(corners, self.pipeline(slices)):
+                rows.append(found.rows + np.array([0, 0, x, y, x, y], np.float32))
+        everything = np.concatenate(rows)
+        if self.options.combine_method == "nms":
+            everything = merge(everything, self.options.match_threshold, self.options.match_metric)
+        return Detected(image, everything)
+
+    def _corners(self, image: np.ndarray) -> List[Tuple[int, int]]:
+        (height, width), (above, left) = self.options.slice_size, self.options.overlap_ratio
+        tops, lefts = starts(image.shape[0], height, above), starts(image.shape[1], width, left)
+        return [(y, x) for y in tops for x in lefts]
+
+    def _slice(self, image: np.ndarray, y: int, x: int) -> np.ndarray:
+        height, width = self.options.slice_size
+        return np.ascontiguousarray(image[y : y + height, x : x + width])
+
+
+def starts(length: int, size: int, overlap: float) -> List[int]:
+    """Where slices of `size` pixels begin along a side; the last one ends with the side."""
+    step = max(1, size - int(overlap * size))
+    count = 1 + max(0, -(-(length - size) // step))
+    return [max(0, min(i * step, length - size)) for i in range(count)]
+
+
+def merge(rows: np.ndarray, threshold: float, metric: str) -> np.ndarray:
+    """Rows [M, 6] without those that match a better one of their class, by falling score.
+
+    `iou`: intersection over union; `ios`: over the smaller box, so a part is dropped for its whole.
+    """
+    rows = rows[np.argsort(-rows[:, 1], kind="stable")]
+    kept: List[int] = []
+    for i, row in enumerate(rows):
+        better = rows[[k for k in kept if rows[k, 0] == row[0]]]
+        if not (overlaps(row[2:], better[:, 2:], metric) >= threshold).any():
+            kept.append(i)
+    return rows[kept]
+
+
+def overlaps(box: np.ndarray, others: np.ndarray, metric: str) -> np.ndarray:
+    """`iou` or `ios` of a box [4] with others [M, 4], sides counted in whole pixels (+1): [M]."""
+    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2]) + 1
+    shared = sides.clip(min=0).prod(axis=1)
+    area = (box[2:] - box[:2] + 1).prod()
+    areas = (others[:, 2:] - others[:, :2] + 1).prod(axis=1)
+    return shared / (area + areas - shared if metric == "iou" else np.minimum(area, areas))

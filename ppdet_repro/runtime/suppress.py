@@ -1,0 +1,109 @@
+"""From decoded boxes to detections in numpy, where the exported graph ends before the suppression.
+
+N candidate boxes, C classes, n candidates of one class, M rows kept. What to do is the entry `PostProcess` of
+infer_cfg.yml, with the names and parameters of the components that do it in Paddle (modeling/nms.py,
+modeling/ttf_box.py); the results are theirs.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Callable, Dict, List, Mapping, Tuple
+
+import numpy as np
+
+from ppdet_repro.runtime.matrix_nms import matrix_nms, pairwise_iou
+from ppdet_repro.utils.errors import UserError
+
+Suppress = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""One image's boxes [N, 4] xyxy and scores [C, N] -> rows [M, 6]: class, score, x1, y1, x2, y2."""
+
+
+def open_suppress(entry: Mapping[str, Any], source: str) -> Suppress:
+    """The function that a `PostProcess` entry describes. UserError, which names the `source`, if there is none."""
+    settings = dict(entry)
+    kind = settings.pop("type", None)
+    if kind not in KINDS:
+        raise UserError(f"{source}: PostProcess has type {kind!r}; known are {', '.join(KINDS)}")
+    function, known = KINDS[kind]
+    if set(settings) != known:
+        raise UserError(f"{source}: PostProcess {kind} has {sorted(settings)}; it takes {sorted(known)}")
+    if settings.pop("nms_eta", 1.0) != 1.0:
+        raise UserError(f"{source}: PostProcess {kind}: nms_eta other than 1 needs the NMS inside the model")
+    return partial(function, **settings)
+
+
+def suppress_batch(suppress: Suppress, boxes: np.ndarray, scores: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Boxes [B, N, 4], scores [B, C, N] -> rows of all images [sum of M, 6], each image's M [B]."""
+    rows = [suppress(*image) for image in zip(boxes, scores)]
+    return np.concatenate(rows), np.array([len(found) for found in rows], np.int32)
+
+
+def multiclass_nms(
+    boxes: np.ndarray,
+    scores: np.ndarray,
+    score_threshold: float,
+    nms_top_k: int,
+    keep_top_k: int,
+    nms_threshold: float,
+    normalized: bool,
+    background_label: int,
+) -> np.ndarray:
+    """Hard suppression a class; rows grouped by class, by score inside a class. Of boxes without area that touch the
+    best stays alone, as in Paddle's operator, where 0 / 0 is not below the threshold."""
+    found: List[np.ndarray] = [np.zeros((0, 6), boxes.dtype)]
+    for label in np.flatnonzero((scores > score_threshold).any(axis=1)):
+        if label == background_label:
+            continue
+        candidates = np.flatnonzero(scores[label] > score_threshold)
+        candidates = candidates[np.argsort(-scores[label, candidates], kind="stable")]  # [n]
+        if nms_top_k > -1:
+            candidates = candidates[:nms_top_k]
+        overlaps = pairwise_iou(boxes[candidates], 0.0 if normalized else 1.0, flat=np.inf)
+        kept = candidates[keep(overlaps, nms_threshold)]
+        classes = np.full((len(kept), 1), label, boxes.dtype)
+        found.append(np.concatenate([classes, scores[label, kept, None], boxes[kept]], axis=1))
+    rows = np.concatenate(found)
+    if -1 < keep_top_k < len(rows):
+        rows = rows[np.sort(np.argsort(-rows[:, 1], kind="stable")[:keep_top_k])]
+    return rows
+
+
+def keep(overlaps: np.ndarray, threshold: float) -> np.ndarray:
+    """Which of the boxes, best first, overlap no better one that is kept by more than the threshold: [n, n] -> [n]."""
+    kept = np.ones(len(overlaps), bool)
+    for i, row in enumerate(overlaps):
+        if kept[i]:
+            kept[i + 1 :] &= row[i + 1 :] <= threshold
+    return kept
+
+
+def peaks(boxes: np.ndarray, scores: np.ndarray, score_thresh: float) -> np.ndarray:
+    """TTFNet's: the boxes that score above the threshold in their one class."""
+    classes, best = scores.argmax(axis=0), scores.max(axis=0)  # [N] each
+    above = best > score_thresh
+    rows = np.concatenate([classes[:, None], best[:, None], boxes], axis=1)
+    return rows[above].astype(boxes.dtype)
+
+
+KINDS: Dict[str, Tuple[Callable[..., np.ndarray], set]] = {
+    "MultiClassNMS": (
+        multiclass_nms,
+        {"score_threshold", "nms_top_k", "keep_top_k", "nms_threshold", "normalized", "background_label", "nms_eta"},
+    ),
+    "MatrixNMS": (
+        matrix_nms,
+        {
+            "score_threshold",
+            "post_threshold",
+            "nms_top_k",
+            "keep_top_k",
+            "use_gaussian",
+            "gaussian_sigma",
+            "normalized",
+            "background_label",
+            "candidates",
+        },
+    ),
+    "TTFBox": (peaks, {"score_thresh"}),
+}

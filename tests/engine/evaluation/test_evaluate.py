@@ -1,0 +1,192 @@
+"""Evaluation and inference with trained weights: scores, files, several processes, the commands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from paths import ROOT
+from tiny_yolof import tiny_model, write_config, write_images
+
+from ppdet_repro.core.config import build, load_config
+from ppdet_repro.data.transform.decode import read_image
+from ppdet_repro.engine.evaluation.evaluate import detect, evaluate, evaluate_file
+from ppdet_repro.engine.infer import choose_images, infer
+from ppdet_repro.engine.models import load_trained
+from ppdet_repro.metrics.coco import evaluate_coco, load_coco_json
+from ppdet_repro.metrics.detections import coco_rows
+from ppdet_repro.utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A folder with a little set in `data` and the config `tiny.yml`."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_config(folder, write_images(folder / "data", count=7))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    model = tiny_model(tiny / "tiny.yml")
+    paddle.save(model.state_dict(), str(tiny / "weights.pdparams"))
+    return model
+
+
+def config(tiny, *overrides):
+    return load_config(tiny / "tiny.yml", overrides)
+
+
+def command(*arguments):
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT)
+
+
+def test_scores_are_those_of_the_detections_and_the_mode_is_restored(tiny, model, tmp_path):
+    model.train()
+    scores = evaluate(model, config(tiny, f"output_eval={tmp_path}", "classwise=true"))
+    assert model.training
+    model.eval()
+    rows = json.loads((tmp_path / "bbox.json").read_text())
+    assert scores == evaluate_coco(load_coco_json(tiny / "data" / "truth.json"), rows).values()
+    assert 0 < scores["bbox_mAP"] < 1
+    assert {"bbox_mAP_50", "bbox_AR_100", "bbox_AP/square", "bbox_AP/disc"} <= set(scores)
+
+
+def test_a_result_file_is_judged_without_a_model(tiny, model, tmp_path):
+    cfg = config(tiny, f"output_eval={tmp_path}")
+    expected = evaluate(model, cfg)
+    assert evaluate_file(cfg) == expected
+
+
+def test_predictions_only(tiny, model, tmp_path):
+    cfg = config(tiny, f"output_eval={tmp_path}", "save_prediction_only=true")
+    assert evaluate(model, cfg) == {}
+    assert json.loads((tmp_path / "bbox.json").read_text())
+
+
+def test_the_bias_counts_pixels(tiny, model, tmp_path):
+    sizes = []
+    for bias in (0, 1):
+        evaluate(model, config(tiny, f"output_eval={tmp_path}", f"bias={bias}"))
+        sizes.append(np.array([row["bbox"][2:] for row in json.loads((tmp_path / "bbox.json").read_text())]))
+    np.testing.assert_allclose(sizes[1], sizes[0] + 1, atol=1e-9)
+
+
+def test_voc_metric_takes_the_objects_from_the_data_set(tiny, model):
+    fields = "EvalDataset.data_fields=[image, gt_bbox, gt_class]"
+    scores = evaluate(model, config(tiny, "metric=VOC", "map_type=integral", fields))
+    assert 0 < scores["bbox_mAP"] <= 1 and "bbox_AP/square" in scores
+    with pytest.raises(UserError, match="metric VOC needs gt_bbox and gt_class in EvalDataset.data_fields"):
+        evaluate(model, config(tiny, "metric=VOC"))
+
+
+def test_mistakes_are_one_line(tiny, model, tmp_path):
+    with pytest.raises(UserError, match="EvalDataset has 2 classes, but num_classes of the model is 5"):
+        evaluate(model, config(tiny, "num_classes=5"))
+    with pytest.raises(UserError, match="metric COCO needs a COCO json, EvalDataset.anno_path is .*or set metric: VOC"):
+        dataset = build(config(tiny), "EvalDataset")
+        dataset.load()
+        dataset.anno_path = "test.txt"
+        evaluate(model, config(tiny), dataset)
+    with pytest.raises(UserError, match="cannot read .*bbox.json: No such file"):
+        evaluate_file(config(tiny, f"output_eval={tmp_path}"))
+    with pytest.raises(UserError, match="metric is VOC; only COCO result files"):
+        evaluate_file(config(tiny, "metric=VOC"))
+    for content in ("{", '[{"image_id": 1}]', "[1]"):
+        (tmp_path / "bbox.json").write_text(content)
+        with pytest.raises(UserError, match="is not a COCO result file"):
+            evaluate_file(config(tiny, f"output_eval={tmp_path}"))
+
+
+def test_two_processes_find_what_one_finds(tiny, model, tmp_path):
+    arguments = ["tools/eval.py", "-c", tiny / "tiny.yml", "--output_eval", tmp_path / "two", "-o"]
+    arguments += [f"weights={tiny / 'weights.pdparams'}", "EvalReader.batch_size=2"]
+    launch = ["-m", "paddle.distributed.launch", "--nproc_per_node=2", f"--log_dir={tmp_path / 'log'}"]
+    done = command(*launch, *arguments)
+    logs = "".join(path.read_text() for path in sorted((tmp_path / "log").glob("workerlog.*")))
+    assert done.returncode == 0, logs
+    assert logs.count("evaluation of 7 images") == 1
+    expected = evaluate(model, config(tiny, f"output_eval={tmp_path / 'one'}", "EvalReader.batch_size=2"))
+    one, two = (json.loads((tmp_path / name / "bbox.json").read_text()) for name in ("one", "two"))
+    assert evaluate_coco(load_coco_json(tiny / "data" / "truth.json"), two).values() == expected
+    for a, b in zip(one, two):  # row by row; the processes have other numbers of threads, so the last bits differ
+        assert (a["image_id"], a["category_id"]) == (b["image_id"], b["category_id"])
+        np.testing.assert_allclose(a["bbox"], b["bbox"], atol=1e-3)
+    assert len(one) == len(two)
+
+
+def test_eval_command(tiny, model, tmp_path):
+    weights = f"weights={tiny / 'weights.pdparams'}"
+    done = command("tools/eval.py", "-c", tiny / "tiny.yml", "-o", weights, "--classwise", "--bias")
+    assert done.returncode == 0, done.stderr
+    assert "COCO" in done.stderr and "square" in done.stderr
+    wrong = command("tools/eval.py", "-c", tiny / "tiny.yml", "-o", weights, "num_classes=3")
+    assert wrong.returncode == 2
+    errors = [line for line in wrong.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "these weights are not this model's" in errors[0]
+    assert "Traceback" not in wrong.stderr
+
+
+def test_infer_draws_and_writes_rows(tiny, model, tmp_path):
+    folder = tiny / "data" / "images"
+    files = choose_images(None, str(folder), None)
+    assert len(files) == 7
+    results = infer(model, config(tiny), files[:2], tmp_path, draw_threshold=0.1, save_results=True, save_threshold=0.2)
+    assert [image.im_id for image in results] == [0, 1]
+    for i, image in enumerate(results):
+        before, after = read_image(files[i]), read_image(str(tmp_path / Path(files[i]).name))
+        assert before.shape == after.shape
+        assert (before != after).any() == (image.rows[:, 1] >= 0.1).any()
+    rows = json.loads((tmp_path / "bbox.json").read_text())
+    assert all(row["score"] >= 0.2 and row["file_name"] in ("000.png", "001.png") for row in rows)
+    assert len(rows) == sum(int((image.rows[:, 1] >= 0.2).sum()) for image in results)
+
+
+def test_infer_draws_nothing_below_the_threshold(tiny, model, tmp_path):
+    file = str(tiny / "data" / "images" / "000.png")
+    infer(model, config(tiny), [file], tmp_path, draw_threshold=1.0)
+    np.testing.assert_array_equal(read_image(str(tmp_path / "000.png")), read_image(file))
+
+
+def test_infer_finds_what_evaluation_finds(tiny, model):
+    cfg = config(tiny)
+    dataset, reader = build(cfg, "EvalDataset"), build(cfg, "EvalReader")
+    batches = reader.batches(dataset, epoch=0, epochs_total=1, seed=0, workers=0)
+    expected = coco_rows(detect(model, batches, len(dataset)), dataset.category_ids)
+    results = infer(model, cfg, dataset.table.files, visualize=False)
+    with_ids = [image._replace(im_id=int(i)) for image, i in zip(results, dataset.table.ids)]
+    assert coco_rows(with_ids, dataset.category_ids) == expected
+
+
+def test_images_to_infer_on_are_chosen(tiny, tmp_path):
+    folder = tiny / "data" / "images"
+    (tmp_path / "list.txt").write_text("002.png\n\n000.png\n")
+    chosen = choose_images(None, str(folder), str(tmp_path / "list.txt"))
+    assert [Path(file).name for file in chosen] == ["002.png", "000.png"]
+    assert choose_images(str(folder / "001.png"), str(folder), None) == [str(folder / "001.png")]
+    (tmp_path / "list.txt").write_text("absent.png")
+    (tmp_path / "empty").mkdir()
+    for arguments, message in (
+        ((None, None, None), "give --infer_img FILE or --infer_dir FOLDER"),
+        ((None, str(folder), str(tmp_path / "list.txt")), "absent.png does not exist"),
+        ((None, str(folder), str(tmp_path / "no.txt")), "--infer_list .*no.txt cannot be read"),
+        ((None, str(tmp_path / "empty"), None), "there is no image in"),
+    ):
+        with pytest.raises(UserError, match=message):
+            choose_images(*arguments)
+
+
+def test_infer_and_export_commands(tiny, model, tmp_path):
+    common = ["-c", tiny / "tiny.yml", "-o", f"weights={tiny / 'weights.pdparams'}"]
+    image = tiny / "data" / "images" / "000.png"
+    done = command("tools/infer.py", *common, "--infer_img", image, "--output_dir", tmp_path / "out")
+    assert done.returncode == 0 and (tmp_path / "out" / "000.png").is_file(), done.stderr
+    done = command("tools/export_model.py", *common, "--output_dir", tmp_path)
+    assert done.returncode == 0 and (tmp_path / "tiny" / "infer_cfg.yml").is_file(), done.stderr
+    with pytest.raises(UserError, match="no weights to load; give them with -o weights="):
+        load_trained(config(tiny))

@@ -1,0 +1,295 @@
+"""Conversion to ONNX and Paddle-Lite: what kills the converters is cured, or said in one line.
+
+Each cure is tried on a net of one operator, with Paddle-Lite running what comes out.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+from paddle import nn
+from paddle.static import InputSpec
+from paddle.vision.ops import DeformConv2D, matrix_nms
+
+from ppdet_repro.engine.export import converters
+from ppdet_repro.engine.export.converters import check_lite, run_converter, to_lite, to_onnx
+from ppdet_repro.engine.export.fold import fold_fusions
+from ppdet_repro.engine.export.grid_sample_dcn import GridSampleConv, with_grid_samples
+from ppdet_repro.modeling.necks.bifpn import Fusion
+from ppdet_repro.paddle_private.program import read_program
+from ppdet_repro.runtime.lite_process import LiteProcess
+from ppdet_repro.runtime.networks import LiteNetwork, OnnxNetwork, OpenVinoNetwork
+from ppdet_repro.utils.errors import UserError
+
+SHAPE = [1, 4, 6, 6]
+
+
+class Net(nn.Layer):
+    """A convolution, so that there are parameters, and the operator in question."""
+
+    def __init__(self, operator, layer=None):
+        super().__init__()
+        self.first = nn.Conv2D(4, 4, 1)
+        self.layer = layer
+        self.operator = operator
+
+    def forward(self, image):
+        x = self.first(image)
+        return self.operator(x) if self.layer is None else self.operator(x, self.layer)
+
+
+class Deformed(nn.Layer):
+    """A deformable convolution with the offsets and the mask that it predicts."""
+
+    def __init__(self):
+        super().__init__()
+        self.predict = nn.Conv2D(4, 27, 3, padding=1)
+        self.conv = DeformConv2D(4, 6, 3, padding=1)
+
+    def forward(self, image):
+        offset, mask = paddle.split(self.predict(image), [18, 9], axis=1)
+        return self.conv(image, offset, F.sigmoid(mask))
+
+
+class Fused(nn.Layer):
+    """BiFPN's fusion of two maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.node = Fusion(2, 4, "bn")
+        self.node.weights.set_value(paddle.to_tensor([3.0, 0.5]))
+
+    def forward(self, image):
+        return self.node([image, F.relu(image)])
+
+
+def suppressed(x):
+    """The map [1, 4, 6, 6] as 36 boxes, and its first channel as their scores."""
+    boxes, scores = x.reshape([1, 4, 36]).transpose([0, 2, 1]), F.sigmoid(x[:, :1].reshape([1, 1, 36]))
+    return matrix_nms(boxes, scores, 0.1, 0.1, 20, 10, background_label=-1)[0]
+
+
+def saved(net, folder):
+    """The net as a Paddle inference model."""
+    net.eval()
+    paddle.jit.save(net, str(folder / "model"), input_spec=[InputSpec(SHAPE, "float32", "image")])
+    return folder / "model.pdmodel", folder / "model.pdiparams"
+
+
+def picture():
+    return np.random.default_rng(0).normal(0, 4, SHAPE).astype(np.float32)
+
+
+def depthwise_transposed():
+    return nn.Conv2DTranspose(4, 4, 4, stride=2, padding=1, groups=4)
+
+
+CURED = {
+    "relu6": (F.relu6, None),
+    "swish": (F.swish, None),
+    "flatten": (lambda x: paddle.flatten(x, 1), None),
+    "constant without dimensions": (lambda x: paddle.where(x > 0.5, x, x * 2.0), None),
+    "transposed depthwise convolution": (lambda x, layer: layer(x), depthwise_transposed),
+    "deformable convolution": (None, None),
+}
+
+
+@pytest.mark.parametrize("name", CURED)
+def test_paddle_lite_computes_what_paddle_computes(name, tmp_path):
+    pytest.importorskip("paddlelite")
+    paddle.seed(0)
+    operator, layer = CURED[name]
+    net = Deformed() if operator is None else Net(operator, None if layer is None else layer())
+    files = saved(net, tmp_path)
+    for device in ("arm", "x86"):
+        to_lite(*files, tmp_path / f"{device}.nb", device)
+        assert (tmp_path / f"{device}.nb").stat().st_size > 100
+    (found,) = LiteProcess(tmp_path / "x86.nb").run({"image": picture()})
+    with paddle.no_grad():
+        expected = net(paddle.to_tensor(picture())).numpy()
+    np.testing.assert_allclose(found.ravel(), expected.ravel(), rtol=1e-4, atol=1e-5)
+    assert sorted(path.suffix for path in tmp_path.glob("*86*")) == [".nb"]  # the cured program is gone
+
+
+def test_without_the_cure_the_crash_of_opt_is_one_line(tmp_path, monkeypatch):
+    pytest.importorskip("paddlelite")
+    files = saved(Net(F.relu6), tmp_path)
+    monkeypatch.setattr(converters, "cure", lambda program, device: program)
+    with pytest.raises(UserError, match="opt was killed by signal 6 .* No attributes called threshold") as caught:
+        to_lite(*files, tmp_path / "arm.nb", "arm")
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("arm*"))
+
+
+def test_int_weights_make_smaller_files(tmp_path):
+    pytest.importorskip("paddlelite")
+    files = saved(Net(lambda x, layer: layer(x), nn.Conv2D(4, 512, 3)), tmp_path)
+    sizes = {}
+    for precision in ("fp32", "int16", "int8", "fp16"):
+        to_lite(*files, tmp_path / f"{precision}.nb", "arm", precision)
+        sizes[precision] = (tmp_path / f"{precision}.nb").stat().st_size
+    assert sizes["fp32"] > 1.5 * sizes["int16"] > 2 * sizes["int8"]
+
+
+def test_a_model_that_kills_paddle_lite_costs_one_line(tmp_path):
+    pytest.importorskip("paddlelite")
+    (tmp_path / "broken.nb").write_bytes(b"not a model")
+    with pytest.raises(UserError, match="Paddle-Lite ended with (signal|code) .* when it ran .*broken.nb"):
+        LiteProcess(tmp_path / "broken.nb").run({"image": picture()})
+    with pytest.raises(UserError, match="Paddle-Lite ended with (signal|code) .* when it loaded .*broken.nb"):
+        LiteProcess(tmp_path / "broken.nb").check()
+    (tmp_path / "empty.nb").write_bytes(b"")
+    with pytest.raises(UserError, match="empty.nb is missing or empty"):
+        LiteNetwork(tmp_path / "empty.nb")
+
+
+@pytest.mark.parametrize(
+    "device, precision, version, message",
+    [
+        ("opencl", "fp32", "2.6.2", "Paddle-Lite for opencl in fp32: devices are arm, x86"),
+        ("arm", "bf16", "2.6.2", "precisions fp32, fp16, int8, int16"),
+        ("x86", "fp16", "2.6.2", "fp16 on arm alone"),
+        ("arm", "fp32", "3.3.0", "Paddle 3.3.0 writes programs that Paddle-Lite 2.13 cannot read"),
+    ],
+)
+def test_what_paddle_lite_cannot_is_one_line(tmp_path, device, precision, version, message):
+    program, _ = saved(Net(F.relu), tmp_path)
+    with pytest.raises(UserError, match=message):
+        check_lite(program, device, precision, version)
+
+
+@pytest.mark.parametrize(
+    "net, message",
+    [
+        (Fused, "takes parts of weights .* --target lite writes BiFPN's as numbers"),
+        (lambda: with_grid_samples(Deformed()), "contains grid_sampler"),
+        (lambda: Net(suppressed), "contains matrix_nms, behind which Paddle-Lite aborts where nothing is found"),
+    ],
+)
+def test_what_crashes_paddle_lite_without_a_cure_is_refused(tmp_path, net, message):
+    program, _ = saved(net(), tmp_path)
+    with pytest.raises(UserError, match=message):
+        check_lite(program, "arm", "fp32", "2.6.2")
+
+
+def test_bifpns_weights_become_numbers(tmp_path):
+    net = Fused()
+    net.eval()
+    folded = fold_fusions(net)
+    assert folded.node.shares == pytest.approx([3 / 3.5001, 0.5 / 3.5001])
+    with paddle.no_grad():
+        expected = net(paddle.to_tensor(picture())).numpy()
+        np.testing.assert_allclose(folded(paddle.to_tensor(picture())).numpy(), expected, atol=1e-5)
+    pytest.importorskip("paddlelite")
+    to_lite(*saved(folded, tmp_path), tmp_path / "x86.nb", "x86")
+    (found,) = LiteProcess(tmp_path / "x86.nb").run({"image": picture()})
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "kernel, stride, padding, dilation, groups, size, masked",
+    [
+        (3, 1, 1, 1, 1, (7, 9), True),
+        (3, 2, 1, 1, 1, (8, 5), True),
+        (3, 1, 2, 2, 2, (6, 6), False),
+        (1, 1, 0, 1, 1, (4, 4), True),
+        (3, 1, 1, 1, 1, (1, 3), True),  # a map of one row
+    ],
+)
+def test_sampled_convolution_is_the_deformable_one(kernel, stride, padding, dilation, groups, size, masked):
+    paddle.seed(0)
+    layer = DeformConv2D(4, 6, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    taps = kernel**2
+    out = [(side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1 for side in size]
+    x, offset = paddle.randn([2, 4, *size]), 2 * paddle.randn([2, 2 * taps, *out])
+    mask = paddle.rand([2, taps, *out]) if masked else None
+    expected, found = layer(x, offset, mask), GridSampleConv(layer)(x, offset, mask)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=5e-6)
+
+
+def test_onnx_samples_what_paddle_deforms(tmp_path):
+    pytest.importorskip("paddle2onnx")
+    pytest.importorskip("onnxruntime")
+    paddle.seed(0)
+    net = Deformed()
+    with pytest.raises(UserError, match="contains deformable_conv, which paddle2onnx cannot convert; .* grid_sample"):
+        to_onnx(*saved(net, tmp_path), tmp_path / "model.onnx")
+    to_onnx(*saved(with_grid_samples(net), tmp_path), tmp_path / "model.onnx")
+    (found,) = OnnxNetwork(tmp_path / "model.onnx").run({"image": picture()})
+    net.eval()
+    with paddle.no_grad():
+        np.testing.assert_allclose(found, net(paddle.to_tensor(picture())).numpy(), atol=1e-4)
+
+
+def test_matrix_nms_is_refused_before_paddle2onnx_aborts(tmp_path):
+    pytest.importorskip("paddle2onnx")
+    with pytest.raises(UserError, match="contains matrix_nms, which paddle2onnx cannot convert; .* leaves it out"):
+        to_onnx(*saved(Net(suppressed), tmp_path), tmp_path / "model.onnx")
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_onnx_is_asked_for_in_opset_16(tmp_path, monkeypatch):
+    """Of 19, for which paddle2onnx may ask by itself, its graphs are invalid."""
+    pytest.importorskip("paddle2onnx")
+    asked = []
+    monkeypatch.setattr(converters, "run_converter", lambda name, code, arguments, target: asked.extend(arguments))
+    to_onnx(*saved(Net(F.relu), tmp_path), tmp_path / "model.onnx")
+    assert {"--opset_version=16", "--enable_auto_update_opset=False"} <= set(asked)
+
+
+def test_a_missing_or_damaged_program_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="model.pdmodel does not exist"):
+        to_onnx(tmp_path / "model.pdmodel", tmp_path / "model.pdiparams", tmp_path / "model.onnx")
+    saved(Net(F.relu), tmp_path)
+    with pytest.raises(UserError, match="absent does not exist"):
+        to_onnx(tmp_path / "model.pdmodel", tmp_path / "absent", tmp_path / "model.onnx")
+    (tmp_path / "model.pdmodel").write_bytes(b"\xff\xff")
+    with pytest.raises(UserError, match="is not a Paddle model, or is damaged"):
+        read_program(tmp_path / "model.pdmodel")
+    (tmp_path / "model.onnx").write_bytes(b"no")
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(UserError, match="ONNX Runtime cannot load .*model.onnx: .*; export it again"):
+        OnnxNetwork(tmp_path / "model.onnx")
+
+
+def test_a_converter_that_is_not_installed_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(converters.importlib.util, "find_spec", lambda name: None)
+    for convert, extra in ((to_onnx, "onnx"), (lambda *files: to_lite(*files, "arm"), "lite")):
+        with pytest.raises(UserError, match=rf"is not installed; install it with: pip install .* '.\[{extra}\]'"):
+            convert(tmp_path / "model.pdmodel", tmp_path / "model.pdiparams", tmp_path / "out.nb")
+
+
+@pytest.mark.parametrize(
+    "network, module, extra",
+    [
+        (OnnxNetwork, "onnxruntime", "onnx"),
+        (OpenVinoNetwork, "openvino", "openvino"),
+        (LiteNetwork, "paddlelite.lite", "lite"),
+    ],
+)
+def test_a_runtime_that_is_not_installed_says_what_to_install(tmp_path, monkeypatch, network, module, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=rf"is not installed; install it with: pip install .* '.\[{extra}\]'"):
+        network(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    "code, message",
+    [
+        ("open('OUT', 'w').close()", "X ended with code 0 and left no model; its last word: it said nothing"),
+        ("print('usage: ...')", "X ended with code 0 and left no model; its last word: usage"),
+        ("open('OUT', 'w').write('half'); print('Error: bad'); raise SystemExit(3)", "code 3 .* Error: bad"),
+        ("open('OUT', 'w').write('whole, but not said so')", "code 0 and left no model"),
+    ],
+)
+def test_success_is_a_file_an_exit_code_and_a_word(tmp_path, code, message):
+    target = tmp_path / "model.nb"
+    with pytest.raises(UserError, match=message):
+        run_converter("X", code.replace("OUT", str(target)), [], target, "saved into")
+    assert not target.exists()
+    run_converter("X", f"open({str(target)!r}, 'w').write('m'); print('saved into')", [], target, "saved into")
+    assert target.read_text() == "m"

@@ -1,0 +1,285 @@
+"""Exports for Paddle, ONNX and Paddle-Lite find the eager model's boxes, for every detector; and when they do not."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import runpy
+import sys
+
+import numpy as np
+import pytest
+import yaml
+from paths import ROOT
+from small_detectors import SIDE, SMALL, small_config, taught_model
+from tiny_yolof import write_images
+
+from ppdet_repro.data.transform.preprocess import from_list
+from ppdet_repro.engine.export import verify as verify_module
+from ppdet_repro.engine.export.export_model import export_model, read_input
+from ppdet_repro.engine.export.verify import TOLERANCES, Tolerance, choose_files, kind_of, output_differences, verify
+from ppdet_repro.utils.errors import UserError
+
+DEPLOY = ROOT / "deploy" / "python"
+TARGETS = {"paddle": (), "onnx": ("paddle2onnx", "onnxruntime"), "lite": ("paddlelite",)}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_images(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def taught(data):
+    """The config and the model of a small detector, taught once."""
+    found = {}
+
+    def get(name):
+        if name not in found:
+            cfg = small_config(name, data)
+            found[name] = cfg, taught_model(cfg, SMALL[name].steps)
+        return found[name]
+
+    return get
+
+
+def need(target):
+    for package in TARGETS[target]:
+        pytest.importorskip(package)
+
+
+def checked(cfg, model, folder, target, precision="fp32", images=3):
+    """What `verify` finds; the number of boxes must not be nothing."""
+    steps = read_input(cfg).eager_steps
+    found = verify(model, folder, target, precision, steps, choose_files(cfg, images, None))
+    assert found.boxes > 0 and found.images == images
+    return found
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_export_finds_the_eager_models_boxes(name, target, taught, tmp_path):
+    need(target)
+    cfg, model = taught(name)
+    folder = export_model(model, cfg, tmp_path, target)
+    found = checked(cfg, model, folder, target)
+    tolerance = {"paddle": (1e-3, 1e-5)}.get(target, (0.05, 1e-4))
+    assert found.unmatched == 0 and found.box <= tolerance[0] and found.score <= tolerance[1]
+    files = {"paddle": ["model.pdiparams", "model.pdmodel"], "onnx": ["model.onnx"]}
+    files["lite"] = ["model_arm.nb", "model_x86.nb"]
+    names = [path.name for path in folder.iterdir() if path.suffix != ".info"]
+    assert sorted(names) == sorted(["infer_cfg.yml", *files[target]])
+
+
+@pytest.mark.parametrize("precision", ["int16", "int8", "fp16"])
+def test_other_precisions_of_paddle_lite_agree_within_theirs(precision, taught, tmp_path):
+    need("lite")
+    cfg, model = taught("pafnet_lite")
+    folder = export_model(model, cfg, tmp_path, "lite", precision)
+    checked(cfg, model, folder, "lite", precision)
+    plain = export_model(model, cfg, tmp_path / "plain", "lite")
+    if precision != "fp16":
+        for file in ("model_arm.nb", "model_x86.nb"):
+            assert (folder / file).stat().st_size < 0.7 * (plain / file).stat().st_size
+
+
+def test_folding_and_normalisation_inside_change_nothing(data, taught, tmp_path):
+    need("onnx")
+    _, model = taught("yolof")
+    cfg = small_config("yolof", data, "TestReader.fuse_normalize=true", "export.fuse_conv_bn=true")
+    folder = export_model(model, cfg, tmp_path, "onnx")
+    content = yaml.safe_load((folder / "infer_cfg.yml").read_text())
+    assert "NormalizeImage" not in [step["type"] for step in content["Preprocess"]]
+    assert checked(cfg, model, folder, "onnx").unmatched == 0
+
+
+def test_any_size_in_onnx(data, taught, tmp_path):
+    need("onnx")
+    _, model = taught("yolof")
+    wide = {"target_size": [96, 128], "keep_ratio": True}
+    overrides = [f"TestReader.sample_transforms.1.Resize.{key}={json.dumps(value)}" for key, value in wide.items()]
+    cfg = small_config("yolof", data, "TestReader.inputs_def.image_shape=[3,-1,-1]", *overrides)
+    folder = export_model(model, cfg, tmp_path, "onnx")
+    sizes = {from_list(read_input(cfg).steps)([file]).image.shape for file in choose_files(cfg, 6, None)}
+    assert len(sizes) > 1
+    assert checked(cfg, model, folder, "onnx", images=6).unmatched == 0
+
+
+def test_raw_outputs_are_compared_relatively(data, taught, tmp_path):
+    _, model = taught("yolof")
+    cfg = small_config("yolof", data, "export.post_process=false")
+    folder = export_model(model, cfg, tmp_path, "paddle", verify_on=choose_files(cfg, 1, None))
+    found = verify(model, folder, "paddle", "fp32", read_input(cfg).eager_steps, choose_files(cfg, 1, None))
+    assert found.boxes is None and set(found.outputs) == {"0", "1", "2"} and max(found.outputs.values()) < 1e-4
+
+
+def test_a_failed_verification_is_an_error_and_leaves_the_old_export(taught, tmp_path, monkeypatch):
+    cfg, model = taught("yolof")
+    (tmp_path / cfg.name).mkdir()
+    (tmp_path / cfg.name / "old").write_text("old")
+    monkeypatch.setitem(TOLERANCES, ("paddle", "fp32"), Tolerance(1e-12, 1e-12, 1e-12))
+    with pytest.raises(UserError, match="does not agree with the eager model: .* nothing was exported") as caught:
+        export_model(model, cfg, tmp_path, verify_on=choose_files(cfg, 2, None))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == [cfg.name]
+    assert [path.name for path in (tmp_path / cfg.name).iterdir()] == ["old"]
+
+
+def test_a_wrong_raw_output_is_named():
+    result = verify_module.Verified(1, {"0": 1e-6, "1": 0.5}, None, 0, 0.0, 0.0)
+    with pytest.raises(UserError, match="its output 1 differs by 0.5 of its largest value"):
+        verify_module.complain(result, TOLERANCES["paddle", "fp32"], "paddle", "fp32")
+    assert "output 1" in result.table() and "final boxes" not in result.table()
+
+
+def test_outputs_are_told_apart_by_their_shapes_and_compared_as_sets():
+    boxes, scores = np.arange(24.0).reshape(1, 6, 4), np.arange(12.0).reshape(1, 2, 6)
+    assert kind_of([boxes, scores]) == "decoded"
+    assert kind_of([np.zeros((3, 6)), np.array([3], np.int32)]) == "final"
+    assert kind_of([boxes, boxes]) == "raw" and kind_of([scores]) == "raw"
+    eager = {"decoded": [boxes, scores]}
+    assert output_differences([boxes[:, ::-1], scores[:, :, ::-1]], eager) == {"boxes": 0.0, "scores": 0.0}
+    assert output_differences([boxes, scores + 0.25], eager)["scores"] == 0.25
+    (raw,) = output_differences([np.array([1.0, 2.0])], {"raw": [np.array([1.0, 4.0])]}).values()
+    assert raw == 0.5  # 2 of 4
+
+
+def test_fewer_images_than_asked_for_are_one_line(taught):
+    cfg, _ = taught("yolof")
+    with pytest.raises(UserError, match="--verify 7: EvalDataset has 6 images"):
+        choose_files(cfg, 7, None)
+
+
+def test_sizes_that_a_target_cannot_have_are_one_line(data, taught, tmp_path):
+    _, model = taught("yolof")
+    free = small_config("yolof", data, "TestReader.inputs_def.image_shape=[3,-1,-1]")
+    with pytest.raises(UserError, match="Paddle-Lite needs a fixed size; give --input_size HEIGHT WIDTH"):
+        export_model(model, free, tmp_path, "lite")
+    keep = "TestReader.sample_transforms.1.Resize.keep_ratio=true"
+    oblong = small_config("yolof", data, "TestReader.inputs_def.image_shape=[3,64,96]", keep)
+    with pytest.raises(UserError, match="64 x 96 is fixed, but TestReader's Resize keeps the ratio"):
+        export_model(model, oblong, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_images_that_keep_their_ratio_are_padded_to_a_fixed_square(data, taught, tmp_path):
+    _, model = taught("yolof")
+    cfg = small_config("yolof", data, "TestReader.sample_transforms.1.Resize.keep_ratio=true")
+    steps = read_input(cfg).steps
+    assert [step["type"] for step in steps] == ["Resize", "NormalizeImage", "Pad", "Permute"]
+    inputs = from_list(steps)([np.full((100, 50, 3), 255, np.uint8)])
+    assert inputs.image.shape == (1, 3, SIDE, SIDE) and inputs.im_shape.tolist() == [[64, 32]]
+    assert (inputs.image[..., 32:] == 0).all() and (inputs.image[..., :32] > 1).all()
+    folder = export_model(model, cfg, tmp_path)
+    assert checked(cfg, model, folder, "paddle").unmatched == 0
+
+
+# deploy/python/infer.py ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def infer(data, tmp_path, monkeypatch):
+    """Run infer.py on the pictures; its result rows."""
+    monkeypatch.syspath_prepend(str(DEPLOY))
+    spec = importlib.util.spec_from_file_location("deploy_infer_engines", DEPLOY / "infer.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(folder, *flags):
+        out = tmp_path / "out"
+        given = [f"--model_dir={folder}", f"--image_dir={data / 'images'}", f"--output_dir={out}"]
+        monkeypatch.setattr(sys, "argv", ["infer.py", *given, "--save_results", "--save_images=False", *flags])
+        module.main()
+        return json.loads((out / "bbox.json").read_text())
+
+    return run
+
+
+def as_rows(found, image):
+    rows = [[row["category_id"], row["score"], *row["bbox"]] for row in found if row["image_id"] == image]
+    return np.array(rows).reshape(-1, 6)
+
+
+@pytest.mark.parametrize("engine, target", [("onnxruntime", "onnx"), ("openvino", "onnx"), ("lite", "lite")])
+def test_every_engine_gives_paddles_boxes(engine, target, taught, infer, tmp_path):
+    from ppdet_repro.metrics.agreement import agreement
+
+    need(target)
+    if engine == "openvino":
+        pytest.importorskip("openvino")
+    cfg, model = taught("yolof")
+    expected = infer(export_model(model, cfg, tmp_path))
+    found = infer(export_model(model, cfg, tmp_path, target), f"--engine={engine}", "--batch_size=2", "--cpu_threads=2")
+    assert len(expected) > 0
+    for image in range(6):
+        assert agreement(as_rows(expected, image), as_rows(found, image), 1e-4, 0.05).unmatched == 0
+
+
+@pytest.mark.parametrize("engine, target", [("onnxruntime", "onnx"), ("lite", "lite")])
+@pytest.mark.parametrize("name", ["yolof", "pafnet_lite"])
+def test_pictures_without_any_detection_give_no_rows(name, engine, target, taught, infer, tmp_path):
+    """Nothing reaches the threshold: with the suppression inside, Paddle-Lite aborted."""
+    need(target)
+    cfg, model = taught(name)
+    folder = export_model(model, cfg, tmp_path, target)
+    content = yaml.safe_load((folder / "infer_cfg.yml").read_text())
+    (threshold,) = {"score_threshold", "score_thresh"} & set(content["PostProcess"])
+    content["PostProcess"][threshold] = 1.0
+    (folder / "infer_cfg.yml").write_text(yaml.safe_dump(content))
+    assert infer(folder, f"--engine={engine}") == []
+
+
+def test_a_damaged_paddle_lite_model_is_one_line(taught, infer, tmp_path):
+    need("lite")
+    cfg, model = taught("yolof")
+    folder = export_model(model, cfg, tmp_path, "lite")
+    file = folder / "model_x86.nb"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(UserError, match="Paddle-Lite ended with signal .* when it loaded .*model_x86.nb") as caught:
+        infer(folder, "--engine=lite")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_for_another_engine_is_one_line(taught, infer, data, tmp_path):
+    cfg, model = taught("yolof")
+    folder = export_model(model, cfg, tmp_path)
+    message = r"lacks model.onnx \(or it is empty\); it is for --engine=paddle; export"
+    with pytest.raises(UserError, match=message):
+        infer(folder, "--engine=onnxruntime")
+    (folder / "model_x86.nb").write_bytes(b"x")
+    with pytest.raises(UserError, match="infer_cfg.yml has no PostProcess, so its outputs are not boxes"):
+        infer(folder, "--engine=lite")
+
+
+def test_a_paddle_model_that_is_there_already_is_converted_and_runs(taught, data, infer, tmp_path, monkeypatch):
+    from ppdet_repro.metrics.agreement import agreement
+
+    need("lite")
+    _, model = taught("yolof")
+    plain = export_model(model, small_config("yolof", data, "export.nms=false"), tmp_path / "plain")
+    command = ["convert.py", f"--model_dir={plain}", f"--output_dir={tmp_path / 'lite'}"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "deploy" / "lite" / "convert.py"), run_name="__main__")
+    assert ended.value.code == 0
+    found = infer(tmp_path / "lite", "--engine=lite")
+    expected = infer(export_model(model, small_config("yolof", data), tmp_path))
+    assert len(expected) > 0
+    for image in range(6):
+        assert agreement(as_rows(expected, image), as_rows(found, image), 1e-4, 0.05).unmatched == 0
+
+
+def test_what_cannot_be_converted_to_paddle_lite_is_one_line(taught, data, tmp_path, monkeypatch, capsys):
+    need("lite")
+    cfg, model = taught("yolof")
+    folders = {tmp_path / "empty": "lacks model.pdmodel, model.pdiparams, infer_cfg.yml"}
+    (tmp_path / "empty").mkdir()
+    folders[export_model(model, cfg, tmp_path)] = "contains multiclass_nms3, behind which Paddle-Lite aborts"
+    for folder, message in folders.items():
+        command = ["convert.py", f"--model_dir={folder}", f"--output_dir={tmp_path / 'lite'}"]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "deploy" / "lite" / "convert.py"), run_name="__main__")
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and message in error and error.count("\n") == 1
+        assert not (tmp_path / "lite").exists()

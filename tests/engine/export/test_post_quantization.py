@@ -1,0 +1,297 @@
+"""Post-training quantisation: the numbers, the models, PaddleDetection's YAML, and mistakes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from paddle import inference, nn
+from paths import ROOT
+from small_detectors import SMALL, small_config, taught_model
+from tiny_yolof import tiny_model, write_training_config
+
+from ppdet_repro.core.config import ExportSettings, build, load_config
+from ppdet_repro.data.transform.preprocess import from_list
+from ppdet_repro.engine.export import post_quantization as module
+from ppdet_repro.engine.export.export_model import export_model, read_input
+from ppdet_repro.engine.export.post_quantization import calibration_files, post_quant
+from ppdet_repro.engine.export.verify import PaddleNetwork
+from ppdet_repro.engine.models import load_trained
+from ppdet_repro.engine.training.checkpoint import weights_of
+from ppdet_repro.paddle_private.bias_fusion import add_biases_plainly
+from ppdet_repro.paddle_private.program import operator_types as operators
+from ppdet_repro.paddle_private.program import read_program
+from ppdet_repro.slim.ptq import PTQ
+from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.weights import save_state
+
+OURS = ROOT / "configs" / "slim" / "post_quant" / "ptq.yml"
+
+# As in PaddleDetection's configs/slim/post_quant
+PADDLEDETECTIONS = """
+weights: somewhere/ppyolo_r50vd_dcn_1x_coco.pdparams
+slim: PTQ
+
+PTQ:
+  ptq_config: {
+      'activation_quantizer': 'HistQuantizer',
+      'upsample_bins': 127,
+      'hist_percent': 0.999}
+  quant_batch_num: 10
+  fuse: True
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with `data` and tiny.yml, whose TrainDataset are the same pictures."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_training_config(folder)
+    (folder / "theirs.yml").write_text(PADDLEDETECTIONS)
+    (folder / "ours.yml").write_text(OURS.read_text().replace("64", "6"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return tiny_model(folder / "tiny.yml")
+
+
+def config(folder, slim="ours.yml", *overrides):
+    return load_config(folder / "tiny.yml", overrides, folder / slim)
+
+
+class Halve(nn.Layer):
+    """A convolution of two channels into one, and what looks like decoding: a number without dimensions, which Paddle's
+    own quantiser does not survive."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = nn.Conv2D(2, 1, 1, bias_attr=False)
+        self.convolution.weight.set_value(paddle.to_tensor([0.5, -1.27]).reshape([1, 2, 1, 1]))
+
+    def forward(self, image):
+        out = self.convolution(image)
+        return out * (paddle.shape(image)[0].reshape([]).astype("float32") * 1.0)
+
+
+@pytest.fixture
+def halve(tmp_path):
+    """`Halve`, exported."""
+    paddle.jit.save(Halve(), str(tmp_path / "model"), [paddle.static.InputSpec([None, 2, 1, 1], "float32", "image")])
+    return tmp_path
+
+
+def run(folder, image):
+    config = inference.Config(str(folder / "model.pdmodel"), str(folder / "model.pdiparams"))
+    config.disable_glog_info()
+    predictor = inference.create_predictor(config)
+    predictor.get_input_handle("image").copy_from_cpu(image)
+    predictor.run()
+    return predictor.get_output_handle(predictor.get_output_names()[0]).copy_to_cpu()
+
+
+# The numbers ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, largest", [("AvgQuantizer", 2.0), ("AbsmaxQuantizer", 3.0)])
+def test_activations_and_weights_become_multiples_of_a_127th_of_their_range(halve, name, largest):
+    images = {"a": [1.0, 0.2], "b": [0.5, -3.0]}  # largest absolute values 1 and 3: 2 on average, 3 in all
+    read = lambda file: {"image": np.array(images[file], np.float32).reshape(1, 2, 1, 1)}  # noqa: E731
+    PTQ({"activation_quantizer": name}).quantise(halve, ["a", "b"], read)
+    # The weights' range is 1.27, a step 0.01: 0.5 and -1.27 are 50 and -127 steps, exactly.
+    step = largest / 127
+    for x in ([0.3, 0.7], [-1.0, 9.0]):  # 9 is beyond the range and becomes its end
+        steps = np.clip(np.round(np.array(x) / step), -128, 127)
+        expected = step * (steps * [0.5, -1.27]).sum()
+        assert run(halve, np.array(x, np.float32).reshape(1, 2, 1, 1)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_have_a_scale_for_every_output_channel(tmp_path):
+    layer = nn.Conv2D(1, 2, 1, bias_attr=False)
+    layer.weight.set_value(paddle.to_tensor([127.0, 0.01]).reshape([2, 1, 1, 1]))
+    paddle.jit.save(layer, str(tmp_path / "model"), [paddle.static.InputSpec([None, 1, 1, 1], "float32", "image")])
+    one = np.full([1, 1, 1, 1], 127.0, np.float32)
+    PTQ().quantise(tmp_path, ["a"], lambda file: {"image": one})
+    found = run(tmp_path, one).ravel()
+    assert found == pytest.approx([127.0**2, 1.27], rel=1e-5)  # with one scale for both the second would be 0
+
+
+def test_paddle_is_as_before_afterwards(halve):
+    PTQ().quantise(halve, ["a"], lambda file: {"image": np.ones([1, 2, 1, 1], np.float32)})
+    assert paddle.in_dynamic_mode() and paddle.ones([1]).item() == 1
+
+
+def test_a_model_without_convolutions_is_refused(tmp_path):
+    paddle.jit.save(nn.ReLU(), str(tmp_path / "model"), [paddle.static.InputSpec([None, 2], "float32", "image")])
+    with pytest.raises(UserError, match="no convolution"):
+        PTQ().quantise(tmp_path, ["a"], lambda file: {"image": np.ones([1, 2], np.float32)})
+
+
+# Models ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slim", ["ours.yml", "theirs.yml"])
+def test_a_detector_in_int8_finds_nearly_its_boxes(folder, model, tmp_path, slim):
+    cfg = config(folder, slim, "PTQ.quant_batch_num=6")
+    path = post_quant(model, cfg, tmp_path)
+    assert path == tmp_path / slim.split(".")[0]
+    kinds = operators(read_program(path / "model.pdmodel"))
+    convolutions = kinds.count("conv2d")
+    assert convolutions and "batch_norm" not in kinds
+    assert kinds.count("quantize_linear") >= convolutions // 2  # inputs, which convolutions may share
+    plain = export_model(model, load_config(folder / "tiny.yml"), tmp_path)
+    assert (path / "infer_cfg.yml").read_text() == (plain / "infer_cfg.yml").read_text()
+    assert (path / "model.pdiparams").stat().st_size < 0.4 * (plain / "model.pdiparams").stat().st_size
+    cfg = load_config(folder / "tiny.yml")
+    (batch, *_) = build(cfg, "EvalReader").batches(
+        build(cfg, "EvalDataset"), epoch=0, epochs_total=1, seed=0, workers=0
+    )
+    inputs = {name: batch[name].numpy() for name in ("image", "im_shape", "scale_factor")}
+    expected, found = (PaddleNetwork(where, int8).run(inputs)[0] for where, int8 in ((plain, False), (path, True)))
+    assert not np.array_equal(found, expected)
+    best = expected[:3]
+    for row in best:
+        distances = np.abs(found[found[:, 0] == row[0]][:, 2:] - row[2:]).max(axis=1)
+        assert distances.min() < 6
+
+
+@pytest.mark.parametrize("name", ["yolof", "ppyolov2", "pafnet", "pafnet_lite", "sapd", "bifpn"])
+def test_every_networks_outputs_in_int8_are_near(name, folder, tmp_path):
+    cfg = small_config(name, folder / "data")
+    cfg = replace(cfg, run=replace(cfg.run, slim="PTQ", export=ExportSettings(benchmark=True, fuse_conv_bn=True)))
+    model = taught_model(cfg, SMALL[name].steps)
+    ptq, files = PTQ(), calibration_files(cfg, 4, str(folder / "data"))
+    path = export_model(model, cfg, tmp_path, quantise=lambda folder, read: ptq.quantise(folder, files, read))
+    inputs = from_list(read_input(cfg).steps)([files[0]])._asdict()
+    with paddle.no_grad():
+        expected = [raw.numpy() for raw in paddle.utils.flatten(model.raw(paddle.to_tensor(inputs["image"])))]
+    found = PaddleNetwork(path, int8=True).run(inputs)
+    assert any(not np.array_equal(one, other) for one, other in zip(found, expected))
+    for one, other in zip(found, expected):
+        difference, largest = np.abs(one - other), np.abs(other).max()
+        assert difference.mean() < 0.05 * largest and difference.max() < 0.3 * largest
+
+
+class Distances(nn.Layer):
+    """Two convolutions and a factor, as TTFNet's distances have."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2D(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2D(8, 4, 1), nn.ReLU())
+
+    def forward(self, image):
+        return self.layers(image) * 16.0
+
+
+def test_a_factor_behind_an_int8_convolution_counts(tmp_path):
+    paddle.seed(3)
+    network = Distances()
+    network.layers[2].bias.set_value(paddle.full([4], 2.0))
+    save_network_plainly(network, [1, 1, 16, 16], tmp_path)
+    image = np.random.default_rng(0).normal(size=(1, 1, 16, 16)).astype(np.float32)
+    (expected,) = PaddleNetwork(tmp_path).run({"image": image})
+    PTQ().quantise(tmp_path, ["a"], lambda file: {"image": image})
+    (found,) = PaddleNetwork(tmp_path, int8=True).run({"image": image})
+    assert not np.array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, atol=0.02 * expected.max())
+
+
+def save_network_plainly(network, shape, folder):
+    """A network as `export_model` leaves it, with plain biases."""
+    paddle.jit.save(network, str(folder / "model"), [paddle.static.InputSpec(shape, "float32", "image")])
+    program = read_program(folder / "model.pdmodel")
+    assert add_biases_plainly(program)
+    (folder / "model.pdmodel").write_bytes(program.SerializeToString())
+
+
+def test_evaluation_before_and_after(folder, model, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(module, "get_logger", lambda: type("Log", (), {"info": lambda self, text: said.append(text)})())
+    post_quant(model, config(folder), tmp_path, compare=True)
+    assert said[0] == "calibrating with 6 images"
+    words = said[1].split()
+    before, after = float(words[1]), float(words[4])
+    assert said[1] == f"AP {before:.4f} in float32, {after:.4f} in int8"
+    assert before > 0.1 and abs(after - before) < 0.1
+
+
+def test_the_tool(folder, model, tmp_path):
+    save_state(tmp_path / "weights.pdparams", weights_of(model))
+    command = [
+        sys.executable, str(ROOT / "tools" / "post_quant.py"), "-c", str(folder / "tiny.yml"),
+        "--slim_config", str(folder / "theirs.yml"), "--output_dir", str(tmp_path), "--image_dir", str(folder / "data"),
+        "-o", f"weights={tmp_path / 'weights.pdparams'}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name for path in (tmp_path / "theirs").iterdir())
+    assert names == ["infer_cfg.yml", "model.pdiparams", "model.pdmodel"]
+
+
+# Which images ---------------------------------------------------------------------------------------------
+
+
+def test_calibration_images_are_spread_evenly(folder):
+    def names(count, where=None):
+        return [Path(file).name[2] for file in calibration_files(config(folder), count, where)]
+
+    assert names(3) == ["0", "2", "5"] and names(6) == names(99) == list("012345")  # 2.5 rounds to 2
+    assert names(2, str(folder / "data")) == ["0", "5"]
+
+
+# Settings -------------------------------------------------------------------------------------------------
+
+
+def test_the_slim_file_beats_the_config_and_the_command_line_beats_both(folder):
+    cfg = config(folder, "theirs.yml")
+    assert cfg.name == "theirs" and cfg.run.slim == "PTQ" and cfg.run.architecture == "YOLOF"
+    assert cfg.run.weights == "somewhere/ppyolo_r50vd_dcn_1x_coco.pdparams"
+    assert config(folder, "theirs.yml", "weights=mine").run.weights == "mine"
+    ptq = build(cfg, "PTQ")
+    assert (ptq.algorithm, ptq.weights, ptq.hist_percent, ptq.quant_batch_num) == (
+        "hist", "channel_wise_abs_max", 0.999, 10
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("PTQ.ptq_config={activation_quantizer: KLQuantizer}", "'KLQuantizer' is not one of AvgQuantizer"),
+        ("PTQ.ptq_config={weight_quantizer: MSEQuantizer}", "'MSEQuantizer' is not one of PerChannel"),
+        ("PTQ.ptq_config={bins: 3}", "has no key 'bins'; it has activation_quantizer"),
+        ("PTQ.ptq_config={hist_percent: 99.9}", r"hist_percent 99.9 is not in \(0, 1\]"),
+        ("PTQ.quant_batch_num=0", "quant_batch_num 0 is less than 1"),
+        ("PTQ.fuse=false", "fuse must be true"),
+        ("PTQ.quant_batches=3", "PTQ has no parameter 'quant_batches'"),
+        ("slim=OFA", "slim wants"),
+    ],
+)
+def test_a_wrong_setting_is_named(folder, override, message):
+    with pytest.raises(UserError, match=message):
+        build(config(folder, "ours.yml", override), "PTQ")
+
+
+def test_a_slim_file_must_say_how_to_slim(folder, model, tmp_path):
+    (tmp_path / "empty.yml").write_text("epoch: 3\n")
+    with pytest.raises(UserError, match="empty.yml: there is no key 'slim'"):
+        load_config(folder / "tiny.yml", (), tmp_path / "empty.yml")
+    with pytest.raises(UserError, match="tiny.yml: slim is None; .* wants slim: PTQ"):
+        post_quant(model, load_config(folder / "tiny.yml"), tmp_path)
+
+
+def test_training_export_and_evaluation_refuse_it(folder, model):
+    with pytest.raises(UserError, match="ours.yml: slim: PTQ is for tools/post_quant.py"):
+        load_trained(config(folder, "ours.yml", "weights=any"))
+
+
+def test_no_images_no_model(folder, model, tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(UserError, match="photos has no images to calibrate with"):
+        post_quant(model, config(folder), tmp_path, image_dir=str(tmp_path / "photos"))
+    assert not (tmp_path / "ours").exists()

@@ -1,0 +1,309 @@
+"""Checkpoints: whole or absent, and everything that a run needs to go on; weights into models."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import random
+import signal
+import time
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from ppdet_repro.engine.training import checkpoint
+from ppdet_repro.engine.training.checkpoint import (
+    Training,
+    TrainState,
+    find_checkpoint,
+    keep_newest,
+    list_checkpoints,
+    load_exact,
+    load_pretrained,
+    restore_checkpoint,
+    save_checkpoint,
+    weights_of,
+)
+from ppdet_repro.optimizer.ema import ModelEMA
+from ppdet_repro.optimizer.optimizer import SGD, Adam, AdamW, Momentum, OptimizerBuilder
+from ppdet_repro.optimizer.schedules import LearningRate
+from ppdet_repro.paddle_private.optimizer_state import optimizer_state
+from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.weights import read_state, save_state
+
+
+class Net(nn.Layer):
+    """A backbone with batch norm, and a head for some classes."""
+
+    def __init__(self, classes=2):
+        super().__init__()
+        self.backbone = nn.Sequential(("conv", nn.Conv2D(3, 4, 1)), ("norm", nn.BatchNorm2D(4)))
+        self.head = nn.Linear(4, classes)
+
+    def forward(self, image):
+        return self.head(self.backbone(image).mean([2, 3])).square().mean()
+
+
+def new_training(optimizer=None, ema=False):
+    """Freshly built; its variables have other names than those of one built earlier."""
+    model = Net()
+    built = OptimizerBuilder(None, None, None, optimizer or Momentum()).build(LearningRate().schedule(9), model)
+    return Training(model, built, ModelEMA(model) if ema else None, None)
+
+
+def train(training, updates, seed):
+    """Some updates on images that the seed determines."""
+    rng = np.random.default_rng(seed)
+    for _ in range(updates):
+        training.model(paddle.to_tensor(rng.normal(size=[2, 3, 4, 4]).astype("float32"))).backward()
+        training.optimizer.step()
+        training.optimizer.clear_grad(set_to_zero=False)
+        if training.ema is not None:
+            training.ema.update()
+
+
+def everything(training):
+    """All arrays of a run."""
+    found = {**weights_of(training.model), **optimizer_state(training.optimizer, training.model)}
+    if training.ema is not None:
+        found.update({f"ema {name}": value for name, value in training.ema.state().items()})
+    return found
+
+
+def equal(a, b):
+    """Whether two dicts have the same arrays, bit for bit."""
+    return set(a) == set(b) and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def save(folder, training, epoch=1, **state):
+    weights = weights_of(training.model)
+    if training.ema is not None:
+        weights = {name: value.numpy() for name, value in training.ema.applied_weights().items()}
+    return save_checkpoint(folder, training, TrainState(seed=0, epoch=epoch, **state), weights)
+
+
+class TestCheckpoints:
+    @pytest.mark.parametrize("ema", [False, True])
+    @pytest.mark.parametrize("optimizer", [SGD(), Momentum(), Adam(), AdamW()])
+    def test_resumed_is_as_never_stopped(self, tmp_path, optimizer, ema):
+        stopped = new_training(optimizer, ema)
+        train(stopped, 3, seed=1)
+        save(tmp_path, stopped)
+        train(stopped, 3, seed=2)
+
+        resumed = new_training(optimizer, ema)
+        restore_checkpoint(find_checkpoint("auto", tmp_path), resumed)
+        train(resumed, 3, seed=2)
+        assert equal(everything(stopped), everything(resumed))
+
+    def test_the_state_comes_back(self, tmp_path):
+        path = save(tmp_path, new_training(), 7, step=63, metrics={"bbox_mAP": 0.1}, best=0.2, best_epoch=5)
+        state = restore_checkpoint(path, new_training())
+        assert state == TrainState(0, 7, 63, {"bbox_mAP": 0.1}, 0.2, 5, 0)
+
+    def test_the_loss_scale_comes_back(self, tmp_path):
+        class Scaler:
+            """Paddle's needs a GPU; this has the same state."""
+
+            state = {"scale": np.array([512.0], np.float32), "incr_count": 3}
+
+            def state_dict(self):
+                return self.state
+
+            def load_state_dict(self, state):
+                self.state = state
+
+        path = save(tmp_path, new_training()._replace(scaler=Scaler()))
+        scaler = Scaler()
+        scaler.state = {}
+        restore_checkpoint(path, new_training()._replace(scaler=scaler))
+        assert scaler.state["scale"].dtype == np.float32
+        assert {**scaler.state, "scale": 512.0} == {"scale": 512.0, "incr_count": 3}
+
+    def test_the_optimizers_state_is_under_the_parameters_names(self, tmp_path):
+        training = new_training(Momentum())
+        train(training, 1, seed=0)
+        state = read_state(save(tmp_path, training) / "optimizer.pdopt")
+        assert "backbone.conv.weight|velocity" in state
+
+    def test_a_model_with_average_keeps_what_to_evaluate_apart_from_what_to_train(self, tmp_path):
+        training = new_training(ema=True)
+        train(training, 2, seed=0)
+        averaged = {name: value.numpy() for name, value in training.ema.applied_weights().items()}
+        path = save(tmp_path, training)
+        assert equal(read_state(path / "model.pdparams"), averaged)
+        assert equal(read_state(path / "raw.pdparams"), weights_of(training.model))
+
+    def test_the_newest_and_the_best_are_kept(self, tmp_path):
+        for epoch in range(1, 7):
+            save(tmp_path, new_training(), epoch)
+        keep_newest(tmp_path, 3, best_epoch=2)
+        assert [path.name for path in list_checkpoints(tmp_path)] == [f"epoch_000{i}" for i in (2, 4, 5, 6)]
+
+    def test_epochs_beyond_four_digits_are_still_in_order(self, tmp_path):
+        for epoch in (9999, 10000):
+            save(tmp_path, new_training(), epoch)
+        assert find_checkpoint("auto", tmp_path).name == "epoch_10000"
+
+    def test_auto_without_checkpoints_is_none(self, tmp_path):
+        assert find_checkpoint("auto", tmp_path) is None
+
+    @pytest.mark.parametrize("file", ["state.json", "model.pdparams", "optimizer.pdopt"])
+    def test_auto_passes_over_a_damaged_one(self, tmp_path, file):
+        older = save(tmp_path, new_training(), 1)
+        newer = save(tmp_path, new_training(), 2)
+        content = (newer / file).read_bytes()
+        (newer / file).write_bytes(content[: len(content) // 2])
+        assert find_checkpoint("auto", tmp_path) == older
+
+    def test_a_path_that_is_no_checkpoint(self, tmp_path):
+        with pytest.raises(UserError, match="not a checkpoint.*-o pretrain_weights="):
+            find_checkpoint(str(tmp_path / "model.pdparams"), tmp_path)
+
+    def test_another_model_is_refused(self, tmp_path):
+        path = save(tmp_path, new_training())
+        other = Net(classes=3)
+        optimizer = OptimizerBuilder(None, None, None, Momentum()).build(LearningRate().schedule(9), other)
+        with pytest.raises(UserError, match="head.weight"):
+            restore_checkpoint(path, Training(other, optimizer, None, None))
+
+    def test_another_optimizer_is_refused(self, tmp_path):
+        training = new_training(Adam())
+        train(training, 1, seed=0)
+        path = save(tmp_path, training)
+        with pytest.raises(UserError, match="another optimizer or model.*beta1_pow_acc"):
+            restore_checkpoint(path, new_training(Momentum()))
+
+    @pytest.mark.parametrize("had", [True, False])
+    def test_another_use_ema_is_refused(self, tmp_path, had):
+        path = save(tmp_path, new_training(ema=had))
+        with pytest.raises(UserError, match="use_ema"):
+            restore_checkpoint(path, new_training(ema=not had))
+
+    def test_another_format_is_refused(self, tmp_path):
+        path = save(tmp_path, new_training())
+        (path / "state.json").write_text(json.dumps({"format": 99}))
+        with pytest.raises(UserError, match="not a checkpoint of this version"):
+            restore_checkpoint(path, new_training())
+
+    def test_a_full_disk_leaves_the_last_good_one(self, tmp_path, monkeypatch):
+        save(tmp_path, new_training(), 1)
+        real, calls = os.fsync, []
+
+        def full(descriptor):
+            calls.append(descriptor)
+            if len(calls) == 2:  # the second file
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            real(descriptor)
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            save(tmp_path, new_training(), 2)
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["epoch_0001"]
+        restore_checkpoint(find_checkpoint("auto", tmp_path), new_training())
+
+    def test_killed_at_any_moment_the_newest_checkpoint_loads(self, tmp_path):
+        rng = random.Random(0)
+        training = new_training(ema=True)
+        train(training, 1, seed=0)
+        weights = weights_of(training.model)
+        for name in weights:  # large enough for a kill to fall into the writing of a file
+            training.ema.average[name] = paddle.zeros([1 << 14])
+        started = time.perf_counter()
+        save_checkpoint(tmp_path, training, TrainState(0, 1), weights)
+        duration = time.perf_counter() - started
+        newest = 1
+        for _ in range(20):
+            child = os.fork()
+            if child == 0:
+                for epoch in range(newest + 1, newest + 1000):
+                    save_checkpoint(tmp_path, training, TrainState(0, epoch), weights)
+                os._exit(0)
+            while len(list_checkpoints(tmp_path)) == newest:
+                time.sleep(duration / 20)
+            time.sleep(rng.uniform(0.0, 2 * duration))
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            path = find_checkpoint("auto", tmp_path)
+            assert path == list_checkpoints(tmp_path)[-1]
+            newest = json.loads((path / "state.json").read_text())["epoch"]
+        assert newest > 20
+
+
+class TestLoadExact:
+    def test_equal_names_and_shapes(self, tmp_path):
+        source, target = Net(), Net()
+        save_state(tmp_path / "a.pdparams", weights_of(source))
+        load_exact(target, tmp_path / "a.pdparams")
+        assert equal(weights_of(source), weights_of(target))
+
+    def test_any_difference_is_an_error_that_lists_both_sides_and_changes_nothing(self, tmp_path):
+        state = weights_of(Net(classes=3))
+        state["neck.weight"] = state.pop("backbone.norm.bias")
+        save_state(tmp_path / "a.pdparams", state)
+        model = Net()
+        before = weights_of(model)
+        with pytest.raises(UserError) as raised:
+            load_exact(model, tmp_path / "a.pdparams")
+        message = str(raised.value)
+        assert "1 of the model's are not in the file (backbone.norm.bias)" in message
+        assert "1 of the file's are not in the model (neck.weight)" in message
+        assert "2 have another shape, file -> model (head.weight [4, 3] -> [4, 2], head.bias [3] -> [2])" in message
+        assert "num_classes" in message
+        assert equal(before, weights_of(model))
+
+    def test_precision_is_the_models(self, tmp_path):
+        state = {name: value.astype(np.float64) for name, value in weights_of(Net()).items()}
+        save_state(tmp_path / "a.pdparams", state)
+        model = Net()
+        load_exact(model, tmp_path / "a.pdparams")
+        assert model.head.weight.dtype == paddle.float32
+
+
+class TestLoadPretrained:
+    def test_a_backbones_file_has_no_prefix(self, tmp_path):
+        state = {name[len("backbone.") :]: v for name, v in weights_of(Net()).items() if name.startswith("backbone.")}
+        save_state(tmp_path / "a.pdparams", {**state, "fc.weight": np.zeros(1)})
+        model = Net()
+        report = load_pretrained(model, tmp_path / "a.pdparams")
+        assert len(report.loaded) == 6 and report.unused == ["fc.weight"]
+        assert report.new == ["head.weight", "head.bias"] and report.reshaped == []
+        assert np.array_equal(model.backbone.conv.weight.numpy(), state["conv.weight"])
+
+    def test_a_head_for_other_classes_stays_new_and_is_told(self, tmp_path):
+        save_state(tmp_path / "a.pdparams", weights_of(Net(classes=80)))
+        model = Net()
+        before = model.head.weight.numpy()
+        report = load_pretrained(model, tmp_path / "a.pdparams")
+        assert report.reshaped == ["head.weight [4, 80] -> [4, 2]", "head.bias [80] -> [2]"] and report.new == []
+        assert str(report) == (
+            "6 loaded, 0 new, 0 unused, 2 reshaped and left new (head.weight [4, 80] -> [4, 2], head.bias [80] -> [2])"
+        )
+        assert np.array_equal(before, model.head.weight.numpy())
+
+    def test_long_lists_are_cut(self):
+        names = [f"layer{i}" for i in range(6)]
+        report = checkpoint.LoadReport([], names, [], [])
+        assert "6 new (layer0, layer1, layer2, layer3, and 2 more)" in str(report)
+
+    def test_nothing_loaded_is_an_error(self, tmp_path):
+        save_state(tmp_path / "a.pdparams", {"conv1.weight": np.zeros(1)})
+        with pytest.raises(UserError, match=r"nothing in this file fits the model: it has \(conv1.weight\)"):
+            load_pretrained(Net(), tmp_path / "a.pdparams")
+
+    def test_a_hostile_file_runs_nothing(self, tmp_path):
+        mark = tmp_path / "mark"
+
+        class Hostile:
+            def __reduce__(self):
+                return os.mkdir, (str(mark),)
+
+        (tmp_path / "a.pdparams").write_bytes(pickle.dumps(Hostile()))
+        for load in (load_exact, load_pretrained):
+            with pytest.raises(UserError, match="refused"):
+                load(Net(), tmp_path / "a.pdparams")
+        assert not mark.exists()

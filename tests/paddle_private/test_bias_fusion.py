@@ -1,0 +1,61 @@
+"""Biases in exported programs: added as they are, and nothing else is changed."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+from paddle.base.proto import framework_pb2
+
+from ppdet_repro.engine.export.verify import PaddleNetwork
+from ppdet_repro.paddle_private.bias_fusion import add_biases_plainly
+from ppdet_repro.paddle_private.program import operator_types as operators
+from ppdet_repro.paddle_private.program import read_program
+
+
+class Network(nn.Layer):
+    """Two convolutions with biases, one of them used twice; a parameter that is reshaped and multiplied, and one that
+    is reshaped to something else and added."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2D(3, 4, 1), nn.Conv2D(4, 4, 1)
+        random = nn.initializer.Normal()
+        self.scale = self.create_parameter([4], default_initializer=random)
+        self.row = self.create_parameter([5], default_initializer=random)
+        self.first.bias.set_value(paddle.to_tensor([0.5, -2.0, 3.0, 7.0]))
+
+    def forward(self, image):
+        x = self.second(self.second(nn.functional.relu(self.first(image))))
+        return x * self.scale.reshape([1, 4, 1, 1]) + self.row.reshape([1, 1, 1, 5])
+
+
+@pytest.fixture
+def saved(tmp_path):
+    paddle.jit.save(Network(), str(tmp_path / "model"), [paddle.static.InputSpec([None, 3, 2, 5], "float32", "image")])
+    return tmp_path
+
+
+def test_a_program_computes_the_same_with_plain_biases(saved):
+    image = {"image": np.random.default_rng(0).normal(size=(2, 3, 2, 5)).astype(np.float32)}
+    (expected,) = PaddleNetwork(saved).run(image)
+    program = read_program(saved / "model.pdmodel")
+    before = operators(program)
+    assert before.count("reshape2") == 5  # three biases, the scale and the row
+    assert add_biases_plainly(program) == 3
+    after = operators(program)
+    assert after.count("reshape2") == 2 and [kind for kind in before if kind != "reshape2"] == [
+        kind for kind in after if kind != "reshape2"
+    ]
+    (saved / "model.pdmodel").write_bytes(program.SerializeToString())
+    (found,) = PaddleNetwork(saved).run(image)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_program_without_them_is_left_alone(tmp_path):
+    paddle.jit.save(nn.ReLU(), str(tmp_path / "model"), [paddle.static.InputSpec([None, 3], "float32", "image")])
+    program = read_program(tmp_path / "model.pdmodel")
+    before = framework_pb2.ProgramDesc()
+    before.CopyFrom(program)
+    assert add_biases_plainly(program) == 0 and program == before

@@ -1,0 +1,288 @@
+"""deploy/python on what goes wrong, and on what runs beside the network."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+from paths import ROOT
+from tiny_yolof import tiny_model, write_config, write_images
+
+from ppdet_repro.core.config import load_config
+from ppdet_repro.data.transform.preprocess import from_list
+from ppdet_repro.engine.export.export_model import export_model
+from ppdet_repro.runtime.overlap import Behind, ahead
+from ppdet_repro.runtime.pipeline import Pipeline, read
+from ppdet_repro.runtime.sources import check_complete
+from ppdet_repro.utils.errors import UserError, run_command
+
+DEPLOY = ROOT / "deploy" / "python"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """`data/images`, and the exported model in `export/tiny`."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_config(folder, write_images(folder / "data", count=3))
+    export_model(tiny_model(folder / "tiny.yml"), load_config(folder / "tiny.yml"), folder / "export")
+    return folder
+
+
+class Done(NamedTuple):
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def command(folder, monkeypatch, capsys):
+    """Run infer.py as its command line does, in this process; results go to `folder / out`."""
+    spec = importlib.util.spec_from_file_location("deploy_infer", DEPLOY / "infer.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*flags):
+        model = [] if any(flag.startswith("--model_dir") for flag in flags) else [f"--model_dir={exported(folder)}"]
+        monkeypatch.setattr(sys, "argv", ["infer.py", *model, f"--output_dir={folder / 'out'}", *flags])
+        with pytest.raises(SystemExit) as ended:
+            run_command(module.main)
+        return Done(ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+def exported(folder):
+    return folder / "export" / "tiny"
+
+
+def png_bomb(width, height):
+    """A PNG of a few bytes that announces a huge black picture."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+        + chunk(b"IEND", b"")
+    )
+
+
+# Bad input, to the exit code ------------------------------------------------------------------------------
+
+
+def bad_inputs(folder):
+    """What a user may give by mistake, in `folder / bad`; flags and the words of the answer."""
+    bad = folder / "bad"
+    (bad / "empty").mkdir(parents=True)
+    (bad / "half").mkdir()
+    export = folder / "export" / "tiny"
+    (bad / "half" / "model.pdmodel").write_bytes((export / "model.pdmodel").read_bytes())
+    (bad / "half" / "infer_cfg.yml").write_text((export / "infer_cfg.yml").read_text())
+    (bad / "strange").mkdir()
+    for name in ("model.pdmodel", "model.pdiparams"):
+        (bad / "strange" / name).write_bytes(b"x")
+    (bad / "strange" / "infer_cfg.yml").write_text(
+        (export / "infer_cfg.yml").read_text().replace("arch: YOLOF", "arch: Mask2Former")
+    )
+    (bad / "text.jpg").write_text("not a picture")
+    (bad / "bomb.png").write_bytes(png_bomb(60000, 60000))
+    images = f"--image_dir={folder / 'data' / 'images'}"
+    return {
+        "no folder": ([f"--model_dir={bad / 'absent'}", images], "absent is not a folder"),
+        "half": ([f"--model_dir={bad / 'half'}", images], "half lacks model.pdiparams"),
+        "architecture": ([f"--model_dir={bad / 'strange'}", images], "architecture 'Mask2Former' is not one of"),
+        "picture": ([f"--image_file={bad / 'text.jpg'}"], "text.jpg is not an image"),
+        "empty": ([f"--image_dir={bad / 'empty'}"], "there is no image in"),
+        "run mode": ([images, "--run_mode=trt_fp16"], "needs --device=gpu, not cpu; here are --device="),
+        "device": ([images, "--device=npu"], "--device=npu: the installed Paddle or this machine has none; here are"),
+        "bomb": ([f"--image_file={bad / 'bomb.png'}"], "would be 60000 x 60000 pixels when decoded"),
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["no folder", "half", "architecture", "picture", "empty", "run mode", "device", "bomb"]
+)
+def test_bad_input_is_one_line_and_exit_code_two(command, folder, tmp_path, name):
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    for part in ("export", "data"):
+        (inputs / part).symlink_to(folder / part)
+    flags, words = bad_inputs(inputs)[name]
+    done = command(*flags)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0], done.stderr
+
+
+def test_a_video_that_ends_early_is_said_after_its_frames_are_written(command, folder, tmp_path):
+    whole = tmp_path / "whole.avi"
+    writer = cv2.VideoWriter(str(whole), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (96, 64))
+    noise = np.random.default_rng(0)
+    for _ in range(20):
+        writer.write(noise.integers(0, 255, (64, 96, 3), np.uint8))
+    writer.release()
+    short = tmp_path / "short.avi"
+    data = whole.read_bytes()
+    short.write_bytes(data[: len(data) // 2])
+    assert command(f"--video_file={whole}").returncode == 0
+    done = command(f"--video_file={short}", "--save_csv")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "short.avi ends early: " in done.stderr and "of 20 frames could be read" in done.stderr
+    assert (folder / "out" / "short.mp4").is_file() and (folder / "out" / "boxes.csv").is_file()
+
+
+def test_a_video_may_miss_the_frames_that_its_container_only_estimates():
+    check_complete("v", read=98, announced=100)  # 2 %
+    check_complete("v", read=9, announced=10)
+    check_complete("v", read=50, announced=0)  # a camera
+    with pytest.raises(UserError, match="v ends early: 97 of 100 frames"):
+        check_complete("v", read=97, announced=100)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_bomb(60000, 60000))
+    monkeypatch.setattr(cv2, "imdecode", lambda *a: pytest.fail("was decoded"))
+    with pytest.raises(UserError, match="more than the 134 million that are allowed"):
+        read(str(path))
+
+
+# Results --------------------------------------------------------------------------------------------------
+
+
+def test_boxes_come_as_csv(command, folder):
+    done = command(f"--image_dir={folder / 'data' / 'images'}", "--save_csv", "--save_images=False")
+    assert done.returncode == 0, done.stderr
+    with open(folder / "out" / "boxes.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["image"] for row in rows} <= {"000.png", "001.png", "002.png"} and rows
+    for row in rows:
+        assert row["name"] == {"0": "square", "1": "disc"}[row["class"]]
+        assert 0 < float(row["score"]) <= 1 and float(row["x1"]) <= float(row["x2"])
+
+
+# Beside the network ---------------------------------------------------------------------------------------
+
+
+def test_items_are_made_ahead_in_order():
+    made = []
+
+    def items():
+        for i in range(6):
+            made.append(i)
+            yield i
+
+    stream = ahead(items(), depth=2)
+    assert next(stream) == 0
+    time.sleep(0.1)
+    assert made == [0, 1, 2]  # two ahead, no more
+    assert list(stream) == [1, 2, 3, 4, 5]
+    assert list(ahead(iter([]))) == []
+
+
+def test_a_mistake_made_ahead_is_raised_where_the_items_are_used():
+    def items():
+        yield 1
+        raise UserError("the second picture is none")
+
+    stream = ahead(items())
+    assert next(stream) == 1
+    with pytest.raises(UserError, match="the second picture is none"):
+        next(stream)
+
+
+def test_work_is_done_behind_in_order_and_finished_on_leaving():
+    done = []
+    with Behind(depth=1) as later:
+        for i in range(5):
+            later(lambda i=i: (time.sleep(0.01), done.append(i)))
+    assert done == [0, 1, 2, 3, 4]
+
+
+def test_a_mistake_behind_is_raised():
+    def fail():
+        raise UserError("the disk is full")
+
+    with pytest.raises(UserError, match="the disk is full"):
+        with Behind() as later:
+            later(fail)
+
+
+def test_the_next_batch_is_prepared_while_the_network_computes():
+    """The engine waits in batch 0 until batch 1 has been prepared: alone, it would wait for ever."""
+    second = threading.Event()
+
+    class Waiting:
+        def run(self, inputs):
+            assert second.wait(10)
+            return np.zeros([0, 6], np.float32), np.zeros([1], np.int32)
+
+    def batches():
+        yield [np.zeros((8, 8, 3), np.uint8)]
+        second.set()
+        yield [np.zeros((8, 8, 3), np.uint8)]
+
+    pipeline = Pipeline(from_list([{"type": "Permute"}]), Waiting())
+    assert [len(found) for found in pipeline.stream(batches())] == [1, 1]
+    assert pipeline.timer.images == 2 and pipeline.timer.wall() > 0
+
+
+# What deployment needs ------------------------------------------------------------------------------------
+
+ONLY = """
+import importlib, sys
+
+class Only:
+    '''Nothing may be imported but the standard library, numpy, OpenCV, PyYAML and this package.'''
+    def find_spec(self, name, path=None, target=None):
+        top = name.split(".")[0]
+        if top not in sys.stdlib_module_names and top not in ("numpy", "cv2", "yaml", "ppdet_repro"):
+            raise ModuleNotFoundError(f"deployment must not need {name}")
+
+sys.meta_path.insert(0, Only())
+import numpy as np
+from ppdet_repro.runtime import model_folder, options, pipeline, results, run, slicing, sources, timing
+from ppdet_repro.data.transform.preprocess import from_list
+
+class Engine:
+    def run(self, inputs):
+        return np.array([[0, 0.9, 1, 2, 3, 4]], np.float32), np.array([1], np.int32)
+
+model = model_folder.open_model_folder(MODEL)
+flags = options.build_parser().parse_args(["--model_dir=m", "--image_dir=" + IMAGES, "--output_dir=" + OUT,
+                                           "--save_results", "--save_csv"])
+run.run_images(pipeline.Pipeline(from_list(model.preprocess), Engine()), model.labels, flags)
+training = ("modeling", "engine", "optimizer", "slim", "data.reader", "core.config")
+print([m for m in sys.modules if m.startswith(tuple("ppdet_repro." + name for name in training))])
+"""
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="sys.stdlib_module_names is of Python 3.10")
+def test_without_its_engine_deployment_needs_numpy_opencv_and_yaml_alone(folder, tmp_path):
+    names = {
+        "DEPLOY": DEPLOY,
+        "ROOT": ROOT,
+        "MODEL": folder / "export" / "tiny",
+        "OUT": tmp_path / "out",
+        "IMAGES": folder / "data" / "images",
+    }
+    program = "".join(f"{name} = {str(value)!r}\n" for name, value in names.items()) + ONLY
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3

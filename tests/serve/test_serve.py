@@ -1,0 +1,295 @@
+"""tools/serve.py: the JSON API, its limits, and the page in a browser where there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import cv2
+import numpy as np
+import pytest
+from paths import ROOT
+
+pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
+from fastapi.testclient import TestClient
+from test_deploy_inputs import png_bomb
+from tiny_yolof import tiny_model, write_config, write_images
+
+from ppdet_repro.core.config import load_config
+from ppdet_repro.data.transform.preprocess import from_list
+from ppdet_repro.engine.export.export_model import export_model
+from ppdet_repro.runtime.pipeline import Pipeline
+from ppdet_repro.serve.app import PAGE, create_app, read_body
+from ppdet_repro.serve.detector import Limits, QueuedDetector, Refusal
+
+LABELS = ["cat", "<b>dog</b>"]
+
+
+class Fake:
+    """An engine with three boxes on every picture; waits for `gate`."""
+
+    def __init__(self):
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def run(self, inputs):
+        assert self.gate.wait(10)
+        rows = [[0, 0.4, 1, 2, 3, 4], [1, 0.9, 5, 6, 20.5, 30], [-1, 1, 0, 0, 0, 0]]
+        return np.array(rows, np.float32), np.array([3], np.int32)
+
+
+def picture(height=40, width=60, suffix=".png"):
+    return cv2.imencode(suffix, np.full((height, width, 3), 90, np.uint8))[1].tobytes()
+
+
+@pytest.fixture
+def served():
+    """Make a client for limits, with the engine behind it."""
+    clients = []
+
+    def make(**limits):
+        engine = Fake()
+        detector = QueuedDetector(Pipeline(from_list([{"type": "Permute"}]), engine), LABELS, Limits(**limits))
+        client = TestClient(create_app(detector, "YOLOF", 0.5)).__enter__()
+        clients.append((client, engine))
+        return client, engine
+
+    yield make
+    for client, engine in clients:
+        engine.gate.set()
+        client.__exit__(None, None, None)
+
+
+# The API --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".tif"])
+def test_a_picture_gets_its_boxes_best_first(served, suffix):
+    client, _ = served()
+    answer = client.post("/api/detect?threshold=0.3", content=picture(suffix=suffix))
+    assert answer.status_code == 200
+    found = answer.json()
+    assert (found["width"], found["height"]) == (60, 40)
+    best, other = found["boxes"]
+    assert (best["class_id"], best["name"], best["box"]) == (1, "<b>dog</b>", [5, 6, 20.5, 30])
+    assert best["score"] == pytest.approx(0.9) and other["name"] == "cat"
+    assert set(found["milliseconds"]) == {"preprocess", "inference", "postprocess"}
+
+
+def test_boxes_below_the_threshold_stay_away(served):
+    client, _ = served()
+    assert len(client.post("/api/detect", content=picture()).json()["boxes"]) == 1  # the model's own 0.5
+    assert client.post("/api/detect?threshold=0.95", content=picture()).json()["boxes"] == []
+
+
+def test_the_schema_is_documented_and_no_page_is_fetched_from_elsewhere(served):
+    client, _ = served()
+    schema = client.get("/openapi.json").json()
+    detect = schema["paths"]["/api/detect"]["post"]
+    assert "application/octet-stream" in detect["requestBody"]["content"]
+    assert {"200", "400", "408", "413", "415", "422", "429", "504"} <= set(detect["responses"])
+    assert set(schema["components"]["schemas"]["Box"]["properties"]) == {"class_id", "name", "score", "box"}
+    page = client.get("/")
+    assert (
+        page.text == PAGE.read_text(encoding="utf-8")
+        and "default-src 'none'" in page.headers["content-security-policy"]
+    )
+    assert not re.search(r"""(src|href)\s*=\s*["'](?!data:)|https?:|@import|innerHTML""", page.text)
+    assert client.get("/docs").status_code == 404  # FastAPI's own page loads scripts from a CDN
+    assert client.get("/api/model").json()["classes"] == LABELS
+
+
+# Limits ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "body, limits, status, reason",
+    [
+        (b"", {}, 400, "the request has no body"),
+        (b"not a picture", {}, 415, "the upload is not an image"),
+        (b"GIF89a" + b"\0" * 50, {}, 415, "the upload is not an image"),
+        (picture()[:-20], {}, 415, "the upload is not an image, or is damaged"),
+        (picture(suffix=".jpg")[:-20], {}, 415, "the upload is cut off"),
+        (picture(), {"max_bytes": 50}, 413, "the upload is larger than 50 bytes"),
+        (picture(40, 60), {"max_pixels": 2399}, 413, "the picture is 60 x 40 pixels"),
+        (png_bomb(60000, 60000), {}, 413, "the picture is 60000 x 60000 pixels; at most 25 million"),
+    ],
+)
+def test_a_bad_upload_is_refused(served, body, limits, status, reason):
+    client, _ = served(**limits)
+    answer = client.post("/api/detect", content=body)
+    assert answer.status_code == status and answer.json()["detail"].startswith(reason)
+
+
+def test_a_picture_at_the_limits_is_taken(served):
+    client, _ = served(max_bytes=len(picture()), max_pixels=2400)
+    assert client.post("/api/detect", content=picture()).status_code == 200
+
+
+@pytest.mark.parametrize("threshold", ["2", "-1", "high"])
+def test_a_wrong_threshold_is_refused(served, threshold):
+    client, _ = served()
+    assert client.post(f"/api/detect?threshold={threshold}", content=picture()).status_code == 422
+
+
+def test_an_upload_without_a_length_is_cut_at_the_limit(served):
+    client, _ = served(max_bytes=1000)
+    sent = []
+
+    def chunks():
+        for i in range(100):
+            sent.append(i)
+            yield b"\0" * 100
+
+    answer = client.post("/api/detect", content=chunks())
+    assert answer.status_code == 413
+
+
+def test_a_slow_upload_is_refused():
+    class Slow:
+        headers = {}
+
+        async def stream(self):
+            yield b"x"
+            await asyncio.sleep(10)
+
+    with pytest.raises(Refusal, match="took more than 0.05 seconds") as caught:
+        asyncio.run(read_body(Slow(), 100, 0.05))
+    assert caught.value.status == 408
+
+
+def test_a_full_queue_refuses_and_serves_again_when_it_is_empty(served):
+    client, engine = served(queue=2)
+    engine.gate.clear()
+    answers = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(client.post("/api/detect", content=picture()))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 10
+    while not answers and time.monotonic() < deadline:  # two wait for the engine, the third is refused
+        time.sleep(0.01)
+    assert [answer.status_code for answer in answers] == [429] and answers[0].headers["retry-after"] == "1"
+    engine.gate.set()
+    for thread in threads:
+        thread.join(10)
+    assert [answer.status_code for answer in answers] == [429, 200, 200]
+    assert client.post("/api/detect", content=picture()).status_code == 200
+
+
+def test_an_answer_that_takes_too_long_is_504_and_the_next_one_is_not(served):
+    client, engine = served(timeout=0.1)
+    engine.gate.clear()
+    answer = client.post("/api/detect", content=picture())
+    assert answer.status_code == 504 and answer.json()["detail"] == "no answer within 0.1 seconds"
+    engine.gate.set()
+    time.sleep(0.1)
+    assert client.post("/api/detect", content=picture()).status_code == 200
+
+
+def test_a_page_under_another_name_gets_nothing(served):
+    client, _ = served()
+    detector = QueuedDetector(Pipeline(from_list([{"type": "Permute"}]), Fake()), LABELS, Limits())
+    with TestClient(create_app(detector, "YOLOF", 0.5, ["127.0.0.1"])) as local:
+        assert local.get("/api/model", headers={"host": "evil.example"}).status_code == 400
+        assert local.get("/api/model", headers={"host": "127.0.0.1:8000"}).status_code == 200
+
+
+# The command ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """tools/serve.py as a process on a little model: its address."""
+    pytest.importorskip("uvicorn")
+    import socket
+
+    folder = tmp_path_factory.mktemp("serve")
+    write_config(folder, write_images(folder / "data", count=1))
+    exported = export_model(tiny_model(folder / "tiny.yml"), load_config(folder / "tiny.yml"), folder / "export")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, str(ROOT / "tools" / "serve.py"), f"--model_dir={exported}", f"--port={port}"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield f"http://127.0.0.1:{port}", folder
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def wait_for(client, url):
+    import httpx
+
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return client.get(f"{url}/api/model")
+        except httpx.ConnectError:
+            assert time.monotonic() < deadline, "the server did not start"
+            time.sleep(0.2)
+
+
+def test_the_command_serves_an_exported_model(server):
+    import httpx
+
+    url, folder = server
+    with httpx.Client(timeout=30) as client:
+        assert wait_for(client, url).json()["classes"] == ["square", "disc"]
+        answer = client.post(f"{url}/api/detect?threshold=0", content=(folder / "data/images/000.png").read_bytes())
+        assert answer.status_code == 200 and answer.json()["boxes"]
+        assert client.post(f"{url}/api/detect", content=b"text").status_code == 415
+
+
+def test_without_a_model_the_command_is_one_line(tmp_path):
+    command = [sys.executable, str(ROOT / "tools" / "serve.py"), f"--model_dir={tmp_path / 'absent'}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and "absent is not a folder" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_page_shows_boxes_in_a_browser(server, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no Chromium")
+    import httpx
+
+    url, folder = server
+    with httpx.Client() as client:
+        wait_for(client, url)
+    (tmp_path / "text.png").write_text("not a picture")
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        asked, errors = [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto(url)
+        page.locator("#about", has_text="2 classes").wait_for()
+        page.locator("#threshold").fill("0")
+        page.locator("#file").set_input_files(str(folder / "data/images/000.png"))
+        page.wait_for_selector("#boxes tbody tr")
+        rows = page.locator("#boxes tbody tr").count()
+        assert rows > 0 and f"{rows} objects" in page.locator("#status").inner_text()
+        assert page.evaluate("""() => {
+            const canvas = document.getElementById('picture');
+            const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+            return canvas.width > 30 && new Set(pixels).size > 50;
+        }""")
+        page.locator("#threshold").fill("1")
+        page.locator("#status", has_text="0 objects").wait_for()
+        assert page.locator("#boxes tbody tr").count() == 0
+        assert errors == []
+        page.locator("#file").set_input_files(str(tmp_path / "text.png"))
+        page.locator("#status", has_text="is not an image").wait_for()
+        assert page.locator("#status.error").count() == 1 and page.locator("#picture").is_hidden()
+        assert all(address.startswith((url, "blob:")) for address in asked)
+        browser.close()

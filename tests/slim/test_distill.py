@@ -1,0 +1,243 @@
+"""Distillation: the losses, PaddleDetection's numbers, a run that stops and goes on, and mistakes."""
+
+from __future__ import annotations
+
+from math import log
+
+import numpy as np
+import paddle
+import pytest
+from tiny_yolof import tiny_model, write_training_config
+
+from ppdet_repro.core.config import build_model, load_config
+from ppdet_repro.engine.models import load_trained, with_teacher
+from ppdet_repro.engine.training.checkpoint import list_checkpoints, weights_of
+from ppdet_repro.engine.training.train import train
+from ppdet_repro.slim.distill_losses import CWDFeatureLoss, FGDFeatureLoss, attention, cells
+from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.weights import read_state, save_state
+
+# Loss, and sum of (gradient of the student's map times the cosine of the map), by the class, the student's channels
+# and `normalize`: recorded from PaddleDetection's ppdet/slim/distill_loss.py (2024-10) with Paddle 2.6.2 and `fill`
+THEIRS = {
+    ("CWD", 6, False): (1.079793095588684, -0.12909913063049316),
+    ("FGD", 6, False): (0.0774434357881546, 0.010340593755245209),
+    ("CWD", 6, True): (1.0700761079788208, -0.15824666619300842),
+    ("FGD", 6, True): (0.07908283174037933, 0.0031907481607049704),
+    ("CWD", 4, False): (1.0425068140029907, -0.013070648536086082),
+    ("FGD", 4, False): (0.06667891144752502, 0.0041167545132339),
+    ("CWD", 4, True): (1.5968551635742188, -0.05236641317605972),
+    ("FGD", 4, True): (0.09356054663658142, -0.005816773045808077),
+}
+BOXES = [[[8.0, 3, 20, 30], [30, 10, 50, 39]], [], [[0, 0, 55, 12]]]
+
+
+def fill(layer):
+    """Give every parameter values that follow from its shape."""
+    for parameter in layer.parameters():
+        rng = np.random.default_rng(len(parameter.shape) * 100 + parameter.size)
+        parameter.set_value(paddle.to_tensor(rng.uniform(-0.5, 0.5, parameter.shape).astype("float32")))
+
+
+def batch_of(boxes=BOXES, size=(40, 56)):
+    return {
+        "gt_bbox": [paddle.to_tensor(np.array(one, np.float32).reshape(-1, 4)) for one in boxes],
+        "image": paddle.zeros([len(boxes), 3, *size]),
+    }
+
+
+def maps(channels):
+    """A student's [3, channels, 5, 7] and a teacher's [3, 6, 5, 7]."""
+    teacher = np.random.default_rng(0).normal(size=(3, 6, 5, 7)).astype("float32")
+    student = np.random.default_rng(channels).normal(size=(3, channels, 5, 7)).astype("float32")
+    return paddle.to_tensor(student, stop_gradient=False), paddle.to_tensor(teacher)
+
+
+# Losses ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name, channels, normalize", THEIRS)
+def test_losses_and_gradients_are_paddledetections(name, channels, normalize):
+    if name == "CWD":
+        loss = CWDFeatureLoss(channels, 6, normalize, tau=2.0, weight=5.0)
+    else:
+        loss = FGDFeatureLoss(channels, 6, normalize, loss_weight=2.0)
+    fill(loss)
+    student, teacher = maps(channels)
+    value = loss(student, teacher, batch_of())
+    value.backward()
+    along = (student.grad * student.cos()).sum().item()
+    assert (value.item(), along) == pytest.approx(THEIRS[name, channels, normalize], rel=2e-5, abs=2e-7)
+
+
+def test_the_divergence_of_two_distributions():
+    teacher = paddle.to_tensor([0.0, log(3)]).reshape([1, 1, 1, 2])  # shares 1/4 and 3/4
+    student = paddle.zeros([1, 1, 1, 2])  # 1/2 and 1/2
+    expected = 0.25 * log(0.25 / 0.5) + 0.75 * log(0.75 / 0.5)
+    assert CWDFeatureLoss(1, 1)(student, teacher, {}).item() == pytest.approx(expected, abs=1e-5)
+    assert CWDFeatureLoss(1, 1)(teacher + 7, teacher, {}).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_cells_of_boxes():
+    # An image of 40 x 60 on a map of 4 x 6: a cell has 10 pixels. The box covers columns 1 to 3 and rows 0 to 2 (ends
+    # rounded outwards, both counted): 9 cells. The one inside it covers 2 x 2.
+    boxes = paddle.to_tensor([[12.0, 0, 25, 20], [30, 10, 40, 20]])
+    expected = np.zeros((4, 6))
+    expected[0:3, 1:4] = 1 / 9
+    expected[1:3, 3:5] = 1 / 4  # the smaller box counts more
+    assert cells(boxes, [40, 60], (4, 6)).numpy() == pytest.approx(expected)
+
+
+def test_attention_is_one_on_average():
+    places, channels = attention(maps(4)[0], 0.5)
+    assert places.shape == [3, 1, 5, 7] and places.mean().item() == pytest.approx(1)
+    assert channels.shape == [3, 4, 1, 1] and channels.mean().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("boxes", [[[], [], []], [[[0.0, 0, 0, 0]]] * 3])
+def test_without_boxes_there_is_nothing_to_learn(boxes):
+    student, teacher = maps(6)
+    loss = FGDFeatureLoss(6, 6)(student, teacher, batch_of(boxes))
+    loss.backward()
+    assert loss.item() == 0 and not student.grad.numpy().any()
+
+
+def test_an_image_without_boxes_changes_nothing():
+    student, teacher = maps(6)
+    loss = FGDFeatureLoss(6, 6)
+    with_empty = loss(student, teacher, batch_of())
+    chosen = paddle.to_tensor([0, 2])
+    alone = loss(student.index_select(chosen), teacher.index_select(chosen), batch_of([BOXES[0], BOXES[2]]))
+    assert with_empty.item() == pytest.approx(alone.item(), rel=1e-6)
+
+
+# Runs -----------------------------------------------------------------------------------------------------
+
+TEACHER = """
+_BASE_: [tiny.yml]
+pretrain_weights: WEIGHTS
+slim: Distill
+slim_method: CWD
+distill_loss: CWDFeatureLoss
+distill_loss_name: ['neck_f_0']
+CWDFeatureLoss: {student_channels: 256, teacher_channels: 256, tau: 1.0, weight: 5.0}
+DilatedEncoder: {out_channels: [48]}
+YOLOFHead: {conv_feat: {feat_in: 48, feat_out: 48}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with `data`, tiny.yml (the student) and wide.yml (a teacher of more channels) with its weights."""
+    folder = tmp_path_factory.mktemp("tiny")
+    config = write_training_config(folder)
+    config.write_text(config.read_text() + "use_ema: true\n")
+    (folder / "wide.yml").write_text(TEACHER.replace("WEIGHTS", str(folder / "teacher.pdparams")))
+    save_state(folder / "teacher.pdparams", weights_of(tiny_model(folder / "wide.yml")))
+    return folder
+
+
+def config(folder, *overrides, teacher="wide.yml"):
+    return load_config(folder / "tiny.yml", overrides, folder / teacher)
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """The folder of a run of two epochs."""
+    train(config(folder, f"save_dir={folder / 'output'}"), evaluate=False)
+    return folder / "output" / "wide"
+
+
+def test_the_second_file_is_the_teachers_alone(folder):
+    cfg = config(folder, "epoch=9")
+    assert cfg.name == "wide" and cfg.run.epoch == 9 and cfg.run.slim is None
+    assert cfg.teacher.run.distill_loss == "CWDFeatureLoss" and cfg.teacher.run.epoch == 2
+    student = build_model(cfg)
+    model = with_teacher(student, cfg.teacher)
+    assert student.neck.out_shape[0].channels == 32 and model.teacher.neck.out_shape[0].channels == 48
+
+
+def test_the_teachers_file_is_the_second_one(folder):
+    with pytest.raises(UserError, match="wide.yml: slim: Distill makes this the teacher's config; give it as --slim"):
+        train(load_config(folder / "wide.yml"))
+
+
+def test_losses_of_a_batch(folder):
+    cfg = config(folder)
+    model = with_teacher(build_model(cfg), cfg.teacher)
+    before = {name: value.numpy().copy() for name, value in model.teacher.state_dict().items()}
+    model.train()
+    image = paddle.rand([2, 3, 96, 96])
+    batch = {
+        "image": image,
+        "im_shape": paddle.full([2, 2], 96.0),
+        "scale_factor": paddle.ones([2, 2]),
+        "gt_bbox": [paddle.to_tensor([[8.0, 8, 60, 60]])] * 2,
+        "gt_class": [paddle.to_tensor([[1]], "int32")] * 2,
+    }
+    losses = model(batch)
+    assert list(losses) == ["loss_cls", "loss_reg", "neck_f_0", "loss"]
+    parts = sum(value.item() for name, value in losses.items() if name != "loss")
+    assert losses["loss"].item() == pytest.approx(parts, rel=1e-5) and losses["neck_f_0"].item() > 0
+    losses["neck_f_0"].backward()
+    assert model.student.backbone.parameters()[0].grad is not None
+    assert model.distillation["neck_f_0"].align.align.weight.grad is not None
+    assert all(parameter.grad is None for parameter in model.teacher.parameters())
+    after = model.teacher.state_dict()
+    assert not model.teacher.training and all(np.array_equal(after[name].numpy(), before[name]) for name in before)
+    assert not any("teacher" in name for name in model.state_dict()) and len(model.parameters()) < 200
+    model.eval()
+    assert set(model(batch)) == {"bbox", "bbox_num"}
+
+
+def test_what_is_left_is_the_student(folder, trained):
+    final = trained / "model_final.pdparams"
+    model = load_trained(load_config(folder / "tiny.yml", [f"weights={final}"]))  # exact
+    assert model.neck.out_shape[0].channels == 32
+    assert not any("distill" in name or "student" in name for name in read_state(final))
+
+
+def test_a_run_that_stopped_goes_on_with_the_same_weights(folder, trained):
+    first = list_checkpoints(trained)[0]
+    train(config(folder, f"save_dir={folder / 'again'}"), resume=str(first), evaluate=False)
+    whole, resumed = (
+        [read_state(run / file) for file in ("model_final.pdparams", "checkpoints/epoch_0002/raw.pdparams")]
+        for run in (trained, folder / "again" / "wide")
+    )
+    for one, other in zip(whole, resumed):
+        assert sorted(one) == sorted(other) and all(np.array_equal(one[name], other[name]) for name in one)
+    learned = next(name for name in whole[1] if name.endswith("align.weight"))
+    early = read_state(first / "raw.pdparams")
+    assert not np.array_equal(whole[1][learned], early[learned])  # the adapting convolution learns, too
+
+
+def test_without_an_average_the_checkpoint_holds_the_losses_weights_too(folder):
+    cfg = config(folder, f"save_dir={folder / 'plain'}", "use_ema=false", "epoch=1")
+    train(cfg, evaluate=False)
+    (path,) = list_checkpoints(folder / "plain" / "wide")
+    assert any("align" in name for name in read_state(path / "raw.pdparams"))
+    assert not any("align" in name for name in read_state(path / "model.pdparams"))
+
+
+# Mistakes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("distill_loss: null", "slim: Distill wants a distill_loss, and the teacher's weights"),
+        ("pretrain_weights: null", "slim: Distill wants a distill_loss, and the teacher's weights"),
+        ("distill_loss_name: [a, b]", "distill_loss_name has 2 different names, but there are 1 feature maps"),
+        ("distill_loss: FocalLoss", "FocalLoss has no parameter student_channels.* take CWDFeatureLoss or FGD"),
+        ("distill_loss: CWDFeaturesLoss", "no component 'CWDFeaturesLoss'; did you mean 'CWDFeatureLoss'"),
+        ("ResNet: {depth: 18, dcn_v2_stages: [9]}", "dcn_v2_stages"),
+        ("ResNet: {return_idx: [2]}\nDilatedEncoder: {in_channels: [256]}", "the strides of the student's .* differ"),
+        ("DilatedEncoder: {out_channels: [40]}\nYOLOFHead: {conv_feat: {feat_in: 40}}", "not this model's"),
+    ],
+)
+def test_a_teacher_that_does_not_fit(folder, line, message):
+    # Repeated keys would be an error, so the change is a file over the teacher's.
+    (folder / "other.yml").write_text(f"_BASE_: [wide.yml]\n{line}\n")
+    with pytest.raises(UserError, match=message):
+        cfg = config(folder, teacher="other.yml")
+        with_teacher(build_model(cfg), cfg.teacher)

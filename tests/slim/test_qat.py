@@ -1,0 +1,193 @@
+"""Quantisation-aware training: the arithmetic, a run that stops and goes on, the int8 export, and mistakes."""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+from tiny_yolof import tiny_model, write_training_config
+
+from ppdet_repro.core.config import build, load_config
+from ppdet_repro.engine.distributed import running_statistics
+from ppdet_repro.engine.export.export_model import export_model
+from ppdet_repro.engine.export.verify import PaddleNetwork
+from ppdet_repro.engine.models import build_network, load_trained
+from ppdet_repro.engine.training.checkpoint import list_checkpoints, load_pretrained, weights_of
+from ppdet_repro.engine.training.train import train
+from ppdet_repro.paddle_private.layers import activation_ranges as ranges
+from ppdet_repro.paddle_private.program import operator_types as operators
+from ppdet_repro.paddle_private.program import read_program
+from ppdet_repro.slim.qat import PACT, QAT, plain_name, without_clipping
+from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.weights import read_state, save_state
+
+# As in PaddleDetection's configs/slim/quant
+THEIRS = """
+pretrain_weights: PRETRAINED
+slim: QAT
+
+QAT:
+  quant_config: {
+    'activation_preprocess_type': 'PACT',
+    'weight_quantize_type': 'channel_wise_abs_max', 'activation_quantize_type': 'moving_average_abs_max',
+    'weight_bits': 8, 'activation_bits': 8, 'dtype': 'int8', 'window_size': 10000, 'moving_rate': 0.9,
+    'quantizable_layer_type': ['Conv2D', 'Linear']}
+  print_model: True
+
+epoch: 2
+LearningRate:
+  base_lr: 0.0005
+  schedulers:
+  - !PiecewiseDecay
+    gamma: 0.1
+    milestones:
+    - 30
+    - 45
+  - !LinearWarmup
+    start_factor: 0.
+    steps: 2
+OptimizerBuilder: {optimizer: {type: Momentum, momentum: 0.9}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with `data`, tiny.yml, quant.yml and trained weights in float32."""
+    folder = tmp_path_factory.mktemp("tiny")
+    config = write_training_config(folder)
+    save_state(folder / "float.pdparams", weights_of(tiny_model(config)))
+    (folder / "quant.yml").write_text(THEIRS.replace("PRETRAINED", str(folder / "float.pdparams")))
+    return folder
+
+
+def config(folder, *overrides):
+    return load_config(folder / "tiny.yml", overrides, folder / "quant.yml")
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """The folder of a run of two epochs."""
+    train(config(folder, f"save_dir={folder / 'output'}"), evaluate=False)
+    return folder / "output" / "quant"
+
+
+def quantised(layer, **settings):
+    """A model of one layer, quantised."""
+    model = nn.Sequential(layer)
+    QAT(settings).quantise(model)
+    return model
+
+
+# The arithmetic -------------------------------------------------------------------------------------------
+
+
+def test_inputs_and_weights_are_rounded_to_a_127th_of_their_range():
+    layer = nn.Conv2D(2, 1, 1, bias_attr=False)
+    layer.weight.set_value(paddle.to_tensor([0.5, -1.27]).reshape([1, 2, 1, 1]))  # 50 and -127 hundredths
+    model = quantised(layer)
+    x = paddle.to_tensor([0.3, 2.54]).reshape([1, 2, 1, 1])
+    for _ in range(300):  # until the moving average of the largest inputs is 2.54, a step 0.02
+        y = model(x)
+    # 15 and 127 steps, exactly
+    assert y.item() == pytest.approx(0.3 * 0.5 - 2.54 * 1.27, rel=1e-5)
+    y.backward()
+    assert model(paddle.to_tensor([0.309, 2.54]).reshape([1, 2, 1, 1])).item() == pytest.approx(y.item(), rel=1e-5)
+    assert layer.weight.grad.numpy().ravel() == pytest.approx([0.3, 2.54], rel=1e-5)  # as if nothing were rounded
+
+
+def test_ranges_stay_in_evaluation():
+    model = quantised(nn.Conv2D(1, 1, 1))
+    fresh = [value.numpy().copy() for value in ranges(model)]
+    model(paddle.full([1, 1, 1, 1], 2.0))
+    known = [value.numpy().copy() for value in ranges(model)]
+    assert all(not np.array_equal(now, before) for now, before in zip(known, fresh))
+    model.eval()
+    model(paddle.full([1, 1, 1, 1], 50.0))
+    assert all(np.array_equal(value.numpy(), before) for value, before in zip(ranges(model), known))
+
+
+def test_pact_learns_where_to_clip():
+    pact = PACT()
+    pact.alpha.set_value(paddle.to_tensor([2.0]))
+    y = pact(paddle.to_tensor([-3.0, -1.0, 0.5, 5.0, 7.0]))
+    assert y.numpy().tolist() == [-2.0, -1.0, 0.5, 2.0, 2.0]
+    y.sum().backward()
+    assert pact.alpha.grad.item() == 1.0  # +1 for each of the two above, -1 for the one below
+
+
+def test_the_other_processes_ranges_are_averaged_and_a_skipped_updates_are_forgotten():
+    model = quantised(nn.Conv2D(1, 1, 1))
+    found = {id(value) for value in running_statistics(model)}
+    assert found and found == {id(value) for value in ranges(model)}
+
+
+# Runs -----------------------------------------------------------------------------------------------------
+
+
+def test_weights_of_the_unquantised_model_are_found(folder):
+    model = build_network(config(folder))
+    report = load_pretrained(model, folder / "float.pdparams")
+    state = read_state(folder / "float.pdparams")
+    assert not report.unused and not report.reshaped and len(report.loaded) == len(state)
+    assert all("_fake_quant" in name or "preprocess" in name or "_ma_output" in name for name in report.new), report.new
+    own = model.state_dict()
+    name = next(name for name in own if name.endswith("._layer.weight"))
+    assert np.array_equal(own[name].numpy(), state[plain_name(name)])
+
+
+def test_a_run_that_stopped_goes_on_with_the_same_weights(folder, trained):
+    first = list_checkpoints(trained)[0]
+    cfg = config(folder, f"save_dir={folder / 'again'}")
+    train(cfg, resume=str(first), evaluate=False)
+    whole, resumed = (read_state(path / "model_final.pdparams") for path in (trained, folder / "again" / "quant"))
+    assert sorted(whole) == sorted(resumed)
+    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
+    before = read_state(folder / "float.pdparams")
+    assert not np.array_equal(whole["head.cls_score._layer.weight"], before["head.cls_score.weight"])
+
+
+def test_the_export_computes_in_int8_what_the_model_computes_rounded(folder, trained, tmp_path):
+    cfg = config(folder, f"weights={trained / 'model_final.pdparams'}")
+    model = load_trained(cfg)
+    path = export_model(model, cfg, tmp_path)
+    assert path == tmp_path / "quant"
+    kinds = operators(read_program(path / "model.pdmodel"))
+    assert "quantize_linear" in kinds and not any(kind.startswith("fake_") for kind in kinds)
+    assert any(isinstance(layer, PACT) for layer in model.sublayers())  # the model itself is as before
+    batch = next(
+        iter(build(cfg, "EvalReader").batches(build(cfg, "EvalDataset"), epoch=0, epochs_total=1, seed=0, workers=0))
+    )
+    with paddle.no_grad():
+        expected = without_clipping(model)(batch)["bbox"].numpy()
+    inputs = {name: batch[name].numpy() for name in ("image", "im_shape", "scale_factor")}
+    found = PaddleNetwork(path, int8=True).run(inputs)[0]
+    for row in expected[:3]:
+        same = found[found[:, 0] == row[0]]
+        nearest = np.abs(same[:, 2:] - row[2:]).max(axis=1).argmin()
+        assert np.abs(same[nearest, 2:] - row[2:]).max() < 3 and abs(same[nearest, 1] - row[1]) < 0.05
+
+
+# Mistakes -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ("{weight_bits: 4}", r"weight_bits 4 is not one of \[8\]"),
+        ("{activation_preprocess_type: LSQ}", "'LSQ' is not one of"),
+        ("{quantizable_layer_type: [Conv3D]}", "is not a list of Conv2D, Linear"),
+        ("{moving_rate: 1.0}", r"moving_rate 1.0 is not in \(0, 1\)"),
+        ("{bits: 8}", "has no key 'bins'|has no key 'bits'; it has weight_preprocess_type"),
+    ],
+)
+def test_a_wrong_setting_is_named(folder, settings, message):
+    cfg = load_config(folder / "tiny.yml", ["slim=QAT", f"QAT.quant_config={settings}"])
+    with pytest.raises(UserError, match=message):
+        build(cfg, "QAT")
+
+
+def test_verification_is_for_float32(folder, tmp_path):
+    cfg = config(folder)
+    with pytest.raises(UserError, match="compare their AP"):
+        export_model(build_network(cfg), cfg, tmp_path, verify_on=["a.jpg"])

@@ -1,0 +1,30 @@
+"""The files of configs/slim: each names in its first lines the config that it goes with, and fits it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from paths import ROOT
+
+from ppdet_repro.core.config import build, load_config
+
+SLIM = sorted((ROOT / "configs" / "slim").rglob("*.yml"))
+
+
+@pytest.mark.parametrize("path", SLIM, ids=lambda path: path.stem)
+def test_a_slim_file_fits_its_config(path):
+    header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    named = re.search(r"-c (\S+)", header)[1]
+    config = "configs/demo/yolof_demo.yml" if named == "CONFIG" else named
+    assert str(path.relative_to(ROOT)) in header
+    cfg = load_config(ROOT / config, (), path)
+    if cfg.teacher is None:
+        assert path.parent.name == {"PTQ": "post_quant", "QAT": "quant"}[cfg.run.slim]
+        build(cfg, cfg.run.slim)
+        return
+    assert path.parent.name == "distill" and cfg.teacher.run.pretrain_weights
+    student, teacher = (build(one, one.run.architecture) for one in (cfg, cfg.teacher))
+    strides, theirs = ([shape.stride for shape in one.neck.out_shape] for one in (student, teacher))
+    assert strides == theirs
+    build(cfg.teacher, cfg.teacher.run.distill_loss, student_channels=8, teacher_channels=16)
