@@ -12,6 +12,7 @@ import paddle
 from paddle import nn
 
 from ppdet_repro.core.registry import register
+from ppdet_repro.utils.errors import UserError
 
 
 def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> List[List[float]]:
@@ -57,7 +58,7 @@ class AnchorGenerator(nn.Layer):
         self.strides = list(strides or [16.0])
         self.offset = offset
         if variance is not None and any(v != 1.0 for v in variance):
-            raise ValueError("AnchorGenerator: a 'variance' other than 1 belongs into the head's delta_std")
+            raise UserError("AnchorGenerator: a 'variance' other than 1 belongs into the head's delta_std")
         sizes = per_level(anchor_sizes or [32, 64, 128, 256, 512], len(self.strides), "anchor_sizes")
         ratios = per_level(aspect_ratios or [0.5, 1.0, 2.0], len(self.strides), "aspect_ratios")
         self.levels = [cell_anchors(s, r) for s, r in zip(sizes, ratios)]
@@ -100,12 +101,12 @@ class RetinaAnchorGenerator(AnchorGenerator):
 def per_level(values: Sequence, levels: int, name: str) -> List[List[float]]:
     """One list for all levels, or a list a level, as a list of `levels` lists.
 
-    ValueError if the number of lists is neither 1 nor `levels`.
+    UserError if the number of lists is neither 1 nor `levels`.
     """
     if not isinstance(values[0], (list, tuple)):
         return [list(values)] * levels
     if len(values) == 1:
         return [list(values[0])] * levels
     if len(values) != levels:
-        raise ValueError(f"{name} has {len(values)} lists for {levels} levels (strides)")
+        raise UserError(f"{name} has {len(values)} lists for {levels} levels (strides)")
     return [list(v) for v in values]

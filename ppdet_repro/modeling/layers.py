@@ -11,6 +11,8 @@ from paddle.nn.initializer import Constant
 from paddle.regularizer import L2Decay
 from paddle.vision.ops import DeformConv2D
 
+from ppdet_repro.utils.errors import UserError
+
 NORM_TYPES = ("bn", "sync_bn")
 
 
@@ -45,7 +47,7 @@ def batch_norm(
     `sync_bn` builds the same layer; the training engine converts it where several GPUs train.
     """
     if norm_type not in NORM_TYPES:
-        raise ValueError(f"norm_type {norm_type!r} is not one of {', '.join(NORM_TYPES)}")
+        raise UserError(f"norm_type {norm_type!r} is not one of {', '.join(NORM_TYPES)}")
     attr = ParamAttr(
         learning_rate=0.0 if frozen else lr, regularizer=None if decay is None else L2Decay(decay), trainable=not frozen
     )

@@ -18,6 +18,7 @@ from paddle.vision.ops import roi_align
 from ppdet_repro.core.registry import Part, Upstream, register
 from ppdet_repro.modeling.assigners.anchor_point_assigner import NOBODY
 from ppdet_repro.modeling.layers import batch_norm
+from ppdet_repro.utils.errors import UserError
 
 CROP = 7
 SAMPLES = 2  # a side of a crop's cell
@@ -103,7 +104,7 @@ class SoftLevels(nn.Layer):
     ):
         super().__init__()
         if not 1 <= top_k <= len(strides):
-            raise ValueError(f"SoftLevels: top_k {top_k} is not between 1 and the number of levels, {len(strides)}")
+            raise UserError(f"SoftLevels: top_k {top_k} is not between 1 and the number of levels, {len(strides)}")
         self.strides = list(strides)
         self.net = net
         self.top_k = top_k

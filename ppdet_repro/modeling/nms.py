@@ -11,6 +11,7 @@ import paddle
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.paddle_private.operators import matrix_nms, multiclass_nms
+from ppdet_repro.utils.errors import UserError
 
 
 class Detections(NamedTuple):
@@ -87,7 +88,7 @@ class MatrixNMS:
         candidates: Optional[int] = 2048,
     ):
         if candidates is not None and not 0 < keep_top_k <= candidates:
-            raise ValueError(
+            raise UserError(
                 f"MatrixNMS: keep_top_k {keep_top_k} is not in 1..candidates ({candidates}); to keep more write "
                 "candidates: null"
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Optional
 
 from ppdet_repro.core.registry import Part, register
+from ppdet_repro.utils.errors import UserError
 
 
 @register
@@ -14,6 +15,6 @@ class BBoxPostProcess:
 
     def __init__(self, decode: Part[Any], nms: Optional[Part[Any]] = None):
         if nms is None and not hasattr(decode, "select"):
-            raise ValueError(f"BBoxPostProcess: {type(decode).__name__} needs an nms")
+            raise UserError(f"BBoxPostProcess: {type(decode).__name__} needs an nms")
         self.decode = decode
         self.suppress = decode.select if nms is None else nms

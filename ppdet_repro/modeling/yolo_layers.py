@@ -13,6 +13,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from ppdet_repro.modeling.layers import batch_norm
+from ppdet_repro.utils.errors import UserError
 
 ACTIVATIONS = {
     "leaky": partial(F.leaky_relu, negative_slope=0.1),
@@ -121,9 +122,9 @@ class DropBlock(nn.Layer):
     def __init__(self, block_size: int = 3, keep_prob: float = 0.9):
         super().__init__()
         if block_size < 1 or block_size % 2 == 0:
-            raise ValueError(f"DropBlock: block_size {block_size} is not odd")
+            raise UserError(f"DropBlock: block_size {block_size} is not odd")
         if not 0 < keep_prob <= 1:
-            raise ValueError(f"DropBlock: keep_prob {keep_prob} is not in (0, 1]")
+            raise UserError(f"DropBlock: keep_prob {keep_prob} is not in (0, 1]")
         self.block_size = block_size
         self.keep_prob = keep_prob
 

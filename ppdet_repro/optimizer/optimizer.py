@@ -16,6 +16,7 @@ from paddle.optimizer.lr import LRScheduler
 from paddle.regularizer import L1Decay, L2Decay
 
 from ppdet_repro.core.registry import Part, register
+from ppdet_repro.utils.errors import UserError
 
 Clip = Union[nn.ClipGradByGlobalNorm, nn.ClipGradByValue, None]
 Decay = Union[L1Decay, L2Decay, None]
@@ -167,18 +168,18 @@ class OptimizerBuilder:
         elif clip_grad_by_value is not None:
             self.grad_clip = nn.ClipGradByValue(abs(clip_grad_by_value))
         if regularizer is True:
-            raise ValueError("OptimizerBuilder: regularizer wants L2, L1, false or null, not true")
+            raise UserError("OptimizerBuilder: regularizer wants L2, L1, false or null, not true")
         self.decay: Decay = regularizer.decay if regularizer else None
         self.optimizer = optimizer
 
     def build(self, learning_rate: LRScheduler, model: nn.Layer) -> paddle.optimizer.Optimizer:
         """The optimizer of a model's trainable parameters.
 
-        ValueError: a group names no parameter, or two name the same.
+        UserError: a group names no parameter, or two name the same.
         """
         named = {name: p for name, p in model.named_parameters() if not p.stop_gradient}
         if not named:
-            raise ValueError("OptimizerBuilder: the model has no trainable parameter")
+            raise UserError("OptimizerBuilder: the model has no trainable parameter")
         groups = self.optimizer.param_groups
         if not groups:
             return self.optimizer.build(Update(learning_rate, list(named.values()), self.grad_clip, self.decay))
@@ -199,18 +200,18 @@ def group_parameters(groups: Groups, named: Dict[str, paddle.Tensor]) -> Groups:
         where = f"param_groups[{index}]"
         unknown = set(group) - {"params", "learning_rate", "weight_decay"}
         if unknown or not isinstance(group.get("params"), list):
-            raise ValueError(
+            raise UserError(
                 f"{where} wants params (a list of patterns), learning_rate, weight_decay, not {sorted(group)}"
             )
         members = {}
         for pattern in group["params"]:
             found = {name: p for name, p in named.items() if re.search(pattern, name)}
             if not found:
-                raise ValueError(f"{where}: no trainable parameter's name contains {pattern!r}")
+                raise UserError(f"{where}: no trainable parameter's name contains {pattern!r}")
             members.update(found)
         taken = [name for name in members if name not in rest]
         if taken:
-            raise ValueError(f"{where}: {taken[0]} is in an earlier group, too")
+            raise UserError(f"{where}: {taken[0]} is in an earlier group, too")
         rest = {name: p for name, p in rest.items() if name not in members}
         grouped.append({**group, "params": list(members.values())})
     if rest:

@@ -8,6 +8,7 @@ from paddle import nn
 
 from ppdet_repro.core.registry import Part, register
 from ppdet_repro.paddle_private.layers import is_frozen, set_frozen
+from ppdet_repro.utils.errors import UserError
 
 NORMS = (nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D)
 
@@ -51,7 +52,7 @@ class TrainPhases:
         self.phases: List[Phase] = list(phases or [Phase()])
         starts = [phase.start for phase in self.phases]
         if starts[0] != 0 or starts != sorted(set(starts)):
-            raise ValueError(f"TrainPhases: the phases start at epochs {starts}; they want 0 first, then later ones")
+            raise UserError(f"TrainPhases: the phases start at epochs {starts}; they want 0 first, then later ones")
 
     def at(self, epoch: int) -> Phase:
         """The phase of an epoch (counted from 0)."""
@@ -67,17 +68,17 @@ class Learners:
         self.norms = [layer for layer in self.layers.values() if isinstance(layer, NORMS) and not is_frozen(layer)]
 
     def enter(self, phase: Phase) -> None:
-        """Freeze what the phase freezes, thaw what it does not. ValueError: the model has no such layer, or norms that
+        """Freeze what the phase freezes, thaw what it does not. UserError: the model has no such layer, or norms that
         cannot be frozen."""
         unknown = [name for name in phase.freeze if name not in self.layers]
         if unknown:
             outer = ", ".join(name for name in self.layers if "." not in name)
-            raise ValueError(f"Phase: freeze names {unknown[0]!r}, which the model does not have; it has {outer}")
+            raise UserError(f"Phase: freeze names {unknown[0]!r}, which the model does not have; it has {outer}")
         frozen = [layer for name in phase.freeze for layer in self.layers[name].sublayers(include_self=True)]
         frozen += self.norms if phase.freeze_norms else []
         concerned = self.layers.values() if phase.freeze_norms else frozen
         if any(isinstance(layer, nn.SyncBatchNorm) for layer in concerned):
-            raise ValueError("Phase: norm_type sync_bn cannot be frozen for a phase; set norm_type: bn")
+            raise UserError("Phase: norm_type sync_bn cannot be frozen for a phase; set norm_type: bn")
         stopped = {id(p) for layer in frozen for p in layer.parameters()}
         for parameter in self.parameters:
             parameter.stop_gradient = id(parameter) in stopped

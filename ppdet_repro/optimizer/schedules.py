@@ -14,6 +14,7 @@ from typing import Any, Callable, List, Optional, Union
 from paddle.optimizer.lr import LRScheduler
 
 from ppdet_repro.core.registry import Part, register
+from ppdet_repro.utils.errors import UserError
 
 
 @register
@@ -37,11 +38,11 @@ class PiecewiseDecay:
         if not isinstance(gamma, (list, tuple)):
             gamma = [gamma / 10**i for i in range(len(self.milestones))]
         if self.milestones != sorted(self.milestones):
-            raise ValueError(f"PiecewiseDecay: milestones {self.milestones} do not ascend")
+            raise UserError(f"PiecewiseDecay: milestones {self.milestones} do not ascend")
         if values is None and len(gamma) != len(self.milestones):
-            raise ValueError(f"PiecewiseDecay: {len(gamma)} factors in gamma for {len(self.milestones)} milestones")
+            raise UserError(f"PiecewiseDecay: {len(gamma)} factors in gamma for {len(self.milestones)} milestones")
         if values is not None and len(values) != len(self.milestones) + 1:
-            raise ValueError(
+            raise UserError(
                 f"PiecewiseDecay: {len(self.milestones)} milestones want {len(self.milestones) + 1} values, "
                 f"not {len(values)}"
             )
@@ -90,7 +91,7 @@ class CyclicCosineDecay:
 
     def __init__(self, cycle_epochs: int = 1, min_lr_ratio: float = 0.01, use_warmup: bool = True):
         if cycle_epochs < 1:
-            raise ValueError(f"CyclicCosineDecay: cycle_epochs {cycle_epochs} must be at least 1")
+            raise UserError(f"CyclicCosineDecay: cycle_epochs {cycle_epochs} must be at least 1")
         self.cycle_epochs = cycle_epochs
         self.min_lr_ratio = min_lr_ratio
         self.use_warmup = use_warmup
@@ -176,7 +177,7 @@ class LearningRate:
         warmups = [item for item in schedulers if isinstance(item, WARMUPS)]
         if len(decays) != 1 or len(warmups) > 1 or len(decays) + len(warmups) < len(schedulers):
             names = ", ".join(type(item).__name__ for item in schedulers) or "nothing"
-            raise ValueError(f"LearningRate: schedulers wants one decay, and one warmup at most, not {names}")
+            raise UserError(f"LearningRate: schedulers wants one decay, and one warmup at most, not {names}")
         self.base_lr = base_lr
         self.decay = decays[0]
         self.warmup = warmups[0] if warmups and self.decay.use_warmup else None

@@ -55,16 +55,16 @@ class PTQ:
         given = dict(ptq_config or {})
         unknown = sorted(set(given) - set(KEYS))
         if unknown:
-            raise ValueError(f"PTQ.ptq_config has no key {unknown[0]!r}; it has {', '.join(KEYS)}")
+            raise UserError(f"PTQ.ptq_config has no key {unknown[0]!r}; it has {', '.join(KEYS)}")
         if quant_batch_num < 1:
-            raise ValueError(f"PTQ.quant_batch_num {quant_batch_num} is less than 1")
+            raise UserError(f"PTQ.quant_batch_num {quant_batch_num} is less than 1")
         if not fuse:
-            raise ValueError("PTQ.fuse must be true: engines want int8 convolutions without batch norms behind them")
+            raise UserError("PTQ.fuse must be true: engines want int8 convolutions without batch norms behind them")
         self.algorithm = choose(ALGORITHMS, given, "activation_quantizer", "AvgQuantizer")
         self.weights = choose(WEIGHTS, given, "weight_quantizer", "PerChannelAbsmaxQuantizer")
         self.hist_percent = float(given.get("hist_percent", 0.9999))
         if not 0 < self.hist_percent <= 1:
-            raise ValueError(f"PTQ.ptq_config.hist_percent {self.hist_percent} is not in (0, 1]")
+            raise UserError(f"PTQ.ptq_config.hist_percent {self.hist_percent} is not in (0, 1]")
         self.quant_batch_num = quant_batch_num
 
     def quantise(self, folder: Path, files: Sequence[str], read: Read) -> None:
@@ -129,8 +129,8 @@ class Calibration(paddle.io.Dataset):
 
 
 def choose(known: Mapping[str, str], given: Mapping[str, Any], key: str, default: str) -> str:
-    """The algorithm that a key of ptq_config names. ValueError if there is none."""
+    """The algorithm that a key of ptq_config names. UserError if there is none."""
     name = given.get(key, default)
     if name not in known:
-        raise ValueError(f"PTQ.ptq_config.{key} {name!r} is not one of {', '.join(known)}")
+        raise UserError(f"PTQ.ptq_config.{key} {name!r} is not one of {', '.join(known)}")
     return known[name]

@@ -17,6 +17,7 @@ from paddle import nn
 from ppdet_repro.core.registry import register
 from ppdet_repro.paddle_private.layers import remove_preprocessing, test_graph
 from ppdet_repro.slim.static import static_mode
+from ppdet_repro.utils.errors import UserError
 
 BITS = 8
 WRAPPED = "._layer."  # in the names of weights: of a layer that is quantised
@@ -77,16 +78,16 @@ class QAT:
         given = dict(quant_config or {})
         unknown = sorted(set(given) - set(DEFAULTS))
         if unknown:
-            raise ValueError(f"QAT.quant_config has no key {unknown[0]!r}; it has {', '.join(DEFAULTS)}")
+            raise UserError(f"QAT.quant_config has no key {unknown[0]!r}; it has {', '.join(DEFAULTS)}")
         settings = {**DEFAULTS, **given}
         for key, known in CHOICES.items():
             if settings[key] not in known:
-                raise ValueError(f"QAT.quant_config.{key} {settings[key]!r} is not one of {list(known)}")
+                raise UserError(f"QAT.quant_config.{key} {settings[key]!r} is not one of {list(known)}")
         kinds = settings["quantizable_layer_type"]
         if not isinstance(kinds, list) or not kinds or set(kinds) - set(LAYERS):
-            raise ValueError(f"QAT.quant_config.quantizable_layer_type {kinds!r} is not a list of {', '.join(LAYERS)}")
+            raise UserError(f"QAT.quant_config.quantizable_layer_type {kinds!r} is not a list of {', '.join(LAYERS)}")
         if not 0 < settings["moving_rate"] < 1:
-            raise ValueError(f"QAT.quant_config.moving_rate {settings['moving_rate']} is not in (0, 1)")
+            raise UserError(f"QAT.quant_config.moving_rate {settings['moving_rate']} is not in (0, 1)")
         self.settings = settings
         self.print_model = print_model
 

@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake, and how a command reports it."""
+"""The exception for a user's mistake, and how commands report it."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from typing import Callable, Optional
 
 
 class UserError(Exception):
-    """Something the user can fix: says what is wrong, where, and how to fix it.
+    """A mistake that the user can fix. The message says what is wrong, where, and how to fix it.
 
-    Commands print it as one line and exit with code 2 (see `run_command`);
-    library callers catch it like any exception.
+    Commands print the message without a traceback and exit with code 2 (see `run_command`). A component's constructor
+    raises it for values that it refuses; the config system then adds the file and line. Any other exception, such as a
+    `TypeError` or a `ValueError`, is a bug of the program and keeps its traceback.
     """
 
 
 def run_command(main: Callable[[], Optional[int]]) -> None:
-    """Run a command's `main` and exit: 0 or its return value, 2 for a `UserError`
-    (one line on stderr, no traceback), 130 for Ctrl-C."""
+    """Run a command's `main` and exit with its return value (None is 0).
+
+    A `UserError` is printed on stderr without a traceback and exits with code 2; Ctrl-C exits with code 130.
+    """
     try:
         code = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
-    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
+    except BrokenPipeError:  # the program that reads our output, such as `head`, has ended
         sys.stdout = None
         code = 0
     except KeyboardInterrupt:

@@ -32,7 +32,9 @@ class ToyBackbone:
 
     def __init__(self, depth: int = 50, levels: Sequence[int] = (2,), norm_type: Shared[str] = "bn"):
         if depth > 200:
-            raise ValueError("depth above 200 does not exist")
+            raise UserError("depth above 200 does not exist")
+        if depth == 199:
+            len(depth)  # a programming error
         self.depth, self.norm_type, self.levels = depth, norm_type, levels
         self.out_shape = [Shape(64 * 2**level, 4 * 2**level) for level in levels]
 
@@ -548,6 +550,13 @@ def test_what_a_constructor_refuses_has_file_and_line():
     cfg = load_config(write("a.yml", "architecture: ToyDetector\n\nToyBackbone:\n  depth: 201"))
     with pytest.raises(UserError, match="^a.yml:3: ToyBackbone: depth above"):
         build_model(cfg)
+
+
+def test_a_bug_in_a_constructor_is_not_the_users_mistake():
+    cfg = load_config(write("a.yml", "architecture: ToyDetector\nToyBackbone: {depth: 199}"))
+    with pytest.raises(TypeError, match="^object of type 'int' has no len") as error:
+        build_model(cfg)
+    assert error.traceback[-1].name == "__init__" and error.traceback[-1].path == Path(__file__)
 
 
 def test_a_class_without_constructor_has_its_parents_parameters():

@@ -170,5 +170,5 @@ class TestUnion:
         assert UnionDataSet([devkit({"a": xml([CAT])}, data_fields=["image", "gt_bbox"])]).data_fields[1] == "gt_bbox"
 
     def test_at_least_one(self):
-        with pytest.raises(ValueError, match="datasets is empty"):
+        with pytest.raises(UserError, match="datasets is empty"):
             UnionDataSet([])

@@ -12,6 +12,7 @@ from ppdet_repro.modeling.heads.ttf_head import TTFHead, TTFOutputs
 from ppdet_repro.modeling.losses.ags import AdaptiveGaussianSampling, ChannelSoftmaxAGS, largest_of_object
 from ppdet_repro.modeling.losses.ctfocal_loss import CTFocalLoss
 from ppdet_repro.modeling.losses.iou_loss import GIoULoss
+from ppdet_repro.utils.errors import UserError
 
 SMALL, LARGE = [0, 0, 8, 8], [0, 0, 16, 16]
 
@@ -78,7 +79,7 @@ def test_a_flat_heat_map_leaves_the_loss_as_it_is():
 
 def test_trade_off_0_is_ttfnet():
     assert AdaptiveGaussianSampling(trade_off=0.0)(*example()).tolist() == [1, 1, 1]
-    with pytest.raises(ValueError, match="trade_off 1.5"):
+    with pytest.raises(UserError, match="trade_off 1.5"):
         AdaptiveGaussianSampling(trade_off=1.5)
 
 
@@ -116,5 +117,5 @@ def test_paddledetection_s_module_changes_nothing():
     assert isinstance(module.ags, ChannelSoftmaxAGS)
     assert ChannelSoftmaxAGS()(*example()).tolist() == [1, 1, 1]
     assert float(module.losses(raw, targets)["loss"]) == float(head().losses(raw, targets)["loss"])
-    with pytest.raises(ValueError, match="exclude"):
+    with pytest.raises(UserError, match="exclude"):
         head(AdaptiveGaussianSampling(), ags_module=True)

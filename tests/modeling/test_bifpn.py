@@ -16,6 +16,7 @@ from ppdet_repro.modeling.layers import nearest
 from ppdet_repro.modeling.level_selection import FeatureSelectionNet
 from ppdet_repro.modeling.necks import bifpn
 from ppdet_repro.modeling.necks.bifpn import BiFPN, CellFPN, CellPANet, Fusion, NoFusion, enlarge, halve
+from ppdet_repro.utils.errors import UserError
 
 CHANNELS, STRIDES, WIDTH = [5, 6, 7], [8, 16, 32], 4
 NECKS = {
@@ -152,7 +153,7 @@ def test_each_cell_has_weights_of_its_own_and_starts_as_a_mean():
 
 
 def test_three_maps_are_wanted():
-    with pytest.raises(ValueError, match=r"BiFPN: in_channels \[5, 6\] are not those of three maps"):
+    with pytest.raises(UserError, match=r"BiFPN: in_channels \[5, 6\] are not those of three maps"):
         BiFPN([5, 6], [16, 32])
 
 

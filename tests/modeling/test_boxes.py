@@ -10,6 +10,7 @@ import pytest
 
 from ppdet_repro.modeling import boxes as B
 from ppdet_repro.modeling.anchors import AnchorGenerator
+from ppdet_repro.utils.errors import UserError
 
 
 def tensor(values):
@@ -103,5 +104,5 @@ class TestAnchors:
         assert anchors.tolist() == [[-8, -32, 8, 32]]
 
     def test_lists_must_fit_the_levels(self):
-        with pytest.raises(ValueError, match="anchor_sizes has 2 lists for 3 levels"):
+        with pytest.raises(UserError, match="anchor_sizes has 2 lists for 3 levels"):
             AnchorGenerator([[8], [16]], [1.0], [8, 16, 32])

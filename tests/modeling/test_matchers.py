@@ -15,6 +15,7 @@ from ppdet_repro.modeling.assigners.matches import IGNORED, NEGATIVE
 from ppdet_repro.modeling.assigners.max_iou_assigner import MaxIoUAssigner
 from ppdet_repro.modeling.assigners.uniform_assigner import UniformAssigner
 from ppdet_repro.modeling.boxes import l1_distance
+from ppdet_repro.utils.errors import UserError
 
 MATCHERS = [UniformAssigner(0.15, 0.7), MaxIoUAssigner(0.5, 0.4), ATSSAssigner(), HungarianAssigner()]
 
@@ -96,7 +97,7 @@ def test_atss_takes_candidates_from_each_level():
 
 def test_more_candidates_than_anchors_are_all_anchors():
     assert pairs(ATSSAssigner(19)(FAR, ANCHORS, squares([64]))) == [(2, 0)]
-    with pytest.raises(ValueError, match="topk 0"):
+    with pytest.raises(UserError, match="topk 0"):
         ATSSAssigner(0)
 
 

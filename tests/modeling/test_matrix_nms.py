@@ -12,6 +12,7 @@ from paths import ROOT
 
 from ppdet_repro.modeling.nms import MatrixNMS
 from ppdet_repro.runtime.matrix_nms import best_pairs, decay, matrix_nms, pairwise_iou
+from ppdet_repro.utils.errors import UserError
 
 
 def iou(a, b):
@@ -146,7 +147,7 @@ def test_numpy_has_the_operator_s_options(options):
 
 def test_more_rows_than_candidates_are_refused():
     for keep in (-1, 2049):
-        with pytest.raises(ValueError, match=rf"keep_top_k {keep} is not in 1\.\.candidates \(2048\)"):
+        with pytest.raises(UserError, match=rf"keep_top_k {keep} is not in 1\.\.candidates \(2048\)"):
             MatrixNMS(keep_top_k=keep)
     MatrixNMS(keep_top_k=-1, candidates=None)
 

@@ -278,18 +278,18 @@ def test_padding_boxes_change_nothing():
 
 def test_what_does_not_fit_together_is_refused():
     loss = YOLOv3Loss(3, scale_x_y=1.05)
-    with pytest.raises(ValueError, match="2 anchor_masks for the 3 levels"):
+    with pytest.raises(UserError, match="2 anchor_masks for the 3 levels"):
         YOLOv3Head([8, 8, 8], [32, 16, 8], anchor_masks=[[3, 4, 5], [0, 1, 2]], loss=loss)
-    with pytest.raises(ValueError, match=r"anchor_masks name anchors \[9\], there are 9"):
+    with pytest.raises(UserError, match=r"anchor_masks name anchors \[9\], there are 9"):
         YOLOv3Head([8, 8, 8], [32, 16, 8], anchor_masks=[[6, 7, 9], [3, 4, 5], [0, 1, 2]], loss=loss)
-    with pytest.raises(ValueError, match=r"downsample is \[32, 16, 8\], the neck's strides \[64, 32, 16\]"):
+    with pytest.raises(UserError, match=r"downsample is \[32, 16, 8\], the neck's strides \[64, 32, 16\]"):
         YOLOv3Head([8, 8, 8], [64, 32, 16], loss=loss)
-    with pytest.raises(ValueError, match="belong together"):
+    with pytest.raises(UserError, match="belong together"):
         YOLOv3Head([8, 8, 8], [32, 16, 8], loss=loss, iou_aware=True)
     head = YOLOv3Head([8, 8, 8], [32, 16, 8], num_classes=3, loss=loss)
     for box, message in ((YOLOBox(), "scale_x_y 1.0 is not YOLOv3Loss.scale_x_y 1.05"),
                          (YOLOBox(downsample_ratio=16, scale_x_y=1.05), "stride 32")):  # fmt: skip
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             YOLOv3(paddle.nn.Identity(), paddle.nn.Identity(), head, BBoxPostProcess(box, MatrixNMS()))
 
 
@@ -353,7 +353,7 @@ def test_necks_say_what_they_give():
         assert [out.shape[1:3] for out in outs] == [[s.channels, 64 // s.stride] for s in neck.out_shape]
     assert [tuple(shape) for shape in pan.out_shape] == [(128, 32), (64, 16), (32, 8)]
     assert [tuple(shape) for shape in fpn.out_shape] == [(512, 32), (256, 16)]
-    with pytest.raises(ValueError, match="width 30 cannot be halved 2 times"):
+    with pytest.raises(UserError, match="width 30 cannot be halved 2 times"):
         PPYOLOPAN([8, 8, 8], [8, 16, 32], width=30)
 
 
@@ -419,7 +419,7 @@ def test_iou_aware_objectness_is_a_weighted_geometric_mean():
     predictions = YOLOPredictions(None, None, objectness, None, iou, None)
     merged = IouAwareObjectness(0.5)(predictions).numpy()
     np.testing.assert_allclose(merged, [0.5 * 0.9, 1e-7, 1 - 1e-7], rtol=1e-5)
-    with pytest.raises(ValueError, match=r"iou_aware_factor 2 is not in 0\.\.1"):
+    with pytest.raises(UserError, match=r"iou_aware_factor 2 is not in 0\.\.1"):
         IouAwareObjectness(2)
 
 

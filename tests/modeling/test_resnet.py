@@ -6,6 +6,7 @@ import paddle
 import pytest
 
 from ppdet_repro.modeling.backbones.resnet import ResNet, block_name
+from ppdet_repro.utils.errors import UserError
 
 
 def names(model):
@@ -86,5 +87,5 @@ def test_width_mult_scales_all_channels():
     ],
 )
 def test_impossible_settings_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         ResNet(**arguments)

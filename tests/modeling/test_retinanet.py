@@ -16,6 +16,7 @@ from ppdet_repro.modeling.assigners.matches import IGNORED, NEGATIVE
 from ppdet_repro.modeling.assigners.max_iou_assigner import MaxIoUAssigner
 from ppdet_repro.modeling.boxes import decode_deltas, encode_deltas
 from ppdet_repro.modeling.losses.smooth_l1_loss import SmoothL1Loss
+from ppdet_repro.utils.errors import UserError
 
 CONFIGS = ROOT / "configs"
 SIZE = (96, 128)
@@ -159,7 +160,7 @@ def test_smooth_l1_by_hand():
     # beta 1: 0, 0.5^2 / 2, 2 - 0.5
     assert SmoothL1Loss(1.0)(values, targets).tolist() == [0, 0.125, 1.5]
     assert SmoothL1Loss(0.0, loss_weight=2.0)(values, targets).tolist() == [0, 1.0, 4.0]
-    with pytest.raises(ValueError, match="beta"):
+    with pytest.raises(UserError, match="beta"):
         SmoothL1Loss(-1.0)
 
 

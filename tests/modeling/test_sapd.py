@@ -42,6 +42,7 @@ from ppdet_repro.modeling.losses.anchor_point_loss import AnchorPointLoss, Point
 from ppdet_repro.modeling.losses.focal import FocalLoss
 from ppdet_repro.modeling.necks.bfp import BFP, shrink_last
 from ppdet_repro.modeling.necks.fpn import FPN
+from ppdet_repro.utils.errors import UserError
 
 CONFIGS = ROOT / "configs" / "sapd"
 STRIDES = [8, 16, 32, 64, 128]
@@ -441,15 +442,15 @@ def test_the_pyramid_beyond_the_backbone():
 
 
 def test_what_the_parts_refuse():
-    with pytest.raises(ValueError, match="top_k 6 .* 5"):
+    with pytest.raises(UserError, match="top_k 6 .* 5"):
         SoftLevels(STRIDES, paddle.nn.Identity(), top_k=6)
-    with pytest.raises(ValueError, match="must be equal"):
+    with pytest.raises(UserError, match="must be equal"):
         SAPDFeat([8, 16])
-    with pytest.raises(ValueError, match="norm_type 'ln'"):
+    with pytest.raises(UserError, match="norm_type 'ln'"):
         SAPDFeat([8, 8], norm_type="ln")
-    with pytest.raises(ValueError, match="has_extra_convs"):
+    with pytest.raises(UserError, match="has_extra_convs"):
         FPN([4, 6, 8], 5, extra_stage=2)
-    with pytest.raises(ValueError, match="refine_level 4 is not one of 4"):
+    with pytest.raises(UserError, match="refine_level 4 is not one of 4"):
         BFP(FPN([4, 6, 8], 5), refine_level=4)
 
 

@@ -303,9 +303,9 @@ def test_head_s_kinds_of_convolution():
     for head, kind in zip(kinds, (nn.Conv2D, DeformConv, LiteConv)):
         assert isinstance(head.hm_head.feat[0], kind) and isinstance(head.wh_head.feat[0], kind)
         assert float(head.hm_head.head.bias[0]) == pytest.approx(-math.log(99))
-    with pytest.raises(ValueError, match="exclude"):
+    with pytest.raises(UserError, match="exclude"):
         TTFHead(8, dcn_head=True, lite_head=True, **losses)
-    with pytest.raises(ValueError, match="reduction: sum"):
+    with pytest.raises(UserError, match="reduction: sum"):
         TTFHead(8, hm_loss=CTFocalLoss(), wh_loss=GIoULoss(5.0))
 
 
@@ -322,7 +322,7 @@ def test_neck_goes_up_to_stride_4():
     plain = TTFFPN([4, 8, 16, 32], dcn_neck=False)
     assert [f.shape for f in plain(feats)] == [[1, 64, 16, 24]]
     assert not any("dcn" in key for key in plain.state_dict())
-    with pytest.raises(ValueError, match="4 shortcuts"):
+    with pytest.raises(UserError, match="4 shortcuts"):
         TTFFPN([4, 8, 16, 32], shortcut_num=[3, 2, 1, 1])
 
 
@@ -349,7 +349,7 @@ def test_darknet_cuts_the_gradient_but_its_norms_go_on():
     assert model.stage[1].basicblock0.conv1.conv.weight.grad is not None
     assert np.abs(model.conv0.batch_norm._mean.numpy() - before).max() > 0
     assert [tuple(s) for s in DarkNet(num_stages=3, return_idx=[0, 2]).out_shape] == [(64, 2), (256, 8)]
-    with pytest.raises(ValueError, match="outside 0..1"):
+    with pytest.raises(UserError, match="outside 0..1"):
         DarkNet(return_idx=[2], num_stages=2)
 
 
@@ -371,7 +371,7 @@ def test_mobilenet_s_blocks_and_learning_rates():
     assert [w.optimize_attr["learning_rate"] for w in rates.values()] == [0.1, 0.1, 0.2, 0.5]
     assert rates[2].regularizer._coeff == 0.125
     assert [divisible(c) for c in (3, 14, 15.9, 19, 20)] == [8, 16, 16, 24, 24]
-    with pytest.raises(ValueError, match=r"\[17\] are not layers 2 to 16"):
+    with pytest.raises(UserError, match=r"\[17\] are not layers 2 to 16"):
         MobileNetV3(0.35, feature_maps=[17])
 
 

@@ -18,6 +18,7 @@ from ppdet_repro.modeling.losses.iou_loss import GIoULoss
 from ppdet_repro.modeling.necks.dilated_encoder import DilatedEncoder
 from ppdet_repro.modeling.necks.encoders import MiSo, SiMo, SiSo
 from ppdet_repro.modeling.nms import MultiClassNMS
+from ppdet_repro.utils.errors import UserError
 
 
 def maps(*sides, channels=8):
@@ -52,7 +53,7 @@ def test_one_map_becomes_one_level():
 
 @pytest.mark.parametrize("neck", [SiMo, SiSo])
 def test_a_single_input_encoder_refuses_three(neck):
-    with pytest.raises(ValueError, match="one map in, not 3"):
+    with pytest.raises(UserError, match="one map in, not 3"):
         neck([8, 8, 8])
 
 
@@ -96,7 +97,7 @@ def test_a_dilated_last_stage_halves_the_stride_and_keeps_the_weights():
     names = [{k: v.shape for k, v in net.state_dict().items()} for net in (plain, dilated)]
     assert names[0] == names[1]
     assert dilated.res5.res5b.branch2b.conv._dilation == [2, 2]
-    with pytest.raises(ValueError, match="exclude each other"):
+    with pytest.raises(UserError, match="exclude each other"):
         ResNet(18, dilate_last=True, dcn_v2_stages=[3])
 
 
@@ -118,7 +119,7 @@ def test_csp_darknet_has_the_parameters_of_its_publication():
     assert shapes(net(paddle.zeros([1, 3, 64, 64]))) == [[1, 256, 8, 8], [1, 512, 4, 4], [1, 1024, 4, 4]]
     assert [spec.stride for spec in net.out_shape] == [8, 16, 16]
     assert net.stages[1].down.conv.weight.stop_gradient and not net.stages[2].down.conv.weight.stop_gradient
-    with pytest.raises(ValueError, match="outside 0..4"):
+    with pytest.raises(UserError, match="outside 0..4"):
         CSPDarkNet53(return_idx=[5])
 
 

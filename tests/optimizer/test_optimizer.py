@@ -15,6 +15,7 @@ from ppdet_repro.core.config import RunSettings
 from ppdet_repro.engine.training.train import learning_rate_scale
 from ppdet_repro.optimizer.optimizer import L1, L2, SGD, Adam, AdamW, Momentum, OptimizerBuilder
 from ppdet_repro.optimizer.schedules import CosineDecay, ExpWarmup, LearningRate, LinearWarmup, PiecewiseDecay
+from ppdet_repro.utils.errors import UserError
 
 
 def rates(learning_rate, steps_per_epoch, at, scale=1.0):
@@ -110,7 +111,7 @@ class TestSchedules:
         ],
     )
     def test_schedules_that_cannot_be(self, make, complaint):
-        with pytest.raises(ValueError, match=complaint):
+        with pytest.raises(UserError, match=complaint):
             make()
 
 
@@ -206,14 +207,14 @@ class TestOptimizers:
         assert update(Two(), OptimizerBuilder(None, None, regularizer, Momentum())) == near(0.7, 0.6)
 
     def test_regularizer_true_means_nothing(self):
-        with pytest.raises(ValueError, match="not true"):
+        with pytest.raises(UserError, match="not true"):
             OptimizerBuilder(None, None, True, Momentum())
 
     def test_nothing_to_train_is_an_error(self):
         model = Two()
         for parameter in model.parameters():
             parameter.stop_gradient = True
-        with pytest.raises(ValueError, match="no trainable parameter"):
+        with pytest.raises(UserError, match="no trainable parameter"):
             OptimizerBuilder(None, None, None, SGD()).build(LearningRate().schedule(1), model)
 
 
@@ -253,7 +254,7 @@ class TestGroups:
         ],
     )
     def test_groups_that_cannot_be(self, groups, complaint):
-        with pytest.raises(ValueError, match=complaint):
+        with pytest.raises(UserError, match=complaint):
             OptimizerBuilder(None, None, None, SGD(groups)).build(LearningRate().schedule(1), Two())
 
 

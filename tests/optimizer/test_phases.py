@@ -65,13 +65,13 @@ class TestLearners:
         assert len(running_statistics(model)) == 4
 
     def test_a_part_that_is_not_there(self):
-        with pytest.raises(ValueError, match="freeze names 'bakcbone', which the model does not have; it has"):
+        with pytest.raises(UserError, match="freeze names 'bakcbone', which the model does not have; it has"):
             Learners(small_model()).enter(Phase(freeze=["bakcbone"]))
 
     def test_synchronised_norms_cannot_be_frozen(self):
         model = small_model()
         model.head[1] = nn.SyncBatchNorm(1)
-        with pytest.raises(ValueError, match="set norm_type: bn"):
+        with pytest.raises(UserError, match="set norm_type: bn"):
             Learners(model).enter(Phase(freeze_norms=True))
         Learners(model).enter(Phase(freeze=["backbone"]))
 
@@ -84,7 +84,7 @@ def test_a_phase_lasts_until_the_next_one_starts():
         "backbone and all batch norms frozen, 4 images a batch"
     )
     for wrong in ([Phase(start=1)], [Phase(), Phase()], [Phase(), Phase(start=3), Phase(start=2)]):
-        with pytest.raises(ValueError, match="they want 0 first, then later ones"):
+        with pytest.raises(UserError, match="they want 0 first, then later ones"):
             TrainPhases(wrong)
 
 

@@ -131,7 +131,7 @@ def construct(plan: Plan, source: Optional[Source], given: Dict[str, Any]) -> An
             inner = Source(type(arguments[name]).__name__, out_shape)
     try:
         return component.load()(**arguments)
-    except (ValueError, TypeError, UserError) as error:
+    except UserError as error:
         owner = "" if str(error).startswith(component.name) else f"{component.name}: "
         raise UserError(f"{where(plan)}{owner}{error}") from error
 

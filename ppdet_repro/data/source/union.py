@@ -21,7 +21,7 @@ class UnionDataSet(Source):
 
     def __init__(self, datasets: List[Part[Any]], data_fields: Optional[List[str]] = None, repeat: int = 1):
         if not datasets:
-            raise ValueError("UnionDataSet: datasets is empty; name at least one")
+            raise UserError("UnionDataSet: datasets is empty; name at least one")
         super().__init__(None, None, None, data_fields or datasets[0].data_fields, -1, repeat)
         self.datasets: List[Source] = list(datasets)
         for dataset in self.datasets:

@@ -144,7 +144,7 @@ class Trainer:
         self.reader = self.readers[self.phases.phases.index(phase)]
         try:
             self.learners.enter(phase)
-        except ValueError as error:
+        except UserError as error:
             raise UserError(f"{self.cfg.path}: {error}") from error
         optimizer = build(self.cfg, "OptimizerBuilder").build(self.schedule, self.model)
         self.training = Training(self.model, optimizer, self.ema, self.precision.scaler)

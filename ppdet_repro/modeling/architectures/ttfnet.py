@@ -29,9 +29,9 @@ class TTFNet(Detector):
         self.post_process = post_process
         ratio, stride = ttf_head.down_ratio, neck.out_shape[0].stride
         if stride != ratio:
-            raise ValueError(f"TTFHead.down_ratio {ratio} is not the stride {stride} of the neck's map")
+            raise UserError(f"TTFHead.down_ratio {ratio} is not the stride {stride} of the neck's map")
         if post_process.decode.down_ratio != ratio:
-            raise ValueError(f"TTFBox.down_ratio {post_process.decode.down_ratio} is not TTFHead's {ratio}")
+            raise UserError(f"TTFBox.down_ratio {post_process.decode.down_ratio} is not TTFHead's {ratio}")
 
     @property
     def head(self) -> nn.Layer:

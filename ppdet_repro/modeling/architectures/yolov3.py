@@ -30,9 +30,9 @@ class YOLOv3(Detector):
         self.post_process = post_process
         box, loss, coarsest = post_process.decode, yolo_head.loss, yolo_head.strides[0]
         if box.scale_x_y != loss.scale_x_y:
-            raise ValueError(f"YOLOBox.scale_x_y {box.scale_x_y} is not YOLOv3Loss.scale_x_y {loss.scale_x_y}")
+            raise UserError(f"YOLOBox.scale_x_y {box.scale_x_y} is not YOLOv3Loss.scale_x_y {loss.scale_x_y}")
         if box.downsample_ratio != coarsest:
-            raise ValueError(
+            raise UserError(
                 f"YOLOBox.downsample_ratio {box.downsample_ratio} is not the coarsest level's stride {coarsest}"
             )
 

@@ -15,6 +15,7 @@ import paddle
 from ppdet_repro.core.registry import register
 from ppdet_repro.modeling.assigners.matches import NEGATIVE, Matches, matches_of, no_matches
 from ppdet_repro.modeling.boxes import cxcywh_from_xyxy, pairwise_iou
+from ppdet_repro.utils.errors import UserError
 
 
 @register
@@ -29,7 +30,7 @@ class ATSSAssigner:
 
     def __init__(self, topk: int = 9):
         if topk < 1:
-            raise ValueError(f"ATSSAssigner: topk {topk} must be at least 1")
+            raise UserError(f"ATSSAssigner: topk {topk} must be at least 1")
         self.topk = topk
 
     @paddle.no_grad()

@@ -12,6 +12,7 @@ import paddle
 from ppdet_repro.core.registry import register
 from ppdet_repro.modeling.assigners.matches import IGNORED, NEGATIVE, Matches, matches_of, no_matches
 from ppdet_repro.modeling.boxes import pairwise_iou
+from ppdet_repro.utils.errors import UserError
 
 
 @register
@@ -25,7 +26,7 @@ class MaxIoUAssigner:
 
     def __init__(self, positive_overlap: float, negative_overlap: float, allow_low_quality: bool = True):
         if negative_overlap > positive_overlap:
-            raise ValueError(
+            raise UserError(
                 f"MaxIoUAssigner: negative_overlap {negative_overlap} is above positive_overlap {positive_overlap}"
             )
         self.positive_overlap = positive_overlap

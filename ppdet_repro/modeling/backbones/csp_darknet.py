@@ -15,6 +15,7 @@ from paddle import nn
 from ppdet_repro.core.registry import Shared, register
 from ppdet_repro.modeling.layers import batch_norm, freeze
 from ppdet_repro.modeling.shape_spec import ShapeSpec
+from ppdet_repro.utils.errors import UserError
 
 BLOCKS = {53: (1, 2, 8, 8, 4)}
 STEM = 32
@@ -97,7 +98,7 @@ class CSPDarkNet53(nn.Layer):
         stages = len(WIDTHS)
         self.return_idx = [stages - 1] if return_idx is None else list(return_idx)
         if any(not 0 <= i < stages for i in self.return_idx):
-            raise ValueError(f"CSPDarkNet53: return_idx {self.return_idx} names a stage outside 0..{stages - 1}")
+            raise UserError(f"CSPDarkNet53: return_idx {self.return_idx} names a stage outside 0..{stages - 1}")
         self.stem = ConvNorm(3, STEM, 3, norm_type)
         self.stages = nn.LayerList()
         strides, in_channels = [], STEM

@@ -14,6 +14,7 @@ from paddle import nn
 from ppdet_repro.core.registry import Shared, register
 from ppdet_repro.modeling.layers import batch_norm
 from ppdet_repro.modeling.shape_spec import ShapeSpec
+from ppdet_repro.utils.errors import UserError
 
 BLOCKS = {53: (1, 2, 8, 8, 4)}
 WIDTHS = (64, 128, 256, 512, 1024)
@@ -93,7 +94,7 @@ class DarkNet(nn.Layer):
         super().__init__()
         self.return_idx = [2, 3, 4] if return_idx is None else list(return_idx)
         if any(not 0 <= i < num_stages for i in self.return_idx):
-            raise ValueError(f"DarkNet: return_idx {self.return_idx} names a stage outside 0..{num_stages - 1}")
+            raise UserError(f"DarkNet: return_idx {self.return_idx} names a stage outside 0..{num_stages - 1}")
         self.freeze_at = freeze_at
         norm = Norm(norm_type, norm_decay, freeze_norm)
         self.conv0 = ConvNorm(3, 32, 3, 1, norm)

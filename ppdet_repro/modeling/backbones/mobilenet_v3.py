@@ -16,6 +16,7 @@ from paddle.regularizer import L2Decay
 from ppdet_repro.core.registry import Shared, register
 from ppdet_repro.modeling.layers import batch_norm
 from ppdet_repro.modeling.shape_spec import ShapeSpec
+from ppdet_repro.utils.errors import UserError
 
 
 class Row(NamedTuple):
@@ -241,7 +242,7 @@ class MobileNetV3(nn.Layer):
 
         unknown = [i for i in self.feature_maps if not 2 <= i < len(shapes) + 2]
         if unknown:
-            raise ValueError(f"MobileNetV3: feature_maps {unknown} are not layers 2 to {len(shapes) + 1}")
+            raise UserError(f"MobileNetV3: feature_maps {unknown} are not layers 2 to {len(shapes) + 1}")
         self.out_shape = [shapes[i - 2] for i in sorted(self.feature_maps)]
 
     def forward(self, image: paddle.Tensor) -> List[paddle.Tensor]:

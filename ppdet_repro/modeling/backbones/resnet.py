@@ -17,6 +17,7 @@ from paddle.vision.ops import DeformConv2D
 from ppdet_repro.core.registry import Shared, register
 from ppdet_repro.modeling.layers import batch_norm, deform, freeze, offset_conv
 from ppdet_repro.modeling.shape_spec import ShapeSpec
+from ppdet_repro.utils.errors import UserError
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 WIDTHS = (64, 128, 256, 512)
@@ -114,7 +115,7 @@ class BasicBlock(nn.Layer):
     def __init__(self, in_channels, width, stride, projects, variant, groups, base_width, norm, lr, conv3x3):
         super().__init__()
         if groups != 1 or base_width != 64:
-            raise ValueError("ResNet: groups and base_width need bottleneck blocks, depth 50 or more")
+            raise UserError("ResNet: groups and base_width need bottleneck blocks, depth 50 or more")
         self.short = shortcut(in_channels, width, stride, variant, norm, lr) if projects else nn.Identity()
         self.branch2a = ConvNorm(in_channels, width, 3, stride, norm, lr)
         self.branch2b = conv3x3(width, width, 3, 1, norm, lr, relu=False)
@@ -184,7 +185,7 @@ class ResNet(nn.Layer):
         ch_in, widths = int(ch_in * width_mult), [int(width * width_mult) for width in WIDTHS]
         lr_mult_list = lr_mult_list or [1.0] * 4
         if len(lr_mult_list) != 4:
-            raise ValueError(f"ResNet: lr_mult_list wants 4 values, one a stage, not {len(lr_mult_list)}")
+            raise UserError(f"ResNet: lr_mult_list wants 4 values, one a stage, not {len(lr_mult_list)}")
         self.return_idx = stage_indices("return_idx", return_idx, list(range(num_stages)), num_stages)
         convolutions: List[Callable[..., ConvNorm]] = [ConvNorm] * num_stages
         strides = [4 * 2**i for i in range(num_stages)]  # of the stages' maps
@@ -196,7 +197,7 @@ class ResNet(nn.Layer):
         for index in stage_indices("dcn_v2_stages", dcn_v2_stages, [], num_stages):
             convolutions[index] = DeformConvNorm
         if dilate_last and convolutions[-1] in (DeformConvNorm, DeformV1ConvNorm):
-            raise ValueError("ResNet: dilate_last and deformable convolutions in the last stage exclude each other")
+            raise UserError("ResNet: dilate_last and deformable convolutions in the last stage exclude each other")
         norm = NormSettings(norm_type, norm_decay, freeze_norm)
         block = Bottleneck if depth >= 50 else BasicBlock
 
@@ -250,10 +251,10 @@ class ResNet(nn.Layer):
 
 
 def stage_indices(key: str, value: Optional[Union[int, List[int]]], default: List[int], stages: int) -> List[int]:
-    """A stage index or a list of them as a list; -1 means none. ValueError if one is not below `stages`."""
+    """A stage index or a list of them as a list; -1 means none. UserError if one is not below `stages`."""
     if value is None:
         return default
     indices = [value] if isinstance(value, int) else list(value)
     if any(i >= stages or i < -1 for i in indices):
-        raise ValueError(f"ResNet: {key} {indices} names a stage outside 0..{stages - 1}")
+        raise UserError(f"ResNet: {key} {indices} names a stage outside 0..{stages - 1}")
     return [i for i in indices if i >= 0]

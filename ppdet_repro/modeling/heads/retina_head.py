@@ -23,6 +23,7 @@ from ppdet_repro.modeling.boxes import decode_deltas, encode_deltas, to_original
 from ppdet_repro.modeling.ground_truth import one_hot_targets, without_padding
 from ppdet_repro.modeling.layers import batch_norm
 from ppdet_repro.modeling.nms import best_boxes
+from ppdet_repro.utils.errors import UserError
 
 GROUPS = 32  # of a group norm
 
@@ -75,7 +76,7 @@ class RetinaFeat(nn.Layer):
     ):
         super().__init__()
         if use_dcn:
-            raise ValueError("RetinaFeat: use_dcn: true does not exist; leave it out")
+            raise UserError("RetinaFeat: use_dcn: true does not exist; leave it out")
         self.feat_out = feat_out
         self.names = [[f"fcos_head_{branch}_tower_conv_{i}" for i in range(num_convs)] for branch in ("cls", "reg")]
         for name in sum(self.names, []):

@@ -26,6 +26,7 @@ from ppdet_repro.modeling.layers import batch_norm
 from ppdet_repro.modeling.level_selection import LevelShares
 from ppdet_repro.modeling.losses.anchor_point_loss import AnchorPointLoss, PointPredictions
 from ppdet_repro.modeling.nms import best_pairs
+from ppdet_repro.utils.errors import UserError
 
 
 class SAPDOutputs(NamedTuple):
@@ -88,9 +89,9 @@ class SAPDFeat(nn.Layer):
     ):
         super().__init__()
         if len(set(in_channels)) != 1:
-            raise ValueError(f"SAPDFeat: all levels share its layers, so {in_channels} channels must be equal")
+            raise UserError(f"SAPDFeat: all levels share its layers, so {in_channels} channels must be equal")
         if norm_type not in (None, *NORMS):
-            raise ValueError(f"SAPDFeat: norm_type {norm_type!r} is not null, {' or '.join(NORMS)}")
+            raise UserError(f"SAPDFeat: norm_type {norm_type!r} is not null, {' or '.join(NORMS)}")
         self.feat_out = feat_out
         self.cls_subnet = subnet(in_channels[0], feat_out, num_convs, norm_type)
         self.reg_subnet = subnet(in_channels[0], feat_out, num_convs, norm_type)

@@ -21,6 +21,7 @@ from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, W
 from ppdet_repro.modeling.boxes import xyxy_from_distances
 from ppdet_repro.modeling.losses.ags import ChannelSoftmaxAGS
 from ppdet_repro.modeling.ttf_layers import DeformConv, LiteConv, bias_attr
+from ppdet_repro.utils.errors import UserError
 
 PRIOR = 0.01
 CLIP = 1e-4
@@ -113,11 +114,11 @@ class TTFHead(nn.Layer):
     ):
         super().__init__()
         if lite_head and dcn_head:
-            raise ValueError("TTFHead: lite_head and dcn_head exclude each other")
+            raise UserError("TTFHead: lite_head and dcn_head exclude each other")
         if ags_module and ags is not None:
-            raise ValueError("TTFHead: ags_module (PaddleDetection's) and ags exclude each other")
+            raise UserError("TTFHead: ags_module (PaddleDetection's) and ags exclude each other")
         if wh_loss.reduction != "sum":
-            raise ValueError("TTFHead: wh_loss needs reduction: sum, it is divided by the sum of the weights")
+            raise UserError("TTFHead: wh_loss needs reduction: sum, it is divided by the sum of the weights")
         if lite_head:
             hm, wh = (Conv(lite_conv(branch, norm_type), None) for branch in ("hm", "wh"))
         else:

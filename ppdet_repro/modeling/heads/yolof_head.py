@@ -23,6 +23,7 @@ from ppdet_repro.modeling.ground_truth import one_hot_targets, without_padding
 from ppdet_repro.modeling.implicit_objectness import implicit_objectness
 from ppdet_repro.modeling.layers import activation, batch_norm, reduce_mean
 from ppdet_repro.modeling.nms import at_most, take_rows
+from ppdet_repro.utils.errors import UserError
 
 
 class YOLOFOutputs(NamedTuple):
@@ -68,7 +69,7 @@ class YOLOFFeat(nn.Layer):
     ):
         super().__init__()
         if norm_type not in ("bn", "sync_bn"):
-            raise ValueError(f"YOLOFFeat: norm_type {norm_type!r} is not bn or sync_bn")
+            raise UserError(f"YOLOFFeat: norm_type {norm_type!r} is not bn or sync_bn")
         self.feat_out = feat_out
         self.cls_subnet = branch(feat_in, feat_out, num_cls_convs, act)
         self.reg_subnet = branch(feat_in, feat_out, num_reg_convs, act)

@@ -20,6 +20,7 @@ from ppdet_repro.core.registry import Part, Shared, Upstream, register
 from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, owners_of
 from ppdet_repro.modeling.boxes import xyxy_from_cxcywh
 from ppdet_repro.modeling.yolo_predictions import YOLOCandidates, YOLOPredictions, make_grid, rows, xyxy_from_cells
+from ppdet_repro.utils.errors import UserError
 
 COCO_ANCHORS = [[10, 13], [16, 30], [33, 23], [30, 61], [62, 45], [59, 119], [116, 90], [156, 198], [373, 326]]
 COCO_MASKS = [[6, 7, 8], [3, 4, 5], [0, 1, 2]]
@@ -169,7 +170,7 @@ class IouAwareObjectness:
 
     def __init__(self, factor: float):
         if not 0 <= factor <= 1:
-            raise ValueError(f"YOLOv3Head: iou_aware_factor {factor} is not in 0..1")
+            raise UserError(f"YOLOv3Head: iou_aware_factor {factor} is not in 0..1")
         self.factor = factor
 
     def __call__(self, predictions: YOLOPredictions) -> paddle.Tensor:
@@ -178,15 +179,15 @@ class IouAwareObjectness:
 
 
 def check(anchors, masks, strides, loss, iou_aware: bool) -> None:
-    """ValueError if what the head is given does not fit together."""
+    """UserError if what the head is given does not fit together."""
     if len(masks) != len(strides):
-        raise ValueError(f"YOLOv3Head: {len(masks)} anchor_masks for the {len(strides)} levels of the neck")
+        raise UserError(f"YOLOv3Head: {len(masks)} anchor_masks for the {len(strides)} levels of the neck")
     unknown = sorted({i for mask in masks for i in mask if not 0 <= i < len(anchors)})
     if unknown:
-        raise ValueError(f"YOLOv3Head: anchor_masks name anchors {unknown}, there are {len(anchors)}")
+        raise UserError(f"YOLOv3Head: anchor_masks name anchors {unknown}, there are {len(anchors)}")
     if any(len(anchor) != 2 for anchor in anchors):
-        raise ValueError("YOLOv3Head: an anchor is [width, height]")
+        raise UserError("YOLOv3Head: an anchor is [width, height]")
     if list(loss.downsample[: len(strides)]) != list(strides):
-        raise ValueError(f"YOLOv3Head: YOLOv3Loss.downsample is {loss.downsample}, the neck's strides {strides}")
+        raise UserError(f"YOLOv3Head: YOLOv3Loss.downsample is {loss.downsample}, the neck's strides {strides}")
     if iou_aware != (loss.iou_aware_loss is not None):
-        raise ValueError("YOLOv3Head: iou_aware and YOLOv3Loss.iou_aware_loss belong together; give both or neither")
+        raise UserError("YOLOv3Head: iou_aware and YOLOv3Loss.iou_aware_loss belong together; give both or neither")

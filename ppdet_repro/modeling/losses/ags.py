@@ -10,6 +10,7 @@ import paddle
 import paddle.nn.functional as F
 
 from ppdet_repro.core.registry import register
+from ppdet_repro.utils.errors import UserError
 
 
 @register
@@ -35,7 +36,7 @@ class AdaptiveGaussianSampling:
 
     def __init__(self, trade_off: float = 0.9):
         if not 0 <= trade_off <= 1:
-            raise ValueError(f"AdaptiveGaussianSampling: trade_off {trade_off} is not in 0..1")
+            raise UserError(f"AdaptiveGaussianSampling: trade_off {trade_off} is not in 0..1")
         self.trade_off = trade_off
 
     @paddle.no_grad()

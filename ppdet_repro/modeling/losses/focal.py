@@ -7,6 +7,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from ppdet_repro.core.registry import register
+from ppdet_repro.utils.errors import UserError
 
 
 @register
@@ -19,7 +20,7 @@ class FocalLoss(nn.Layer):
     def __init__(self, use_sigmoid: bool = True, alpha: float = 0.25, gamma: float = 2.0, loss_weight: float = 1.0):
         super().__init__()
         if not use_sigmoid:
-            raise ValueError("FocalLoss: only the sigmoid form exists; leave use_sigmoid out")
+            raise UserError("FocalLoss: only the sigmoid form exists; leave use_sigmoid out")
         self.alpha = alpha
         self.gamma = gamma
         self.loss_weight = loss_weight

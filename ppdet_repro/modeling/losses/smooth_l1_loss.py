@@ -6,6 +6,7 @@ import paddle
 from paddle import nn
 
 from ppdet_repro.core.registry import register
+from ppdet_repro.utils.errors import UserError
 
 
 @register
@@ -18,7 +19,7 @@ class SmoothL1Loss(nn.Layer):
     def __init__(self, beta: float = 1.0, loss_weight: float = 1.0):
         super().__init__()
         if beta < 0:
-            raise ValueError(f"SmoothL1Loss: beta {beta} is negative")
+            raise UserError(f"SmoothL1Loss: beta {beta} is negative")
         self.beta = beta
         self.loss_weight = loss_weight
 

@@ -16,6 +16,7 @@ from paddle.nn.initializer import XavierUniform
 
 from ppdet_repro.core.registry import Part, register
 from ppdet_repro.modeling.layers import nearest
+from ppdet_repro.utils.errors import UserError
 
 
 def conv1x1(channels: int) -> nn.Conv2D:
@@ -63,9 +64,9 @@ class BFP(nn.Layer):
         super().__init__()
         channels = {shape.channels for shape in pyramid.out_shape}
         if len(channels) != 1:
-            raise ValueError(f"BFP: all levels need equally many channels, not {sorted(channels)}")
+            raise UserError(f"BFP: all levels need equally many channels, not {sorted(channels)}")
         if not 0 <= refine_level < len(pyramid.out_shape):
-            raise ValueError(f"BFP: refine_level {refine_level} is not one of {len(pyramid.out_shape)} levels")
+            raise UserError(f"BFP: refine_level {refine_level} is not one of {len(pyramid.out_shape)} levels")
         self.pyramid = pyramid
         self.refine = NonLocal(channels.pop())
         self.refine_level = refine_level

@@ -18,6 +18,7 @@ from paddle.nn.initializer import Constant, TruncatedNormal
 from ppdet_repro.core.registry import Shared, Upstream, register
 from ppdet_repro.modeling.layers import batch_norm, nearest
 from ppdet_repro.modeling.shape_spec import ShapeSpec
+from ppdet_repro.utils.errors import UserError
 
 FIRST, LAST = 3, 7  # levels
 LEVELS = range(FIRST, LAST + 1)
@@ -173,7 +174,7 @@ class FusedPyramid(nn.Layer):
         super().__init__()
         owner = type(self).__name__
         if len(in_channels) != 3:
-            raise ValueError(f"{owner}: in_channels {list(in_channels)} are not those of three maps, C3 to C5")
+            raise UserError(f"{owner}: in_channels {list(in_channels)} are not those of three maps, C3 to C5")
         self.laterals = nn.LayerList([Lateral(c, channels, norm_type) for c in (*in_channels, in_channels[-1])])
         self.cells = nn.LayerList([Cell(nodes, channels, norm_type) for _ in range(repeats)])
         strides = [*strides, 2 * strides[-1], 4 * strides[-1]]

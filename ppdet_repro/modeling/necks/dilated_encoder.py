@@ -14,6 +14,7 @@ from paddle.nn.initializer import Constant, KaimingUniform, Normal
 from ppdet_repro.core.registry import Upstream, register
 from ppdet_repro.modeling.layers import activation, batch_norm
 from ppdet_repro.modeling.shape_spec import ShapeSpec
+from ppdet_repro.utils.errors import UserError
 
 
 def conv_norm_act(
@@ -79,7 +80,7 @@ class DilatedEncoder(nn.Layer):
         in_channels = only("in_channels", in_channels or [2048])
         channels = only("out_channels", out_channels or [512])
         if len(dilations) < num_residual_blocks:
-            raise ValueError(f"DilatedEncoder: {num_residual_blocks} blocks but only {len(dilations)} block_dilations")
+            raise UserError(f"DilatedEncoder: {num_residual_blocks} blocks but only {len(dilations)} block_dilations")
         kaiming = ParamAttr(initializer=KaimingUniform(negative_slope=1, nonlinearity="leaky_relu"))
         self.lateral_conv = nn.Conv2D(in_channels, channels, 1, weight_attr=kaiming)
         self.lateral_norm = batch_norm(channels)
@@ -99,7 +100,7 @@ class DilatedEncoder(nn.Layer):
 
 
 def only(key: str, values: List[int]) -> int:
-    """The single value of a list. ValueError if the list holds more: YOLOF has one level."""
+    """The single value of a list. UserError if the list holds more: YOLOF has one level."""
     if len(values) != 1:
-        raise ValueError(f"DilatedEncoder: {key} {values} must have one value; the backbone's return_idx one stage")
+        raise UserError(f"DilatedEncoder: {key} {values} must have one value; the backbone's return_idx one stage")
     return values[0]

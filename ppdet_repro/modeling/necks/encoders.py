@@ -15,12 +15,13 @@ from paddle import nn
 from ppdet_repro.core.registry import Upstream, register
 from ppdet_repro.modeling.necks.fpn import conv
 from ppdet_repro.modeling.shape_spec import ShapeSpec
+from ppdet_repro.utils.errors import UserError
 
 
 def one_map(name: str, in_channels: List[int]) -> int:
-    """The channels of the only input. ValueError if there are more: the backbone's return_idx wants one stage."""
+    """The channels of the only input. UserError if there are more: the backbone's return_idx wants one stage."""
     if len(in_channels) != 1:
-        raise ValueError(f"{name}: one map in, not {len(in_channels)}; give the backbone return_idx: [3]")
+        raise UserError(f"{name}: one map in, not {len(in_channels)}; give the backbone return_idx: [3]")
     return in_channels[0]
 
 

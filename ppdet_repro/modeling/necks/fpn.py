@@ -16,6 +16,7 @@ from paddle.nn.initializer import XavierUniform
 
 from ppdet_repro.core.registry import Upstream, register
 from ppdet_repro.modeling.shape_spec import ShapeSpec
+from ppdet_repro.utils.errors import UserError
 
 LAST_STAGE = 5  # a backbone's last map is C5
 
@@ -55,7 +56,7 @@ class FPN(nn.Layer):
     ):
         super().__init__()
         if extra_stage > 1 and not has_extra_convs:
-            raise ValueError("FPN: extra_stage above 1 needs has_extra_convs: true")
+            raise UserError("FPN: extra_stage above 1 needs has_extra_convs: true")
         first = LAST_STAGE + 1 - len(in_channels)
         scales = list(spatial_scales or [2.0**-stage for stage in range(first, LAST_STAGE + 1)])
         self.use_c5 = use_c5

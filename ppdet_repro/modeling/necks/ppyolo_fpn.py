@@ -14,6 +14,7 @@ from paddle import nn
 from ppdet_repro.core.registry import Shared, Upstream, register
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.modeling.yolo_layers import SPP, ConvNormAct, CoordConv, DropBlock
+from ppdet_repro.utils.errors import UserError
 
 
 class DetectionBlock(nn.Layer):
@@ -130,7 +131,7 @@ class PPYOLOTinyFPN(nn.Layer):
         super().__init__()
         widths = detection_block_channels or [160, 128, 96]
         if len(widths) != len(in_channels):
-            raise ValueError(f"PPYOLOTinyFPN: {len(widths)} detection_block_channels for {len(in_channels)} maps")
+            raise UserError(f"PPYOLOTinyFPN: {len(widths)} detection_block_channels for {len(in_channels)} maps")
         coarsest = in_channels[-1]
         self.spp = SPP(coarsest, coarsest, norm_type) if spp else nn.Identity()
         self.yolo_block, self.yolo_transition, self.out_shape = nn.LayerList(), nn.LayerList(), []

@@ -14,6 +14,7 @@ from paddle import nn
 from ppdet_repro.core.registry import Shared, Upstream, register
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.modeling.yolo_layers import SPP, ConvNormAct, DropBlock
+from ppdet_repro.utils.errors import UserError
 
 
 class SplitBlock(nn.Layer):
@@ -54,10 +55,10 @@ class PPYOLOPAN(nn.Layer):
     ):
         super().__init__()
         if conv_block_num < 2:
-            raise ValueError(f"PPYOLOPAN: conv_block_num {conv_block_num} is less than 2")
+            raise UserError(f"PPYOLOPAN: conv_block_num {conv_block_num} is less than 2")
         levels = len(in_channels)
         if width % 2 ** (levels - 1):
-            raise ValueError(f"PPYOLOPAN: width {width} cannot be halved {levels - 1} times")
+            raise UserError(f"PPYOLOPAN: width {width} cannot be halved {levels - 1} times")
         widths = [width // 2**i for i in range(levels)]  # coarsest first, as all that follows
 
         def conv(c_in: int, c_out: int, kernel_size: int, stride: int = 1) -> ConvNormAct:

@@ -18,6 +18,7 @@ from ppdet_repro.core.registry import Shared, Upstream, register
 from ppdet_repro.modeling.layers import batch_norm
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.modeling.ttf_layers import ConvNorm, DeformConv, LiteConv, bias_attr
+from ppdet_repro.utils.errors import UserError
 
 
 def enlarge(x: paddle.Tensor) -> paddle.Tensor:
@@ -154,7 +155,7 @@ class TTFFPN(nn.Layer):
         planes = planes or [256, 128, 64]
         depths = list(reversed([3, 2, 1] if shortcut_num is None else shortcut_num))
         if len(depths) > len(planes) or len(depths) >= len(in_channels):
-            raise ValueError(
+            raise UserError(
                 f"TTFFPN: {len(depths)} shortcuts (shortcut_num) need as many planes, not {len(planes)}, "
                 f"and one more input map, not {len(in_channels)}"
             )

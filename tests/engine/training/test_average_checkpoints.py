@@ -123,5 +123,5 @@ def test_a_cycle_falls_to_its_lowest_rate_and_starts_again():
     rates = [decay.rate(t, 3, 0, 1.0, 1.0) for t in range(7)]
     assert rates[0] == rates[6] == 1.0 and rates[5] == pytest.approx(0.01)
     assert rates[2] == pytest.approx(0.01 + 0.99 * 0.5 * (np.cos(0.4 * np.pi) + 1))
-    with pytest.raises(ValueError, match="cycle_epochs 0"):
+    with pytest.raises(UserError, match="cycle_epochs 0"):
         CyclicCosineDecay(0)
