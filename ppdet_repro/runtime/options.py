@@ -26,8 +26,13 @@ def share(text: str) -> float:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all flags."""
-    parser = argparse.ArgumentParser(description="Detect objects with an exported model.")
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser
 
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add all flags of infer.py."""
     add_model_flags(parser)
     source = parser.add_argument_group("what to look at (the first one given counts)")
     source.add_argument("--video_file", help="a video")
@@ -57,7 +62,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_engine_flags(parser)
     add_switch(parser, "--use_gpu", False, "of old; say --device=gpu")
     add_switch(parser, "--run_benchmark", False, "time each batch 100 times after 50 runs that do not count")
-    return parser
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
