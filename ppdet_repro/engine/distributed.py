@@ -15,8 +15,10 @@ import paddle
 import paddle.distributed as dist
 from paddle import nn
 
-from ppdet_repro.paddle_private.layers import BATCH_NORMS, activation_ranges, is_frozen, set_num_threads
+from ppdet_repro.paddle_private.layers import BATCH_NORMS, is_frozen
 from ppdet_repro.paddle_private.layers import running_statistics as statistics_of
+from ppdet_repro.paddle_private.quantization import activation_ranges
+from ppdet_repro.paddle_private.threads import set_num_threads
 from ppdet_repro.utils import cpu_env
 from ppdet_repro.utils.logger import get_logger
 

@@ -1,6 +1,6 @@
-"""Everything that this package takes from Paddle's private surface.
+"""All uses of Paddle's private interfaces.
 
-Private here means: `paddle._C_ops`, `paddle.base`, attributes of Paddle's objects that start with an underscore, and
-the protobuf description of saved programs. These change between versions of Paddle without notice, so nothing outside
-this folder touches them; `tests/test_imports.py` checks that from the syntax trees.
+Private means: `paddle._C_ops`, `paddle.base`, attributes of Paddle's objects that start with an underscore, and the
+protobuf messages of saved programs. Paddle changes them between versions without notice. No module outside this
+folder uses them; `tests/test_imports.py` checks the syntax trees.
 """

@@ -1,58 +1,56 @@
-"""Biases of convolutions as inference engines expect them.
+"""Biases of convolutions in the form that inference engines fuse.
 
-Paddle saves conv2d, then reshape2 of the bias to [1, C, 1, 1], then elementwise_add. Engines fuse a convolution with
-its bias, and with what follows, only where the bias is added as it is, along axis 1; and without that oneDNN does not
-compute the convolution in bfloat16.
+Paddle saves a convolution with a bias as three operators: conv2d, reshape2 of the bias to [1, C, 1, 1], and
+elementwise_add. Engines fuse a convolution with its bias, and with the operators behind it, only if the bias itself is
+added along axis 1. Without that fusion, oneDNN does not compute the convolution in bfloat16.
 """
 
 from __future__ import annotations
 
-from typing import Dict, List, Sequence
+from typing import Dict, List
 
-from ppdet_repro.paddle_private.program import Operator, Program
-
-Slots = Sequence[Operator.Var]
+from ppdet_repro.paddle_private.program import Operator, Program, all_arguments, arguments
 
 
-def add_biases_plainly(program: Program) -> int:
-    """Add every bias, a parameter of C numbers that is reshaped to [1, C, 1, 1] only to be added, without reshaping it.
-    The program is changed; how many biases were found is returned."""
+def remove_bias_reshapes(program: Program) -> int:
+    """Add every bias along axis 1, without reshaping it first. Changes the program in place.
+
+    A bias is a parameter of C numbers that is reshaped to [1, C, 1, 1] and is then only added to other variables.
+
+    Returns:
+        The number of biases that were found.
+    """
     block = program.blocks[0]
     shapes = {v.name: list(v.type.lod_tensor.tensor.dims) for v in block.vars if v.persistable}
     readers: Dict[str, List[Operator]] = {}
     for operator in block.ops:
-        for name in {name for slot in operator.inputs for name in slot.arguments}:
+        for name in set(all_arguments(operator.inputs)):
             readers.setdefault(name, []).append(operator)
-    gone = []
-    for place, operator in enumerate(block.ops):
+    unused = []
+    for index, operator in enumerate(block.ops):
         if operator.type != "reshape2":
             continue
         (bias,), (reshaped,) = arguments(operator.inputs, "X"), arguments(operator.outputs, "Out")
-        sums, shape = readers.get(reshaped, []), shapes.get(bias, [])
+        additions, shape = readers.get(reshaped, []), shapes.get(bias, [])
         if len(shape) != 1 or integers(operator, "shape") != [1, *shape, 1, 1]:
             continue
-        if not sums or not all(adds(one, reshaped) for one in sums):
+        if not additions or not all(adds(addition, reshaped) for addition in additions):
             continue
-        for one in sums:
-            add_along_channels(one, bias)
-        gone.append(place)
-    for place in reversed(gone):
-        del block.ops[place]
-    return len(gone)
-
-
-def arguments(slots: Slots, name: str) -> List[str]:
-    """The variables of an operator's input or output."""
-    return [argument for slot in slots if slot.parameter == name for argument in slot.arguments]
+        for addition in additions:
+            add_along_channels(addition, bias)
+        unused.append(index)
+    for index in reversed(unused):
+        del block.ops[index]
+    return len(unused)
 
 
 def integers(operator: Operator, name: str) -> List[int]:
-    """An attribute that is a list of integers."""
+    """The values of an attribute that is a list of integers."""
     return [value for attribute in operator.attrs if attribute.name == name for value in attribute.ints]
 
 
 def adds(operator: Operator, name: str) -> bool:
-    """Whether the operator adds this variable to another one."""
+    """Whether the operator adds the variable `name` to another one."""
     return (
         operator.type == "elementwise_add"
         and arguments(operator.inputs, "Y") == [name]
@@ -61,7 +59,7 @@ def adds(operator: Operator, name: str) -> bool:
 
 
 def add_along_channels(operator: Operator, bias: str) -> None:
-    """Make an elementwise_add add this variable along axis 1."""
+    """Make an elementwise_add add the variable `bias` along axis 1."""
     for slot in operator.inputs:
         if slot.parameter == "Y":
             slot.arguments[:] = [bias]

@@ -1,11 +1,10 @@
-"""What Paddle-Lite 2.13 needs changed in a program that Paddle 2.6 wrote.
+"""Changes that Paddle-Lite 2.13 needs in a program that Paddle 2.6 wrote.
 
-Paddle 2.6 leaves out attributes and outputs that were always there before, and Paddle-Lite reads them unasked: its
-converter aborts, is killed by a signal, or writes a model that aborts when it runs. Each cure below puts back what
-older Paddles wrote. They change a copy of the program's description; parameters stay as they are, and so do the
-results.
+Paddle 2.6 leaves out attributes and outputs that older versions always wrote, and Paddle-Lite reads them without
+checking. As a result its converter aborts, is killed by a signal, or writes a model that aborts when it runs. Each
+change below restores what older versions wrote. Parameters and results stay the same.
 
-| operator in the program                     | without the cure                        | cure                      |
+| operator in the program                     | without the change                      | change                    |
 |---------------------------------------------|-----------------------------------------|---------------------------|
 | relu6                                       | "No attributes called threshold", abort | threshold = 6             |
 | swish                                       | no `beta`, abort                        | beta = 1                  |
@@ -13,55 +12,54 @@ results.
 | fill_constant of shape []                   | aborts when the model runs              | shape = [1]               |
 | depthwise_conv2d_transpose, on x86 only     | not supported                           | conv2d_transpose          |
 
-No cure, but a line that says so (see `parts_of_weights`): slices of computed weights, as in BiFPN's fusion, are
-converted, but are a segmentation fault when the model runs. Exports for Paddle-Lite have none: `fold.fold_fusions`.
-The detectors here avoid two more: `unbind` corrupts Paddle-Lite's memory, and it has no take_along_axis and
-put_along_axis.
+One problem has no such change and is only detected, by `slices_of_weights`: slices of tensors that are computed from
+weights, as in BiFPN's fusion, are converted, but cause a segmentation fault when the model runs. Exports for
+Paddle-Lite contain none, see `engine.export.fold.fold_fusions`. The detectors of this package avoid two more:
+`unbind` corrupts Paddle-Lite's memory, and Paddle-Lite has neither take_along_axis nor put_along_axis.
 
-Found by converting nets of one operator each, and the detectors, with paddlelite 2.13rc0.
+Found by converting networks of one operator each, and the detectors, with paddlelite 2.13rc0.
 """
 
 from __future__ import annotations
 
-from typing import Dict, List
+from typing import List
 
 from paddle.base.proto import framework_pb2
 
-from ppdet_repro.paddle_private.program import Block, Operator, Program, Variable
+from ppdet_repro.paddle_private.program import Block, Operator, Program, all_arguments, arguments, variables
 
-PARTS = ("slice", "strided_slice", "split", "unbind", "unstack")
+SLICES = ("slice", "strided_slice", "split", "unbind", "unstack")
 MISSING_FLOATS = {"relu6": ("threshold", 6.0), "swish": ("beta", 1.0)}
 
 
-def cure(program: Program, target: str) -> Program:
-    """A copy of the program that Paddle-Lite converts for `target`, arm or x86."""
-    cured = Program()
-    cured.CopyFrom(program)
-    for block in cured.blocks:
+def compatible_program(program: Program, device: str) -> Program:
+    """A copy of the program that Paddle-Lite can convert for `device`, arm or x86."""
+    changed = Program()
+    changed.CopyFrom(program)
+    for block in changed.blocks:
         for operator in block.ops:
             if operator.type in MISSING_FLOATS:
                 add_float(operator, *MISSING_FLOATS[operator.type])
             elif operator.type == "flatten_contiguous_range":
                 add_xshape(operator, block)
             elif operator.type == "fill_constant":
-                give_shape(operator)
-            elif operator.type == "depthwise_conv2d_transpose" and target == "x86":
+                add_dimension(operator)
+            elif operator.type == "depthwise_conv2d_transpose" and device == "x86":
                 operator.type = "conv2d_transpose"
-    return cured
+    return changed
 
 
 def add_float(operator: Operator, name: str, value: float) -> None:
-    """Set an attribute if it is not there."""
+    """Add an attribute unless the operator has it."""
     if all(attribute.name != name for attribute in operator.attrs):
         operator.attrs.add(name=name, type=framework_pb2.FLOAT, f=value)
 
 
 def add_xshape(operator: Operator, block: Block) -> None:
-    """Add the output in which older Paddles kept the input's shape."""
-    if any(output.parameter == "XShape" and output.arguments for output in operator.outputs):
+    """Add the output in which older versions kept the input's shape."""
+    if arguments(operator.outputs, "XShape"):
         return
-    (source,) = (argument for entry in operator.inputs if entry.parameter == "X" for argument in entry.arguments)
-    (result,) = (argument for entry in operator.outputs if entry.parameter == "Out" for argument in entry.arguments)
+    (source,), (result,) = arguments(operator.inputs, "X"), arguments(operator.outputs, "Out")
     template = variables(block)[source]
     added = block.vars.add()
     added.CopyFrom(template)
@@ -72,34 +70,28 @@ def add_xshape(operator: Operator, block: Block) -> None:
     operator.outputs.add(parameter="XShape", arguments=[added.name])
 
 
-def give_shape(operator: Operator) -> None:
-    """Make a constant without dimensions one of one element, unless tensors give its shape."""
-    by_tensor = any(
-        entry.arguments for entry in operator.inputs if entry.parameter in ("ShapeTensor", "ShapeTensorList")
-    )
+def add_dimension(operator: Operator) -> None:
+    """Give a constant of shape [] the shape [1], unless tensors define its shape."""
+    if any(arguments(operator.inputs, name) for name in ("ShapeTensor", "ShapeTensorList")):
+        return
     for attribute in operator.attrs:
-        if attribute.name == "shape" and not by_tensor and not attribute.longs and not attribute.ints:
+        if attribute.name == "shape" and not attribute.longs and not attribute.ints:
             attribute.longs.append(1)
             attribute.type = framework_pb2.LONGS
 
 
-def parts_of_weights(program: Program) -> List[str]:
-    """The operators that take parts of what is computed from parameters alone, which Paddle-Lite cannot run."""
+def slices_of_weights(program: Program) -> List[str]:
+    """The types of the operators that slice what is computed from parameters alone. Paddle-Lite cannot run them."""
     found = []
     for block in program.blocks:
         parameters = {name for name, variable in variables(block).items() if variable.persistable}
         computed = set()
         for operator in block.ops:
-            if operator.type == "feed":  # its list of inputs counts as persistable
+            if operator.type == "feed":  # its input, the list of the network's inputs, is marked as persistable
                 continue
-            inputs = {argument for entry in operator.inputs for argument in entry.arguments}
-            if operator.type in PARTS and inputs & computed:
+            inputs = set(all_arguments(operator.inputs))
+            if operator.type in SLICES and inputs & computed:
                 found.append(operator.type)
             if inputs and inputs <= parameters | computed:
-                computed.update(argument for entry in operator.outputs for argument in entry.arguments)
+                computed.update(all_arguments(operator.outputs))
     return found
-
-
-def variables(block: Block) -> Dict[str, Variable]:
-    """A block's variables by name."""
-    return {variable.name: variable for variable in block.vars}

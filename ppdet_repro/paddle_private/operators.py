@@ -1,7 +1,9 @@
-"""Suppression operators that Paddle offers no public function for.
+"""Suppression operators that have no public function in Paddle.
 
-Both take boxes [B, N, 4] xyxy and scores [B, C, N] and return the rows [M, 6] (class, score, x1, y1, x2, y2) of all
-images and the number of rows per image [B] int32. They work in dynamic mode and while a program is traced.
+B images, N boxes, C classes, M rows of all images.
+
+Both functions take boxes [B, N, 4] xyxy and scores [B, C, N]. They return the rows [M, 6] (class, score, x1, y1, x2,
+y2) and the number of rows per image [B] int32. They work in dynamic mode and while a program is traced.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from paddle.base.layer_helper import LayerHelper
 def multiclass_nms(
     boxes: paddle.Tensor, scores: paddle.Tensor, attributes: Mapping[str, Any]
 ) -> Tuple[paddle.Tensor, paddle.Tensor]:
-    """Hard non-maximum suppression per class; `attributes` are those of the operator `multiclass_nms3`."""
+    """Hard non-maximum suppression per class. `attributes` are those of the operator `multiclass_nms3`."""
     if not paddle.in_dynamic_mode():
-        return append("multiclass_nms3", boxes, scores, attributes, "NmsRoisNum")
+        return append_operator("multiclass_nms3", boxes, scores, attributes, "NmsRoisNum")
     a = attributes
     rows, _, count = _C_ops.multiclass_nms3(
         boxes,
@@ -38,9 +40,9 @@ def multiclass_nms(
 def matrix_nms(
     boxes: paddle.Tensor, scores: paddle.Tensor, attributes: Mapping[str, Any]
 ) -> Tuple[paddle.Tensor, paddle.Tensor]:
-    """Matrix NMS; `attributes` are those of the operator `matrix_nms`."""
+    """Matrix NMS. `attributes` are those of the operator `matrix_nms`."""
     if not paddle.in_dynamic_mode():
-        return append("matrix_nms", boxes, scores, attributes, "RoisNum")
+        return append_operator("matrix_nms", boxes, scores, attributes, "RoisNum")
     a = attributes
     rows, _, count = _C_ops.matrix_nms(
         boxes,
@@ -57,10 +59,10 @@ def matrix_nms(
     return rows.reshape([-1, 6]), count
 
 
-def append(
+def append_operator(
     kind: str, boxes: paddle.Tensor, scores: paddle.Tensor, attributes: Mapping[str, Any], count_name: str
 ) -> Tuple[paddle.Tensor, paddle.Tensor]:
-    """Append a suppression operator to the program that is being traced."""
+    """Append a suppression operator to the program that is being traced. `count_name` is its output of counts."""
     helper = LayerHelper(kind)
     rows = helper.create_variable_for_type_inference(boxes.dtype)
     index, count = (helper.create_variable_for_type_inference("int32") for _ in range(2))

@@ -1,7 +1,7 @@
-"""An optimizer's accumulators under the names of the model's parameters.
+"""An optimizer's accumulators by the names of the model's parameters.
 
-Paddle names them after variables (`conv2d_7.w_0_velocity_0`), whose numbers depend on what else the
-process has built; here they are `neck.conv.weight|velocity`, and mean the same in every process.
+Paddle names accumulators after variables (`conv2d_7.w_0_velocity_0`). The numbers in these names depend on what else
+the process has built. Here the names are `neck.conv.weight|velocity`, which are the same in every process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from paddle.base.layer_helper import LayerHelper
 
 
 def optimizer_state(optimizer: paddle.optimizer.Optimizer, model: nn.Layer) -> Dict[str, np.ndarray]:
-    """The accumulators as arrays; parameters that never had a gradient have none."""
+    """The accumulators as arrays. Parameters that never had a gradient have none."""
     names = {p.name: name for name, p in model.named_parameters()}
     return {
         f"{names[variable]}|{accumulator}": tensor.numpy()
@@ -25,9 +25,10 @@ def optimizer_state(optimizer: paddle.optimizer.Optimizer, model: nn.Layer) -> D
 
 
 def restore_optimizer(optimizer: paddle.optimizer.Optimizer, model: nn.Layer, state: Mapping[str, np.ndarray]) -> None:
-    """Put a saved state into a new optimizer of the same model.
+    """Load a saved state into a new optimizer of the same model.
 
-    ValueError: the state is of another optimizer class or model.
+    Raises:
+        ValueError: The state belongs to another optimizer class or model.
     """
     wanted = {key.split("|")[0] for key in state}
     parameters = {name: p for name, p in model.named_parameters() if name in wanted}
@@ -40,6 +41,8 @@ def restore_optimizer(optimizer: paddle.optimizer.Optimizer, model: nn.Layer, st
     }
     if set(targets) != set(state):
         differing = sorted(set(targets) ^ set(state))
-        raise ValueError(f"the saved state is of another optimizer or model; they differ in {', '.join(differing[:4])}")
+        raise ValueError(
+            f"the saved state belongs to another optimizer or model; difference: {', '.join(differing[:4])}"
+        )
     for key, tensor in targets.items():
         tensor.set_value(state[key])

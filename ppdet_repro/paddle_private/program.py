@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List
+from typing import TYPE_CHECKING, Any, Dict, List, Sequence
 
 from google.protobuf.message import DecodeError
 from paddle.base.proto import framework_pb2
 
 from ppdet_repro.utils.errors import UserError
 
-Program = framework_pb2.ProgramDesc
-Block = framework_pb2.BlockDesc
-Operator = framework_pb2.OpDesc
-Variable = framework_pb2.VarDesc
+if TYPE_CHECKING:  # protobuf makes these classes at run time: a type checker cannot see them
+    Program = Block = Operator = Variable = Slot = Any
+else:
+    Program = framework_pb2.ProgramDesc
+    Block = framework_pb2.BlockDesc
+    Operator = framework_pb2.OpDesc
+    Variable = framework_pb2.VarDesc
+    Slot = framework_pb2.OpDesc.Var  # an input or output of an operator: its name and its variables
 
 
 def read_program(path: Path) -> Program:
@@ -36,6 +40,26 @@ def read_program(path: Path) -> Program:
     return program
 
 
+def write_program(program: Program, path: Path) -> None:
+    """Write a .pdmodel file."""
+    path.write_bytes(program.SerializeToString())
+
+
 def operator_types(program: Program) -> List[str]:
-    """The types of a program's operators, in their order."""
+    """The types of a program's operators, in execution order."""
     return [operator.type for block in program.blocks for operator in block.ops]
+
+
+def variables(block: Block) -> Dict[str, Variable]:
+    """A block's variables by name."""
+    return {variable.name: variable for variable in block.vars}
+
+
+def arguments(slots: Sequence[Slot], name: str) -> List[str]:
+    """The variables in the input or output `name` of an operator; `slots` are its `inputs` or `outputs`."""
+    return [argument for slot in slots if slot.parameter == name for argument in slot.arguments]
+
+
+def all_arguments(slots: Sequence[Slot]) -> List[str]:
+    """The variables in all inputs or all outputs of an operator."""
+    return [argument for slot in slots for argument in slot.arguments]

@@ -15,7 +15,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from ppdet_repro.core.registry import register
-from ppdet_repro.paddle_private.layers import remove_preprocessing, test_graph
+from ppdet_repro.paddle_private.quantization import inference_graph, remove_preprocessing
 from ppdet_repro.slim.static import static_mode
 from ppdet_repro.utils.errors import UserError
 
@@ -130,7 +130,7 @@ def to_int8(folder: Path, _: Any = None) -> None:
     with static_mode() as executor:
         scope, place = paddle.static.global_scope(), paddle.CPUPlace()
         program, feeds, fetches = paddle.static.load_inference_model(prefix, executor)
-        graph = test_graph(program)
+        graph = inference_graph(program)
         for one in graph.all_sub_graphs():
             ReplaceFakeQuantDequantPass(scope, place, quant_bits=BITS).apply(one)
         for one in graph.all_sub_graphs():

@@ -9,7 +9,7 @@ from paddle import nn
 from paddle.base.proto import framework_pb2
 
 from ppdet_repro.engine.export.verify import PaddleNetwork
-from ppdet_repro.paddle_private.bias_fusion import add_biases_plainly
+from ppdet_repro.paddle_private.bias_fusion import remove_bias_reshapes
 from ppdet_repro.paddle_private.program import operator_types as operators
 from ppdet_repro.paddle_private.program import read_program
 
@@ -43,7 +43,7 @@ def test_a_program_computes_the_same_with_plain_biases(saved):
     program = read_program(saved / "model.pdmodel")
     before = operators(program)
     assert before.count("reshape2") == 5  # three biases, the scale and the row
-    assert add_biases_plainly(program) == 3
+    assert remove_bias_reshapes(program) == 3
     after = operators(program)
     assert after.count("reshape2") == 2 and [kind for kind in before if kind != "reshape2"] == [
         kind for kind in after if kind != "reshape2"
@@ -58,4 +58,4 @@ def test_a_program_without_them_is_left_alone(tmp_path):
     program = read_program(tmp_path / "model.pdmodel")
     before = framework_pb2.ProgramDesc()
     before.CopyFrom(program)
-    assert add_biases_plainly(program) == 0 and program == before
+    assert remove_bias_reshapes(program) == 0 and program == before

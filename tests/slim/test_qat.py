@@ -15,9 +15,9 @@ from ppdet_repro.engine.export.verify import PaddleNetwork
 from ppdet_repro.engine.models import build_network, load_trained
 from ppdet_repro.engine.training.checkpoint import list_checkpoints, load_pretrained, weights_of
 from ppdet_repro.engine.training.train import train
-from ppdet_repro.paddle_private.layers import activation_ranges as ranges
 from ppdet_repro.paddle_private.program import operator_types as operators
 from ppdet_repro.paddle_private.program import read_program
+from ppdet_repro.paddle_private.quantization import activation_ranges as ranges
 from ppdet_repro.slim.qat import PACT, QAT, plain_name, without_clipping
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.weights import read_state, save_state

@@ -14,7 +14,7 @@ from typing import Sequence
 
 import paddle
 
-from ppdet_repro.paddle_private.lite_program import cure, parts_of_weights
+from ppdet_repro.paddle_private.lite_program import compatible_program, slices_of_weights
 from ppdet_repro.paddle_private.program import operator_types, read_program
 from ppdet_repro.runtime.networks import missing
 from ppdet_repro.utils.errors import UserError
@@ -81,7 +81,7 @@ def to_lite(program: Path, parameters: Path, target: Path, device: str, precisio
         raise missing("paddlelite", "lite")
     check_lite(program, device, precision, paddle.__version__)
     cured = target.with_suffix(".pdmodel")
-    cured.write_bytes(cure(read_program(program), device).SerializeToString())
+    cured.write_bytes(compatible_program(read_program(program), device).SerializeToString())
     arguments = [str(cured), str(parameters), str(target.with_suffix("")), device]  # it appends .nb
     try:
         run_converter(
@@ -103,7 +103,7 @@ def check_lite(program: Path, device: str, precision: str, paddle_version: str) 
     if not paddle_version.startswith("2."):
         raise UserError(f"Paddle {paddle_version} writes programs that Paddle-Lite 2.13 cannot read; use Paddle 2.6.2")
     description = read_program(program)
-    if parts_of_weights(description):
+    if slices_of_weights(description):
         raise UserError(
             f"{program} takes parts of weights that it computes (BiFPN's fusion does), which crashes Paddle-Lite when "
             "the model runs; tools/export_model.py --target lite writes BiFPN's as numbers"

@@ -23,7 +23,7 @@ from ppdet_repro.engine.export.grid_sample_dcn import with_grid_samples
 from ppdet_repro.engine.export.verify import verify
 from ppdet_repro.engine.export.wrappers import DecodedBoxes, FinalBoxes, NormalizedInside, RawOutputs
 from ppdet_repro.modeling.architectures.detector import Detector
-from ppdet_repro.paddle_private.bias_fusion import add_biases_plainly
+from ppdet_repro.paddle_private.bias_fusion import remove_bias_reshapes
 from ppdet_repro.paddle_private.program import read_program
 from ppdet_repro.slim.qat import to_int8, without_clipping
 from ppdet_repro.utils.errors import UserError
@@ -185,7 +185,7 @@ def save_network(network: nn.Layer, image_shape: Sequence[Optional[int]], prefix
         paddle.jit.save(network, str(prefix), input_spec=None if used == spec else [used])
     file = prefix.with_suffix(".pdmodel")
     program = read_program(file)
-    add_biases_plainly(program)
+    remove_bias_reshapes(program)
     file.write_bytes(program.SerializeToString())
 
 

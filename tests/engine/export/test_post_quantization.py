@@ -23,7 +23,7 @@ from ppdet_repro.engine.export.post_quantization import calibration_files, post_
 from ppdet_repro.engine.export.verify import PaddleNetwork
 from ppdet_repro.engine.models import load_trained
 from ppdet_repro.engine.training.checkpoint import weights_of
-from ppdet_repro.paddle_private.bias_fusion import add_biases_plainly
+from ppdet_repro.paddle_private.bias_fusion import remove_bias_reshapes
 from ppdet_repro.paddle_private.program import operator_types as operators
 from ppdet_repro.paddle_private.program import read_program
 from ppdet_repro.slim.ptq import PTQ
@@ -206,7 +206,7 @@ def save_network_plainly(network, shape, folder):
     """A network as `export_model` leaves it, with plain biases."""
     paddle.jit.save(network, str(folder / "model"), [paddle.static.InputSpec(shape, "float32", "image")])
     program = read_program(folder / "model.pdmodel")
-    assert add_biases_plainly(program)
+    assert remove_bias_reshapes(program)
     (folder / "model.pdmodel").write_bytes(program.SerializeToString())
 
 

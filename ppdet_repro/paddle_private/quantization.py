@@ -1,0 +1,39 @@
+"""Internals of Paddle's quantized layers and of its quantization passes."""
+
+from __future__ import annotations
+
+from typing import Any, List
+
+import paddle
+from paddle import nn
+from paddle.base import core
+from paddle.nn.quant import quant_layers
+
+OBSERVERS = (quant_layers.FakeQuantMovingAverageAbsMax, quant_layers.MovingAverageAbsMaxScale)
+
+
+def activation_ranges(model: nn.Layer) -> List[paddle.Tensor]:
+    """The ranges of activations that the quantized layers of a model record in training."""
+    return [
+        value
+        for layer in model.sublayers()
+        if isinstance(layer, OBSERVERS)
+        for value in (layer._scale, layer._state, layer._accum)
+        if value is not None
+    ]
+
+
+def remove_preprocessing(model: nn.Layer, kind: type) -> None:
+    """Remove the layers of class `kind` that quantized layers apply to their inputs and weights."""
+    for layer in model.sublayers():
+        for name in ("_act_preprocess", "_weight_preprocess"):
+            if isinstance(getattr(layer, name, None), kind):
+                setattr(layer, name, None)
+
+
+def inference_graph(program: paddle.static.Program) -> Any:
+    """A program as the graph, in inference mode, that Paddle's quantization passes work on."""
+    graph = paddle.base.framework.IrGraph(core.Graph(program.desc), for_test=True)
+    for part in graph.all_sub_graphs():
+        part._for_test = True
+    return graph
