@@ -11,6 +11,7 @@ import numpy as np
 
 from ppdet_repro.metrics.detections import ImageDetections
 from ppdet_repro.metrics.voc import Objects
+from ppdet_repro.utils.boxes import overlaps
 
 WRONG, UNCOUNTED = -1, -2
 THRESHOLDS = [round(0.05 * i, 2) for i in range(1, 20)]
@@ -34,7 +35,8 @@ def match_image(rows: np.ndarray, objects: Objects, threshold: float, iou_thresh
     """
     rows = rows[rows[:, 1] >= threshold]
     rows = rows[np.argsort(-rows[:, 1], kind="stable")]
-    overlap, inside = overlaps(rows[:, 2:], objects.boxes)
+    boxes, truth = rows[:, None, 2:].astype(np.float64), objects.boxes.astype(np.float64).reshape(-1, 4)
+    overlap, inside = overlaps(boxes, truth), overlaps(boxes, truth, over="iof")  # [M, G] each
     difficult = objects.difficult.reshape(-1).astype(bool)
     free, owners = ~difficult, np.full(len(rows), WRONG)
     for i in range(len(rows)):
@@ -45,15 +47,6 @@ def match_image(rows: np.ndarray, objects: Objects, threshold: float, iou_thresh
         elif (difficult & (inside[i] >= iou_threshold)).any():
             owners[i] = UNCOUNTED
     return Outcome(rows, owners, free)
-
-
-def overlaps(boxes: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """IoU [M, G] of boxes [M, 4] with others [G, 4], and the part [M, G] of each box that lies in the other."""
-    a, b = np.asarray(boxes, np.float64)[:, None], np.asarray(others, np.float64).reshape(-1, 4)[None]
-    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])  # [M, G, 2]
-    common = sides.clip(min=0).prod(axis=-1)
-    area_a, area_b = ((box[..., 2:] - box[..., :2]).prod(axis=-1) for box in (a, b))
-    return common / np.maximum(area_a + area_b - common, 1e-9), common / np.maximum(area_a, 1e-9)
 
 
 def mistakes(outcome: Outcome, objects: Objects) -> int:

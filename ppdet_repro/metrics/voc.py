@@ -10,6 +10,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence
 import numpy as np
 
 from ppdet_repro.metrics.detections import ImageDetections
+from ppdet_repro.utils.boxes import overlaps
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.table import text_table
 
@@ -132,7 +133,8 @@ def _hits(rows: np.ndarray, objects: Objects, iou_threshold: float) -> np.ndarra
     if not len(objects.boxes):
         return hits
     found = np.zeros(len(objects.boxes), bool)
-    for i, iou in enumerate(pixel_iou(rows[:, 2:], objects.boxes)):
+    boxes, truth = rows[:, None, 2:].astype(np.float64), objects.boxes.astype(np.float64)
+    for i, iou in enumerate(overlaps(boxes, truth, extra=1.0, touching=False)):  # [G]
         best = int(iou.argmax())
         if iou[best] <= iou_threshold:
             continue
@@ -141,13 +143,3 @@ def _hits(rows: np.ndarray, objects: Objects, iou_threshold: float) -> np.ndarra
         elif not found[best]:
             hits[i], found[best] = 1, True
     return hits
-
-
-def pixel_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU [M, G] of boxes [M, 4] and [G, 4] whose corners are pixels that belong to the box, so a side is
-    x2 - x1 + 1; boxes that only touch have none."""
-    a, b = np.asarray(a, np.float64)[:, None], np.asarray(b, np.float64)[None]
-    gap = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])  # [M, G, 2]
-    overlap = np.where((gap > 0).all(-1), (gap + 1).prod(-1), 0.0)
-    area_a, area_b = ((box[..., 2:] - box[..., :2] + 1).prod(-1) for box in (a, b))
-    return overlap / (area_a + area_b - overlap)

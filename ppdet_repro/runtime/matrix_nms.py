@@ -10,6 +10,8 @@ from typing import Optional
 
 import numpy as np
 
+from ppdet_repro.utils.boxes import overlaps
+
 
 def matrix_nms(
     boxes: np.ndarray,
@@ -35,9 +37,10 @@ def matrix_nms(
         pairs = pairs[np.argsort(-raw[pairs], kind="stable")]  # [n]
         if nms_top_k > -1:
             pairs = pairs[:nms_top_k]
-        overlaps = pairwise_iou(boxes[index[pairs]], extra=0.0 if normalized else 1.0)
+        found = boxes[index[pairs]]  # [n, 4]
+        ious = overlaps(found[:, None], found, extra=0.0 if normalized else 1.0)  # [n, n]
         kept.append(pairs)
-        decayed.append(raw[pairs] * decay(overlaps, gaussian_sigma if use_gaussian else None))
+        decayed.append(raw[pairs] * decay(ious, gaussian_sigma if use_gaussian else None))
     pairs, final = np.concatenate(kept), np.concatenate(decayed)
     above = np.flatnonzero(final > post_threshold)
     best = above[np.argsort(-final[above], kind="stable")]
@@ -61,30 +64,16 @@ def best_pairs(scores: np.ndarray, threshold: float, limit: Optional[int]) -> np
     return rows * scores.shape[1] + columns[positions]
 
 
-def decay(overlaps: np.ndarray, gaussian_sigma: Optional[float] = None) -> np.ndarray:
+def decay(ious: np.ndarray, gaussian_sigma: Optional[float] = None) -> np.ndarray:
     """What the scores of a class's boxes, best first, are multiplied by: IoUs [n, n] -> [n].
 
     The i-th: the least over j < i of (1 - iou_ij) / (1 - max_k<j iou_kj), at most 1; or of exp(s (max^2 - iou^2)).
     A box that another one covers exactly suppresses nothing.
     """
-    above = np.triu(overlaps, 1)  # [n, n]: row j suppresses column i > j
+    above = np.triu(ious, 1)  # [n, n]: row j suppresses column i > j
     covered = above.max(axis=0, initial=0.0)[:, None]  # [n, 1]
     if gaussian_sigma is None:
         factors = (1 - above) / np.maximum(1 - covered, 1e-12)
     else:
         factors = np.exp(gaussian_sigma * (covered**2 - above**2))
     return np.minimum(np.where(np.tri(len(above), dtype=bool), 1.0, factors).min(axis=0, initial=1.0), 1.0)
-
-
-def pairwise_iou(boxes: np.ndarray, extra: float, flat: float = 0.0) -> np.ndarray:
-    """IoU of all pairs [n, n] of boxes [n, 4]; `extra` pixels are added to sides (1 counts them inclusively), and
-    boxes that do not touch overlap by 0 all the same. Boxes that touch, but have no area, overlap by `flat`."""
-    x1, y1, x2, y2 = boxes.T
-    area = (x2 - x1 + extra) * (y2 - y1 + extra)
-    area[(x2 < x1) | (y2 < y1)] = 0.0
-    width = np.minimum(x2[:, None], x2) - np.maximum(x1[:, None], x1)
-    height = np.minimum(y2[:, None], y2) - np.maximum(y1[:, None], y1)
-    touching = (width >= 0) & (height >= 0)
-    both = np.where(touching, (width + extra) * (height + extra), 0.0)
-    union = area[:, None] + area - both
-    return np.where(touching & (union == 0), flat, both / np.maximum(union, 1e-12))

@@ -5,12 +5,13 @@ M boxes of an image; a row is class, score, x1, y1, x2, y2 in pixels.
 
 from __future__ import annotations
 
-from typing import Iterable, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Iterable, Iterator, List, Literal, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
 from ppdet_repro.runtime.overlap import ahead
 from ppdet_repro.runtime.pipeline import Detected, Image, Pipeline, batched, read
+from ppdet_repro.utils.boxes import overlaps
 
 
 class SliceOptions(NamedTuple):
@@ -22,7 +23,7 @@ class SliceOptions(NamedTuple):
     overlap_ratio: Tuple[float, float] = (0.25, 0.25)
     combine_method: str = "nms"
     match_threshold: float = 0.6
-    match_metric: str = "ios"
+    match_metric: Literal["iou", "ios"] = "ios"
 
 
 class SlicedPipeline:
@@ -77,24 +78,16 @@ def starts(length: int, size: int, overlap: float) -> List[int]:
     return [max(0, min(i * step, length - size)) for i in range(count)]
 
 
-def merge(rows: np.ndarray, threshold: float, metric: str) -> np.ndarray:
+def merge(rows: np.ndarray, threshold: float, metric: Literal["iou", "ios"]) -> np.ndarray:
     """Rows [M, 6] without those that match a better one of their class, by falling score.
 
     `iou`: intersection over union; `ios`: over the smaller box, so a part is dropped for its whole.
     """
     rows = rows[np.argsort(-rows[:, 1], kind="stable")]
+    boxes = rows[:, 2:] + np.array([0, 0, 1, 1], rows.dtype)  # corners are pixels that belong to the box
     kept: List[int] = []
-    for i, row in enumerate(rows):
-        better = rows[[k for k in kept if rows[k, 0] == row[0]]]
-        if not (overlaps(row[2:], better[:, 2:], metric) >= threshold).any():
+    for i in range(len(rows)):
+        better = boxes[[k for k in kept if rows[k, 0] == rows[i, 0]]]
+        if not (overlaps(boxes[i], better, metric) >= threshold).any():
             kept.append(i)
     return rows[kept]
-
-
-def overlaps(box: np.ndarray, others: np.ndarray, metric: str) -> np.ndarray:
-    """`iou` or `ios` of a box [4] with others [M, 4], sides counted in whole pixels (+1): [M]."""
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2]) + 1
-    shared = sides.clip(min=0).prod(axis=1)
-    area = (box[2:] - box[:2] + 1).prod()
-    areas = (others[:, 2:] - others[:, :2] + 1).prod(axis=1)
-    return shared / (area + areas - shared if metric == "iou" else np.minimum(area, areas))

@@ -12,7 +12,8 @@ from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import numpy as np
 
-from ppdet_repro.runtime.matrix_nms import matrix_nms, pairwise_iou
+from ppdet_repro.runtime.matrix_nms import matrix_nms
+from ppdet_repro.utils.boxes import overlaps
 from ppdet_repro.utils.errors import UserError
 
 Suppress = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -59,8 +60,9 @@ def multiclass_nms(
         candidates = candidates[np.argsort(-scores[label, candidates], kind="stable")]  # [n]
         if nms_top_k > -1:
             candidates = candidates[:nms_top_k]
-        overlaps = pairwise_iou(boxes[candidates], 0.0 if normalized else 1.0, flat=np.inf)
-        kept = candidates[keep(overlaps, nms_threshold)]
+        near = boxes[candidates]  # [n, 4]
+        ious = overlaps(near[:, None], near, extra=0.0 if normalized else 1.0, flat=np.inf)  # [n, n]
+        kept = candidates[keep(ious, nms_threshold)]
         classes = np.full((len(kept), 1), label, boxes.dtype)
         found.append(np.concatenate([classes, scores[label, kept, None], boxes[kept]], axis=1))
     rows = np.concatenate(found)

@@ -5,24 +5,18 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
+from voc_devkit import CAT, FIELDS, write_devkit, write_image, xml
 
 from ppdet_repro.data.source.categories import COCO, VOC, read_categories
 from ppdet_repro.data.source.coco import COCODataSet
 from ppdet_repro.data.source.image_folder import ImageFolder
 from ppdet_repro.data.source.voc import VOCDataSet, image_size
 from ppdet_repro.utils.errors import UserError
-
-FIELDS = ["image", "gt_bbox", "gt_class", "is_crowd", "difficult", "gt_score"]
-
-
-def write_image(path, height=60, width=100):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.full((height, width, 3), 90, np.uint8))
-
 
 # --- COCO
 
@@ -230,37 +224,10 @@ def test_coco_missing_file_and_folder(coco, tmp_path):
 # --- VOC
 
 
-def xml(objects, width=100, height=60, more=""):
-    items = "".join(
-        f"<object><name>{name}</name>{extra}<bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
-        f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
-        for name, x1, y1, x2, y2, extra in objects
-    )
-    size = f"<size><width>{width}</width><height>{height}</height></size>" if width else ""
-    return f"<annotation>{more}{size}{items}</annotation>"
-
-
 @pytest.fixture
 def devkit(tmp_path):
-    """Writes a VOC devkit of the given {image id: xml}; returns the data set made of it."""
-
-    def make(files, suffix=".jpg", labels=None, **options):
-        for name, text in files.items():
-            write_image(tmp_path / "JPEGImages" / f"{name}{suffix}")
-            (tmp_path / "Annotations").mkdir(exist_ok=True)
-            (tmp_path / "Annotations" / f"{name}.xml").write_text(text)
-        sets = tmp_path / "ImageSets" / "Main"
-        sets.mkdir(parents=True, exist_ok=True)
-        (sets / "train.txt").write_text("\n".join(files) + "\n")
-        if labels:
-            (tmp_path / "label_list.txt").write_text("\n".join(labels) + "\n")
-        options = {"label_list": "label_list.txt", "data_fields": FIELDS, **options}
-        return VOCDataSet(str(tmp_path), None, "ImageSets/Main/train.txt", **options)
-
-    return make
-
-
-CAT = ("cat", 10, 20, 40, 35, "")
+    """Writes a VOC devkit of the given {image id: xml}; returns its dataset."""
+    return partial(write_devkit, tmp_path)
 
 
 def test_voc_record(devkit, tmp_path):

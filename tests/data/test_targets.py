@@ -7,7 +7,8 @@ import pytest
 
 from ppdet_repro.data.transform.base import Context
 from ppdet_repro.data.transform.targets_ttf import Gt2TTFTarget, gaussian, ttf_target
-from ppdet_repro.data.transform.targets_yolo import Gt2YoloTarget, shape_iou, yolo_target
+from ppdet_repro.data.transform.targets_yolo import Gt2YoloTarget, yolo_target
+from ppdet_repro.utils.boxes import shape_iou
 from ppdet_repro.utils.errors import UserError
 
 CTX = Context(np.random.default_rng(0))
@@ -24,13 +25,6 @@ def target(boxes, classes=None, scores=None, mask=FINE, stride=16, **options):
     classes = np.array(classes or [0] * len(boxes), np.int32)
     scores = np.array(scores or [1] * len(boxes), np.float32)
     return yolo_target(boxes, classes, scores, (64, 64), ANCHORS, mask, stride, 3, **options)
-
-
-def test_shape_iou_by_hand():
-    # 8x8 in 16x8: 64/128; 32x16 with 16x8: 128/512; with 48x64: 512/3072
-    ious = shape_iou(np.array([[8.0, 8], [32, 16]]), ANCHORS)
-    np.testing.assert_allclose(ious[0], [1, 0.5, 64 / 1024, 64 / 3072])
-    np.testing.assert_allclose(ious[1], [64 / 512, 128 / 512, 512 / 1024, 512 / 3072])
 
 
 def test_yolo_target_of_one_box_by_hand():

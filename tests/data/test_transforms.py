@@ -20,7 +20,6 @@ from ppdet_repro.data.transform.geometry import (
     RandomFlip,
     RandomShift,
     boxes_in_crop,
-    overlap_with_crop,
 )
 from ppdet_repro.data.transform.mix import Cutmix, Mixup
 from ppdet_repro.data.transform.normalize import NormalizeImage, Permute
@@ -359,15 +358,6 @@ def test_expand_and_distort_skip_with_their_probability_a_quirk_kept():
     never = [0.5, 1.5, 1.0]
     out = RandomDistort([-18, 18, 1.0], never, never, never)(sample(image), context())
     np.testing.assert_array_equal(out["image"], image)
-
-
-def test_overlap_with_a_crop_by_hand():
-    boxes = np.array([[0, 0, 4, 4], [2, 2, 4, 4], [6, 6, 8, 8]], np.float32)
-    crop = Crop(2, 2, 6, 6)  # area 16
-    # 4 / (16 + 16 - 4), 4 / (4 + 16 - 4), 0
-    np.testing.assert_allclose(overlap_with_crop(boxes, crop, "iou"), [1 / 7, 1 / 4, 0], rtol=1e-6)
-    # of the box: 4/16, 4/4, 0. (PaddleDetection divides by the areas of all boxes at once here.)
-    np.testing.assert_allclose(overlap_with_crop(boxes, crop, "iof"), [1 / 4, 1, 0], rtol=1e-6)
 
 
 def test_a_crop_keeps_boxes_whose_centre_is_inside():

@@ -8,11 +8,12 @@ trained by configs/ppyolo/ppyolov2_r18vd_256_bccd.yml, and the average precision
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 from parity_weights import FIXTURES
-from test_sources import CAT, FIELDS, devkit, xml  # noqa: F401  (a fixture)
+from voc_devkit import CAT, FIELDS, write_devkit, xml
 
 from ppdet_repro.core.config import RunSettings
 from ppdet_repro.data.source.union import UnionDataSet
@@ -117,7 +118,13 @@ def found(im_id, *rows):
     return ImageDetections(im_id, np.array(rows, np.float32).reshape(-1, 6))
 
 
-def test_files_for_the_server(devkit, tmp_path):  # noqa: F811
+@pytest.fixture
+def devkit(tmp_path):
+    """Writes a VOC devkit of the given {image id: xml}; returns its dataset."""
+    return partial(write_devkit, tmp_path)
+
+
+def test_files_for_the_server(devkit, tmp_path):
     """A file a class, also where nothing is found; images by their names; coordinates as the annotations count."""
     source = devkit({"2008_000001": xml([CAT]), "2008_000004": xml([CAT])}, labels=["cat", "dog"])
     run = RunSettings(metric="VOC", output_eval=str(tmp_path / "results"), save_prediction_only=True)
@@ -134,7 +141,7 @@ def test_files_for_the_server(devkit, tmp_path):  # noqa: F811
     assert [set(row) for row in rows] == [{"image_id", "category_id", "bbox", "score"}] * 3
 
 
-def test_a_test_set_needs_no_xml(devkit, tmp_path):  # noqa: F811
+def test_a_test_set_needs_no_xml(devkit, tmp_path):
     devkit({"a": xml([CAT]), "b": xml([CAT])})
     for file in (tmp_path / "Annotations").iterdir():
         file.unlink()
@@ -146,14 +153,14 @@ def test_a_test_set_needs_no_xml(devkit, tmp_path):  # noqa: F811
 
 
 class TestUnion:
-    def make(self, devkit, tmp_path, **options):  # noqa: F811
+    def make(self, devkit, tmp_path, **options):
         """Two sets: images a and b, of which b has two objects, and image a again."""
         first = devkit({"a": xml([CAT]), "b": xml([CAT, ("dog", 1, 2, 30, 40, "<difficult>1</difficult>")])})
         (tmp_path / "one.txt").write_text("a\n")
         second = VOCDataSet(str(tmp_path), None, "one.txt", FIELDS, **options)
         return UnionDataSet([first, second], data_fields=["image", "gt_bbox", "gt_class", "difficult"])
 
-    def test_images_follow_each_other(self, devkit, tmp_path):  # noqa: F811
+    def test_images_follow_each_other(self, devkit, tmp_path):
         union = self.make(devkit, tmp_path, label_list="label_list.txt")
         assert len(union) == 3 and union.class_names == ["cat", "dog"]
         assert [union.record(i)["im_file"][-5:] for i in range(3)] == ["a.jpg", "b.jpg", "a.jpg"]
@@ -162,11 +169,11 @@ class TestUnion:
         assert "gt_score" not in union.record(0)
         assert union.summary == "together 3 images, 4 boxes"
 
-    def test_the_classes_must_be_the_same(self, devkit, tmp_path):  # noqa: F811
+    def test_the_classes_must_be_the_same(self, devkit, tmp_path):
         with pytest.raises(UserError, match="one.txt has the classes .*'aeroplane'.* give all the same label list"):
             self.make(devkit, tmp_path).load()
 
-    def test_without_fields_of_its_own_it_has_the_first_sets(self, devkit):  # noqa: F811
+    def test_without_fields_of_its_own_it_has_the_first_sets(self, devkit):
         assert UnionDataSet([devkit({"a": xml([CAT])}, data_fields=["image", "gt_bbox"])]).data_fields[1] == "gt_bbox"
 
     def test_at_least_one(self):

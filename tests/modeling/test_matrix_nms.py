@@ -11,7 +11,7 @@ import pytest
 from paths import ROOT
 
 from ppdet_repro.modeling.nms import MatrixNMS
-from ppdet_repro.runtime.matrix_nms import best_pairs, decay, matrix_nms, pairwise_iou
+from ppdet_repro.runtime.matrix_nms import best_pairs, decay, matrix_nms
 from ppdet_repro.utils.errors import UserError
 
 
@@ -152,15 +152,12 @@ def test_more_rows_than_candidates_are_refused():
     MatrixNMS(keep_top_k=-1, candidates=None)
 
 
-def test_decays_and_overlaps():
-    overlaps = np.array([[1, 0.5, 0.2], [0.5, 1, 0.6], [0.2, 0.6, 1]])
+def test_decays():
+    ious = np.array([[1, 0.5, 0.2], [0.5, 1, 0.6], [0.2, 0.6, 1]])
     # third: min((1 - .2) / 1, (1 - .6) / (1 - .5)) = .8
-    np.testing.assert_allclose(decay(overlaps), [1, 0.5, 0.8])
+    np.testing.assert_allclose(decay(ious), [1, 0.5, 0.8])
     exact = np.array([[1, 1.0, 0.3], [1.0, 1, 0.3], [0.3, 0.3, 1]])
     np.testing.assert_allclose(decay(exact), [1, 0, 0.7])  # the second, covered entirely, suppresses nothing
-    boxes = np.array([[0, 0, 9, 9], [9, 9, 18, 18], [10.5, 0, 12, 9]])
-    np.testing.assert_allclose(pairwise_iou(boxes, 1.0)[0], [1, 1 / 199, 0])  # 1 common pixel; the gap counts
-    np.testing.assert_allclose(pairwise_iou(boxes, 0.0)[0], [1, 0, 0])
 
 
 def test_numpy_form_needs_no_paddle():

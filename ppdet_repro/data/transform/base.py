@@ -1,11 +1,9 @@
-"""What a transform is: a function of one sample (or of a batch's samples) and a context.
+"""The sample, and the interface of the transforms that change it.
 
-A sample is a dict: image [H, W, 3] RGB, gt_bbox [G, 4] float32 (x1, y1, x2, y2 in pixels),
-gt_class, is_crowd, difficult [G, 1] int32, gt_score [G, 1] float32, im_id [1], im_file, h, w,
-im_shape and scale_factor [2] float32, ordered (y, x). Transforms may change the dict that they are
-given, but not the image array in it: a caller may still own that.
+A transform is a function of one sample, or of the samples of one batch, and of a `Context`. It may change the
+dictionary that it is given, but not the image array in it, which the caller may still use.
 
-This package knows numpy, OpenCV and Pillow, never Paddle, so that deployment can use it alone.
+This package uses NumPy, OpenCV and Pillow, but never Paddle, so that deployment can use it alone.
 """
 
 from __future__ import annotations
@@ -13,46 +11,84 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Callable, Iterator, NamedTuple, Optional, Protocol, Sequence
+from typing import Any, Callable, Iterator, List, Literal, NamedTuple, Optional, Protocol, Sequence, Tuple, TypedDict
 
 import numpy as np
 
 from ppdet_repro.utils.errors import UserError
 
-Sample = dict[str, Any]
 
-PER_BOX = ("gt_bbox", "gt_class", "gt_score", "is_crowd", "difficult")
+class Sample(TypedDict, total=False):
+    """One image and its annotations on the way from a data source to a batch.
+
+    H, W image size; G ground truth boxes. Pairs of sizes and scales are ordered (y, x).
+    """
+
+    image: np.ndarray  # [H, W, 3] RGB, uint8 or float32; [3, H, W] after Permute
+    im_file: str
+    im_id: np.ndarray  # [1] int64
+    h: float  # size of the image as it was decoded
+    w: float
+    im_shape: np.ndarray  # [2] float32: size after resizing, without padding
+    scale_factor: np.ndarray  # [2] float32: resized over original size
+
+    gt_bbox: np.ndarray  # [G, 4] float32, xyxy, pixels of `image`
+    gt_class: np.ndarray  # [G, 1] int32 ([G] after PadBox)
+    gt_score: np.ndarray  # [G, 1] float32 ([G] after PadBox): the weight that Mixup or Cutmix gives
+    is_crowd: np.ndarray  # [G, 1] int32 ([G] after PadBox)
+    difficult: np.ndarray  # [G, 1] int32 ([G] after PadBox)
+    gt_poly: List[Any]  # G `segmentation` entries of COCO annotations
+    gt_xyxy_relative: np.ndarray  # [G, 4] float32, xyxy over the image's width and height (NormalizeBox)
+    gt_cxcywh_relative: np.ndarray  # [G, 4] float32, center and size over the same (BboxXYXY2XYWH)
+
+    # Training targets; see Gt2YoloTarget and Gt2TTFTarget.
+    target0: np.ndarray
+    target1: np.ndarray
+    target2: np.ndarray
+    ttf_heatmap: np.ndarray
+    ttf_box_target: np.ndarray
+    ttf_reg_weight: np.ndarray
+    ttf_score: np.ndarray
+
+
+BoxField = Literal["gt_bbox", "gt_class", "gt_score", "is_crowd", "difficult", "gt_xyxy_relative", "gt_cxcywh_relative"]
+PER_BOX: Tuple[BoxField, ...] = (
+    "gt_bbox",
+    "gt_class",
+    "gt_score",
+    "is_crowd",
+    "difficult",
+    "gt_xyxy_relative",
+    "gt_cxcywh_relative",
+)
+"""The entries of a sample that have one row per ground truth box."""
 
 
 class Context(NamedTuple):
-    """What a transform may know besides the sample.
+    """What a transform may use besides the sample."""
 
-    rng       the only source of randomness
-    progress  how far training is, 0 at its start, 1 at its end
-    draw      gives another random sample, taken through the transforms that come before the current
-              one; None where there is no data set to draw from
-    """
-
-    rng: np.random.Generator
-    progress: float = 0.0
+    rng: np.random.Generator  # the only source of randomness
+    progress: float = 0.0  # fraction of the training that is done, from 0 to 1
     draw: Optional[Callable[[], Sample]] = None
+    """Returns another random sample, which went through the transforms that precede the current one; None if there
+    is no dataset to draw from."""
 
 
 class SampleTransform(Protocol):
-    """Maps a sample to a sample."""
+    """Maps one sample to one sample."""
 
     def __call__(self, sample: Sample, ctx: Context) -> Sample: ...
 
 
 class BatchTransform(ABC):
-    """Maps the samples of one batch to as many samples; needs to see them together."""
+    """Maps the samples of one batch to equally many samples, for transforms that must see the whole batch."""
 
     @abstractmethod
     def __call__(self, samples: list[Sample], ctx: Context) -> list[Sample]: ...
 
 
 class ImageError(Exception):
-    """An image file that cannot be used: `ImageError(path, im_id, reason)`."""
+    """An image file cannot be used: `ImageError(path, im_id, reason)`."""
 
     def __init__(self, path: str, im_id: Optional[int], reason: str):
         super().__init__(path, im_id, reason)
@@ -63,15 +99,17 @@ class ImageError(Exception):
 
 
 class TransformError(RuntimeError):
-    """A transform failed in a way that it did not foresee; the message names it and the image."""
+    """A transform raised an unexpected exception. The message names the transform and the image."""
 
 
 class Compose:
-    """Sample transforms one after another; `ctx.draw` gives what came before the one that asks.
+    """Applies sample transforms one after another.
+
+    A transform that calls `ctx.draw` gets a sample to which the transforms before it have been applied.
 
     Raises:
-        ImageError, UserError: as the transforms raise them.
-        TransformError: for any other failure, naming transform and image.
+        ImageError, UserError: from the transforms, unchanged.
+        TransformError: a transform failed in any other way.
     """
 
     def __init__(self, transforms: Sequence[SampleTransform]):
@@ -89,16 +127,17 @@ class Compose:
         return sample
 
     def _draw(self, count: int, ctx: Context) -> Sample:
+        assert ctx.draw is not None  # `_run` offers this method only then
         return self._run(count, ctx.draw(), ctx)
 
 
 def apply_to_batch(
     transforms: Sequence[SampleTransform | BatchTransform], samples: list[Sample], ctx: Context
 ) -> list[Sample]:
-    """Batch transforms one after another; a sample transform among them is applied to each sample.
+    """Apply transforms one after another to the samples of a batch. Sample transforms are applied to each sample.
 
     Raises:
-        UserError, TransformError: as `Compose`.
+        ImageError, UserError, TransformError: see `Compose`.
     """
     for transform in transforms:
         if isinstance(transform, BatchTransform):
@@ -120,17 +159,17 @@ def _failures_named(transform: SampleTransform | BatchTransform, what: str) -> I
 
 
 def describe(sample: Sample) -> str:
-    """The image's name for a message: its file and id."""
+    """Name a sample's image in a message, by its file and id."""
     return f"image {sample.get('im_file', 'in memory')} (im_id {image_id(sample)})"
 
 
 def image_id(sample: Sample) -> Optional[int]:
-    """The sample's `im_id` as a number, None where it has none."""
+    """The sample's `im_id` as an integer, or None if it has none."""
     return int(np.ravel(sample["im_id"])[0]) if "im_id" in sample else None
 
 
 def select_boxes(sample: Sample, keep: np.ndarray) -> None:
-    """Keep the boxes that `keep` [G] bool or [K] int names, in every per-box entry."""
+    """Keep the boxes that `keep` selects, a mask [G] or indices [K], in every entry of `PER_BOX`."""
     for key in PER_BOX:
         if key in sample:
             sample[key] = sample[key][keep]

@@ -9,6 +9,7 @@ import numpy as np
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.data.transform.base import Context, Sample, select_boxes
+from ppdet_repro.utils.boxes import overlaps
 from ppdet_repro.utils.errors import UserError
 
 
@@ -112,16 +113,6 @@ class Crop(NamedTuple):
     y2: int
 
 
-def overlap_with_crop(boxes: np.ndarray, crop: Crop, mode: Literal["iou", "iof"]) -> np.ndarray:
-    """IoU of boxes [G, 4] with the crop, or with "iof" the part of each box inside it: [G]."""
-    crop_box = np.array(crop, np.float32)
-    sides = np.minimum(boxes[:, 2:], crop_box[2:]) - np.maximum(boxes[:, :2], crop_box[:2])
-    inside = np.prod(sides, axis=1) * (sides > 0).all(axis=1)
-    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    union = area + np.prod(crop_box[2:] - crop_box[:2]) - inside
-    return inside / ((union if mode == "iou" else area) + 1e-10)
-
-
 def boxes_in_crop(boxes: np.ndarray, crop: Crop) -> tuple[np.ndarray, np.ndarray]:
     """Boxes [G, 4] clipped to the crop, in its coordinates, and which [G] keep their centre in it
     and some area."""
@@ -197,7 +188,7 @@ class RandomCrop:
         return Crop(x, y, x + w, y + h)
 
     def _apply(self, sample: Sample, crop: Crop, threshold: float) -> bool:
-        overlap = overlap_with_crop(sample["gt_bbox"], crop, self.ioumode)
+        overlap = overlaps(sample["gt_bbox"], np.array(crop, np.float32), self.ioumode)  # [G]
         if overlap.max() < threshold or (self.cover_all_box and overlap.min() < threshold):
             return False
         boxes, keep = boxes_in_crop(sample["gt_bbox"], crop)

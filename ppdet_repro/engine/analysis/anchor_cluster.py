@@ -10,7 +10,8 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from ppdet_repro.core.config import Config, build
-from ppdet_repro.data.transform.targets_yolo import Gt2YoloTarget, shape_iou
+from ppdet_repro.data.transform.targets_yolo import Gt2YoloTarget
+from ppdet_repro.utils.boxes import shape_iou
 from ppdet_repro.utils.errors import UserError
 
 FACTOR = 4.0

@@ -19,7 +19,6 @@ from ppdet_repro.metrics.analysis import (
     curves_of,
     match_image,
     mistakes,
-    overlaps,
 )
 from ppdet_repro.metrics.detections import ImageDetections, coco_rows
 from ppdet_repro.metrics.voc import Objects
@@ -56,12 +55,6 @@ def test_an_image_is_matched_by_hand():
     assert outcome.missed.tolist() == [False, False, True, False]
     # one missed, two on nothing, one confused
     assert mistakes(outcome, TRUTH) == 4
-
-
-def test_overlap_is_of_both_and_of_the_first():
-    # 5 x 10 of 10 x 10 and 10 x 20: 50 / (100 + 200 - 50) = .2, and half of the first
-    iou, inside = overlaps(np.array([[0, 0, 10, 10]]), np.array([[5, 0, 15, 20]]))
-    assert iou.tolist() == [[0.2]] and inside.tolist() == [[0.5]]
 
 
 def test_confusions_by_hand():
