@@ -16,4 +16,5 @@ if [ -z "$python" ]; then
   echo "error: there is no python3; run make venv, or set PYTHON=/path/to/python" >&2
   exit 2
 fi
+export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
 exec "$python" "$here/deploy/benchmark/run.py" "$@"

@@ -24,14 +24,11 @@ import time
 from pathlib import Path
 from typing import Dict, List
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "deploy" / "python"), str(ROOT)]
+import numpy as np
 
-import numpy as np  # noqa: E402
-
-from ppdet_repro.utils.cli import at_least_one  # noqa: E402
-from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
-from ppdet_repro.utils.table import text_table  # noqa: E402
+from ppdet_repro.utils.cli import at_least_one
+from ppdet_repro.utils.errors import UserError, run_command
+from ppdet_repro.utils.table import text_table
 
 LOWEST = 0.3  # score of the boxes that are compared
 

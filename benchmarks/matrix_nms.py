@@ -11,17 +11,14 @@ set to zero, as a trained one gives them. With all pairs the first take seconds 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 from typing import Callable
 
+from ppdet_repro.utils.cli import at_least_one
+from ppdet_repro.utils.errors import run_command
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from ppdet_repro.utils.cli import at_least_one  # noqa: E402
-from ppdet_repro.utils.errors import run_command  # noqa: E402
-
 CONFIG = ROOT / "configs" / "ppyolo" / "ppyolov2_r50vd_dcn_365e_coco.yml"
 
 

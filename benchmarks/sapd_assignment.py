@@ -11,17 +11,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any, Dict, List
 
+from ppdet_repro.utils.cli import at_least_one
+from ppdet_repro.utils.errors import run_command
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from ppdet_repro.utils.cli import at_least_one  # noqa: E402
-from ppdet_repro.utils.errors import run_command  # noqa: E402
-
 CONFIG = ROOT / "configs/sapd/sapd_r18vd_256_synthetic.yml"
 SMALLEST = 16  # pixels of a box's side
 

@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Dict, List
 
+from ppdet_repro.utils.cli import at_least_one
+from ppdet_repro.utils.errors import run_command
+from ppdet_repro.utils.table import text_table
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from ppdet_repro.utils.cli import at_least_one  # noqa: E402
-from ppdet_repro.utils.errors import run_command  # noqa: E402
-from ppdet_repro.utils.table import text_table  # noqa: E402
-
 CONFIGS = {
     "RetinaNet": "table5_retinanet_r50_1x_coco",
     "AB+FSAF": "table5_ab_fsaf_r50_1x_coco",

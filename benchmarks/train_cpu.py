@@ -20,13 +20,11 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List
 
+from ppdet_repro.utils import cpu_env
+from ppdet_repro.utils.cli import at_least_one
+from ppdet_repro.utils.errors import UserError, run_command
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from ppdet_repro.utils import cpu_env  # noqa: E402
-from ppdet_repro.utils.cli import at_least_one  # noqa: E402
-from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
-
 CONFIG = ROOT / "configs/yolof/yolof_r50_c5_1x_coco.yml"
 BOXES = 4  # in an image
 

@@ -14,7 +14,7 @@ from ppdet_repro.utils import cpu_env
 
 cpu_env.apply()
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["load_config", "build_model"]
 
 

@@ -13,10 +13,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from ppdet_repro import build_model, load_config  # noqa: E402
-from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
+from ppdet_repro import build_model, load_config
+from ppdet_repro.utils.errors import UserError, run_command
 
 SEED = 0
 

@@ -10,21 +10,18 @@ import json
 import sys
 import time
 from argparse import Namespace
-from pathlib import Path
 from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "python"), str(Path(__file__).resolve().parents[2])]
+import numpy as np
 
-import numpy as np  # noqa: E402
-
-from ppdet_repro.metrics.coco import evaluate_coco, load_coco_json  # noqa: E402
-from ppdet_repro.metrics.detections import ImageDetections, coco_rows  # noqa: E402
-from ppdet_repro.runtime.engines import open_engine, open_pipeline  # noqa: E402
-from ppdet_repro.runtime.model_folder import ModelFolder, open_model_folder  # noqa: E402
-from ppdet_repro.runtime.networks import NETWORKS  # noqa: E402
-from ppdet_repro.runtime.pipeline import Pipeline, batched  # noqa: E402
-from ppdet_repro.runtime.sources import coco_images  # noqa: E402
-from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
+from ppdet_repro.metrics.coco import evaluate_coco, load_coco_json
+from ppdet_repro.metrics.detections import ImageDetections, coco_rows
+from ppdet_repro.runtime.engines import open_engine, open_pipeline
+from ppdet_repro.runtime.model_folder import ModelFolder, open_model_folder
+from ppdet_repro.runtime.networks import NETWORKS
+from ppdet_repro.runtime.pipeline import Pipeline, batched
+from ppdet_repro.runtime.sources import coco_images
+from ppdet_repro.utils.errors import UserError, run_command
 
 LEAST = 3  # timed runs, however slow
 

@@ -14,22 +14,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Optional, Union
 
+import cv2
+import numpy as np
+import yaml
+from report import Row, draw, markdown, write_csv
+
+from ppdet_repro.data.source.image_folder import find_images
+from ppdet_repro.runtime.model_folder import open_model_folder
+from ppdet_repro.runtime.options import build_parser
+from ppdet_repro.utils.cli import at_least_one
+from ppdet_repro.utils.cpu_env import usable_cores
+from ppdet_repro.utils.errors import UserError, run_command
+from ppdet_repro.utils.pictures import write_picture
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT / "deploy" / "python"), str(ROOT)]
-
-import cv2  # noqa: E402
-import numpy as np  # noqa: E402
-import yaml  # noqa: E402
-from report import Row, draw, markdown, write_csv  # noqa: E402
-
-from ppdet_repro.data.source.image_folder import find_images  # noqa: E402
-from ppdet_repro.runtime.model_folder import open_model_folder  # noqa: E402
-from ppdet_repro.runtime.options import build_parser  # noqa: E402
-from ppdet_repro.utils.cli import at_least_one  # noqa: E402
-from ppdet_repro.utils.cpu_env import usable_cores  # noqa: E402
-from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
-from ppdet_repro.utils.pictures import write_picture  # noqa: E402
-
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "onnxruntime", "openvino", "paddlelite", "numpy")
 PICTURES, PICTURE_SIZE = 8, (480, 640)  # made where no --image_dir is given
 

@@ -9,18 +9,14 @@ from __future__ import annotations
 import argparse
 import csv
 import shlex
-import sys
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Sequence
 
 import numpy as np
+from phone import FOLDER, Phone, PhoneFacts, attached, lite_version, parse_times, run
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[2])]
-
-from phone import FOLDER, Phone, PhoneFacts, attached, lite_version, parse_times, run  # noqa: E402
-
-from ppdet_repro.utils.cli import at_least_one  # noqa: E402
-from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
+from ppdet_repro.utils.cli import at_least_one
+from ppdet_repro.utils.errors import UserError, run_command
 
 PAPER_MS, PAPER_SOC = 26.00, "kirin990"  # PAFNet-lite, 320 px: PAFNet, table 2, "Latency on ARM 4xCore(ms)"
 BIG_CORES, NO_BIND = 0, 3  # benchmark_bin's power modes: bound to the big cores, or left to the system

@@ -15,4 +15,6 @@ if [ -z "$python" ]; then
   echo "error: there is no python3; set PYTHON=/path/to/python" >&2
   exit 2
 fi
+root="$(cd "$here/../.." && pwd)"
+export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 exec "$python" "$here/benchmark_arm.py" "$@"

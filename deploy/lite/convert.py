@@ -10,15 +10,11 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-import ppdet_repro  # noqa: E402, F401  prepares the process for Paddle
-from ppdet_repro.engine.export.converters import LITE_PRECISIONS, to_lite  # noqa: E402
-from ppdet_repro.utils.errors import UserError, run_command  # noqa: E402
-from ppdet_repro.utils.files import atomic_folder  # noqa: E402
+from ppdet_repro.engine.export.converters import LITE_PRECISIONS, to_lite
+from ppdet_repro.utils.errors import UserError, run_command
+from ppdet_repro.utils.files import atomic_folder
 
 
 def main() -> None:

@@ -1,141 +1,218 @@
-"""The commands of tools/dataset.py: make, check, look at and convert data sets."""
+"""Generate, check, draw or convert a detection dataset.
+
+    ppdet-repro data synth dataset/synthetic --train 400 --val 100
+    ppdet-repro data check dataset/voc/ImageSets/Main/train.txt
+    ppdet-repro data show -c configs/yolof/yolof_r50_c5_1x_coco.yml --transforms
+    ppdet-repro data convert dataset/voc/ImageSets/Main/train.txt dataset/voc/train.json
+
+`ppdet-repro data COMMAND --help` lists the flags of one of them.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from argparse import ArgumentParser, Namespace, _SubParsersAction
 from pathlib import Path
-from typing import Optional
+from typing import TYPE_CHECKING, Callable, Optional, Tuple
 
-from ppdet_repro.core.config import Config, build, load_config
-from ppdet_repro.data.source import check as checking
-from ppdet_repro.data.source import convert as converting
-from ppdet_repro.data.source import show as showing
-from ppdet_repro.data.source.base import files_checked
-from ppdet_repro.data.source.place import Place, open_place, place_of, places_of_source
-from ppdet_repro.data.source.synthetic import generate
+from ppdet_repro.utils.cli import add_overrides
 from ppdet_repro.utils.errors import UserError
 
+if TYPE_CHECKING:
+    from ppdet_repro.core.config import Config
+    from ppdet_repro.data.source.place import Place
 
-def synth(
-    root: str,
-    train: int,
-    val: int,
-    size: str,
-    classes: str,
-    objects: str,
-    scales: str,
-    noise: float,
-    clutter: float,
-    contrast: float,
-    likeness: float,
-    format: str,
-    seed: int,
-) -> None:
-    """Make a synthetic COCO set; texts are like '240x192-320', '6' or 'disk,ring', '1-8', '0.3,0.3,0.4'."""
-    sides = [_span(text, "size") for text in size.split("x")]
-    if len(sides) > 2:
-        raise UserError(f"size {size!r}: write 256, 240x320 (height x width), or 192-320x256")
-    try:
-        shares = tuple(float(share) for share in scales.split(","))
-    except ValueError:
-        raise UserError(f"scales {scales!r}: write three shares, such as 0.3,0.3,0.4") from None
-    generate(
-        root,
-        train=train,
-        val=val,
-        size=(sides[0], sides[-1]),
-        classes=int(classes) if classes.isdigit() else classes.split(","),
-        objects=_span(objects, "objects"),
-        scales=shares,
-        noise=noise,
-        clutter=clutter,
-        contrast=contrast,
-        likeness=likeness,
-        image_format=format,
-        seed=seed,
+DATASETS = {"train": "TrainDataset", "eval": "EvalDataset"}
+READERS = {"train": "TrainReader", "eval": "EvalReader"}
+ANNO_FILE_HELP = "COCO JSON file, or VOC set file such as ImageSets/Main/train.txt"
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_synth(subcommand(commands, synth))
+    add_check(subcommand(commands, check))
+    add_show(subcommand(commands, show))
+    add_convert(subcommand(commands, convert))
+
+
+def run(arguments: Namespace) -> Optional[int]:
+    return arguments.task(arguments)
+
+
+def subcommand(commands: _SubParsersAction, task: Callable[[Namespace], Optional[int]]) -> ArgumentParser:
+    """The parser of one subcommand, which is described by its function's docstring."""
+    text = task.__doc__ or ""
+    parser: ArgumentParser = commands.add_parser(task.__name__, help=text.split(".")[0], description=text)
+    parser.set_defaults(task=task)
+    return parser
+
+
+def add_synth(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("root", help="folder to create")
+    add("--train", type=int, default=400, metavar="N", help="number of training images (default: 400)")
+    add("--val", type=int, default=100, metavar="N", help="number of validation images (default: 100)")
+    add(
+        "--size",
+        default="256",
+        help="image size in pixels: 256, 240x320 (height x width) or 192-320x256 (default: 256)",
     )
-    print(f"{root}: image_dir train, val; anno_path annotations/instances_train.json, ..._val.json")
+    add("--classes", default="6", help="number of classes, or their names such as disk,ring,star (default: 6)")
+    add("--objects", default="1-8", metavar="FROM-TO", help="range of the number of objects per image (default: 1-8)")
+    add("--scales", default="0.3,0.3,0.4", help="shares of small, medium, large objects (default: 0.3,0.3,0.4)")
+    add("--noise", type=float, default=10.0, help="largest standard deviation of pixel noise, 0 to 255 (default: 10)")
+    add("--clutter", type=float, default=0.5, help="amount of unlabeled distractors, 0 to 1 (default: 0.5)")
+    add("--contrast", type=float, default=0.5, help="contrast of the textures, 0 to 1 (default: 0.5)")
+    add("--likeness", type=float, default=0.8, help="share of objects in their class's hue, 0 to 1 (default: 0.8)")
+    add("--format", default="jpg", choices=("jpg", "png"), help="image format (default: jpg)")
+    add("--seed", type=int, default=0, help="random seed (default: 0)")
 
 
-def _span(text: str, name: str) -> tuple[int, int]:
-    """'3-8' as (3, 8), '3' as (3, 3)."""
+def add_check(parser: ArgumentParser) -> None:
+    add_source(parser)
+    parser.add_argument("--json", dest="json_file", metavar="FILE", help="also write the report to this JSON file")
+    parser.add_argument("--decode", action="store_true", help="decode every image to find damaged files (slow)")
+
+
+def add_show(parser: ArgumentParser) -> None:
+    add_source(parser)
+    parser.add_argument(
+        "--out", default="output/samples", metavar="DIR", help="folder for the drawings (default: output/samples)"
+    )
+    parser.add_argument("-n", "--num", type=int, default=16, help="number of images (default: 16)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the choice of images (default: 0)")
+    parser.add_argument("--transforms", action="store_true", help="draw images after the config's reader transforms")
+
+
+def add_convert(parser: ArgumentParser) -> None:
+    parser.add_argument("anno_file", help=ANNO_FILE_HELP)
+    parser.add_argument("target", help="JSON file to write for a VOC set, folder to write for a COCO file")
+    parser.add_argument("--force", action="store_true", help="overwrite existing files")
+    add_layout(parser)
+
+
+def add_source(parser: ArgumentParser) -> None:
+    """Add the flags that name a dataset: its annotation file, or a config."""
+    parser.add_argument("anno_file", nargs="?", help=f"{ANNO_FILE_HELP}; or give -c")
+    parser.add_argument("-c", "--config", metavar="FILE", help="YAML config whose dataset to take")
+    add_overrides(parser)
+    parser.add_argument(
+        "--split", default="train", choices=tuple(DATASETS),
+        help="which of the config's datasets: TrainDataset or EvalDataset (default: train)",
+    )  # fmt: skip
+    add_layout(parser)
+
+
+def add_layout(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--image_dir", metavar="DIR", help="folder that image paths are relative to (default: found from anno_file)"
+    )
+    parser.add_argument(
+        "--label_list", metavar="FILE", help="class names of a VOC set, one per line (default: its label_list.txt)"
+    )
+
+
+def synth(arguments: Namespace) -> None:
+    """Generate a synthetic dataset of textured shapes, in COCO's format."""
+    sides = [span(text, "size") for text in arguments.size.split("x")]
+    if len(sides) > 2:
+        raise UserError(f"size {arguments.size!r}: write 256, 240x320 (height x width), or 192-320x256")
+    try:
+        small, medium, large = (float(share) for share in arguments.scales.split(","))
+    except ValueError:
+        raise UserError(f"scales {arguments.scales!r}: write three shares, such as 0.3,0.3,0.4") from None
+
+    from ppdet_repro.data.source.synthetic import generate
+
+    generate(
+        arguments.root,
+        train=arguments.train,
+        val=arguments.val,
+        size=(sides[0], sides[-1]),
+        classes=int(arguments.classes) if arguments.classes.isdigit() else arguments.classes.split(","),
+        objects=span(arguments.objects, "objects"),
+        scales=(small, medium, large),
+        noise=arguments.noise,
+        clutter=arguments.clutter,
+        contrast=arguments.contrast,
+        likeness=arguments.likeness,
+        image_format=arguments.format,
+        seed=arguments.seed,
+    )
+    print(f"{arguments.root}: image_dir train, val; anno_path annotations/instances_train.json, ..._val.json")
+
+
+def span(text: str, name: str) -> Tuple[int, int]:
+    """Parse a range: '3-8' is (3, 8), '3' is (3, 3)."""
     if not re.fullmatch(r"\d+(-\d+)?", text):
-        raise UserError(f"{name} {text!r}: write a number, or from-to such as 1-8")
+        raise UserError(f"{name} {text!r}: write a number, or a range such as 1-8")
     low, _, high = text.partition("-")
     return int(low), int(high or low)
 
 
-def check(
-    anno_file: Optional[str],
-    config: Optional[str],
-    opt: Sequence[str],
-    split: str,
-    image_dir: Optional[str],
-    label_list: Optional[str],
-    json_file: Optional[str],
-    decode: bool,
-) -> int:
-    """Print what a set holds and all that is wrong with it; exit code 1 if anything is, else 0."""
-    if config:
-        places = places_of_source(build(_load(anno_file, config, opt), DATASETS[split]))
+def check(arguments: Namespace) -> int:
+    """Print a dataset's statistics and every mistake in it. The exit code is 1 if there is any mistake."""
+    from ppdet_repro.core.config import build
+    from ppdet_repro.data.source.base import files_checked
+    from ppdet_repro.data.source.check import check as check_place
+    from ppdet_repro.data.source.place import places_of_source
+
+    if arguments.config:
+        places = places_of_source(build(config_of(arguments), DATASETS[arguments.split]))
     else:
-        places = [_place(anno_file, image_dir, label_list)]
-    reports = [checking.check(place, decode) for place in places]
+        places = [place(arguments)]
+    reports = [check_place(place, arguments.decode) for place in places]
     print("\n\n".join(report.text() for report in reports))
-    if json_file:
+    if arguments.json_file:
         found = [report.as_dict() for report in reports]
-        with files_checked(json_file, "written"):
-            Path(json_file).parent.mkdir(parents=True, exist_ok=True)
+        with files_checked(arguments.json_file, "written"):
+            Path(arguments.json_file).parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps(found[0] if len(found) == 1 else found, indent=1)
-            Path(json_file).write_text(text + "\n", encoding="utf-8")
+            Path(arguments.json_file).write_text(text + "\n", encoding="utf-8")
     return 1 if any(report.problems for report in reports) else 0
 
 
-def show(
-    anno_file: Optional[str],
-    config: Optional[str],
-    opt: Sequence[str],
-    split: str,
-    image_dir: Optional[str],
-    label_list: Optional[str],
-    out: str,
-    num: int,
-    seed: int,
-    transforms: bool,
-) -> None:
-    """Draw samples with their boxes; with `transforms` as the config's reader hands them on."""
+def show(arguments: Namespace) -> None:
+    """Draw images of a dataset with their boxes, one file per image and one contact sheet."""
+    from ppdet_repro.core.config import build
+    from ppdet_repro.data.source import show as drawing
+    from ppdet_repro.data.source.place import open_place
+
     preprocess: list = []
-    if config:
-        cfg = _load(anno_file, config, opt)
-        fields = [*showing.FIELDS, *([showing.MASKS] if transforms else [])]
-        source = build(cfg, DATASETS[split], data_fields=fields)
-        if transforms:
-            preprocess = build(cfg, READERS[split]).preprocess
-    elif transforms:
-        raise UserError("--transforms draws what a config's transforms make: give the config with -c")
+    if arguments.config:
+        cfg = config_of(arguments)
+        fields = [*drawing.FIELDS, *([drawing.MASKS] if arguments.transforms else [])]
+        source = build(cfg, DATASETS[arguments.split], data_fields=fields)
+        if arguments.transforms:
+            preprocess = build(cfg, READERS[arguments.split]).preprocess
+    elif arguments.transforms:
+        raise UserError("--transforms draws images after a config's transforms: give the config with -c")
     else:
-        source = open_place(_place(anno_file, image_dir, label_list), showing.FIELDS)
-    print(showing.show(source, out, num, seed, preprocess))
+        source = open_place(place(arguments), drawing.FIELDS)
+    print(drawing.show(source, arguments.out, arguments.num, arguments.seed, preprocess))
 
 
-def convert(anno_file: str, target: str, image_dir: Optional[str], label_list: Optional[str], force: bool) -> None:
-    """Turn a VOC set into a COCO json, or a COCO json into a VOC folder; by the annotation file's kind."""
-    print(converting.convert(place_of(anno_file, image_dir, label_list), target, force))
+def convert(arguments: Namespace) -> None:
+    """Convert a VOC set to a COCO JSON file, or a COCO JSON file to a VOC folder, as the annotation file tells."""
+    from ppdet_repro.data.source.convert import convert as convert_place
+
+    print(convert_place(place(arguments), arguments.target, arguments.force))
 
 
-DATASETS = {"train": "TrainDataset", "eval": "EvalDataset"}
-READERS = {"train": "TrainReader", "eval": "EvalReader"}
+def config_of(arguments: Namespace) -> Config:
+    if arguments.anno_file:
+        raise UserError(
+            f"the config {arguments.config} names a dataset, and {arguments.anno_file} is another: give only one"
+        )
+    from ppdet_repro.core.config import load_config
+
+    return load_config(arguments.config, arguments.opt)
 
 
-def _load(anno_file: Optional[str], config: str, overrides: Sequence[str]) -> Config:
-    if anno_file:
-        raise UserError(f"the config {config} names a data set, and {anno_file} is another: give only one")
-    return load_config(config, overrides)
+def place(arguments: Namespace) -> Place:
+    if not arguments.anno_file:
+        raise UserError("no dataset given: give its COCO JSON file or VOC set file, or a config with -c")
+    from ppdet_repro.data.source.place import place_of
 
-
-def _place(anno_file: Optional[str], image_dir: Optional[str], label_list: Optional[str]) -> Place:
-    if not anno_file:
-        raise UserError("which data set? Give its COCO json or VOC set file, or a config with -c")
-    return place_of(anno_file, image_dir, label_list)
+    return place_of(arguments.anno_file, arguments.image_dir, arguments.label_list)

@@ -1,7 +1,8 @@
-"""Several processes of one command on this machine's CPU, all on the caller's terminal.
+"""Run one command in several processes on this machine's CPU; all of them write to the caller's terminal.
 
-Training of small models gains more from two processes than from two threads: each convolution unfolds its input
-on one thread. `python -m paddle.distributed.launch` does the same over machines and GPUs, with logs in files.
+Training a small model on the CPU is faster in two processes than on two threads, because Paddle unfolds the input of
+each convolution on a single thread. `python -m paddle.distributed.launch` starts processes on several machines and
+GPUs, and writes their output to files.
 """
 
 from __future__ import annotations
@@ -18,11 +19,19 @@ from typing import Dict, List, Mapping, Sequence
 POLL, PATIENCE = 0.2, 10.0  # seconds
 
 
-def run_processes(count: int, argv: Sequence[str]) -> int:
-    """Run `python argv...` `count` times as the ranks of one Paddle run, and return its exit code.
+def rerun_arguments() -> List[str]:
+    """The arguments that make Python run this process's program again: the script's path, or `-m` and a module."""
+    spec = sys.modules["__main__"].__spec__  # None for a script
+    return [sys.argv[0]] if spec is None else ["-m", spec.name]
 
-    Where one fails the others are ended, and its code counts; negative ones (signals) become 1. Who ends this
-    process with SIGTERM ends them too.
+
+def run_processes(count: int, argv: Sequence[str]) -> int:
+    """Run `python argv...` in `count` processes that are the ranks of one distributed Paddle run.
+
+    If one process fails, the others are terminated. If this process gets SIGTERM or Ctrl-C, so do they.
+
+    Returns:
+        The exit code: 0 if all succeed, else that of the first that failed, or 1 if a signal ended it.
     """
     before = signal.signal(signal.SIGTERM, leave)
     environs = rank_environs(count, free_ports(count + 1), os.environ)
@@ -31,7 +40,7 @@ def run_processes(count: int, argv: Sequence[str]) -> int:
         while any(process.poll() is None for process in processes) and not failures(processes):
             time.sleep(POLL)
         failed = failures(processes)
-    except KeyboardInterrupt:  # the terminal has told the children too: they leave in good order
+    except KeyboardInterrupt:  # the terminal sends Ctrl-C to the children too: let them finish their cleanup
         wait(processes)
         raise
     finally:
@@ -44,12 +53,18 @@ def run_processes(count: int, argv: Sequence[str]) -> int:
 
 
 def leave(number: int, frame: object) -> None:
-    """A signal's handler: end as an exit does, through every `finally`, with the code a shell gives the signal."""
+    """Handle a signal: exit through every `finally`, with the code that a shell reports for this signal."""
     sys.exit(128 + number)
 
 
 def rank_environs(count: int, ports: Sequence[int], environ: Mapping[str, str]) -> List[Dict[str, str]]:
-    """The environment of each rank, as Paddle's launcher makes it: `count` + 1 ports, the last the master's."""
+    """The environment variables of each rank, as Paddle's launcher sets them.
+
+    Args:
+        count: The number of ranks.
+        ports: `count` + 1 free ports; the last one is the master's.
+        environ: The variables that all ranks share.
+    """
     endpoints = [f"127.0.0.1:{port}" for port in ports]
     return [
         {
@@ -72,7 +87,7 @@ def rank_environs(count: int, ports: Sequence[int], environ: Mapping[str, str]) 
 
 
 def free_ports(count: int) -> List[int]:
-    """Different ports that nobody listens on just now."""
+    """`count` different ports on which no program listens at the moment."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -81,12 +96,12 @@ def free_ports(count: int) -> List[int]:
 
 
 def failures(processes: Sequence[subprocess.Popen]) -> List[int]:
-    """The exit codes other than 0 of those that have ended."""
+    """The exit codes, other than 0, of the processes that have ended."""
     return [process.returncode for process in processes if process.poll() not in (None, 0)]
 
 
 def wait(processes: Sequence[subprocess.Popen]) -> None:
-    """Wait for all; one that does not end in `PATIENCE` seconds is killed."""
+    """Wait for all processes; kill those that do not end within `PATIENCE` seconds."""
     deadline = time.monotonic() + PATIENCE
     for process in processes:
         try:

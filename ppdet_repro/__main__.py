@@ -1,0 +1,5 @@
+"""`python -m ppdet_repro` is the command `ppdet-repro`."""
+
+from ppdet_repro.cli.main import main
+
+main()

@@ -1,0 +1,18 @@
+"""Print the last evaluations of several training runs side by side, as a Markdown table.
+
+ppdet-repro compare output/mini_table4_{neither,dilated,uniform,both}
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="FOLDER", help="output folder of a training run with --eval")
+
+
+def run(arguments: Namespace) -> None:
+    from ppdet_repro.utils.runs import runs_table
+
+    print(runs_table(arguments.runs))

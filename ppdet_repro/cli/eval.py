@@ -1,0 +1,54 @@
+"""Compute the average precision of trained weights on the config's EvalDataset.
+
+    ppdet-repro eval -c configs/yolof/yolof_r50_c5_1x_coco.yml -o weights=PATH --classwise
+    ppdet-repro eval -c CONFIG -o weights=PATH --tide --report output/report
+
+`python -m paddle.distributed.launch --gpus 0,1 tools/eval.py ...` shares the images among several processes; the
+result is the same.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from ppdet_repro.utils.cli import add_config, add_offline, add_slim_config, add_switch
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    add_config(parser)
+    add_slim_config(parser)
+    parser.add_argument("--output_eval", metavar="DIR", help="write the detections to DIR/bbox.json")
+    add_switch(
+        parser,
+        "--json_eval",
+        False,
+        "evaluate the bbox.json that an earlier run wrote to --output_eval; no model runs (default: False)",
+    )
+    add_switch(parser, "--classwise", False, "also print the average precision per class (default: False)")
+    add_switch(parser, "--bias", False, "box width = x2 - x1 + 1, as some published weights need (default: False)")
+    add_switch(parser, "--save_prediction_only", False, "write the detections without evaluating (default: False)")
+    add_switch(parser, "--tide", False, "print the AP lost per kind of error, needs tidecv (default: False)")
+    parser.add_argument(
+        "--report", metavar="DIR", help="write DIR/report.html: curves, confused classes, images with most errors"
+    )
+    add_offline(parser)
+
+
+def run(arguments: Namespace) -> None:
+    from ppdet_repro.core.config import load_config
+
+    overrides = [f"{name}=true" for name in ("classwise", "tide", "save_prediction_only") if getattr(arguments, name)]
+    overrides += ["bias=1"] if arguments.bias else []
+    overrides += [f"output_eval={arguments.output_eval}"] if arguments.output_eval else []
+    overrides += [f"report={arguments.report}"] if arguments.report else []
+    cfg = load_config(arguments.config, [*arguments.opt, *overrides], arguments.slim_config)
+
+    from ppdet_repro.engine.distributed import start
+    from ppdet_repro.engine.evaluation.evaluate import evaluate, evaluate_file
+    from ppdet_repro.engine.models import load_trained
+
+    if arguments.json_eval:
+        evaluate_file(cfg)
+        return
+    start(cfg.run.use_gpu)
+    evaluate(load_trained(cfg, arguments.offline), cfg)

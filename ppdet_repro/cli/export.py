@@ -1,0 +1,70 @@
+"""Export trained weights for deployment: for Paddle Inference, as ONNX, or for Paddle-Lite.
+
+ppdet-repro export -c configs/yolof/yolof_r50_c5_1x_coco.yml -o weights=PATH
+ppdet-repro export -c CONFIG -o weights=PATH --target lite --input_size 320 320 --verify 20
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from typing import List, Optional, Sequence
+
+from ppdet_repro.utils.cli import add_config, add_offline, add_slim_config, at_least_one
+from ppdet_repro.utils.errors import UserError
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    add_config(parser)
+    add_slim_config(parser)
+    parser.add_argument(
+        "--output_dir", metavar="DIR", default="output_inference",
+        help="the model goes to DIR/NAME, DIR/NAME_onnx or DIR/NAME_lite (default: output_inference)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--target", choices=["paddle", "onnx", "lite"], default="paddle", help="file format (default: paddle)"
+    )
+    add_precision(parser)
+    add_input_size(parser)
+    parser.add_argument(
+        "--verify", type=at_least_one, metavar="N", help="compare with the eager model on N images of EvalDataset"
+    )
+    parser.add_argument("--verify_images", metavar="DIR", help="take the images for --verify from this folder")
+    add_offline(parser)
+
+
+def add_precision(parser: ArgumentParser) -> None:
+    text = "precision of a Paddle-Lite model; int8 and int16 are those of the stored weights (default: fp32)"
+    parser.add_argument("--precision", choices=["fp32", "fp16", "int8", "int16"], default="fp32", help=text)
+
+
+def add_input_size(parser: ArgumentParser) -> None:
+    text = "fixed input size in pixels; -1 -1 for any size (default: the config's TestReader.inputs_def.image_shape)"
+    parser.add_argument("--input_size", type=int, nargs=2, metavar=("H", "W"), help=text)
+
+
+def input_size_overrides(size: Optional[Sequence[int]]) -> List[str]:
+    """The config value that `--input_size` sets."""
+    return [] if size is None else [f"TestReader.inputs_def.image_shape={[3, *size]}"]
+
+
+def run(arguments: Namespace) -> None:
+    if arguments.precision != "fp32" and arguments.target != "lite":
+        raise UserError(f"--precision {arguments.precision} is for --target lite")
+    if arguments.verify_images and not arguments.verify:
+        raise UserError("--verify_images needs --verify N, the number of images to compare")
+
+    from ppdet_repro.core.config import load_config
+
+    overrides = [*arguments.opt, *input_size_overrides(arguments.input_size)]
+    cfg = load_config(arguments.config, overrides, arguments.slim_config)
+
+    import paddle
+
+    from ppdet_repro.engine.export.export_model import export_model
+    from ppdet_repro.engine.export.verify import choose_files
+    from ppdet_repro.engine.models import load_trained
+
+    paddle.set_device("cpu")
+    files = choose_files(cfg, arguments.verify, arguments.verify_images) if arguments.verify else []
+    model = load_trained(cfg, arguments.offline)
+    export_model(model, cfg, arguments.output_dir, arguments.target, arguments.precision, files)

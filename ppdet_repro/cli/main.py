@@ -1,0 +1,85 @@
+# PYTHON_ARGCOMPLETE_OK
+"""The command `ppdet-repro`: one subcommand per module of this package.
+
+A module's docstring is the subcommand's help: a summary, then examples. `add_arguments(parser)` declares the flags.
+`run(arguments)` imports what it needs, does the work, and returns an exit code or None; raising `UserError` prints one
+line and exits with code 2. Parsing imports neither Paddle nor NumPy, so that `--help` and a wrong flag are answered at
+once. The scripts in tools/ run the same modules with the same flags.
+
+Completion in bash or zsh: eval "$(register-python-argcomplete ppdet-repro)"
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from types import ModuleType
+from typing import Callable, Optional, Sequence
+
+import ppdet_repro
+from ppdet_repro.utils.errors import run_command
+
+PROGRAM = "ppdet-repro"
+HELP_FORMAT = argparse.RawDescriptionHelpFormatter  # keeps the lines of a docstring
+COMMANDS = (
+    "train", "eval", "infer", "export", "quantize", "data", "serve", "report", "info", "config", "verify",
+    "anchors", "assignment", "average", "compare", "positives",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Run `ppdet-repro` with the process's arguments, and exit."""
+    parser = build_parser(sys.argv[1:])
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+
+    def command() -> Optional[int]:
+        arguments = parser.parse_args()
+        return arguments.run(arguments)
+
+    run_command(command)
+
+
+def script(command: str) -> Callable[[], Optional[int]]:
+    """The main function of a script that runs one command, such as tools/train.py."""
+
+    def main() -> Optional[int]:
+        module = load(command)
+        parser = argparse.ArgumentParser(description=document(module), formatter_class=HELP_FORMAT)
+        module.add_arguments(parser)
+        return module.run(parser.parse_args())
+
+    return main
+
+
+def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of `ppdet-repro`.
+
+    Args:
+        argv: The arguments that will be parsed: `infer` has other flags where `--model_dir` is among them.
+    """
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=ppdet_repro.__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {ppdet_repro.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
+    exported = any(argument.split("=")[0] == "--model_dir" for argument in argv)
+    for name in COMMANDS:
+        module = load("infer_exported" if name == "infer" and exported else name)
+        text = document(module)
+        command = commands.add_parser(name, help=text.splitlines()[0], description=text, formatter_class=HELP_FORMAT)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+def load(command: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"ppdet_repro.cli.{command}")
+
+
+def document(module: ModuleType) -> str:
+    """The docstring of a command's module, for argparse, which treats % as special."""
+    return (module.__doc__ or "").strip().replace("%", "%%")

@@ -1,0 +1,41 @@
+"""Count the positive anchors per object, by object size, under the matcher of each config (YOLOF, figure 6).
+
+ppdet-repro positives -c configs/yolof/{table5e_max_iou,table8_atss_15,table5d_top1,yolof_r50_c5}_1x_coco.yml
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from ppdet_repro.utils.cli import add_overrides, at_least_one
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "-c", "--config", nargs="+", required=True, metavar="FILE",
+        help="YAML configs; the images are those of the first one's TrainDataset",
+    )  # fmt: skip
+    parser.add_argument(
+        "-n", "--number", type=at_least_one, default=500, metavar="N", help="number of images (default: 500)"
+    )
+    parser.add_argument(
+        "--plot",
+        metavar="FILE.png",
+        default="output/positives.png",
+        help="plot to write (default: output/positives.png)",
+    )
+    add_overrides(parser)
+
+
+def run(arguments: Namespace) -> None:
+    from ppdet_repro.core.config import load_config
+
+    configs = [load_config(path, arguments.opt) for path in arguments.config]
+
+    from ppdet_repro.engine.analysis.positive_counts import draw, positives_by_size, table
+
+    counts = positives_by_size(configs, arguments.number)
+    print(table(counts))
+    draw(counts, Path(arguments.plot))
+    print(f"plot: {arguments.plot}")

@@ -1,0 +1,66 @@
+"""Train a detector.
+
+    ppdet-repro train -c configs/yolof/yolof_r50_c5_1x_coco.yml --eval
+    ppdet-repro train -c configs/yolof/yolof_r50_c5_1x_coco.yml --eval --resume auto
+    ppdet-repro train -c CONFIG --eval --processes 2
+
+Several GPUs, or several machines:
+
+    python -m paddle.distributed.launch --gpus 0,1 tools/train.py -c CONFIG --eval
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from typing import List, Optional
+
+from ppdet_repro.utils.cli import add_config, add_offline, add_slim_config, add_switch, at_least_one
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    add_config(parser)
+    add_slim_config(parser)
+    parser.add_argument(
+        "-r", "--resume", nargs="?", const="auto", metavar="CHECKPOINT",
+        help="continue from this checkpoint folder; without a value, or with 'auto', from the newest one of this run",
+    )  # fmt: skip
+    add_switch(parser, "--eval", False, "evaluate at every snapshot and keep the best weights (default: False)")
+    add_switch(
+        parser, "--amp", False, "mixed precision on a GPU, in float16 or the config's amp_dtype (default: False)"
+    )
+    add_switch(parser, "--fp16", False, "mixed precision on a GPU, in float16 (default: False)")
+    add_switch(parser, "--use_vdl", False, "write training curves for VisualDL (default: False)")
+    parser.add_argument(
+        "--vdl_log_dir", metavar="DIR", help="folder for VisualDL's files (default: vdl_log_dir/scalar)"
+    )
+    parser.add_argument("--seed", type=int, help="random seed (default: the config's, which is 0 unless set)")
+    parser.add_argument(
+        "--processes", type=at_least_one, default=1, metavar="N",
+        help="number of processes that share the training on this machine's CPU (default: 1)",
+    )  # fmt: skip
+    add_offline(parser)
+
+
+def run(arguments: Namespace) -> Optional[int]:
+    from ppdet_repro.core.config import load_config
+    from ppdet_repro.utils.launch import rerun_arguments, run_processes
+
+    cfg = load_config(arguments.config, [*arguments.opt, *overrides(arguments)], arguments.slim_config)
+    if arguments.processes > 1 and "PADDLE_TRAINER_ID" not in os.environ:
+        return run_processes(arguments.processes, [*rerun_arguments(), *sys.argv[1:]])
+
+    from ppdet_repro.engine.training.train import train
+
+    train(cfg, resume=arguments.resume, evaluate=arguments.eval, offline=arguments.offline)
+    return None
+
+
+def overrides(arguments: Namespace) -> List[str]:
+    """The config values that flags set."""
+    found = ["amp=true"] if arguments.amp or arguments.fp16 else []
+    found += ["amp_dtype=float16"] if arguments.fp16 else []
+    found += ["use_vdl=true"] if arguments.use_vdl else []
+    found += [f"vdl_log_dir={arguments.vdl_log_dir}"] if arguments.vdl_log_dir else []
+    return found + ([f"seed={arguments.seed}"] if arguments.seed is not None else [])

@@ -1,0 +1,51 @@
+"""Check that an exported model finds what the eager model finds, and print the largest differences.
+
+    ppdet-repro verify -c CONFIG -o weights=PATH --model_dir output_inference/NAME --verify_images photos
+
+Give the same -c, -o and --input_size as for `ppdet-repro export`; its flag --verify makes the same comparison before
+it writes the model. Exits with code 2 if the models disagree.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from ppdet_repro.cli.export import add_input_size, add_precision, input_size_overrides
+from ppdet_repro.utils.cli import add_config, add_offline, at_least_one
+from ppdet_repro.utils.errors import UserError
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    add_config(parser)
+    parser.add_argument("--model_dir", type=Path, required=True, metavar="DIR", help="folder of the exported model")
+    parser.add_argument(
+        "--verify", type=at_least_one, default=20, metavar="N", help="number of images to compare (default: 20)"
+    )
+    parser.add_argument("--verify_images", metavar="DIR", help="folder of images (default: those of EvalDataset)")
+    add_precision(parser)
+    add_input_size(parser)
+    add_offline(parser)
+
+
+def run(arguments: Namespace) -> None:
+    from ppdet_repro.core.config import load_config
+
+    cfg = load_config(arguments.config, [*arguments.opt, *input_size_overrides(arguments.input_size)])
+    folder = arguments.model_dir
+
+    import paddle
+
+    from ppdet_repro.engine.export.export_model import read_input
+    from ppdet_repro.engine.export.verify import choose_files, verify
+    from ppdet_repro.engine.models import load_trained
+    from ppdet_repro.runtime.networks import FILES
+
+    names = {"paddle": "model.pdmodel", "onnx": FILES["onnxruntime"], "lite": FILES["lite"]}
+    target = next((target for target, name in names.items() if (folder / name).is_file()), None)
+    if target is None or not (folder / "infer_cfg.yml").is_file():
+        raise UserError(f"--model_dir {folder} is not a folder that `ppdet-repro export` wrote")
+    paddle.set_device("cpu")
+    files = choose_files(cfg, arguments.verify, arguments.verify_images)
+    model = load_trained(cfg, arguments.offline)
+    print(verify(model, folder, target, arguments.precision, read_input(cfg).eager_steps, files).table())
