@@ -1,13 +1,13 @@
 #!/bin/sh
-# Prints the path of the Python to use: $PYTHON if it is set, else 3.10, the tested version, else 3.11, 3.12
-# or 3.9, each from PATH, then from pyenv. Says on stderr what is special; exits with 2 if there is none.
+# Print the path of the Python to use: $PYTHON if it is set, else 3.10 (the tested version), else 3.11, 3.12 or 3.9;
+# each is searched on PATH, then in pyenv. Notes about the choice go to stderr. The exit code is 2 if none is found.
 set -u
 
-usable() {  # usable COMMAND: it runs (pyenv's shims may not), is 3.9 to 3.12 and can make virtual environments
+usable() {  # usable COMMAND: it runs (a pyenv shim may not), is 3.9 to 3.12 and can create virtual environments
     "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 9) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null
 }
 
-candidates() {  # one command or path a line, the best first
+candidates() {  # one command or path per line, in order of preference
     for version in 3.10 3.11 3.12 3.9; do
         command -v "python$version"
         for path in "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/python; do
@@ -36,8 +36,8 @@ fi
 version=$("$found" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 case $version in
     3.10) ;;
-    3.9) echo "note: Python 3.9 works, less the extra onnx (no wheel); 3.10 is the tested version" >&2 ;;
-    *) echo "note: Python $version works, less the extra lite (no wheel); 3.10 is the tested version" >&2 ;;
+    3.9) echo "note: Python 3.9 works without the extra onnx (it has no wheel); 3.10 is the tested version" >&2 ;;
+    *) echo "note: Python $version works without the extra lite (it has no wheel); 3.10 is the tested version" >&2 ;;
 esac
 machine=$("$found" -c 'import platform; print(platform.system(), platform.machine())')
 if [ "$machine" != "Linux x86_64" ]; then

@@ -1,6 +1,7 @@
 #!/bin/sh
-# make_venv.sh DIRECTORY: a virtual environment with requirements.lock and this package (editable).
-# Does nothing when it is complete and of the same lock file, package files, place and PYTHON.
+# make_venv.sh DIRECTORY: create a virtual environment with the packages of requirements.lock and this package (editable).
+# Does nothing if the environment is complete and was made from the same requirements.lock, setup.py, pyproject.toml,
+# checkout folder and PYTHON.
 set -eu
 
 venv=$1
@@ -16,9 +17,9 @@ quiet=
 echo "== $venv: $("$python" --version) ($python), packages of requirements.lock (about 1 GB on disk)"
 "$python" -m venv --clear "$venv"
 if ! "$venv/bin/python" -m pip install --disable-pip-version-check $quiet --requirement requirements.lock; then
-    echo "error: pip could not install requirements.lock: see its message above; a network or a pip mirror is" \
-        "needed, and Python $("$python" -c 'import platform; print(platform.python_version(), platform.machine())')" \
-        "must have a wheel of everything" >&2
+    version=$("$python" -c 'import platform; print(platform.python_version(), "on", platform.machine())')
+    echo "error: pip could not install requirements.lock: see its message above. It needs a network or a pip mirror," \
+        "and a wheel of every package for Python $version" >&2
     exit 2
 fi
 "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
