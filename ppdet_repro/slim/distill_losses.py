@@ -112,8 +112,10 @@ class FGDFeatureLoss(nn.Layer):
         self.weights = (alpha_fgd, beta_fgd, gamma_fgd, lambda_fgd)
 
     def forward(self, student: paddle.Tensor, teacher: paddle.Tensor, batch: Dict[str, Any]) -> paddle.Tensor:
-        """Maps [B, C, H, W] of one size, and a batch with `gt_bbox` in pixels of `image` -> the loss."""
-        boxes = [one[one.sum(axis=1) > 0] if len(one) else one for one in batch["gt_bbox"]]  # others fill up a batch
+        """Maps [B, C, H, W] of one size, and a batch with `image` and `gt_bbox` -> the loss."""
+        boxes = [
+            one[(one[:, 2:] > one[:, :2]).all(axis=1)] if len(one) else one for one in batch["gt_bbox"]
+        ]  # no padding
         with_boxes = [i for i, one in enumerate(boxes) if len(one)]
         if not with_boxes:
             return student.sum() * 0.0

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ppdet_repro.data.transform.base import Context
+from ppdet_repro.data.transform.base import Compose, Context
+from ppdet_repro.data.transform.boxes import BboxXYXY2XYWH, NormalizeBox
+from ppdet_repro.data.transform.geometry import RandomFlip
+from ppdet_repro.data.transform.mix import Mixup
+from ppdet_repro.data.transform.mosaic import JitterCrop
+from ppdet_repro.data.transform.normalize import Permute
+from ppdet_repro.data.transform.pad import Pad
 from ppdet_repro.data.transform.targets_ttf import Gt2TTFTarget, gaussian, ttf_target
 from ppdet_repro.data.transform.targets_yolo import Gt2YoloTarget, yolo_target
 from ppdet_repro.utils.boxes import shape_iou
@@ -17,6 +23,10 @@ CTX = Context(np.random.default_rng(0))
 
 ANCHORS = np.array([[8, 8], [16, 8], [32, 32], [48, 64]], np.float64)
 COARSE, FINE = [2, 3], [0, 1]
+BOXES = {
+    "gt_bbox": np.array([[16, 16, 24, 24], [8, 2, 56, 62], [0, 0, 0, 0]], np.float32),
+    "gt_cxcywh_relative": np.array([[20, 20, 8, 8], [32, 32, 48, 60], [0, 0, 0, 0]], np.float32) / 64,
+}
 
 
 def target(boxes, classes=None, scores=None, mask=FINE, stride=16, **options):
@@ -99,7 +109,7 @@ def test_more_than_a_hundred_boxes():
 
 
 def test_levels_and_anchors_must_agree():
-    with pytest.raises(UserError, match="one of each a level"):
+    with pytest.raises(UserError, match="one of each per level"):
         Gt2YoloTarget(ANCHORS, [COARSE, FINE], [32])
     with pytest.raises(UserError, match=r"name anchors \[4\]"):
         Gt2YoloTarget(ANCHORS, [[3, 4], FINE], [32, 16])
@@ -107,9 +117,8 @@ def test_levels_and_anchors_must_agree():
 
 def test_the_yolo_transform_makes_one_target_a_level_from_padded_boxes():
     transform = Gt2YoloTarget(ANCHORS.tolist(), [COARSE, FINE], [32, 16], num_classes=3)
-    boxes = np.array([[20, 20, 8, 8], [32, 32, 48, 60], [0, 0, 0, 0]], np.float32) / 64
     samples = [
-        {"image": np.zeros((3, 64, 64)), "gt_bbox": boxes, "gt_class": np.array([1, 2, 0]), **score}
+        {**BOXES, "image": np.zeros((3, 64, 64)), "gt_class": np.array([1, 2, 0]), **score}
         for score in ({}, {"gt_score": np.array([0.25, 1, 0], np.float32)})
     ]
     first, second = transform(samples, CTX)
@@ -117,7 +126,31 @@ def test_the_yolo_transform_makes_one_target_a_level_from_padded_boxes():
     assert first["target1"][0, 5:, 1, 1].tolist() == [1, 0, 1, 0]
     assert first["target0"][1, 5:, 1, 1].tolist() == [1, 0, 0, 1]
     assert second["target1"][0, 5, 1, 1] == 0.25
-    assert set(first) == {"image", "gt_bbox", "target0", "target1"}  # the loss still needs the boxes
+    assert set(first) == {"image", "gt_bbox", "gt_cxcywh_relative", "target0", "target1"}  # losses need the boxes
+
+
+@pytest.mark.parametrize("change", [RandomFlip(1.0), Pad([80, 80]), JitterCrop(), Mixup()])
+def test_boxes_that_were_normalized_too_early_are_refused(change):
+    """A transform that moves boxes within the image, or pads it, makes relative boxes out of date."""
+    transform = Gt2YoloTarget(ANCHORS.tolist(), [COARSE, FINE], [32, 16], num_classes=3)
+
+    def sample(side=64):
+        boxes, classes = np.array([[16, 16, 24, 24]], np.float32), np.array([[1]])
+        return {"image": np.ones((side, side, 3), np.uint8), "gt_bbox": boxes, "gt_class": classes}
+
+    ctx = Context(np.random.default_rng(0), draw=lambda: NormalizeBox()(sample(96), CTX))
+    late = Compose([change, NormalizeBox(), BboxXYXY2XYWH(), Permute()])(sample(), Context(np.random.default_rng(0)))
+    assert transform([late], CTX)[0]["target1"].any()
+    early = Compose([NormalizeBox(), change, BboxXYXY2XYWH(), Permute()])(sample(), ctx)
+    with pytest.raises(UserError, match=r"does not fit gt_bbox; put NormalizeBox and BboxXYXY2XYWH behind all"):
+        transform([early], CTX)
+
+
+def test_targets_need_relative_boxes():
+    transform = Gt2YoloTarget(ANCHORS.tolist(), [COARSE, FINE], [32, 16], num_classes=3)
+    sample = {"image": np.zeros((3, 64, 64)), "gt_bbox": BOXES["gt_bbox"], "gt_class": np.array([1, 2, 0])}
+    with pytest.raises(UserError, match="has no gt_cxcywh_relative; put NormalizeBox and BboxXYXY2XYWH"):
+        transform([sample], CTX)
 
 
 # ---------------------------------------------------------------- TTF: maps of a quarter of the input

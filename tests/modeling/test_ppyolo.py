@@ -103,22 +103,27 @@ def training_batch(size=SIZE, seed=3, scores=(1.0, 0.37)):
     samples = []
     for i in range(2):
         boxes, classes = ground_truth(seed, i, height, width)
-        boxes = boxes / np.array([width, height, width, height], np.float32)
-        centre, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
-        samples.append(padded(np.concatenate([centre, sides], 1), classes, scores, size))
+        samples.append(padded(boxes, classes, scores, size))
     return batch_of(samples, image(seed, height, width))
 
 
 def padded(boxes, classes, scores, size, places=50):
-    """A sample as it reaches Gt2YoloTarget: relative cx, cy, w, h; `scores` are repeated over the boxes."""
-    count = len(boxes)
+    """A sample as it reaches Gt2YoloTarget. Boxes are xyxy in pixels; `scores` are repeated over the boxes.
+
+    The reference's `gt_bbox` is this package's `gt_cxcywh_relative`.
+    """
+    count, (height, width) = len(boxes), size
+    relative = boxes / np.array([width, height, width, height], np.float32)
+    center, sides = (relative[:, :2] + relative[:, 2:]) / 2, relative[:, 2:] - relative[:, :2]
     sample = {
         "image": np.zeros((3, *size), np.float32),
         "gt_bbox": np.zeros((places, 4), np.float32),
+        "gt_cxcywh_relative": np.zeros((places, 4), np.float32),
         "gt_class": np.zeros((places, 1), np.int32),
         "gt_score": np.zeros((places, 1), np.float32),
     }
     sample["gt_bbox"][:count] = boxes
+    sample["gt_cxcywh_relative"][:count] = np.concatenate([center, sides], 1)
     sample["gt_class"][:count, 0] = classes
     sample["gt_score"][:count, 0] = np.resize(scores, count)
     return sample
@@ -127,7 +132,9 @@ def padded(boxes, classes, scores, size, places=50):
 def batch_of(samples, images):
     cfg = load_config(CONFIGS / "ppyolov2_r50vd_dcn_365e_coco.yml")
     samples = build(cfg, "Gt2YoloTarget", downsample_ratios=[32, 16, 8])(samples, None)
-    batch = {name: np.stack([s[name] for s in samples]) for name in ("gt_bbox", "target0", "target1", "target2")}
+    batch = {
+        name: np.stack([s[name] for s in samples]) for name in ("gt_cxcywh_relative", "target0", "target1", "target2")
+    }
     return {name: paddle.to_tensor(array) for name, array in {"image": images, **batch}.items()}
 
 
@@ -272,7 +279,7 @@ def test_padding_boxes_change_nothing():
     batch = training_batch((64, 64))
     raw = model.raw(batch["image"])
     expected = float(model.losses(raw, batch)["loss"])
-    batch["gt_bbox"] = paddle.concat([batch["gt_bbox"], paddle.zeros([2, 60, 4])], axis=1)
+    batch["gt_cxcywh_relative"] = paddle.concat([batch["gt_cxcywh_relative"], paddle.zeros([2, 60, 4])], axis=1)
     assert float(model.losses(raw, batch)["loss"]) == expected
 
 

@@ -38,16 +38,19 @@ def targets_of(boxes, classes, scores=None, anchors=(ANCHOR,), mask=(0,), places
     sample = {
         "image": np.zeros((3, 32, 32), np.float32),
         "gt_bbox": np.zeros((places, 4), np.float32),
+        "gt_cxcywh_relative": np.zeros((places, 4), np.float32),
         "gt_class": np.zeros((places, 1), np.int32),
         "gt_score": np.zeros((places, 1), np.float32),
     }
     for i, box in enumerate(boxes):
-        sample["gt_bbox"][i] = np.array(box) / 32
+        x, y, w, h = box
+        sample["gt_bbox"][i] = x - w / 2, y - h / 2, x + w / 2, y + h / 2
+        sample["gt_cxcywh_relative"][i] = np.array(box) / 32
         sample["gt_class"][i] = classes[i]
         sample["gt_score"][i] = 1.0 if scores is None else scores[i]
     Gt2YoloTarget(anchors, [mask], [16], num_classes=2)([sample], None)
     target = paddle.to_tensor(sample["target0"][None])
-    return rows(target, len(mask)), paddle.to_tensor(sample["gt_bbox"][None])
+    return rows(target, len(mask)), paddle.to_tensor(sample["gt_cxcywh_relative"][None])
 
 
 def loss_of(prediction, targets, **options):

@@ -5,7 +5,7 @@ G ground truths, C classes, H x W the cells of the map, which has one for `down_
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
@@ -100,6 +100,11 @@ class Gt2TTFTarget(BatchTransform):
 
     def __init__(self, num_classes: Shared[int] = 80, down_ratio: int = 4, alpha: float = 0.54):
         self.num_classes, self.down_ratio, self.alpha = num_classes, down_ratio, alpha
+
+    @property
+    def target_settings(self) -> dict[str, Any]:
+        """What TTFHead must share."""
+        return {"down_ratio": self.down_ratio}
 
     def __call__(self, samples: list[Sample], ctx: Context) -> list[Sample]:
         for sample in samples:

@@ -5,7 +5,7 @@ G ground truths, A anchors of all levels, M anchors of one level, K classes, H x
 
 from __future__ import annotations
 
-from typing import Sequence
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -106,6 +106,15 @@ class Gt2YoloTarget(BatchTransform):
         self.anchors = np.array(anchors, np.float64)
         self.anchor_masks, self.downsample_ratios = anchor_masks, downsample_ratios
         self.num_classes, self.iou_thresh = num_classes, iou_thresh
+
+    @property
+    def target_settings(self) -> dict[str, Any]:
+        """What YOLOv3Head must share."""
+        return {
+            "anchors": self.anchors.tolist(),
+            "anchor_masks": [list(mask) for mask in self.anchor_masks],
+            "downsample_ratios": list(self.downsample_ratios),
+        }
 
     def __call__(self, samples: list[Sample], ctx: Context) -> list[Sample]:
         height, width = samples[0]["image"].shape[1:]

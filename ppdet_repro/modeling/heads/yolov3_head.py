@@ -103,11 +103,11 @@ class YOLOv3Head(nn.Layer):
         """The loss's entries and their sum `loss`.
 
         `batch` holds `target0`, `target1`, ... [B, A, 6 + K, H, W], one a level (see `Gt2YoloTarget`), and
-        `gt_bbox` [B, G, 4] cx, cy, w, h relative to the input, padded with zeros.
+        `gt_cxcywh_relative` [B, G, 4], padded with zeros.
         """
         levels = enumerate(self.anchors)
         targets = [rows(batch[f"target{i}"], len(anchors)) for i, anchors in levels]
-        return self.loss(self.predictions(raw), paddle.concat(targets, axis=1), batch["gt_bbox"])
+        return self.loss(self.predictions(raw), paddle.concat(targets, axis=1), batch["gt_cxcywh_relative"])
 
     @paddle.no_grad()
     def assignment(self, raw: YOLOv3Outputs, batch: Dict[str, Any]) -> List[Assignment]:
@@ -115,7 +115,7 @@ class YOLOv3Head(nn.Layer):
         predictions = self.predictions(raw)
         targets = [rows(batch[f"target{i}"], len(anchors)) for i, anchors in enumerate(self.anchors)]
         targets = paddle.concat(targets, axis=1)  # [B, N, 6 + K]
-        overlaps = self.loss.best_overlap(predictions, batch["gt_bbox"])  # [B, N]
+        overlaps = self.loss.best_overlap(predictions, batch["gt_cxcywh_relative"])  # [B, N]
         height, width = (side * self.strides[0] for side in raw.maps[0].shape[2:])
         to_pixels = np.array([width, height] * 2, np.float32)
         corner, cell, anchor = (t.numpy() for t in predictions.grid)  # [N, 2] each
@@ -124,7 +124,7 @@ class YOLOv3Head(nn.Layer):
         anchors = np.concatenate([middle - half, middle + half], axis=1) * to_pixels  # [N, 4]
         truth = xyxy_from_cells(targets[:, :, :2], targets[:, :, 2:4], predictions.grid).numpy() * to_pixels
         assignments = []
-        for i, boxes in enumerate(batch["gt_bbox"]):
+        for i, boxes in enumerate(batch["gt_cxcywh_relative"]):
             objects = xyxy_from_cxcywh(boxes).numpy()[boxes[:, 2].numpy() > 0] * to_pixels  # [G, 4]
             positive = targets[i, :, 5].numpy() > 0
             ignored = ~positive & (overlaps[i].numpy() > self.loss.ignore_thresh)

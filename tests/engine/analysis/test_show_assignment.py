@@ -108,14 +108,15 @@ def test_yolo_describes_cells_and_anchors():
     box = np.array([[24 / 64, 17 / 32, 14 / 64, 30 / 32], [0, 0, 0, 0]], np.float32)
     sample = {
         "image": np.zeros((3, 32, 64), np.float32),
-        "gt_bbox": box,
+        "gt_bbox": np.array([[17, 2, 31, 32], [0, 0, 0, 0]], np.float32),
+        "gt_cxcywh_relative": box,
         "gt_class": np.zeros(2, np.int32),
         "gt_score": np.array([1, 0], np.float32),
     }
     make = Gt2YoloTarget(anchors, masks, [16, 8], num_classes=2)
     (sample,) = make([sample], None)
     batch = {key: paddle.to_tensor(sample[key][None]) for key in ("target0", "target1")}
-    batch["gt_bbox"] = paddle.to_tensor(box[None])
+    batch["gt_cxcywh_relative"] = paddle.to_tensor(box[None])
     raw = YOLOv3Outputs([paddle.zeros([1, 7, 2, 4]), paddle.zeros([1, 7, 4, 8])])
     (found,) = head.assignment(raw, batch)
     np.testing.assert_allclose(found.objects, [[17, 2, 31, 32]], rtol=1e-6)
