@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from math import log
 
+import cv2
 import numpy as np
 import paddle
 import pytest
+from small_detectors import small_config
 from tiny_yolof import tiny_model, write_training_config
 
-from ppdet_repro.core.config import build_model, load_config
+from ppdet_repro.core.config import build, build_model, load_config
+from ppdet_repro.engine.model_weights import weights_of
 from ppdet_repro.engine.models import load_trained, with_teacher
-from ppdet_repro.engine.training.checkpoint import list_checkpoints, weights_of
+from ppdet_repro.engine.training.checkpoint import list_checkpoints
 from ppdet_repro.engine.training.train import train
+from ppdet_repro.slim import distill_losses
 from ppdet_repro.slim.distill_losses import CWDFeatureLoss, FGDFeatureLoss, attention, cells
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.weights import read_state, save_state
@@ -109,6 +114,45 @@ def test_an_image_without_boxes_changes_nothing():
     chosen = paddle.to_tensor([0, 2])
     alone = loss(student.index_select(chosen), teacher.index_select(chosen), batch_of([BOXES[0], BOXES[2]]))
     assert with_empty.item() == pytest.approx(alone.item(), rel=1e-6)
+
+
+BOX = [96, 32, 64, 128]  # x, y, width, height in an image of 256 x 256
+
+
+def test_boxes_are_pixels_also_where_the_student_is_ppyolov2(tmp_path, monkeypatch):
+    """The reader of PP-YOLOv2 pads boxes and adds relative ones; FGD needs pixels and ignores the padding."""
+    (tmp_path / "images").mkdir()
+    for name in ("a.png", "b.png"):
+        cv2.imwrite(str(tmp_path / "images" / name), np.zeros((256, 256, 3), np.uint8))
+    truth = {
+        "images": [{"id": i, "file_name": f"{n}.png", "height": 256, "width": 256} for i, n in enumerate("ab")],
+        "annotations": [
+            {"id": i, "image_id": i, "category_id": 1, "bbox": BOX, "area": 64 * 128, "iscrowd": 0} for i in (0, 1)
+        ],
+        "categories": [{"id": 1, "name": "box"}, {"id": 2, "name": "other"}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    decode = "TrainReader.sample_transforms=[Decode: {}]"
+    resize = "TrainReader.batch_transforms.0.BatchRandomResize.target_size=[256]"
+    cfg = small_config("ppyolov2", tmp_path, decode, resize, "TrainReader.batch_size=2")
+    batch = next(
+        iter(build(cfg, "TrainReader").batches(build(cfg, "TrainDataset"), epoch=0, epochs_total=1, seed=0, workers=0))
+    )
+    student = build_model(cfg)
+    marked = []
+
+    def remember(*args):
+        marked.append(cells(*args))
+        return marked[-1]
+
+    monkeypatch.setattr(distill_losses, "cells", remember)
+    for feature, shape in zip(student.neck(student.backbone(batch["image"])), student.neck.out_shape):
+        FGDFeatureLoss(shape.channels, shape.channels)(feature, feature * 2, batch)
+    # Strides 32, 16 and 8. Columns 96 / 32 = 3 to 160 / 32 = 5 and rows 1 to 5, ends included: 3 x 5 = 15 cells.
+    # Then 6 to 10 and 2 to 10: 5 x 9 = 45, and 12 to 20 and 4 to 20: 9 x 17 = 153. Two images each.
+    counts = [int((one > 0).sum()) for one in marked]
+    assert counts == [15, 15, 45, 45, 153, 153]
+    assert [one.max().item() for one in marked[::2]] == pytest.approx([1 / 15, 1 / 45, 1 / 153])
 
 
 # Runs -----------------------------------------------------------------------------------------------------
