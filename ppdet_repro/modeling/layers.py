@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from functools import partial
+from typing import Callable, Dict, Optional, Tuple, Union
 
 import paddle
 import paddle.nn.functional as F
 from paddle import ParamAttr, nn
-from paddle.nn.initializer import Constant
+from paddle.nn.initializer import Constant, Normal
 from paddle.regularizer import L2Decay
 from paddle.vision.ops import DeformConv2D
 
@@ -15,14 +16,28 @@ from ppdet_repro.utils.errors import UserError
 
 NORM_TYPES = ("bn", "sync_bn")
 
+Activation = Callable[[paddle.Tensor], paddle.Tensor]
+ACTIVATIONS: Dict[str, Activation] = {
+    "hard_swish": F.hardswish,
+    "leaky": partial(F.leaky_relu, negative_slope=0.1),
+    "mish": F.mish,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "swish": F.silu,
+}
+
+Norm = Callable[..., nn.BatchNorm2D]
+"""`batch_norm` with settings filled in (`functools.partial`): a number of channels -> a layer."""
+
 
 def activation(name: str) -> nn.Layer:
-    """The layer of an activation's name: relu, or leaky (slope 0.1 below zero)."""
+    """The activation layer of that name: `relu`, or `leaky` (slope 0.1 for negative values)."""
     return nn.LeakyReLU(0.1) if name == "leaky" else nn.ReLU()
 
 
 def reduce_mean(value: paddle.Tensor) -> paddle.Tensor:
-    """The mean of a scalar tensor over all processes of a distributed run (itself where there is one)."""
+    """The mean of a scalar tensor over all processes of a distributed run; without one, the tensor itself."""
     world = paddle.distributed.get_world_size()
     if world == 1:
         return value
@@ -40,11 +55,20 @@ def batch_norm(
     momentum: float = 0.9,
     epsilon: float = 1e-5,
 ) -> nn.BatchNorm2D:
-    """Batch norm whose weight and bias have an L2 coefficient of their own.
+    """Batch norm with its own weight decay.
 
-    `decay` None leaves it to the optimizer. Frozen: running statistics also in training, no gradients. `momentum` is
-    the share of the running statistics that an update keeps.
-    `sync_bn` builds the same layer; the training engine converts it where several GPUs train.
+    Args:
+        channels: number of channels
+        norm_type: `bn` or `sync_bn`. Both build the same layer; the training engine converts the model to
+            synchronized batch norm when it trains on several GPUs.
+        decay: L2 coefficient of weight and bias; None leaves them to the optimizer's
+        frozen: use the running statistics in training too, and compute no gradients for weight and bias
+        lr: factor on the learning rate of weight and bias
+        momentum: the share of the old running statistics that an update keeps
+        epsilon: added to the variance
+
+    Raises:
+        UserError: `norm_type` is unknown.
     """
     if norm_type not in NORM_TYPES:
         raise UserError(f"norm_type {norm_type!r} is not one of {', '.join(NORM_TYPES)}")
@@ -59,11 +83,84 @@ def batch_norm(
     return layer
 
 
-def nearest(x: paddle.Tensor, height, width) -> paddle.Tensor:
-    """Nearest neighbours: [B, C, H, W] -> [B, C, height, width], place i showing i * H // height.
+def conv2d(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    stride: int = 1,
+    groups: int = 1,
+    dilation: int = 1,
+    padding: Union[int, str, None] = None,
+    weight_attr: Optional[ParamAttr] = None,
+    bias_attr: Union[ParamAttr, bool, None] = False,
+) -> nn.Conv2D:
+    """Convolution, by default padded so that the map keeps its size at stride 1, and without bias.
 
-    Sizes that are known and no multiples are gathered: in Paddle Inference 2.6 an optimised program gets
-    `interpolate` wrong there.
+    `bias_attr` None gives it Paddle's default bias.
+    """
+    return nn.Conv2D(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride=stride,
+        padding=dilation * (kernel_size - 1) // 2 if padding is None else padding,
+        dilation=dilation,
+        groups=groups,
+        weight_attr=weight_attr,
+        bias_attr=bias_attr,
+    )
+
+
+def conv3x3(in_channels: int, out_channels: int, bias: Optional[float] = 0.0, padding: int = 1) -> nn.Conv2D:
+    """3x3 convolution with weights from N(0, 0.01). `bias` is the initial value of its bias; None: it has no bias."""
+    return nn.Conv2D(
+        in_channels,
+        out_channels,
+        3,
+        padding=padding,
+        weight_attr=ParamAttr(initializer=Normal(0.0, 0.01)),
+        bias_attr=False if bias is None else ParamAttr(initializer=Constant(bias)),
+    )
+
+
+class ConvNorm(nn.Layer):
+    """Convolution, normalization and, if one is given, an activation function.
+
+    Args:
+        conv: the convolution
+        norm: the normalization of its output
+        act: an activation function. It is a function rather than a layer because quantization-aware training adds
+            observers, and with them entries of the state dict, to activation layers.
+        names: names of the two layers in the state dict's keys. Published checkpoints differ in them.
+    """
+
+    def __init__(
+        self,
+        conv: nn.Layer,
+        norm: nn.Layer,
+        act: Optional[Activation] = None,
+        names: Tuple[str, str] = ("conv", "norm"),
+    ):
+        super().__init__()
+        self.names = names
+        for name, layer in zip(names, (conv, norm)):
+            self.add_sublayer(name, layer)
+        self.act = act
+
+    def convolve(self, x: paddle.Tensor) -> paddle.Tensor:
+        return getattr(self, self.names[0])(x)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        x = getattr(self, self.names[1])(self.convolve(x))
+        return x if self.act is None else self.act(x)
+
+
+def nearest(x: paddle.Tensor, height: int, width: int) -> paddle.Tensor:
+    """Resize with nearest neighbors: [B, C, H, W] -> [B, C, height, width]; output row i shows row i * H // height.
+
+    Where the sizes are known and not multiples of each other, rows and columns are gathered instead of interpolated,
+    because an optimized program of Paddle Inference 2.6 computes `interpolate` wrongly there. In an exported program
+    sizes may also be tensors, or -1.
     """
     sizes = [(2, x.shape[2], height), (3, x.shape[3], width)]
     if not all(isinstance(old, int) and isinstance(new, int) and old > 0 for _, old, new in sizes):
@@ -84,25 +181,25 @@ def freeze(layer: nn.Layer) -> None:
 def offset_conv(
     in_channels: int, kernel_size: int, stride: int, bias_attr: Optional[ParamAttr] = None, modulated: bool = True
 ) -> nn.Conv2D:
-    """The convolution that predicts a deformable one's 2*k*k offsets (dy, dx a tap) and, if that is modulated, k*k
-    mask logits.
+    """The convolution that predicts the sampling offsets of a deformable convolution.
 
-    It starts at zero: no offsets, and a mask of 0.5. Source: Zhu et al., "Deformable ConvNets v2", CVPR 2019;
-    without a mask: Dai et al., "Deformable Convolutional Networks", ICCV 2017.
+    Its output has 2 * k * k channels of offsets (dy and dx of each kernel position) and, if `modulated`, k * k channels
+    of mask logits. It starts at zero: no offsets, and a mask of 0.5 everywhere.
+    Source: Zhu et al., "Deformable ConvNets v2", CVPR 2019; without a mask: Dai et al., "Deformable Convolutional
+    Networks", ICCV 2017.
     """
-    return nn.Conv2D(
+    return conv2d(
         in_channels,
         (3 if modulated else 2) * kernel_size**2,
         kernel_size,
-        stride=stride,
-        padding=(kernel_size - 1) // 2,
+        stride,
         weight_attr=ParamAttr(initializer=Constant(0.0)),
         bias_attr=bias_attr or ParamAttr(initializer=Constant(0.0)),
     )
 
 
 def deform(x: paddle.Tensor, conv_offset: nn.Conv2D, conv: DeformConv2D) -> paddle.Tensor:
-    """Modulated deformable convolution of [B, C, H, W], offsets and mask predicted from the same map."""
-    taps = conv_offset.weight.shape[0] // 3
-    offset, mask = paddle.split(conv_offset(x), [2 * taps, taps], axis=1)
+    """Modulated deformable convolution of [B, C, H, W]; `conv_offset` predicts offsets and mask from the same map."""
+    positions = conv_offset.weight.shape[0] // 3  # of the kernel, k * k
+    offset, mask = paddle.split(conv_offset(x), [2 * positions, positions], axis=1)
     return conv(x, offset, mask=F.sigmoid(mask))

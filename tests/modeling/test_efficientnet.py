@@ -7,6 +7,7 @@ sizes of images, with weights and images drawn as `weights` and `image` do.
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import paddle
@@ -14,8 +15,9 @@ import paddle.nn.functional as F
 import pytest
 from parity_weights import FIXTURES
 
-from ppdet_repro.engine.training.checkpoint import load_pretrained
-from ppdet_repro.modeling.backbones.efficientnet import Block, EfficientNet, NormSettings, Stage, scaled_stages
+from ppdet_repro.engine.model_weights import load_pretrained
+from ppdet_repro.modeling.backbones.efficientnet import Block, EfficientNet, Stage, scaled_stages
+from ppdet_repro.modeling.layers import batch_norm
 from ppdet_repro.utils.weights import save_state
 
 KEYS = json.loads((FIXTURES / "efficientnet_b0.json").read_text())
@@ -117,7 +119,7 @@ def test_larger_variants_are_wider_and_longer(variant, outs, repeats):
 def test_training_leaves_a_blocks_work_out_for_whole_images():
     """An input that a block adds stays; what it adds is 0 for a dropped image and 1 / 0.75 of it for the others."""
     paddle.seed(0)
-    block = Block(8, Stage(3, 1, 6, 8, 1), 1, 0.25, NormSettings("bn", True))
+    block = Block(8, Stage(3, 1, 6, 8, 1), 1, 0.25, partial(batch_norm, frozen=True))
     x = paddle.randn([64, 8, 4, 4])
     block.eval()
     added = (block(x) - x).numpy()

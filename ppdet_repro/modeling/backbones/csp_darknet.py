@@ -1,4 +1,4 @@
-"""CSPDarkNet-53, YOLOv4's backbone.
+"""CSPDarkNet-53, the backbone of YOLOv4.
 
 Source: Wang et al., "CSPNet: A New Backbone that can Enhance Learning Capability of CNN", CVPR Workshops 2020;
 activation and widths: Bochkovskiy et al., "YOLOv4", 2020.
@@ -13,7 +13,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from ppdet_repro.core.registry import Shared, register
-from ppdet_repro.modeling.layers import batch_norm, freeze
+from ppdet_repro.modeling.layers import ConvNorm, batch_norm, conv2d, freeze
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.utils.errors import UserError
 
@@ -22,56 +22,44 @@ STEM = 32
 WIDTHS = (64, 128, 256, 512, 1024)
 
 
-class ConvNorm(nn.Layer):
-    """Convolution without bias, batch norm, mish; dilation pads as much."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, norm_type: str, stride: int = 1, dilation: int = 1
-    ):
-        super().__init__()
-        self.conv = nn.Conv2D(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding=dilation * (kernel_size - 1) // 2,
-            dilation=dilation,
-            bias_attr=False,
-        )
-        self.norm = batch_norm(out_channels, norm_type)
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return F.mish(self.norm(self.conv(x)))
+def conv_norm_mish(
+    in_channels: int, out_channels: int, kernel_size: int, norm_type: str, stride: int = 1, dilation: int = 1
+) -> ConvNorm:
+    """Convolution without bias, batch norm, Mish."""
+    conv = conv2d(in_channels, out_channels, kernel_size, stride, dilation=dilation)
+    return ConvNorm(conv, batch_norm(out_channels, norm_type), F.mish)
 
 
 class Block(nn.Layer):
-    """Residual block: 1x1 convolution to `mid_channels`, 3x3 back."""
+    """Residual block: a 1x1 convolution to `mid_channels`, then a 3x3 convolution back to `channels`."""
 
     def __init__(self, channels: int, mid_channels: int, norm_type: str, dilation: int):
         super().__init__()
-        self.conv1 = ConvNorm(channels, mid_channels, 1, norm_type)
-        self.conv2 = ConvNorm(mid_channels, channels, 3, norm_type, dilation=dilation)
+        self.conv1 = conv_norm_mish(channels, mid_channels, 1, norm_type)
+        self.conv2 = conv_norm_mish(mid_channels, channels, 3, norm_type, dilation=dilation)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return x + self.conv2(self.conv1(x))
 
 
 class Stage(nn.Layer):
-    """A convolution of `stride`, then two ways: a 1x1 convolution, and a 1x1 convolution, `count` blocks and another
-    1x1 convolution; both joined by a last one. Each way has half the channels, but the first stage's all."""
+    """A strided 3x3 convolution, then two branches that are concatenated and joined by a 1x1 convolution.
+
+    The short branch is a 1x1 convolution; the long one has `count` residual blocks between two 1x1 convolutions. Each
+    branch has half of the stage's channels, except in the first stage, where it has all of them.
+    """
 
     def __init__(self, in_channels: int, channels: int, count: int, norm_type: str, stride: int, dilation: int):
         super().__init__()
-        first = in_channels == STEM
-        way, mid = (channels, channels // 2) if first else (channels // 2, channels // 2)
-        self.down = ConvNorm(in_channels, channels, 3, norm_type, stride, dilation)
-        self.short = ConvNorm(channels, way, 1, norm_type)
+        width = channels if in_channels == STEM else channels // 2  # of a branch
+        self.down = conv_norm_mish(in_channels, channels, 3, norm_type, stride, dilation)
+        self.short = conv_norm_mish(channels, width, 1, norm_type)
         self.long = nn.Sequential(
-            ConvNorm(channels, way, 1, norm_type),
-            *[Block(way, mid, norm_type, dilation) for _ in range(count)],
-            ConvNorm(way, way, 1, norm_type),
+            conv_norm_mish(channels, width, 1, norm_type),
+            *[Block(width, channels // 2, norm_type, dilation) for _ in range(count)],
+            conv_norm_mish(width, width, 1, norm_type),
         )
-        self.join = ConvNorm(2 * way, channels, 1, norm_type)
+        self.join = conv_norm_mish(2 * width, channels, 1, norm_type)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         x = self.down(x)
@@ -80,10 +68,15 @@ class Stage(nn.Layer):
 
 @register
 class CSPDarkNet53(nn.Layer):
-    """CSPDarkNet-53 that returns the maps of the stages in `return_idx` (0 to 4, strides 2 to 32).
+    """CSPDarkNet-53.
 
-    `freeze_at` n stops the gradients of the stem and of stages 0..n (-1: none; batch norms go on normalising by the
-    batch); `dilate_last` gives the last stage stride 1 and dilation 2 (DC5, stride 16; the same weights).
+    Args:
+        depth: 53, the only depth there is
+        return_idx: the stages whose feature maps are returned, 0 to 4 (strides 2 to 32); by default the last one
+        freeze_at: stop the gradients of the stem and of stages 0 to `freeze_at` (-1: of nothing). Their batch norms
+            still normalize by the batch.
+        dilate_last: give the last stage stride 1 and dilation 2 (DC5, stride 16). The weights are the same.
+        norm_type: see `layers.batch_norm`
     """
 
     def __init__(
@@ -99,9 +92,10 @@ class CSPDarkNet53(nn.Layer):
         self.return_idx = [stages - 1] if return_idx is None else list(return_idx)
         if any(not 0 <= i < stages for i in self.return_idx):
             raise UserError(f"CSPDarkNet53: return_idx {self.return_idx} names a stage outside 0..{stages - 1}")
-        self.stem = ConvNorm(3, STEM, 3, norm_type)
+        self.stem = conv_norm_mish(3, STEM, 3, norm_type)
         self.stages = nn.LayerList()
-        strides, in_channels = [], STEM
+        strides: List[int] = []
+        in_channels = STEM
         for i, (channels, count) in enumerate(zip(WIDTHS, BLOCKS[depth])):
             stride, dilation = (1, 2) if dilate_last and i == stages - 1 else (2, 1)
             self.stages.append(Stage(in_channels, channels, count, norm_type, stride, dilation))
@@ -113,7 +107,7 @@ class CSPDarkNet53(nn.Layer):
                 freeze(layer)
 
     def forward(self, image: paddle.Tensor) -> List[paddle.Tensor]:
-        """[B, 3, H, W] -> the chosen maps, finest first."""
+        """[B, 3, H, W] -> the feature maps of `return_idx`, finest first."""
         x = self.stem(image)
         feats = []
         for i, stage in enumerate(self.stages):

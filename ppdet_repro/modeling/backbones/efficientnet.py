@@ -1,7 +1,7 @@
 """EfficientNet B0 to B4.
 
-The parameter names are PaddleClas', so its ImageNet weights load; what they hold for the classifier is left over.
-B images, H, W a map.
+Parameters have the names of PaddleClas, so its ImageNet weights load; those of the classifier remain unused.
+B images, C channels; H, W size of a feature map.
 Source: Tan and Le, "EfficientNet", ICML 2019, table 1; the block: Sandler et al., "MobileNetV2", CVPR 2018, with
 squeeze-and-excite of Hu et al., CVPR 2018.
 """
@@ -9,23 +9,25 @@ squeeze-and-excite of Hu et al., CVPR 2018.
 from __future__ import annotations
 
 import math
-from typing import List, Literal, NamedTuple, Tuple
+from functools import partial
+from typing import List, Literal, NamedTuple, Optional, Tuple
 
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
 from ppdet_repro.core.registry import Shared, register
-from ppdet_repro.modeling.layers import batch_norm
+from ppdet_repro.modeling.backbones.mobilenet_v3 import divisible
+from ppdet_repro.modeling.layers import Activation, ConvNorm, Norm, batch_norm, conv2d
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 
 MOMENTUM, EPSILON = 0.99, 1e-3  # of all batch norms
 STEM = 32
-SQUEEZE = 4  # squeeze-and-excite has a quarter of the block's input channels
+SQUEEZE = 4  # squeeze-and-excite reduces to a quarter of the block's input channels
 
 
 class Stage(NamedTuple):
-    """A row of the paper's table 1: `repeats` blocks, the first of which strides."""
+    """A row of the paper's table 1: `repeats` blocks, the first of which has the stride."""
 
     kernel_size: int
     stride: int
@@ -47,70 +49,51 @@ C3_TO_C5 = (2, 4, 6)  # the last stages of strides 8, 16 and 32
 SCALES = {"b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2), "b3": (1.2, 1.4), "b4": (1.4, 1.8)}  # width, depth
 
 
-class NormSettings(NamedTuple):
-    """How the batch norms are built (see `layers.batch_norm`)."""
-
-    norm_type: str
-    frozen: bool
-
-    def __call__(self, channels: int) -> nn.BatchNorm2D:
-        return batch_norm(channels, self.norm_type, None, self.frozen, momentum=MOMENTUM, epsilon=EPSILON)
-
-
-def scaled_width(channels: int, width: float) -> int:
-    """The nearest multiple of 8 that is not more than 10 % below `channels` times `width`, at least 8."""
-    wanted = channels * width
-    rounded = max(8, int(wanted + 4) // 8 * 8)
-    return rounded + 8 if rounded < 0.9 * wanted else rounded
-
-
 def scaled_stages(variant: str) -> List[Stage]:
-    """The stages of a variant: B0's made wider and longer."""
+    """The stages of a variant: those of B0 with its width and depth."""
     width, depth = SCALES[variant]
     return [
-        stage._replace(out=scaled_width(stage.out, width), repeats=math.ceil(stage.repeats * depth)) for stage in STAGES
+        stage._replace(out=divisible(stage.out * width), repeats=math.ceil(stage.repeats * depth)) for stage in STAGES
     ]
 
 
-def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1, bias: bool = False):
-    """Convolution with TensorFlow's SAME padding (a stride of 2 pads an even side at its end alone), under the name
-    that PaddleClas gives it."""
-    layer = nn.Conv2D(
-        in_channels, out_channels, kernel_size, stride, padding="SAME", groups=groups, bias_attr=None if bias else False
-    )
+def conv(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    stride: int = 1,
+    groups: int = 1,
+    bias_attr: Optional[bool] = False,
+) -> nn.Sequential:
+    """Convolution with TensorFlow's SAME padding, which at stride 2 pads an even side only at its end.
+
+    PaddleClas wraps every convolution in a layer of its own, so its weight is called `_conv.weight`.
+    """
+    layer = conv2d(in_channels, out_channels, kernel_size, stride, groups, padding="SAME", bias_attr=bias_attr)
     return nn.Sequential(("_conv", layer))
 
 
-class ConvNorm(nn.Layer):
-    """Convolution without bias, batch norm, and swish unless told otherwise."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        norm: NormSettings,
-        stride: int = 1,
-        groups: int = 1,
-        swish: bool = True,
-    ):
-        super().__init__()
-        self._conv = conv(in_channels, out_channels, kernel_size, stride, groups)
-        self._bn = norm(out_channels)
-        self.act = F.swish if swish else None
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        x = self._bn(self._conv(x))
-        return x if self.act is None else self.act(x)
+def conv_norm(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    norm: Norm,
+    stride: int = 1,
+    groups: int = 1,
+    act: Optional[Activation] = F.swish,
+) -> nn.Sequential:
+    """Convolution without bias, batch norm, activation; PaddleClas wraps them in a layer, too."""
+    layer = conv(in_channels, out_channels, kernel_size, stride, groups)
+    return nn.Sequential(("_conv", ConvNorm(layer, norm(out_channels), act, ("_conv", "_bn"))))
 
 
 class SqueezeExcite(nn.Layer):
-    """Weighs each channel by what all places together show."""
+    """Scale each channel by a factor computed from the means of all channels."""
 
     def __init__(self, channels: int, squeezed: int):
         super().__init__()
-        self._conv1 = conv(channels, squeezed, 1, bias=True)
-        self._conv2 = conv(squeezed, channels, 1, bias=True)
+        self._conv1 = conv(channels, squeezed, 1, bias_attr=None)
+        self._conv2 = conv(squeezed, channels, 1, bias_attr=None)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         mean = x.mean(axis=[2, 3], keepdim=True)  # [B, C, 1, 1]
@@ -118,20 +101,19 @@ class SqueezeExcite(nn.Layer):
 
 
 class Block(nn.Layer):
-    """Expand, depthwise convolution, squeeze-and-excite, project; where the input has the output's shape it is added,
-    and in training the rest is left out for a share `drop` of the images."""
+    """Expansion, depthwise convolution, squeeze-and-excite, projection.
 
-    def __init__(self, in_channels: int, stage: Stage, stride: int, drop: float, norm: NormSettings):
+    The input is added where it has the output's shape. In training the rest of such a block is then dropped for a share
+    `drop` of the images (stochastic depth).
+    """
+
+    def __init__(self, in_channels: int, stage: Stage, stride: int, drop: float, norm: Norm):
         super().__init__()
-        inner, named = in_channels * stage.expand, "_conv"
-        if stage.expand > 1:
-            self._ecn = nn.Sequential((named, ConvNorm(in_channels, inner, 1, norm)))
-        else:
-            self._ecn = nn.Identity()
-        depthwise = ConvNorm(inner, inner, stage.kernel_size, norm, stride, groups=inner)
-        self._dcn = nn.Sequential((named, depthwise))
+        inner = in_channels * stage.expand
+        self._ecn = conv_norm(in_channels, inner, 1, norm) if stage.expand > 1 else nn.Identity()
+        self._dcn = conv_norm(inner, inner, stage.kernel_size, norm, stride, groups=inner)
         self._se = SqueezeExcite(inner, max(1, in_channels // SQUEEZE))
-        self._pcn = nn.Sequential((named, ConvNorm(inner, stage.out, 1, norm, swish=False)))
+        self._pcn = conv_norm(inner, stage.out, 1, norm, act=None)
         self.adds = stride == 1 and in_channels == stage.out
         self.drop_connect = nn.Dropout(drop, axis=0)  # whole images
 
@@ -142,11 +124,13 @@ class Block(nn.Layer):
 
 @register
 class EfficientNet(nn.Layer):
-    """EfficientNet without its classifier, which returns C3 to C5: the last maps of strides 8, 16 and 32.
+    """EfficientNet without its classifier; returns C3 to C5, the last feature maps of strides 8, 16 and 32.
 
-    `variant` b1 to b4 are B0 scaled by the paper's widths and depths. Block n of N is left out in training for a share
-    `drop_connect` * n / N of the images. `freeze_norm` makes every batch norm use its running statistics and no
-    gradient.
+    Args:
+        variant: b1 to b4 are b0 scaled by the paper's widths and depths
+        drop_connect: block n of N is dropped in training for a share `drop_connect` * n / N of the images
+        norm_type: see `layers.batch_norm`
+        freeze_norm: all batch norms use their running statistics and compute no gradients
     """
 
     def __init__(
@@ -157,18 +141,20 @@ class EfficientNet(nn.Layer):
         freeze_norm: bool = False,
     ):
         super().__init__()
-        norm, stages = NormSettings(norm_type, freeze_norm), scaled_stages(variant)
-        channels = scaled_width(STEM, SCALES[variant][0])
+        norm = partial(
+            batch_norm, norm_type=norm_type, decay=None, frozen=freeze_norm, momentum=MOMENTUM, epsilon=EPSILON
+        )
+        stages = scaled_stages(variant)
+        channels = divisible(STEM * SCALES[variant][0])
         total = sum(stage.repeats for stage in stages)
-        stem = nn.Sequential(("_conv", ConvNorm(3, channels, 3, norm, stride=2)))
-        layers: List[Tuple[str, nn.Layer]] = [("_conv_stem", stem)]
+        layers: List[Tuple[str, nn.Layer]] = [("_conv_stem", conv_norm(3, channels, 3, norm, stride=2))]
         self.out_shape, self.taps, stride = [], [], 2
         for number, stage in enumerate(stages):
             stride *= stage.stride
             for i in range(stage.repeats):
                 index = len(layers) - 1
                 block = Block(channels, stage, stage.stride if i == 0 else 1, drop_connect * index / total, norm)
-                layers.append((f"{'block' if i else '_blocks'}.{index}.", block))  # the last dot is PaddleClas'
+                layers.append((f"{'block' if i else '_blocks'}.{index}.", block))  # PaddleClas has the last dot
                 channels = stage.out
             if number in C3_TO_C5:
                 self.taps.append(len(layers) - 1)

@@ -1,12 +1,13 @@
 """MobileNetV3, large and small.
 
-The parameter names are PaddleDetection's, so ImageNet weights (SSLD included) and detectors load.
+Parameters have the names of PaddleDetection, so its ImageNet weights (SSLD included) and detectors load.
 Source: Howard et al., "Searching for MobileNetV3", ICCV 2019, tables 1 and 2.
 """
 
 from __future__ import annotations
 
-from typing import List, Literal, NamedTuple, Optional, Union
+from functools import partial
+from typing import List, Literal, NamedTuple, Optional, Tuple, Union
 
 import paddle
 import paddle.nn.functional as F
@@ -14,18 +15,18 @@ from paddle import ParamAttr, nn
 from paddle.regularizer import L2Decay
 
 from ppdet_repro.core.registry import Shared, register
-from ppdet_repro.modeling.layers import batch_norm
+from ppdet_repro.modeling.layers import ACTIVATIONS, ConvNorm, Norm, batch_norm, conv2d
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.utils.errors import UserError
 
 
 class Row(NamedTuple):
-    """A block of the paper's tables; `squeezes`: with squeeze-and-excite."""
+    """A block of the paper's tables."""
 
     kernel_size: int
     expanded: int
     out: int
-    squeezes: bool
+    squeezes: bool  # whether it has squeeze-and-excite
     act: str
     stride: int
 
@@ -62,31 +63,28 @@ BLOCKS = {
         Row(5, 576, 96, True, "hard_swish", 1),
     ),
 }
-ACTIVATIONS = {"relu": F.relu, "relu6": F.relu6, "hard_swish": F.hardswish}
 EXTRA_BLOCK_FILTERS = ((256, 512), (128, 256), (128, 256), (64, 128))
 
 
 class Settings(NamedTuple):
-    """What the parts of a block share: learning rate multiplier, L2 coefficients, batch norm."""
+    """What the layers of a block share."""
 
-    lr: float
-    conv_decay: float
-    norm_type: str
-    norm_decay: float
-    freeze_norm: bool
+    lr: float  # factor on the learning rate
+    conv_decay: float  # L2 coefficient of the convolutions
+    norm: Norm
 
     def conv_attr(self) -> ParamAttr:
         return ParamAttr(learning_rate=self.lr, regularizer=L2Decay(self.conv_decay))
 
 
 def divisible(channels: float, divisor: int = 8) -> int:
-    """The nearest multiple of `divisor` that is not more than 10 % below `channels`, at least `divisor`."""
+    """`channels` rounded to a multiple of `divisor` (at least `divisor`) that is at most 10 % lower."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 
 def blocks(model_name: str, multiplier: float) -> List[Row]:
-    """The table's rows; `multiplier` scales the last stage's widths, from its first block's output on."""
+    """The table's rows. `multiplier` scales the channels of the last stage, from the output of its first block on."""
     rows = list(BLOCKS[model_name])
     rows[-3] = rows[-3]._replace(out=int(rows[-3].out * multiplier))
     for i in (-2, -1):
@@ -94,50 +92,32 @@ def blocks(model_name: str, multiplier: float) -> List[Row]:
     return rows
 
 
-class ConvNorm(nn.Layer):
-    """Convolution without bias, batch norm, and an activation if one is named."""
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        settings: Settings,
-        act: Optional[str] = None,
-        stride: int = 1,
-        groups: int = 1,
-        padding: Union[int, str, None] = None,
-    ):
-        super().__init__()
-        self.conv = nn.Conv2D(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=(kernel_size - 1) // 2 if padding is None else padding,
-            groups=groups,
-            weight_attr=settings.conv_attr(),
-            bias_attr=False,
-        )
-        s = settings
-        self.bn = batch_norm(out_channels, s.norm_type, s.norm_decay, s.freeze_norm, s.lr)
-        self.act = None if act is None else ACTIVATIONS[act]
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        x = self.bn(self.conv(x))
-        return x if self.act is None else self.act(x)
+def conv_norm(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    settings: Settings,
+    act: Optional[str] = None,
+    stride: int = 1,
+    groups: int = 1,
+    padding: Optional[str] = None,
+) -> ConvNorm:
+    """Convolution without bias, batch norm, and the activation of that name, if any."""
+    attr = settings.conv_attr()
+    conv = conv2d(in_channels, out_channels, kernel_size, stride, groups, padding=padding, weight_attr=attr)
+    norm = settings.norm(out_channels, lr=settings.lr)
+    return ConvNorm(conv, norm, None if act is None else ACTIVATIONS[act], ("conv", "bn"))
 
 
 class SqueezeExcite(nn.Layer):
-    """Channels scaled by a hard sigmoid (slope 0.2) of two 1x1 convolutions of their means."""
+    """Scale each channel by a hard sigmoid (slope 0.2) of two 1x1 convolutions of the channels' means."""
 
     def __init__(self, channels: int, settings: Settings, reduction: int = 4):
         super().__init__()
 
         def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2D:
-            return nn.Conv2D(
-                in_channels, out_channels, 1, weight_attr=settings.conv_attr(), bias_attr=settings.conv_attr()
-            )
+            attr = settings.conv_attr()
+            return conv2d(in_channels, out_channels, 1, weight_attr=attr, bias_attr=attr)
 
         self.conv1 = conv1x1(channels, channels // reduction)
         self.conv2 = conv1x1(channels // reduction, channels)
@@ -148,18 +128,21 @@ class SqueezeExcite(nn.Layer):
 
 
 class InvertedResidual(nn.Layer):
-    """1x1 expansion, depthwise convolution, squeeze-and-excite where the table says so, 1x1 projection."""
+    """1x1 expansion, depthwise convolution, squeeze-and-excite if the table says so, 1x1 projection.
+
+    The input is added where it has the output's shape.
+    """
 
     def __init__(self, in_channels: int, row: Row, settings: Settings):
         super().__init__()
         wide = row.expanded
         self.adds = row.stride == 1 and in_channels == row.out
-        self.expand_conv = ConvNorm(in_channels, wide, 1, settings, row.act)
-        self.bottleneck_conv = ConvNorm(wide, wide, row.kernel_size, settings, row.act, row.stride, groups=wide)
+        self.expand_conv = conv_norm(in_channels, wide, 1, settings, row.act)
+        self.bottleneck_conv = conv_norm(wide, wide, row.kernel_size, settings, row.act, row.stride, groups=wide)
         self.mid_se = SqueezeExcite(wide, settings) if row.squeezes else nn.Identity()
-        self.linear_conv = ConvNorm(wide, row.out, 1, settings)
+        self.linear_conv = conv_norm(wide, row.out, 1, settings)
 
-    def forward(self, x: paddle.Tensor):
+    def forward(self, x: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
         """[B, C, H, W] -> the expanded map [B, expanded, H, W] and the block's output."""
         expanded = self.expand_conv(x)
         out = self.linear_conv(self.mid_se(self.bottleneck_conv(expanded)))
@@ -167,15 +150,15 @@ class InvertedResidual(nn.Layer):
 
 
 class ExtraBlock(nn.Layer):
-    """SSDLite's additional stage of half the size: 1x1, depthwise 3x3 of stride 2, 1x1, each with ReLU6."""
+    """Additional stage of SSDLite, which halves the map: 1x1, depthwise 3x3 with stride 2, 1x1, each with ReLU6."""
 
     def __init__(self, in_channels: int, mid_channels: int, out_channels: int, settings: Settings):
         super().__init__()
-        self.pointwise_conv = ConvNorm(in_channels, mid_channels, 1, settings, "relu6")
-        self.depthwise_conv = ConvNorm(
+        self.pointwise_conv = conv_norm(in_channels, mid_channels, 1, settings, "relu6")
+        self.depthwise_conv = conv_norm(
             mid_channels, out_channels, 3, settings, "relu6", 2, groups=mid_channels, padding="SAME"
         )
-        self.normal_conv = ConvNorm(out_channels, out_channels, 1, settings, "relu6")
+        self.normal_conv = conv_norm(out_channels, out_channels, 1, settings, "relu6")
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.normal_conv(self.depthwise_conv(self.pointwise_conv(x)))
@@ -183,13 +166,24 @@ class ExtraBlock(nn.Layer):
 
 @register
 class MobileNetV3(nn.Layer):
-    """MobileNetV3 that returns the maps whose layers' numbers are in `feature_maps`.
+    """MobileNetV3.
 
-    Layers are numbered from 1, the stem; 2 is the first block. With `with_extra_blocks` a 1x1 expansion
-    follows the last block, then a stride-2 block for each pair (middle, out) of `extra_block_filters`; and a
-    block's map is then its expanded tensor (before the depthwise convolution), as SSDLite and PAFNet-lite
-    take it. `scale` multiplies all widths. `lr_mult_list` holds the learning rate multipliers of the stem
-    and of every three blocks, the last value serving the rest.
+    The layers are numbered from 1, the stem; 2 is the first block.
+
+    Args:
+        scale: factor on all channels
+        model_name: large or small
+        feature_maps: the numbers of the layers whose feature maps are returned, by default 6, 12 and 15
+        with_extra_blocks: append a 1x1 expansion, then an `ExtraBlock` for each of `extra_block_filters`. Blocks then
+            return their expanded map, before the depthwise convolution, as SSDLite and PAFNet-lite use it.
+        extra_block_filters: middle and output channels of each extra block
+        lr_mult_list: factors on the learning rate of the stem and the first three blocks, of the next three blocks, and
+            so on; the last one counts for all that follow
+        conv_decay: L2 coefficient of the convolutions
+        multiplier: factor on the channels of the last stage
+        norm_type: see `layers.batch_norm`
+        norm_decay: L2 coefficient of the batch norms
+        freeze_norm: all batch norms use their running statistics and compute no gradients
     """
 
     def __init__(
@@ -212,12 +206,13 @@ class MobileNetV3(nn.Layer):
         self.takes_expanded = with_extra_blocks
         lr_mult_list = lr_mult_list or [1.0] * 5
 
-        def settings(block: int) -> Settings:
-            lr = lr_mult_list[min(block // 3, len(lr_mult_list) - 1)]
-            return Settings(lr, conv_decay, norm_type, norm_decay, freeze_norm)
+        norm = partial(batch_norm, norm_type=norm_type, decay=norm_decay, frozen=freeze_norm)
 
-        self.numbers: List[int] = []  # of the layers after the stem; their names are conv<number>
-        shapes: List[ShapeSpec] = []  # of the map that each layer after the stem would give
+        def settings(block: int) -> Settings:
+            return Settings(lr_mult_list[min(block // 3, len(lr_mult_list) - 1)], conv_decay, norm)
+
+        self.numbers: List[int] = []  # of the layers after the stem; they are called conv<number>
+        shapes: List[ShapeSpec] = []  # of the feature maps of the layers after the stem
 
         def append(layer: nn.Layer, shape: ShapeSpec) -> None:
             self.numbers.append(len(self.numbers) + 2)
@@ -225,15 +220,15 @@ class MobileNetV3(nn.Layer):
             shapes.append(shape)
 
         channels, stride = divisible(16 * scale), 2
-        self.conv1 = ConvNorm(3, channels, 3, settings(0), "hard_swish", stride=2)
+        self.conv1 = conv_norm(3, channels, 3, settings(0), "hard_swish", stride=2)
         for i, row in enumerate(blocks(model_name, multiplier)):
             row = row._replace(expanded=divisible(scale * row.expanded), out=divisible(scale * row.out))
-            expanded, out = ShapeSpec(row.expanded, stride), ShapeSpec(row.out, stride * row.stride)
-            append(InvertedResidual(channels, row, settings(i)), expanded if with_extra_blocks else out)
-            channels, stride = out
+            expanded, projected = ShapeSpec(row.expanded, stride), ShapeSpec(row.out, stride * row.stride)
+            append(InvertedResidual(channels, row, settings(i)), expanded if with_extra_blocks else projected)
+            channels, stride = projected
         if with_extra_blocks:
             last = settings(len(self.numbers))
-            append(ConvNorm(channels, row.expanded, 1, last, "hard_swish"), ShapeSpec(row.expanded, stride))
+            append(conv_norm(channels, row.expanded, 1, last, "hard_swish"), ShapeSpec(row.expanded, stride))
             channels = row.expanded
             for middle, out in EXTRA_BLOCK_FILTERS if extra_block_filters is None else extra_block_filters:
                 stride *= 2
@@ -246,7 +241,7 @@ class MobileNetV3(nn.Layer):
         self.out_shape = [shapes[i - 2] for i in sorted(self.feature_maps)]
 
     def forward(self, image: paddle.Tensor) -> List[paddle.Tensor]:
-        """[B, 3, H, W] -> the chosen maps, finest first."""
+        """[B, 3, H, W] -> the feature maps of `feature_maps`, finest first."""
         x = self.conv1(image)
         feats = []
         for number in self.numbers:

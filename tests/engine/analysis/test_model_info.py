@@ -26,7 +26,8 @@ from ppdet_repro.engine.analysis.model_info import (
     mean_line,
     model_info,
 )
-from ppdet_repro.modeling.backbones.resnet import DeformConvNorm, NormSettings
+from ppdet_repro.modeling.backbones.resnet import DeformConvNorm
+from ppdet_repro.modeling.layers import batch_norm
 from ppdet_repro.utils.errors import UserError
 from tools.model_info import picture_sizes
 
@@ -64,7 +65,7 @@ def test_a_linear_layer_costs_its_weights_a_row():
 
 
 def test_a_deformable_convolution_costs_its_offsets_too():
-    layer = DeformConvNorm(4, 8, 3, 1, NormSettings("bn", 0.0, False), 1.0)
+    layer = DeformConvNorm(4, 8, 3, 1, batch_norm, 1.0)
     # the convolution itself; and 27 = 9 taps x (dy, dx, mask) channels of offsets, a dense 3x3 convolution
     assert cost(layer, 1, 4, 6, 6) == 8 * 36 * 4 * 9 + 27 * 36 * 4 * 9
 
