@@ -1,8 +1,8 @@
-"""One training or evaluation over several processes.
+"""Training and evaluation with several processes.
 
-`python -m paddle.distributed.launch` starts the processes, one a GPU (NCCL) or several on the CPU (gloo).
-All have the same weights at all times: the gradients, and the running statistics of batch norms, are
-averaged in every step. Where one process fails, its launcher ends the others.
+`python -m paddle.distributed.launch` starts the processes: one per GPU (NCCL), or several on the CPU (gloo). All
+processes have the same weights at all times, because every update averages the gradients and the running statistics of
+batch norms over the processes. If one process fails, the launcher ends the others.
 """
 
 from __future__ import annotations
@@ -22,30 +22,31 @@ from ppdet_repro.paddle_private.threads import set_num_threads
 from ppdet_repro.utils import cpu_env
 from ppdet_repro.utils.logger import get_logger
 
-BUCKET = 1 << 24  # numbers that are sent at once; bounds the memory this takes to a few times 64 MB
+BUCKET_SIZE = 1 << 24  # numbers per message: limits the memory for messages to a few times 64 MB
 
 
 class World(NamedTuple):
-    """This process among all: its number, how many there are, and whether they use GPUs."""
+    """The processes of a run, as seen from one of them."""
 
-    rank: int
-    size: int
-    gpu: bool
+    rank: int  # the number of this process, from 0
+    size: int  # the number of processes
+    gpu: bool  # whether they use GPUs
 
 
 def start(use_gpu: bool) -> World:
-    """Choose the device and meet the other processes, if `paddle.distributed.launch` started some.
+    """Choose the device, and connect to the other processes that `paddle.distributed.launch` started, if any.
 
-    The number of CPU threads is set anew: a Paddle Inference predictor made earlier in this process leaves its
-    own behind, and another number of threads sums in another order, to other bits.
+    The number of CPU threads is set again, because a Paddle Inference predictor that was created earlier in this
+    process changes it. With another number of threads sums are computed in another order, and their last bits differ.
     """
     gpu = use_gpu and paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if use_gpu and not gpu:
         get_logger().info("use_gpu is true, but Paddle finds no GPU here: running on the CPU")
     if not gpu:
         get_logger().info(cpu_env.describe())
-    if cpu_env.threads():
-        set_num_threads(cpu_env.threads())
+    threads = cpu_env.threads()
+    if threads:
+        set_num_threads(threads)
     paddle.set_device("gpu" if gpu else "cpu")
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
         dist.init_parallel_env()
@@ -54,7 +55,7 @@ def start(use_gpu: bool) -> World:
 
 @paddle.no_grad()
 def means(tensors: Sequence[paddle.Tensor]) -> List[paddle.Tensor]:
-    """Each tensor's mean over all processes, float32; every process gets the same bits."""
+    """The mean of each tensor over all processes, in float32. Every process gets exactly the same values."""
     results: List[paddle.Tensor] = []
     size = dist.get_world_size()
     for bucket in _buckets(tensors):
@@ -66,16 +67,16 @@ def means(tensors: Sequence[paddle.Tensor]) -> List[paddle.Tensor]:
 
 
 def _as_float32(tensor: paddle.Tensor) -> paddle.Tensor:
-    """The tensor itself if it is float32: `astype` would copy it."""
+    """The tensor in float32, without a copy if it is float32 already."""
     return tensor if tensor.dtype == paddle.float32 else tensor.astype("float32")
 
 
 def _buckets(tensors: Sequence[paddle.Tensor]) -> Iterator[List[paddle.Tensor]]:
-    """Runs of neighbours, each of at most `BUCKET` numbers or a single tensor."""
+    """Lists of successive tensors with at most `BUCKET_SIZE` numbers together. A larger tensor is a list of its own."""
     bucket: List[paddle.Tensor] = []
     filled = 0
     for tensor in tensors:
-        if bucket and filled + tensor.size > BUCKET:
+        if bucket and filled + tensor.size > BUCKET_SIZE:
             yield bucket
             bucket, filled = [], 0
         bucket.append(tensor)
@@ -88,11 +89,19 @@ def _buckets(tensors: Sequence[paddle.Tensor]) -> Iterator[List[paddle.Tensor]]:
 def average_update(
     parameters: Sequence[paddle.Tensor], statistics: Sequence[paddle.Tensor], values: paddle.Tensor
 ) -> paddle.Tensor:
-    """Replace each gradient, and each running statistic, by its mean over the processes; the mean of `values`.
+    """Replace each gradient and each running statistic by its mean over the processes.
 
-    All in one exchange, as each waits for the slowest process. A parameter without gradient here but with one
-    elsewhere counts as zero here; one without gradient anywhere keeps none, so that the optimizer leaves it
-    alone.
+    Everything is sent together, because every exchange waits for the slowest process. A parameter that has a gradient
+    in some processes only counts as zero in the others. A parameter without a gradient in any process still has none
+    afterwards, so the optimizer skips it.
+
+    Args:
+        parameters: The trainable parameters.
+        statistics: The running statistics.
+        values: Other numbers to average, such as the losses.
+
+    Returns:
+        The mean of `values` over the processes.
     """
     present = [p.grad is not None for p in parameters]
     gradients = [p.grad if has else paddle.zeros_like(p) for p, has in zip(parameters, present)]
@@ -109,14 +118,16 @@ def average_update(
 
 @paddle.no_grad()
 def copy_from_first(tensors: Sequence[paddle.Tensor]) -> None:
-    """Give every process the tensors of rank 0."""
+    """Copy the tensors of process 0 to all processes."""
     for tensor in tensors:
         dist.broadcast(tensor, src=0)
 
 
 def running_statistics(model: nn.Layer) -> List[paddle.Tensor]:
-    """What training updates without gradients: means and variances of batch norms (but for frozen ones), and ranges of
-    quantised layers."""
+    """The tensors that training updates without gradients.
+
+    These are the means and variances of batch norms that are not frozen, and the activation ranges of quantized layers.
+    """
     moments = [
         statistic
         for layer in model.sublayers(include_self=True)
@@ -127,11 +138,10 @@ def running_statistics(model: nn.Layer) -> List[paddle.Tensor]:
 
 
 def synchronize_batch_norms(model: nn.Layer, world: World) -> None:
-    """Make batch norms see the images of all processes, for `norm_type: sync_bn`; on the CPU it stays
-    ordinary.
+    """Let batch norms normalize over the images of all processes, for `norm_type: sync_bn`.
 
-    Frozen ones, which use their running statistics, are left as they are (Paddle's own conversion would
-    thaw them).
+    On the CPU they stay ordinary batch norms. Frozen batch norms, which use their running statistics, are not
+    converted, as Paddle's conversion would unfreeze them.
     """
     if not world.gpu:
         get_logger().info("norm_type sync_bn: BN used instead, as there is no GPU")

@@ -1,4 +1,4 @@
-"""Inference on pictures with a trained model: drawn boxes and result files."""
+"""Run a trained model on image files, draw the detections and write them to a file."""
 
 from __future__ import annotations
 
@@ -28,39 +28,59 @@ def infer(
     save_results: bool = False,
     save_threshold: float = 0.5,
 ) -> List[ImageDetections]:
-    """Detect on image files with TestReader's transforms; the ids of the result count the files from 0.
+    """Detect objects in image files, which TestReader prepares.
 
-    `visualize`: draw the boxes that score at least `draw_threshold`, one picture a file below `output_dir`.
-    `save_results`: write `output_dir`/bbox.json, COCO result rows with the file names, of the boxes that
-    score at least `save_threshold`. UserError if a file is not an image or the results cannot be written.
+    Args:
+        model: A trained detector.
+        cfg: The config of the model.
+        files: Paths of the images.
+        output_dir: Folder for the results.
+        draw_threshold: The lowest score of a box that is drawn.
+        visualize: Draw the boxes into a copy of each image.
+        save_results: Write the boxes as COCO result rows with file names to `output_dir`/bbox.json.
+        save_threshold: The lowest score of a box that is written.
+
+    Returns:
+        All detections of each file; `im_id` is the position of the file, from 0.
+
+    Raises:
+        UserError: A file is not an image, or the results cannot be written.
     """
     dataset = build(cfg, "TestDataset")
     dataset.set_images(files)
     reader = build(cfg, "TestReader")
     batches = reader.batches(dataset, epoch=0, epochs_total=1, seed=0, workers=min(cfg.run.worker_num, len(files)))
     files, names = dataset.table.files, dataset.class_names
-    pictures = output_names(files)
+    output_files = output_names(files)
     results = []
     for found in detect(model, batches, len(files)):
         results.append(found)
         if visualize:
             drawn = draw_detections(read_image(files[found.im_id]), found.rows, names, draw_threshold)
-            write_picture(Path(output_dir) / pictures[found.im_id], drawn)
+            write_picture(Path(output_dir) / output_files[found.im_id], drawn)
     if visualize:
-        get_logger().info(f"{len(files)} pictures in {output_dir}")
+        get_logger().info(f"{len(files)} images with drawn boxes in {output_dir}")
     if save_results:
         rows = []
         for found in results:
             kept = ImageDetections(found.im_id, found.rows[found.rows[:, 1] >= save_threshold])
-            named = {"file_name": pictures[found.im_id]}
+            named = {"file_name": output_files[found.im_id]}
             rows += [{**row, **named} for row in coco_rows([kept], dataset.category_ids, cfg.run.bias)]
         write_rows(rows, output_dir)
     return results
 
 
 def choose_images(image: Optional[str], folder: Optional[str], list_file: Optional[str]) -> List[str]:
-    """The files to run on: the image if it is given, else those that `list_file` names (one a line, relative
-    to `folder`), else all of the folder. UserError if nothing is given or something does not exist."""
+    """The image files that the arguments of the command line name.
+
+    Args:
+        image: A single image. It takes precedence over the other two arguments.
+        folder: A folder of images.
+        list_file: A text file with one path per line, relative to `folder`. None: all images in the folder.
+
+    Raises:
+        UserError: Neither an image nor a folder is given, or something does not exist.
+    """
     if image is not None:
         return find_images(image)
     if folder is None:

@@ -1,11 +1,9 @@
-"""A config's model, and with the weights that the config names."""
+"""Build the model of a config: with initial weights, with trained weights, or beside a teacher."""
 
 from __future__ import annotations
 
-from paddle import nn
-
 from ppdet_repro.core.config import Config, build, build_model
-from ppdet_repro.engine.training.checkpoint import load_exact
+from ppdet_repro.engine.model_weights import load_exact
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.slim.distill import Distilled
 from ppdet_repro.slim.qat import QAT
@@ -14,14 +12,18 @@ from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.weights import resolve
 
 
-def build_network(cfg: Config) -> nn.Layer:
-    """The config's model, which with `slim: QAT` computes as in int8. UserError: `slim` is another than QAT."""
+def build_untrained(cfg: Config) -> Detector:
+    """The model of a config with initial weights; with `slim: QAT` its layers compute as they will in int8.
+
+    Raises:
+        UserError: `slim` is PTQ or Distill, which do not describe a model to train.
+    """
     where = cfg.slim_path or cfg.path
     if cfg.run.slim == "PTQ":
         raise UserError(f"{where}: slim: PTQ is for tools/post_quant.py, after training")
     if cfg.run.slim == "Distill":
         raise UserError(f"{where}: slim: Distill makes this the teacher's config; give it as --slim_config")
-    model = build_model(cfg)
+    model: Detector = build_model(cfg)
     if cfg.run.slim == "QAT":
         qat: QAT = build(cfg, "QAT")
         qat.quantise(model)
@@ -30,13 +32,37 @@ def build_network(cfg: Config) -> nn.Layer:
     return model
 
 
+def load_trained(cfg: Config, offline: bool = False) -> Detector:
+    """The model of a config with the weights that `weights` names (a path or URL), in evaluation mode.
+
+    Args:
+        offline: Take weights that are a URL from the cache only.
+
+    Raises:
+        UserError: The config names no weights, they cannot be found, or they belong to another model.
+    """
+    if not cfg.run.weights:
+        raise UserError(f"{cfg.path}: no weights to load; give them with -o weights=PATH_OR_URL")
+    model = build_untrained(cfg)
+    load_exact(model, resolve(cfg.run.weights, offline))
+    model.eval()
+    return model
+
+
 def with_teacher(student: Detector, teacher_cfg: Config, offline: bool = False) -> Distilled:
-    """The student beside the teacher of a config with `slim: Distill`, whose weights are its `pretrain_weights`, with a
-    `distill_loss` for every feature map. UserError: one of these is missing, or the maps have other strides."""
+    """The student and a trained teacher, with a distillation loss for each feature map of their necks.
+
+    Args:
+        teacher_cfg: A config with `slim: Distill`. Its model is the teacher, whose weights are its `pretrain_weights`.
+        offline: Take weights that are a URL from the cache only.
+
+    Raises:
+        UserError: The config has no `distill_loss` or no weights, or the feature maps have different strides.
+    """
     run, where = teacher_cfg.run, teacher_cfg.path
     if not run.distill_loss or not run.pretrain_weights:
         raise UserError(f"{where}: slim: Distill wants a distill_loss, and the teacher's weights as pretrain_weights")
-    teacher = build_model(teacher_cfg)
+    teacher: Detector = build_model(teacher_cfg)
     own, theirs = student.neck.out_shape, teacher.neck.out_shape
     if [shape.stride for shape in own] != [shape.stride for shape in theirs]:
         strides = " and ".join(str([shape.stride for shape in shapes]) for shapes in (own, theirs))
@@ -56,16 +82,3 @@ def with_teacher(student: Detector, teacher_cfg: Config, offline: bool = False) 
     except TypeError as error:
         raise UserError(f"{where}: distill_loss: {error}; take CWDFeatureLoss or FGDFeatureLoss") from error
     return Distilled(student, teacher, losses)
-
-
-def load_trained(cfg: Config, offline: bool = False) -> nn.Layer:
-    """The model in eval mode with `weights` (a path or URL) loaded. `offline`: URLs from the cache only.
-
-    UserError if the config names no weights, they cannot be had, or they are not this model's.
-    """
-    if not cfg.run.weights:
-        raise UserError(f"{cfg.path}: no weights to load; give them with -o weights=PATH_OR_URL")
-    model = build_network(cfg)
-    load_exact(model, resolve(cfg.run.weights, offline))
-    model.eval()
-    return model

@@ -12,7 +12,7 @@ from paddle.nn.initializer import Assign
 from paddle.regularizer import L2Decay
 
 from ppdet_repro.core.config import RunSettings
-from ppdet_repro.engine.training.train import learning_rate_scale
+from ppdet_repro.engine.training.assembly import learning_rate_scale
 from ppdet_repro.optimizer.optimizer import L1, L2, SGD, Adam, AdamW, Momentum, OptimizerBuilder
 from ppdet_repro.optimizer.schedules import CosineDecay, ExpWarmup, LearningRate, LinearWarmup, PiecewiseDecay
 from ppdet_repro.utils.errors import UserError

@@ -13,7 +13,7 @@ from ppdet_repro.data.reader.readers import TrainReader
 from ppdet_repro.data.reader.sampling import epoch_order
 from ppdet_repro.data.source.synthetic import generate
 from ppdet_repro.engine.distributed import running_statistics
-from ppdet_repro.engine.training import train as training
+from ppdet_repro.engine.training import loop
 from ppdet_repro.engine.training.checkpoint import list_checkpoints
 from ppdet_repro.engine.training.progress import TrainLog
 from ppdet_repro.engine.training.train import train
@@ -198,7 +198,7 @@ def stopped_after(updates, monkeypatch):
             if self.done == updates:
                 raise Stopped
 
-    monkeypatch.setattr(training, "TrainLog", Log)
+    monkeypatch.setattr(loop, "TrainLog", Log)
 
 
 def weights(folder, epoch):

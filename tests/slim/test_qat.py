@@ -12,8 +12,9 @@ from ppdet_repro.core.config import build, load_config
 from ppdet_repro.engine.distributed import running_statistics
 from ppdet_repro.engine.export.export_model import export_model
 from ppdet_repro.engine.export.verify import PaddleNetwork
-from ppdet_repro.engine.models import build_network, load_trained
-from ppdet_repro.engine.training.checkpoint import list_checkpoints, load_pretrained, weights_of
+from ppdet_repro.engine.model_weights import load_pretrained, weights_of
+from ppdet_repro.engine.models import build_untrained, load_trained
+from ppdet_repro.engine.training.checkpoint import list_checkpoints
 from ppdet_repro.engine.training.train import train
 from ppdet_repro.paddle_private.program import operator_types as operators
 from ppdet_repro.paddle_private.program import read_program
@@ -126,7 +127,7 @@ def test_the_other_processes_ranges_are_averaged_and_a_skipped_updates_are_forgo
 
 
 def test_weights_of_the_unquantised_model_are_found(folder):
-    model = build_network(config(folder))
+    model = build_untrained(config(folder))
     report = load_pretrained(model, folder / "float.pdparams")
     state = read_state(folder / "float.pdparams")
     assert not report.unused and not report.reshaped and len(report.loaded) == len(state)
@@ -190,4 +191,4 @@ def test_a_wrong_setting_is_named(folder, settings, message):
 def test_verification_is_for_float32(folder, tmp_path):
     cfg = config(folder)
     with pytest.raises(UserError, match="compare their AP"):
-        export_model(build_network(cfg), cfg, tmp_path, verify_on=["a.jpg"])
+        export_model(build_untrained(cfg), cfg, tmp_path, verify_on=["a.jpg"])

@@ -15,7 +15,7 @@ import paddle
 
 from ppdet_repro.core.config import Config, build, build_model
 from ppdet_repro.data.source.base import Source
-from ppdet_repro.engine.training.checkpoint import load_exact
+from ppdet_repro.engine.model_weights import load_exact
 from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, LevelBars, WeightMap
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.pictures import write_picture

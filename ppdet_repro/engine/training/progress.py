@@ -1,7 +1,7 @@
-"""What a training run says while it runs: a bar or lines, `log.jsonl`, curves for VisualDL.
+"""How a training run reports its progress: a progress bar or log lines, `log.jsonl`, and curves for VisualDL.
 
-`log.jsonl` has a line {kind: train, epoch, step, lr, the losses, images_per_second} every `log_iter`
-updates, and one {kind: eval, epoch, step, the metrics} an evaluation. Epochs and updates count from 1.
+`log.jsonl` has a line {kind: train, epoch, step, lr, the losses, images_per_second} every `log_iter` updates, and a
+line {kind: eval, epoch, step, the metrics} for every evaluation. Epochs and updates are counted from 1.
 """
 
 from __future__ import annotations
@@ -27,11 +27,16 @@ BAR = "{desc} {bar:20} {n_fmt}/{total_fmt} {postfix}"
 
 
 class TrainLog:
-    """Call it with every update's report; the process that keeps no log makes none.
+    """Logs a training run. Call it with the report of every update.
 
-    steps       updates an epoch
-    done        updates that an earlier run did; its later lines in the file are dropped
-    processes   how many there are, to count all their images
+    Args:
+        path: The file `log.jsonl`.
+        epochs: Epochs of the run.
+        steps: Updates per epoch.
+        done: Updates that are already done when a run is resumed. Lines of later updates are removed from the file.
+        log_iter: Updates from one line to the next.
+        processes: The number of processes, each of which trains on as many images as this one.
+        vdl_dir: Folder for the curves for VisualDL; None: no curves.
     """
 
     def __init__(
@@ -51,7 +56,7 @@ class TrainLog:
         self.done = done
         self.log_iter = log_iter
         self.processes = processes
-        self.seconds: List[float] = []  # of recent updates, their data included
+        self.seconds: List[float] = []  # per recent update, with the time that its data took
         self.window: List[StepReport] = []  # since the last line
         self.last = time.perf_counter()
         self.bar: Optional[tqdm] = None
@@ -72,7 +77,7 @@ class TrainLog:
         self.closing.close()
 
     def start_epoch(self) -> None:
-        """The time from here on counts for the next update."""
+        """Start measuring the time of the epoch's first update, and show a bar on a terminal."""
         self.last = time.perf_counter()
         if sys.stderr.isatty():
             epoch = self.done // self.steps + 1
@@ -94,7 +99,7 @@ class TrainLog:
             self._end_bar()
 
     def evaluation(self, metrics: Mapping[str, float]) -> None:
-        """Write down the metrics of the epoch that just ended."""
+        """Log the metrics of the epoch that just ended."""
         self._append({"kind": "eval", "epoch": self.done // self.steps, "step": self.done, **metrics})
         self._curves("eval", metrics)
 
@@ -136,14 +141,14 @@ class TrainLog:
             self.bar = None
 
 
-class NoLog(TrainLog):
-    """What processes other than the first have: it says and writes nothing."""
+class SilentLog(TrainLog):
+    """Logs nothing. All processes but the first use it."""
 
     def __init__(self) -> None:
         self.closing = ExitStack()
         self.bar = None
 
-    def __enter__(self) -> NoLog:
+    def __enter__(self) -> SilentLog:
         return self
 
     def start_epoch(self) -> None:
@@ -157,13 +162,13 @@ class NoLog(TrainLog):
 
 
 def finite_mean(values: Sequence[float]) -> float:
-    """The mean of those that are finite (skipped updates have others), 0 if none is."""
+    """The mean of the finite values, or 0 if there are none. Skipped updates have values that are not finite."""
     finite = [value for value in values if math.isfinite(value)]
     return sum(finite) / max(len(finite), 1)
 
 
 def keep_lines_until(path: Path, step: int) -> None:
-    """Drop the lines of later updates than `step`, and a last one that was cut, from a log."""
+    """Remove the lines of updates after `step`, and incomplete lines, from a log."""
     if not path.is_file():
         return
     kept = []
@@ -178,7 +183,7 @@ def keep_lines_until(path: Path, step: int) -> None:
 
 
 def open_visualdl(folder: str) -> Any:
-    """VisualDL's writer. UserError: it is not installed."""
+    """A writer for VisualDL. UserError: VisualDL is not installed."""
     try:
         from visualdl import LogWriter
     except ImportError as error:

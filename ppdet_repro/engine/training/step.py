@@ -1,18 +1,19 @@
-"""One update of a model: forward, backward, averaging over processes, guard against NaN, optimizer, EMA.
+"""One update of a model: forward, backward, averaging over processes, check for NaN, optimizer, moving average.
 
-k micro-batches whose gradients are averaged into one update, L losses
+k batches per update, whose gradients are averaged; L losses.
 """
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Literal, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Literal, Mapping, NamedTuple, Optional, Sequence, Tuple, cast
 
 import numpy as np
 import paddle
 from paddle import nn
 
+from ppdet_repro.core.contract import Batch, Losses
 from ppdet_repro.engine import distributed
 from ppdet_repro.engine.distributed import World
 from ppdet_repro.optimizer.ema import ModelEMA
@@ -21,26 +22,24 @@ from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import atomic_file
 from ppdet_repro.utils.logger import get_logger
 
-Batch = Dict[str, Any]
-
 INITIAL_LOSS_SCALE = 1024.0
-SKIPS_IN_A_ROW = 20  # after so many the run is beyond help
-BATCHES_KEPT = 3  # offending batches that are written to disk
+SKIPS_IN_A_ROW = 20  # after so many skipped updates in a row the run ends
+BATCHES_KEPT = 3  # batches with NaN that are written to disk
 
 
 class StepReport(NamedTuple):
-    """What an update did."""
+    """The result of an update."""
 
-    losses: Dict[str, float]  # means over the micro-batches and processes
+    losses: Dict[str, float]  # means over the update's batches and over the processes
     learning_rate: float
     images: int  # of this process
-    seconds: float
+    seconds: float  # without the time that the data took
 
 
 class Precision:
-    """The arithmetic of the forward pass: float32, or mixed with float16 or bfloat16 on a GPU.
+    """The precision of the forward pass: float32, or on a GPU mixed with float16 or bfloat16.
 
-    float16 scales the loss so that small gradients do not vanish, and lowers the scale when they overflow.
+    With float16 the loss is scaled so that small gradients do not vanish; the scale is lowered when gradients overflow.
     """
 
     def __init__(self, low: Optional[Literal["float16", "bfloat16"]] = None):
@@ -49,7 +48,7 @@ class Precision:
         if low == "float16":
             self.scaler = paddle.amp.GradScaler(init_loss_scaling=INITIAL_LOSS_SCALE)
 
-    def forward(self, model: nn.Layer, batch: Batch) -> Dict[str, paddle.Tensor]:
+    def forward(self, model: nn.Layer, batch: Batch) -> Losses:
         if self.low is None:
             return model(batch)
         with paddle.amp.auto_cast(dtype=self.low, level="O1"):
@@ -67,10 +66,9 @@ class Precision:
 
 
 class NanGuard:
-    """What happens to an update whose losses or gradients are not finite.
+    """Handles updates whose losses or gradients are not finite.
 
-    The batches of the process that they came from are saved in `folder`, then the run stops, or skips the
-    update.
+    The process where they occurred saves its batches in `folder`. Then the run stops, or the update is skipped.
     """
 
     def __init__(self, action: Literal["stop", "skip"], folder: Path, rank: int = 0):
@@ -81,13 +79,19 @@ class NanGuard:
         self.saved = 0
 
     def passed(self) -> None:
-        """The update was in order."""
+        """Note that an update was finite."""
         self.in_a_row = 0
 
     def caught(self, step: int, culprits: Sequence[str], batches: Sequence[Batch]) -> None:
-        """The update was not; `culprits` are empty where the fault is another process's.
+        """Handle an update that was not finite.
 
-        UserError: the run is to stop, or skipping does not help.
+        Args:
+            step: The number of the update, from 1.
+            culprits: The names of this process's values that are not finite; empty if only other processes have some.
+            batches: The batches of the update.
+
+        Raises:
+            UserError: The run must stop, or too many updates in a row were skipped.
         """
         self.in_a_row += 1
         message = f"update {step}: not finite: another process's losses or gradients"
@@ -102,14 +106,14 @@ class NanGuard:
         get_logger().warning(f"{message}; update skipped")
 
     def _save(self, step: int, batches: Sequence[Batch]) -> str:
-        """Write the batches as arrays, named batch/entry[/image]; words for the message."""
+        """Save the batches as arrays with names batch/entry[/image], and return words for the message."""
         if self.saved == BATCHES_KEPT:
             return ""
         self.saved += 1
         path = self.folder / f"nan_step{step}_rank{self.rank}.npz"
-        arrays = {}
+        arrays: Dict[str, np.ndarray] = {}
         for i, batch in enumerate(batches):
-            for key, value in batch.items():
+            for key, value in cast(Mapping[str, Any], batch).items():
                 if isinstance(value, list):
                     arrays.update({f"{i}/{key}/{j}": item.numpy() for j, item in enumerate(value)})
                 else:
@@ -124,7 +128,7 @@ class NanGuard:
 
 
 class TrainStep:
-    """Calling it with k micro-batches does one update of the model."""
+    """Updates a model once per call, with the mean gradient of the call's k batches."""
 
     def __init__(
         self,
@@ -163,7 +167,7 @@ class TrainStep:
             self.guard.caught(self.schedule.last_epoch + 1, culprits, batches)
             for statistic, value in zip(self.statistics, statistics):
                 paddle.assign(value, output=statistic)
-        self.optimizer.clear_grad(set_to_zero=False)  # a parameter without gradient is left alone
+        self.optimizer.clear_grad(set_to_zero=False)  # the optimizer skips parameters without a gradient
         rate = self.schedule.last_lr
         self.schedule.step()
         images = sum(len(batch["image"]) for batch in batches)
@@ -171,17 +175,17 @@ class TrainStep:
         return StepReport(losses, rate, images, time.perf_counter() - started)
 
     def _backward(self, batches: Sequence[Batch]) -> Tuple[List[str], paddle.Tensor]:
-        """Leave the gradient of the micro-batches' mean loss in the parameters.
+        """Compute the gradient of the batches' mean loss; it is left in the parameters.
 
-        The losses' names, then "gradients"; their means [L + 1], the last of which is finite if all
-        gradients are. Overflowing float16 gradients are the loss scaler's business.
+        Returns:
+            The names of the losses and "gradients"; and the mean losses with one more value [L + 1], which is finite
+            if all gradients are. With float16 it is 0: the loss scaler handles gradients that overflow.
         """
-        total = None
+        values = []  # per batch, [L]
         for batch in batches:
             losses = self.precision.forward(self.model, batch)
             self.precision.backward(losses["loss"] / len(batches))
-            values = paddle.stack([loss.detach().astype("float32").reshape([]) for loss in losses.values()])
-            total = values if total is None else total + values
+            values.append(paddle.stack([loss.detach().astype("float32").reshape([]) for loss in losses.values()]))
         sums = [p.grad.sum() for p in self.parameters if p.grad is not None]
         finite = paddle.zeros([]) if self.precision.scaler or not sums else paddle.add_n(sums).detach()
-        return [*losses, "gradients"], paddle.concat([total / len(batches), finite.reshape([1])])
+        return [*losses, "gradients"], paddle.concat([sum(values) / len(batches), finite.reshape([1])])

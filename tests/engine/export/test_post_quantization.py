@@ -21,8 +21,8 @@ from ppdet_repro.engine.export import post_quantization as module
 from ppdet_repro.engine.export.export_model import export_model, read_input
 from ppdet_repro.engine.export.post_quantization import calibration_files, post_quant
 from ppdet_repro.engine.export.verify import PaddleNetwork
+from ppdet_repro.engine.model_weights import weights_of
 from ppdet_repro.engine.models import load_trained
-from ppdet_repro.engine.training.checkpoint import weights_of
 from ppdet_repro.paddle_private.bias_fusion import remove_bias_reshapes
 from ppdet_repro.paddle_private.program import operator_types as operators
 from ppdet_repro.paddle_private.program import read_program

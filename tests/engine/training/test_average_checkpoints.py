@@ -9,8 +9,8 @@ from paddle import nn
 from tiny_yolof import write_config, write_images
 
 from ppdet_repro import build_model, load_config
+from ppdet_repro.engine.model_weights import weights_of
 from ppdet_repro.engine.training.average_checkpoints import average, average_checkpoints, measure_statistics
-from ppdet_repro.engine.training.checkpoint import weights_of
 from ppdet_repro.optimizer.schedules import CyclicCosineDecay
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.weights import read_state, save_state
@@ -42,7 +42,7 @@ def test_the_sum_does_not_lose_small_weights():
 
 def test_files_of_another_model_are_refused():
     other = {**state(1.0), "more": np.zeros(1, np.float32)}
-    with pytest.raises(UserError, match="b is not of the model of a: they differ in more"):
+    with pytest.raises(UserError, match="b is not a file of the same model as a: they differ in more"):
         average([state(1.0), other], ["a", "b"])
 
 
@@ -111,7 +111,7 @@ def test_the_average_is_written_with_statistics_of_its_own(tiny):
 
 def test_one_checkpoint_or_another_ending_is_refused(tiny):
     _, paths, folder = tiny
-    with pytest.raises(UserError, match="two checkpoints at least, 1 given"):
+    with pytest.raises(UserError, match="at least two checkpoints, 1 given"):
         average_checkpoints(paths[:1], str(folder / "swa.pdparams"))
     with pytest.raises(UserError, match="must end with .pdparams"):
         average_checkpoints(paths, str(folder / "swa"))

@@ -1,11 +1,10 @@
-"""Checkpoints: whole or absent, and everything that a run needs to go on; weights into models."""
+"""Checkpoints: whole or absent, and everything that a run needs to go on."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-import pickle
 import random
 import signal
 import time
@@ -15,25 +14,22 @@ import paddle
 import pytest
 from paddle import nn
 
-from ppdet_repro.engine.training import checkpoint
+from ppdet_repro.engine.model_weights import weights_of
 from ppdet_repro.engine.training.checkpoint import (
-    Training,
-    TrainState,
+    Checkpointed,
+    RunState,
     find_checkpoint,
     keep_newest,
     list_checkpoints,
-    load_exact,
-    load_pretrained,
     restore_checkpoint,
     save_checkpoint,
-    weights_of,
 )
 from ppdet_repro.optimizer.ema import ModelEMA
 from ppdet_repro.optimizer.optimizer import SGD, Adam, AdamW, Momentum, OptimizerBuilder
 from ppdet_repro.optimizer.schedules import LearningRate
 from ppdet_repro.paddle_private.optimizer_state import optimizer_state
 from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.weights import read_state, save_state
+from ppdet_repro.utils.weights import read_state
 
 
 class Net(nn.Layer):
@@ -52,7 +48,7 @@ def new_training(optimizer=None, ema=False):
     """Freshly built; its variables have other names than those of one built earlier."""
     model = Net()
     built = OptimizerBuilder(None, None, None, optimizer or Momentum()).build(LearningRate().schedule(9), model)
-    return Training(model, built, ModelEMA(model) if ema else None, None)
+    return Checkpointed(model, built, ModelEMA(model) if ema else None, None)
 
 
 def train(training, updates, seed):
@@ -83,7 +79,7 @@ def save(folder, training, epoch=1, **state):
     weights = weights_of(training.model)
     if training.ema is not None:
         weights = {name: value.numpy() for name, value in training.ema.applied_weights().items()}
-    return save_checkpoint(folder, training, TrainState(seed=0, epoch=epoch, **state), weights)
+    return save_checkpoint(folder, training, RunState(seed=0, epoch=epoch, **state), weights)
 
 
 class TestCheckpoints:
@@ -103,7 +99,7 @@ class TestCheckpoints:
     def test_the_state_comes_back(self, tmp_path):
         path = save(tmp_path, new_training(), 7, step=63, metrics={"bbox_mAP": 0.1}, best=0.2, best_epoch=5)
         state = restore_checkpoint(path, new_training())
-        assert state == TrainState(0, 7, 63, {"bbox_mAP": 0.1}, 0.2, 5, 0)
+        assert state == RunState(0, 7, 63, {"bbox_mAP": 0.1}, 0.2, 5, 0)
 
     def test_the_loss_scale_comes_back(self, tmp_path):
         class Scaler:
@@ -169,7 +165,7 @@ class TestCheckpoints:
         other = Net(classes=3)
         optimizer = OptimizerBuilder(None, None, None, Momentum()).build(LearningRate().schedule(9), other)
         with pytest.raises(UserError, match="head.weight"):
-            restore_checkpoint(path, Training(other, optimizer, None, None))
+            restore_checkpoint(path, Checkpointed(other, optimizer, None, None))
 
     def test_another_optimizer_is_refused(self, tmp_path):
         training = new_training(Adam())
@@ -214,14 +210,14 @@ class TestCheckpoints:
         for name in weights:  # large enough for a kill to fall into the writing of a file
             training.ema.average[name] = paddle.zeros([1 << 14])
         started = time.perf_counter()
-        save_checkpoint(tmp_path, training, TrainState(0, 1), weights)
+        save_checkpoint(tmp_path, training, RunState(0, 1), weights)
         duration = time.perf_counter() - started
         newest = 1
         for _ in range(20):
             child = os.fork()
             if child == 0:
                 for epoch in range(newest + 1, newest + 1000):
-                    save_checkpoint(tmp_path, training, TrainState(0, epoch), weights)
+                    save_checkpoint(tmp_path, training, RunState(0, epoch), weights)
                 os._exit(0)
             while len(list_checkpoints(tmp_path)) == newest:
                 time.sleep(duration / 20)
@@ -232,78 +228,3 @@ class TestCheckpoints:
             assert path == list_checkpoints(tmp_path)[-1]
             newest = json.loads((path / "state.json").read_text())["epoch"]
         assert newest > 20
-
-
-class TestLoadExact:
-    def test_equal_names_and_shapes(self, tmp_path):
-        source, target = Net(), Net()
-        save_state(tmp_path / "a.pdparams", weights_of(source))
-        load_exact(target, tmp_path / "a.pdparams")
-        assert equal(weights_of(source), weights_of(target))
-
-    def test_any_difference_is_an_error_that_lists_both_sides_and_changes_nothing(self, tmp_path):
-        state = weights_of(Net(classes=3))
-        state["neck.weight"] = state.pop("backbone.norm.bias")
-        save_state(tmp_path / "a.pdparams", state)
-        model = Net()
-        before = weights_of(model)
-        with pytest.raises(UserError) as raised:
-            load_exact(model, tmp_path / "a.pdparams")
-        message = str(raised.value)
-        assert "1 of the model's are not in the file (backbone.norm.bias)" in message
-        assert "1 of the file's are not in the model (neck.weight)" in message
-        assert "2 have another shape, file -> model (head.weight [4, 3] -> [4, 2], head.bias [3] -> [2])" in message
-        assert "num_classes" in message
-        assert equal(before, weights_of(model))
-
-    def test_precision_is_the_models(self, tmp_path):
-        state = {name: value.astype(np.float64) for name, value in weights_of(Net()).items()}
-        save_state(tmp_path / "a.pdparams", state)
-        model = Net()
-        load_exact(model, tmp_path / "a.pdparams")
-        assert model.head.weight.dtype == paddle.float32
-
-
-class TestLoadPretrained:
-    def test_a_backbones_file_has_no_prefix(self, tmp_path):
-        state = {name[len("backbone.") :]: v for name, v in weights_of(Net()).items() if name.startswith("backbone.")}
-        save_state(tmp_path / "a.pdparams", {**state, "fc.weight": np.zeros(1)})
-        model = Net()
-        report = load_pretrained(model, tmp_path / "a.pdparams")
-        assert len(report.loaded) == 6 and report.unused == ["fc.weight"]
-        assert report.new == ["head.weight", "head.bias"] and report.reshaped == []
-        assert np.array_equal(model.backbone.conv.weight.numpy(), state["conv.weight"])
-
-    def test_a_head_for_other_classes_stays_new_and_is_told(self, tmp_path):
-        save_state(tmp_path / "a.pdparams", weights_of(Net(classes=80)))
-        model = Net()
-        before = model.head.weight.numpy()
-        report = load_pretrained(model, tmp_path / "a.pdparams")
-        assert report.reshaped == ["head.weight [4, 80] -> [4, 2]", "head.bias [80] -> [2]"] and report.new == []
-        assert str(report) == (
-            "6 loaded, 0 new, 0 unused, 2 reshaped and left new (head.weight [4, 80] -> [4, 2], head.bias [80] -> [2])"
-        )
-        assert np.array_equal(before, model.head.weight.numpy())
-
-    def test_long_lists_are_cut(self):
-        names = [f"layer{i}" for i in range(6)]
-        report = checkpoint.LoadReport([], names, [], [])
-        assert "6 new (layer0, layer1, layer2, layer3, and 2 more)" in str(report)
-
-    def test_nothing_loaded_is_an_error(self, tmp_path):
-        save_state(tmp_path / "a.pdparams", {"conv1.weight": np.zeros(1)})
-        with pytest.raises(UserError, match=r"nothing in this file fits the model: it has \(conv1.weight\)"):
-            load_pretrained(Net(), tmp_path / "a.pdparams")
-
-    def test_a_hostile_file_runs_nothing(self, tmp_path):
-        mark = tmp_path / "mark"
-
-        class Hostile:
-            def __reduce__(self):
-                return os.mkdir, (str(mark),)
-
-        (tmp_path / "a.pdparams").write_bytes(pickle.dumps(Hostile()))
-        for load in (load_exact, load_pretrained):
-            with pytest.raises(UserError, match="refused"):
-                load(Net(), tmp_path / "a.pdparams")
-        assert not mark.exists()

@@ -66,28 +66,28 @@ import os, sys
 import numpy as np
 import ppdet_repro
 from ppdet_repro import load_config
-from ppdet_repro.engine.training import train as training
+from ppdet_repro.engine.training import assembly, train as training
 
 if sys.argv[2] == "frozen":
     from paddle import nn
-    build_network = training.build_network
+    build_untrained = assembly.build_untrained
     def frozen(cfg):
-        model = build_network(cfg)
+        model = build_untrained(cfg)
         for layer in model.sublayers():
             if isinstance(layer, nn.BatchNorm2D):
                 layer._use_global_stats = True
         return model
-    training.build_network = frozen
+    assembly.build_untrained = frozen
 
-class Kept(training.Trainer):
-    def run(self):
-        state = super().run()
-        weights = {name: value.numpy() for name, value in self.training.model.state_dict().items()}
+class Kept(training.TrainingLoop):
+    def train(self):
+        state = super().train()
+        weights = {name: value.numpy() for name, value in self.run.model.state_dict().items()}
         rank = os.environ.get("PADDLE_TRAINER_ID", "0")
         np.savez(os.path.join(os.path.dirname(sys.argv[1]), f"rank{rank}.npz"), **weights)
         return state
 
-training.Trainer = Kept
+training.TrainingLoop = Kept
 training.train(load_config(sys.argv[1], sys.argv[3:]), evaluate=True)
 """
 
@@ -100,7 +100,7 @@ world = start(False)
 rank = world.rank
 assert world.size == 2
 
-distributed.BUCKET = 3  # several messages
+distributed.BUCKET_SIZE = 3  # several messages
 found = means([paddle.full([2], rank), paddle.full([2, 2], 3.0 * rank), paddle.full([], 1.0)])
 assert [t.shape for t in found] == [[2], [2, 2], []]
 assert [t.numpy().ravel().tolist() for t in found] == [[0.5] * 2, [1.5] * 4, [1.0]]
@@ -120,16 +120,17 @@ FAILING = """
 import sys
 import ppdet_repro
 from ppdet_repro import load_config
-from ppdet_repro.engine.training import train as training
+from ppdet_repro.engine.training.loop import TrainingLoop
+from ppdet_repro.engine.training.train import train
 from ppdet_repro.utils.errors import UserError, run_command
 
 def one_epoch(self, log):
-    if self.world.rank == 1:
+    if self.run.world.rank == 1:
         raise UserError("the disk of this machine is broken")
     return ONE_EPOCH(self, log)
 
-ONE_EPOCH, training.Trainer.one_epoch = training.Trainer.one_epoch, one_epoch
-run_command(lambda: training.train(load_config(sys.argv[1])) and None)
+ONE_EPOCH, TrainingLoop.one_epoch = TrainingLoop.one_epoch, one_epoch
+run_command(lambda: train(load_config(sys.argv[1])) and None)
 """
 
 
@@ -199,7 +200,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path, data):
     for name, value in read_state(two / "output/tiny/model_final.pdparams").items():
         np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
     assert [path.name for path in list_checkpoints(two / "output/tiny")] == ["epoch_0001", "epoch_0002"]
-    assert "4 images an update (2 x 2 processes x 1 accumulated)" in done.log
+    assert "4 images per update (2 x 2 processes x 1 accumulated)" in done.log
     assert (two / "log" / "workerlog.1").read_text().count("INFO") == 0
 
 

@@ -21,11 +21,14 @@ from paths import ROOT
 from ppdet_repro.core.config import RunSettings, load_config
 from ppdet_repro.data.source.synthetic import generate
 from ppdet_repro.engine.distributed import World, synchronize_batch_norms
-from ppdet_repro.engine.training import train as training
+from ppdet_repro.engine.training import run_folder
+from ppdet_repro.engine.training.assembly import choose_precision
 from ppdet_repro.engine.training.checkpoint import list_checkpoints
+from ppdet_repro.engine.training.data import in_groups
+from ppdet_repro.engine.training.loop import seed_everything, train_one_epoch
 from ppdet_repro.engine.training.progress import TrainLog
 from ppdet_repro.engine.training.step import NanGuard, StepReport, TrainStep
-from ppdet_repro.engine.training.train import choose_precision, in_groups, seed_everything, train, train_one_epoch
+from ppdet_repro.engine.training.train import train
 from ppdet_repro.optimizer.ema import ModelEMA
 from ppdet_repro.optimizer.optimizer import SGD, OptimizerBuilder
 from ppdet_repro.optimizer.schedules import LearningRate, PiecewiseDecay
@@ -324,16 +327,17 @@ KILLED = """
     import os, signal, sys
     import ppdet_repro
     from ppdet_repro import load_config
-    from ppdet_repro.engine.training import train as training
+    from ppdet_repro.engine.training import loop
+    from ppdet_repro.engine.training.train import train
 
-    class DyingLog(training.TrainLog):
+    class DyingLog(loop.TrainLog):
         def __call__(self, report):
             super().__call__(report)
             if self.done == int(sys.argv[2]):
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    training.TrainLog = DyingLog
-    training.train(load_config(sys.argv[1]), evaluate=True)
+    loop.TrainLog = DyingLog
+    train(load_config(sys.argv[1]), evaluate=True)
 """
 
 
@@ -424,7 +428,7 @@ class TestRuns:
         def no_room(path, weights):
             full_disk()
 
-        monkeypatch.setattr(training, "save_state", no_room)
+        monkeypatch.setattr(run_folder, "save_state", no_room)
         with pytest.raises(UserError, match="cannot save the final weights: No space left.*epoch_0001"):
             train(load_config(tiny, ["epoch=1"]))
 
@@ -469,7 +473,7 @@ class TestCommand:
     def test_a_run(self, tiny, tmp_path):
         done = self.run("-c", tiny, "-o", "epoch=1", "--seed", 3, "--eval", "-r", "auto")
         assert done.returncode == 0, done.stderr
-        assert "learning rate: base_lr x 1, for 4 images an update" in done.stderr
+        assert "learning rate: base_lr x 1, for 4 images per update" in done.stderr
         assert "has no checkpoint; starting at the beginning" in done.stderr
         assert "done: " in done.stderr
         assert json.loads((tmp_path / "output/tiny/checkpoints/epoch_0001/state.json").read_text())["seed"] == 3

@@ -1,0 +1,122 @@
+"""Load weight files into models, and copy weights out of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Tuple, Union
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ppdet_repro.slim.qat import plain_name
+from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.logger import get_logger
+from ppdet_repro.utils.weights import read_state
+
+NAMES_IN_MESSAGES = 4
+
+Weights = Dict[str, np.ndarray]
+
+
+class LoadReport(NamedTuple):
+    """Which entries of a weight file were loaded into a model, and which were not."""
+
+    loaded: List[str]  # in the model and in the file, with the same shape
+    new: List[str]  # in the model only: these keep their initial values
+    unused: List[str]  # in the file only
+    reshaped: List[str]  # in both, with different shapes: not loaded; "name [file's shape] -> [model's shape]"
+
+    def __str__(self) -> str:
+        parts = [f"{len(self.loaded)} loaded", f"{len(self.new)} new", f"{len(self.unused)} unused"]
+        parts = [f"{part}{_some(names)}" for part, names in zip(parts, ([], self.new, self.unused))]
+        return ", ".join([*parts, f"{len(self.reshaped)} reshaped and left new{_some(self.reshaped)}"])
+
+
+def _some(names: List[str]) -> str:
+    """The first names in parentheses, and how many others there are."""
+    if not names:
+        return ""
+    shown = ", ".join(names[:NAMES_IN_MESSAGES])
+    return f" ({shown}, and {len(names) - NAMES_IN_MESSAGES} more)" if len(names) > NAMES_IN_MESSAGES else f" ({shown})"
+
+
+def load_exact(model: nn.Layer, path: Union[str, Path]) -> None:
+    """Load a weight file whose names and shapes are exactly those of the model.
+
+    Evaluation, export and resuming use this function.
+
+    Raises:
+        UserError: A name or a shape differs. The message lists the differences on both sides, and the model is
+            unchanged.
+    """
+    state = read_state(path)
+    report, values = _match(model, state, ("",))
+    if report.new or report.unused or report.reshaped:
+        differences = [
+            f"{what}{_some(names)}"
+            for what, names in (
+                (f"{len(report.new)} of the model's are not in the file", report.new),
+                (f"{len(report.unused)} of the file's are not in the model", report.unused),
+                (f"{len(report.reshaped)} have another shape, file -> model", report.reshaped),
+            )
+            if names
+        ]
+        hint = "check num_classes and the config" if report.reshaped else "do they belong to another config?"
+        raise UserError(f"{path}: these weights are not this model's: {'; '.join(differences)}; {hint}")
+    _assign(model, values)
+
+
+def load_pretrained(model: nn.Layer, path: Union[str, Path]) -> LoadReport:
+    """Load those entries of a weight file that fit the model, as a starting point for training.
+
+    A file of a backbone alone has names without the prefix `backbone.`; they are found too. Entries with another
+    shape, such as a head for another number of classes, are not loaded. A log line says what was loaded.
+
+    Raises:
+        UserError: No entry of the file fits.
+    """
+    report, values = _match(model, read_state(path), ("", "backbone."))
+    if not report.loaded:
+        raise UserError(
+            f"{path}: nothing in this file fits the model: it has{_some(report.unused) or ' no weights'}, "
+            f"the model has{_some(report.new + report.reshaped)}"
+        )
+    _assign(model, values)
+    get_logger().info(f"weights from {path}: {report}")
+    return report
+
+
+def _match(model: nn.Layer, state: Weights, prefixes: Tuple[str, ...]) -> Tuple[LoadReport, Weights]:
+    """Find the file's entry for each name of the model.
+
+    A name of the model is one of `prefixes` followed by the file's name. For a quantized layer, the file may
+    also have the name that the weight had before quantization.
+    """
+    own = model.state_dict()
+    values, reshaped, used = {}, [], set()
+    for name, parameter in own.items():
+        keys = [name[len(prefix) :] for prefix in prefixes if name.startswith(prefix)]
+        key = next((key for key in (*keys, *map(plain_name, keys)) if key in state), None)
+        if key is None:
+            continue
+        used.add(key)
+        shape = list(state[key].shape)
+        if shape == parameter.shape:
+            values[name] = state[key]
+        else:
+            reshaped.append(f"{name} {shape} -> {parameter.shape}")
+    changed = {entry.split(" ")[0] for entry in reshaped}
+    new = [name for name in own if name not in values and name not in changed]
+    return LoadReport(list(values), new, [key for key in state if key not in used], reshaped), values
+
+
+def _assign(model: nn.Layer, values: Weights) -> None:
+    own = model.state_dict()
+    for name, value in values.items():
+        own[name].set_value(paddle.to_tensor(value).astype(own[name].dtype))
+
+
+def weights_of(model: nn.Layer) -> Weights:
+    """A copy of the model's state dict as numpy arrays."""
+    return {name: np.array(value.numpy()) for name, value in model.state_dict().items()}

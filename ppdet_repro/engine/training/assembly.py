@@ -1,0 +1,168 @@
+"""From a config to the parts of a training run. The loop, and everything that it calls, never sees the config."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, Optional
+
+from paddle import nn
+
+from ppdet_repro.core.config import Config, RunSettings, build
+from ppdet_repro.data.source.base import Source
+from ppdet_repro.data.transform.preprocess import Preprocess
+from ppdet_repro.engine import distributed
+from ppdet_repro.engine.analysis.model_info import PICTURES, count_parameters, count_pictures, image_line
+from ppdet_repro.engine.distributed import World
+from ppdet_repro.engine.evaluation.evaluate import check_classes, check_evaluation
+from ppdet_repro.engine.models import build_untrained, with_teacher
+from ppdet_repro.engine.training.data import TrainData
+from ppdet_repro.engine.training.loop import Run, seed_everything
+from ppdet_repro.engine.training.step import NanGuard, Precision
+from ppdet_repro.modeling.architectures.detector import Detector
+from ppdet_repro.optimizer.ema import ModelEMA
+from ppdet_repro.optimizer.phases import Learners, Phase
+from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.logger import get_logger
+
+Evaluation = Callable[[nn.Layer, Config, Source], Dict[str, float]]
+
+
+def assemble(cfg: Config, world: World, evaluation: Optional[Evaluation], offline: bool) -> Run:
+    """Build the parts of a run; the model has its initial weights.
+
+    Args:
+        evaluation: Called with the detector, `cfg` and the loaded EvalDataset. None: no evaluation.
+        offline: Take the weights of a teacher from the cache only, if they are a URL.
+
+    Raises:
+        UserError: The config, its datasets and this machine do not fit together.
+    """
+    settings, make = cfg.run, partial(build, cfg)
+    dataset = loaded(make("TrainDataset"))
+    check_classes(dataset, cfg, "TrainDataset")
+    evaluate = None
+    if evaluation is not None:
+        eval_dataset = loaded(make("EvalDataset"))
+        check_evaluation(eval_dataset, cfg)
+        evaluate = bound(evaluation, cfg, eval_dataset)
+    phases = make("TrainPhases")
+    readers = [make("TrainReader", **reader_arguments(phase)) for phase in phases.phases]
+    with named(cfg.path):
+        data = TrainData(
+            dataset, phases, readers, settings.epoch, settings.worker_num, settings.accumulate_steps, world
+        )
+
+    seed_everything(settings.seed, 0, 0)
+    detector = build_untrained(cfg)
+    detector.check_targets(readers[0].preprocess)
+    if world.rank == 0:
+        log_size(detector, settings.print_params, make("EvalReader").preprocess if settings.print_flops else None)
+    model = detector if cfg.teacher is None else with_teacher(detector, cfg.teacher, offline)
+    if settings.norm_type == "sync_bn":
+        distributed.synchronize_batch_norms(model, world)
+
+    scale = learning_rate_scale(settings, readers[0].batch_size, world.size)
+    schedule = make("LearningRate").schedule(data.updates_per_epoch, scale)
+    ema, learners = moving_average(settings, model), Learners(model)
+    with named(cfg.path):
+        for phase in reversed(phases.phases):  # a mistake in any phase ends the run here; the first phase remains
+            learners.enter(phase)
+    folder = Path(settings.save_dir) / cfg.name
+    return Run(
+        folder=folder,
+        world=world,
+        seed=settings.seed,
+        data=data,
+        detector=detector,
+        model=model,
+        ema=ema,
+        learners=learners,
+        schedule=schedule,
+        optimizer_builder=make("OptimizerBuilder"),
+        precision=choose_precision(settings, world),
+        guard=NanGuard(settings.nan_action, folder, world.rank),
+        snapshot_epoch=settings.snapshot_epoch,
+        checkpoints_kept=settings.checkpoints_kept,
+        evaluate=evaluate,
+        early_stop=settings.early_stop,
+        log_iter=settings.log_iter,
+        vdl_dir=settings.vdl_log_dir if settings.use_vdl else None,
+    )
+
+
+def loaded(dataset: Source) -> Source:
+    """The dataset, after it has read its annotations. UserError: they are missing or broken."""
+    dataset.load()
+    return dataset
+
+
+@contextmanager
+def named(path: Path) -> Iterator[None]:
+    """Put the config's path before the messages of UserErrors."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def bound(evaluation: Evaluation, cfg: Config, dataset: Source) -> Callable[[nn.Layer], Dict[str, float]]:
+    """An evaluation that needs nothing but the detector."""
+    return lambda detector: evaluation(detector, cfg, dataset)
+
+
+def reader_arguments(phase: Phase) -> Dict[str, Any]:
+    """What a phase changes about the TrainReader."""
+    return {} if phase.batch_size is None else {"batch_size": phase.batch_size}
+
+
+def log_size(detector: Detector, parameters: bool, preprocess: Optional[list]) -> None:
+    """Log the number of parameters if asked for, and the cost per image if the transforms for evaluation are given."""
+    if parameters:
+        counted = count_parameters(detector)
+        get_logger().info(f"{counted.total / 1e6:.2f} M parameters, {counted.trainable / 1e6:.2f} M trainable")
+    if preprocess is not None:
+        get_logger().info(image_line(*count_pictures(detector, Preprocess(preprocess), PICTURES[-1:])))
+
+
+def learning_rate_scale(settings: RunSettings, batch_size: int, processes: int) -> float:
+    """The factor on base_lr: images per update of this run over `base_batch_size`, or 1 without that setting.
+
+    Source: Goyal et al., "Accurate, Large Minibatch SGD", 2017.
+    """
+    if settings.base_batch_size is None:
+        return 1.0
+    images = batch_size * processes * settings.accumulate_steps
+    scale = images / settings.base_batch_size
+    get_logger().info(
+        f"learning rate: base_lr x {scale:g}, for {images} images per update ({batch_size} x {processes} "
+        f"processes x {settings.accumulate_steps} accumulated) against base_batch_size {settings.base_batch_size}"
+    )
+    return scale
+
+
+def moving_average(settings: RunSettings, model: nn.Layer) -> Optional[ModelEMA]:
+    """The moving average of the model's weights, if the settings ask for one."""
+    if not settings.use_ema:
+        return None
+    return ModelEMA(
+        model,
+        settings.ema_decay,
+        settings.ema_decay_type,
+        settings.ema_black_list or (),
+        settings.ema_filter_no_grad,
+        settings.cycle_epoch,
+    )
+
+
+def choose_precision(settings: RunSettings, world: World) -> Precision:
+    """Mixed precision if the settings ask for it and there is a GPU, else float32. UserError: level O2."""
+    if not settings.amp:
+        return Precision()
+    if settings.amp_level != "O1":
+        raise UserError(f"amp_level: {settings.amp_level} is not supported; set it to O1")
+    if not world.gpu:
+        get_logger().info("amp: mixed precision needs a GPU; training in float32")
+        return Precision()
+    return Precision(settings.amp_dtype)

@@ -1,0 +1,81 @@
+"""The folder of a training run, `save_dir`/NAME: what is written to it, and what happens to an earlier run in it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ppdet_repro.engine.model_weights import Weights
+from ppdet_repro.engine.training.checkpoint import (
+    Checkpointed,
+    RunState,
+    checkpoints_folder,
+    keep_newest,
+    list_checkpoints,
+    save_checkpoint,
+)
+from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.files import remove_leftovers
+from ppdet_repro.utils.logger import get_logger
+from ppdet_repro.utils.weights import save_state
+
+LOG = "log.jsonl"
+BEST_MODEL, FINAL_MODEL = "best_model.pdparams", "model_final.pdparams"
+PREVIOUS = "previous"
+
+
+def set_aside(folder: Path) -> None:
+    """Move the files of an earlier run into the subfolder `previous`, so that no run resumes another one's."""
+    if not list_checkpoints(folder):
+        return
+    previous = folder / PREVIOUS
+    shutil.rmtree(previous, ignore_errors=True)
+    previous.mkdir()
+    for path in (checkpoints_folder(folder), *(folder / name for name in (LOG, BEST_MODEL, FINAL_MODEL))):
+        if path.exists():
+            path.rename(previous / path.name)
+    get_logger().warning(f"{folder} held an earlier run; it is now in {previous} (the one before it is deleted)")
+
+
+def prepare(folder: Path) -> None:
+    """Create the folder, and remove incomplete files of a run that was killed. UserError: it is not writable."""
+    checkpoints = checkpoints_folder(folder)
+    try:
+        checkpoints.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {checkpoints}: {error.strerror}; set save_dir") from error
+    remove_leftovers(folder)
+    remove_leftovers(checkpoints)
+
+
+def save_snapshot(
+    folder: Path, objects: Checkpointed, state: RunState, weights: Weights, is_best: bool, checkpoints_kept: int
+) -> None:
+    """Write a checkpoint, and the weights as the best ones if they are. A full disk is logged, not raised."""
+    try:
+        if is_best:
+            save_state(folder / BEST_MODEL, weights)
+        path = save_checkpoint(folder, objects, state, weights)
+    except OSError as error:
+        saved = list_checkpoints(folder)
+        last = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
+        get_logger().error(
+            f"could not save epoch {state.epoch} in {folder}: {error.strerror}; training goes on, {last}"
+        )
+        return
+    keep_newest(folder, checkpoints_kept, state.best_epoch)
+    get_logger().info(f"saved {path}")
+
+
+def save_final_weights(folder: Path, weights: Weights) -> Path:
+    """Write the weights at the end of a run. UserError: they cannot be written."""
+    path = folder / FINAL_MODEL
+    try:
+        save_state(path, weights)
+    except OSError as error:
+        saved = list_checkpoints(folder)
+        raise UserError(
+            f"{path}: cannot save the final weights: {error.strerror}; the last good checkpoint is "
+            f"{saved[-1] if saved else 'none'}. Free some space, then use --resume auto"
+        ) from error
+    return path

@@ -1,0 +1,104 @@
+"""Weight files are loaded into models: completely, or as far as they fit."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+
+from ppdet_repro.engine.model_weights import LoadReport, load_exact, load_pretrained, weights_of
+from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.weights import save_state
+
+
+class Net(nn.Layer):
+    """A backbone with a batch norm, and a head with one output per class."""
+
+    def __init__(self, classes=2):
+        super().__init__()
+        self.backbone = nn.Sequential(("conv", nn.Conv2D(3, 4, 1)), ("norm", nn.BatchNorm2D(4)))
+        self.head = nn.Linear(4, classes)
+
+
+def equal(a, b):
+    """Whether two dicts have the same arrays, bit for bit."""
+    return set(a) == set(b) and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+class TestLoadExact:
+    def test_equal_names_and_shapes(self, tmp_path):
+        source, target = Net(), Net()
+        save_state(tmp_path / "a.pdparams", weights_of(source))
+        load_exact(target, tmp_path / "a.pdparams")
+        assert equal(weights_of(source), weights_of(target))
+
+    def test_any_difference_is_an_error_that_lists_both_sides_and_changes_nothing(self, tmp_path):
+        state = weights_of(Net(classes=3))
+        state["neck.weight"] = state.pop("backbone.norm.bias")
+        save_state(tmp_path / "a.pdparams", state)
+        model = Net()
+        before = weights_of(model)
+        with pytest.raises(UserError) as raised:
+            load_exact(model, tmp_path / "a.pdparams")
+        message = str(raised.value)
+        assert "1 of the model's are not in the file (backbone.norm.bias)" in message
+        assert "1 of the file's are not in the model (neck.weight)" in message
+        assert "2 have another shape, file -> model (head.weight [4, 3] -> [4, 2], head.bias [3] -> [2])" in message
+        assert "num_classes" in message
+        assert equal(before, weights_of(model))
+
+    def test_precision_is_the_models(self, tmp_path):
+        state = {name: value.astype(np.float64) for name, value in weights_of(Net()).items()}
+        save_state(tmp_path / "a.pdparams", state)
+        model = Net()
+        load_exact(model, tmp_path / "a.pdparams")
+        assert model.head.weight.dtype == paddle.float32
+
+
+class TestLoadPretrained:
+    def test_a_backbones_file_has_no_prefix(self, tmp_path):
+        state = {name[len("backbone.") :]: v for name, v in weights_of(Net()).items() if name.startswith("backbone.")}
+        save_state(tmp_path / "a.pdparams", {**state, "fc.weight": np.zeros(1)})
+        model = Net()
+        report = load_pretrained(model, tmp_path / "a.pdparams")
+        assert len(report.loaded) == 6 and report.unused == ["fc.weight"]
+        assert report.new == ["head.weight", "head.bias"] and report.reshaped == []
+        assert np.array_equal(model.backbone.conv.weight.numpy(), state["conv.weight"])
+
+    def test_a_head_for_other_classes_stays_new_and_is_told(self, tmp_path):
+        save_state(tmp_path / "a.pdparams", weights_of(Net(classes=80)))
+        model = Net()
+        before = model.head.weight.numpy()
+        report = load_pretrained(model, tmp_path / "a.pdparams")
+        assert report.reshaped == ["head.weight [4, 80] -> [4, 2]", "head.bias [80] -> [2]"] and report.new == []
+        assert str(report) == (
+            "6 loaded, 0 new, 0 unused, 2 reshaped and left new (head.weight [4, 80] -> [4, 2], head.bias [80] -> [2])"
+        )
+        assert np.array_equal(before, model.head.weight.numpy())
+
+    def test_long_lists_are_cut(self):
+        names = [f"layer{i}" for i in range(6)]
+        report = LoadReport([], names, [], [])
+        assert "6 new (layer0, layer1, layer2, layer3, and 2 more)" in str(report)
+
+    def test_nothing_loaded_is_an_error(self, tmp_path):
+        save_state(tmp_path / "a.pdparams", {"conv1.weight": np.zeros(1)})
+        with pytest.raises(UserError, match=r"nothing in this file fits the model: it has \(conv1.weight\)"):
+            load_pretrained(Net(), tmp_path / "a.pdparams")
+
+    def test_a_hostile_file_runs_nothing(self, tmp_path):
+        mark = tmp_path / "mark"
+
+        class Hostile:
+            def __reduce__(self):
+                return os.mkdir, (str(mark),)
+
+        (tmp_path / "a.pdparams").write_bytes(pickle.dumps(Hostile()))
+        for load in (load_exact, load_pretrained):
+            with pytest.raises(UserError, match="refused"):
+                load(Net(), tmp_path / "a.pdparams")
+        assert not mark.exists()
