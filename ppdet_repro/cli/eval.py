@@ -10,11 +10,13 @@ result is the same.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from typing import Optional
 
 from ppdet_repro.utils.cli import add_config, add_offline, add_slim_config, add_switch
 
 
-def add_arguments(parser: ArgumentParser) -> None:
+def add_arguments(parser: ArgumentParser, report: Optional[str] = None) -> None:
+    """Add the flags; `report` is the default of --report."""
     add_config(parser)
     add_slim_config(parser)
     parser.add_argument("--output_eval", metavar="DIR", help="write the detections to DIR/bbox.json")
@@ -28,9 +30,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_switch(parser, "--bias", False, "box width = x2 - x1 + 1, as some published weights need (default: False)")
     add_switch(parser, "--save_prediction_only", False, "write the detections without evaluating (default: False)")
     add_switch(parser, "--tide", False, "print the AP lost per kind of error, needs tidecv (default: False)")
-    parser.add_argument(
-        "--report", metavar="DIR", help="write DIR/report.html: curves, confused classes, images with most errors"
-    )
+    text = f"write DIR/report.html: curves, confused classes, the worst images (default: {report or 'no report'})"
+    parser.add_argument("--report", metavar="DIR", default=report, help=text)
     add_offline(parser)
 
 

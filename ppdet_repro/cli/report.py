@@ -15,5 +15,4 @@ run = evaluation.run
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    evaluation.add_arguments(parser)
-    parser.set_defaults(report="output/report")
+    evaluation.add_arguments(parser, report="output/report")

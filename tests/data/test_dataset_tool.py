@@ -1,16 +1,15 @@
-"""tools/dataset.py: what it counts, which mistakes it finds, what it draws and converts."""
+"""tools/dataset.py: the statistics it prints, the mistakes it finds, what it draws and converts."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 
 import cv2
 import numpy as np
 import pytest
-from paths import ROOT
 
+from ppdet_repro.cli.main import script
 from ppdet_repro.data.source.check import check
 from ppdet_repro.data.source.coco import COCODataSet
 from ppdet_repro.data.source.convert import convert
@@ -21,22 +20,17 @@ from ppdet_repro.data.source.voc import VOCDataSet
 from ppdet_repro.utils.errors import UserError, run_command
 from ppdet_repro.utils.visualize import class_colour, contact_sheet, draw_boxes, enlarged
 
-TOOL = ROOT / "tools" / "dataset.py"
 FIELDS = ["gt_bbox", "gt_class", "difficult", "is_crowd"]
 
 
 @pytest.fixture
 def tool(monkeypatch):
-    """Runs the tool with the given arguments; returns its exit code."""
+    """Runs tools/dataset.py with the given arguments; returns its exit code."""
 
     def run(*arguments):
-        spec = importlib.util.spec_from_file_location("dataset_tool", TOOL)
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", ["dataset.py", *map(str, arguments)])
         with pytest.raises(SystemExit) as done:
-            run_command(module.main)
+            run_command(script("data"))
         return done.value.code
 
     return run
@@ -228,7 +222,7 @@ def test_check_of_a_configs_data_set(tool, synthetic, tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["check"], "which data set?"),
+        (["check"], "no dataset given: give its COCO JSON file"),
         (["check", "nowhere.json"], "nowhere.json does not exist"),
         (["check", "nowhere.txt", "-c", "some.yml"], "give only one"),
         (["show", "nowhere.txt", "--transforms"], "give the config with -c"),

@@ -50,6 +50,24 @@ def test_arguments_arrive(tmp_path):
     assert target.read_text() == "hello"
 
 
+def test_a_script_or_a_module_can_run_itself_again(tmp_path):
+    """As a file and with -m, the first run starts two others, which write a file each."""
+    text = """
+import os, sys
+from ppdet_repro.utils.launch import rerun_arguments, run_processes
+if "PADDLE_TRAINER_ID" not in os.environ:
+    sys.exit(run_processes(2, [*rerun_arguments(), *sys.argv[1:]]))
+open(os.path.join(sys.argv[1], __name__ + os.environ["PADDLE_TRAINER_ID"]), "w")
+"""
+    (tmp_path / "again.py").write_text(text)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for number, command in enumerate((["again.py"], ["-m", "again"])):
+        out = tmp_path / str(number)
+        out.mkdir()
+        subprocess.run([sys.executable, *command, str(out)], cwd=tmp_path, env=environ, check=True, timeout=60)
+        assert sorted(path.name for path in out.iterdir()) == ["__main__0", "__main__1"]
+
+
 def test_who_ends_the_parent_ends_the_children(tmp_path):
     child = f"import os, time; open(r'{tmp_path}/' + str(os.getpid()), 'w'); time.sleep(60)"
     parent = f"from ppdet_repro.utils.launch import run_processes; run_processes(2, ['-c', {child!r}])"
