@@ -9,7 +9,19 @@ them. This module does not import Paddle: for the type checker a `Tensor` is Pad
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Protocol, Tuple, TypedDict, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Protocol,
+    Tuple,
+    TypedDict,
+    Union,
+    runtime_checkable,
+)
 
 if TYPE_CHECKING:
     from paddle import Tensor
@@ -54,6 +66,7 @@ class Batch(TypedDict, total=False):
     ttf_heatmap: Tensor  # [B, K, H / 4, W / 4] float32
     ttf_box_target: Tensor  # [B, 4, H / 4, W / 4] float32
     ttf_reg_weight: Tensor  # [B, 1, H / 4, W / 4] float32
+    ttf_score: Tensor  # [B, 1, H / 4, W / 4] float32: only where images were mixed
 
 
 class Detections(NamedTuple):
@@ -73,11 +86,41 @@ class Head(Protocol):
         """The losses of raw outputs on a batch with ground truth."""
 
 
+class Suppressor(Protocol):
+    """From decoded boxes to detections: a non-maximum suppression, or a decoder's own selection.
+
+    `name` and `settings` describe it in an exported model's infer_cfg.yml, for runtimes that do without Paddle.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+    def __call__(self, boxes: Tensor, scores: Tensor) -> Detections:
+        """Boxes [B, N, 4] xyxy and scores [B, K, N] -> detections."""
+
+
 class PostProcess(Protocol):
     """From raw outputs to detections; the head itself, or a part of its own."""
 
     def decode(self, raw: RawOutputs, im_shape: Tensor, scale_factor: Tensor) -> Tuple[Tensor, Tensor]:
         """Boxes [B, N, 4] in pixels of the original images, and scores [B, K, N]."""
 
-    def suppress(self, boxes: Tensor, scores: Tensor) -> Detections:
-        """Remove duplicates among decoded boxes."""
+    @property
+    def suppress(self) -> Suppressor:
+        """Removes duplicates among decoded boxes."""
+
+
+class DecodingHead(Head, PostProcess, Protocol):
+    """A head that decodes its own outputs."""
+
+
+@runtime_checkable
+class TargetTransform(Protocol):
+    """A transform that makes a head's training targets."""
+
+    @property
+    def target_settings(self) -> Mapping[str, Any]:
+        """The transform's parameters, by name, that must have the same values in the head."""

@@ -5,20 +5,25 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, List, NamedTuple, Optional, Sequence
+from typing import Any, List, NamedTuple, Optional, Sequence, Set
 
 import pytest
-from paths import ROOT
+from paths import CONFIGS, ROOT
 
 from ppdet_repro.core import registry
 from ppdet_repro.core.config import build, build_model, components, load_config, show
 from ppdet_repro.core.config.components import REQUIRED, Expression, Parameter
-from ppdet_repro.core.config.document import Node, Problem, compose
+from ppdet_repro.core.config.document import Node, Problem
+from ppdet_repro.core.config.reading import compose
+from ppdet_repro.core.config.run import NO_EFFECT, UNSUPPORTED_HARDWARE, ExportSettings, RunSettings
 from ppdet_repro.core.config.schema import Checker, Scope
 from ppdet_repro.core.config.types import ListOf, OneOf, Scalar, parse_annotation
 from ppdet_repro.core.registry import Part, Shared, Upstream, register
+from ppdet_repro.utils import packaged
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.logger import get_logger
 
 
 class Shape(NamedTuple):
@@ -143,6 +148,7 @@ def in_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+BCCD_LABELS = "TestDataset.anno_path=configs/datasets/bccd_label_list.txt"
 FEAT_IN = "ToyBranch.feat_in=1"  # for a head that is built without a part before it
 
 
@@ -190,6 +196,60 @@ def test_a_missing_file_is_named_with_the_file_that_wants_it():
     assert problems("_BASE_: [gone.yml]") == ["gone.yml: no such file (named by _BASE_ in a.yml)"]
     with pytest.raises(UserError, match="^nowhere.yml: no such file$"):
         load_config("nowhere.yml")
+
+
+def test_packaged_configs_are_found_from_any_folder():
+    cfg = load_config("yolof/yolof_r50_c5_1x_coco.yml")
+    assert cfg.path == CONFIGS / "yolof/yolof_r50_c5_1x_coco.yml" and cfg.run.architecture == "YOLOF"
+    assert load_config("configs/yolof/yolof_r50_c5_1x_coco.yml") == cfg
+    teacher = load_config(
+        "ttfnet/pafnet_lite_mobilenet_v3_20x_coco.yml", slim_config="slim/distill/pafnet_lite_from_pafnet.yml"
+    )
+    assert teacher.slim_path == CONFIGS / "slim/distill/pafnet_lite_from_pafnet.yml"
+
+
+def test_a_file_of_the_users_beats_the_packaged_one_of_that_name():
+    name = write("yolof/yolof_r50_c5_1x_coco.yml", "epoch: 99")
+    cfg = load_config(name)
+    assert (cfg.run.epoch, cfg.path) == (99, Path(name))
+
+
+def test_base_may_name_a_packaged_config_but_looks_beside_its_file_first():
+    child = write("mine/child.yml", "_BASE_: yolof/yolof_r50_c5_1x_coco.yml\nepoch: 3")
+    write("yolof/yolof_r50_c5_1x_coco.yml", "seed: 99")  # is in the working directory, not beside the child
+    assert load_config(child).run.architecture == "YOLOF"
+    write("mine/yolof/yolof_r50_c5_1x_coco.yml", "seed: 99")
+    assert load_config(child).run.architecture is None and load_config(child).run.seed == 99
+
+
+def test_a_missing_config_names_the_most_similar_packaged_ones():
+    with pytest.raises(UserError) as error:
+        load_config("yolof/yolof_r50_c5_1x.yml")
+    (line,) = str(error.value).splitlines()
+    start = "yolof/yolof_r50_c5_1x.yml: no such file; the packaged configs with the most similar names: "
+    assert line.startswith(start + "yolof/yolof_r50_c5_1x_coco.yml, ")
+
+
+def test_packaged_names_do_not_lead_out_of_the_folder():
+    for name in ("../setup.py", str(CONFIGS / "yolof/none.yml")):
+        with pytest.raises(UserError, match="no such file"):
+            load_config(name)
+
+
+def test_a_packaged_label_list_is_found_from_any_folder():
+    assert build(load_config("yolof/yolof_r18vd_bccd.yml", [BCCD_LABELS]), "TestDataset").class_names == [
+        "Platelets",
+        "RBC",
+        "WBC",
+    ]
+
+
+def test_in_an_installation_the_configs_are_inside_the_package(tmp_path, monkeypatch):
+    monkeypatch.setattr(packaged, "PACKAGE", tmp_path / "ppdet_repro")
+    assert packaged.packaged_configs() == tmp_path / "configs"
+    write("ppdet_repro/configs/a/b.yml", "epoch: 5")
+    assert packaged.packaged_configs() == tmp_path / "ppdet_repro/configs"
+    assert load_config("a/b.yml").run.epoch == load_config("configs/a/b.yml").run.epoch == 5
 
 
 def test_a_file_that_is_no_text_is_an_error():
@@ -482,6 +542,50 @@ def test_an_annotation_outside_the_type_language_is_a_programming_error():
         parse_annotation(ast.parse("set[int]", mode="eval").body)
 
 
+# --- settings without effect ----------------------------------------------------------------------------
+
+
+def test_a_setting_without_effect_loads_with_one_line_in_the_log(caplog, monkeypatch):
+    monkeypatch.setattr(get_logger(), "propagate", True)
+    text = "find_unused_parameters: true\nGridMask: {upper_iter: 5}\nTrainReader:\n  sample_transforms: [GridMask]"
+    load_config(write("a.yml", f"epoch: 1\n{text}\nPTQ: {{ptq_config: {{upsample_bins: 127}}}}"))
+    assert sorted(record.getMessage().split(": ")[0] for record in caplog.records) == ["a.yml:2", "a.yml:3", "a.yml:6"]
+    assert (
+        "a.yml:2: find_unused_parameters has no effect: parameters without a gradient are always allowed" in caplog.text
+    )
+
+
+def reads_of_run_settings() -> Set[str]:
+    """The fields that the package reads as `run.field`, `cfg.run.field`, `export.field` or `settings.field`."""
+    found = set()
+    for path in (ROOT / "ppdet_repro").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, (ast.Attribute, ast.Name)):
+                owner = node.value.attr if isinstance(node.value, ast.Attribute) else node.value.id
+                if owner in ("run", "export", "settings"):
+                    found.add(node.attr)
+    return found
+
+
+def test_every_run_setting_is_read_or_known_to_have_no_effect():
+    known = reads_of_run_settings() | set(NO_EFFECT) | set(UNSUPPORTED_HARDWARE)
+    names = [field.name for cls in (RunSettings, ExportSettings) for field in fields(cls)]
+    assert [name for name in names if name not in known] == []
+
+
+def test_every_parameter_of_a_component_is_read_or_known_to_have_no_effect():
+    unread = set()
+    for name, module_name in components.catalog().items():
+        module = components.read_module(module_name)
+        _, constructor = components.find_constructor(module, module.classes[name]) or (None, None)
+        if constructor is not None:
+            body = {node.id for item in constructor.body for node in ast.walk(item) if isinstance(node, ast.Name)}
+            arguments = (*constructor.args.args[1:], *constructor.args.kwonlyargs)
+            unread |= {f"{name}.{argument.arg}" for argument in arguments if argument.arg not in body}
+    assert unread - set(NO_EFFECT) == set()
+    assert {key for key in NO_EFFECT if key.count(".") == 1} <= unread
+
+
 # --- building ------------------------------------------------------------------------------------------
 
 
@@ -651,8 +755,10 @@ def test_what_the_syntax_tree_says_of_a_component_is_what_python_says(name):
 
 
 @pytest.mark.parametrize("path", [p for p in ROOT.glob("configs/**/*.yml") if p.parent.name != "_base_"])
-def test_every_config_of_the_repository_passes(path):
+def test_every_config_of_the_repository_passes(path, caplog, monkeypatch):
+    monkeypatch.setattr(get_logger(), "propagate", True)
     load_config(path)
+    assert "has no effect" not in caplog.text
 
 
 # --- printing ------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Configs: PaddleDetection's YAML dialect, checked and built. Imports no Paddle."""
+"""Configs in PaddleDetection's YAML dialect: read, checked and built. This package does not import Paddle."""
 
 from ppdet_repro.core.config.builder import Config, build, build_model, load_config
 from ppdet_repro.core.config.printing import show

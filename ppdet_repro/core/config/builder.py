@@ -1,9 +1,4 @@
-"""From a YAML file to objects.
-
-cfg = load_config("configs/yolof/yolof_r50_c5_1x_coco.yml", overrides=["epoch=24"])
-model = build_model(cfg)
-reader = build(cfg, "TrainReader")
-"""
+"""Loads a config from a YAML file and builds objects from it."""
 
 from __future__ import annotations
 
@@ -13,19 +8,28 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
 
 from ppdet_repro.core import registry
 from ppdet_repro.core.config.components import REQUIRED, Parameter
-from ppdet_repro.core.config.document import Node, Problems, load_document, raise_problems
-from ppdet_repro.core.config.run import ExportSettings, RunSettings
-from ppdet_repro.core.config.schema import Checker, FromUpstream, Plan, Setting
+from ppdet_repro.core.config.document import Node, Problems, raise_problems
+from ppdet_repro.core.config.plan import FromUpstream, Plan, Setting
+from ppdet_repro.core.config.reading import load_document
+from ppdet_repro.core.config.run import NO_EFFECT, ExportSettings, RunSettings
+from ppdet_repro.core.config.schema import Checker
 from ppdet_repro.core.config.types import ListOf, OneOf, TupleOf, Type, VariadicTuple, spell
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.logger import get_logger
+from ppdet_repro.utils.packaged import own_or_packaged
 
 
 @dataclass(frozen=True)
 class Config:
-    """A checked config. A value: nothing that happens elsewhere in the process changes it.
+    """A checked config. It is immutable.
 
-    `slim_path` is the second file, which says how to slim the model, if there is one; with `slim: Distill` in it, it is
-    the teacher's config, `teacher`, and is not merged over the one at `path`.
+    Attributes:
+        path: The file that it was read from.
+        document: The merged content of all files and overrides.
+        run: The run settings.
+        slim_path: The second file, which says how to slim the model, if there is one.
+        teacher: The config of the teacher, if the second file has `slim: Distill`. In this case the second file is not
+            merged over the first.
     """
 
     path: Path
@@ -36,17 +40,17 @@ class Config:
 
     @property
     def name(self) -> str:
-        """The name of the file without its ending; with a second one that slims the model, of that."""
+        """The name of the file without its suffix; that of the second file if there is one."""
         return (self.slim_path or self.path).stem
 
     def tree(self) -> Dict[str, Setting]:
-        """Every run setting, then what a run builds by section, each value with its origin."""
+        """All run settings, then everything that a run builds by section; each value with its origin."""
         checker = Checker(self.document)
         return {**checker.run_settings([]), **checker.document([])}
 
 
 class Source(NamedTuple):
-    """The last part that was built and has outputs: its name and its `out_shape`."""
+    """The last part that was built and has outputs: the name of its class and its `out_shape`."""
 
     name: str
     out_shape: Sequence[Any]
@@ -55,15 +59,28 @@ class Source(NamedTuple):
 def load_config(
     path: Union[str, Path], overrides: Sequence[str] = (), slim_config: Optional[Union[str, Path]] = None
 ) -> Config:
-    """Read and check a config; `overrides` are `a.b.c=value` and beat the file. `slim_config` is a second file, which
-    says how to slim the model: with `slim: PTQ` or `QAT` its values beat the first file's, with `slim: Distill` it is
-    the config of a teacher.
+    """Read and check a config.
 
-    UserError: everything that is wrong with the config, a line each.
+    Args:
+        path: A YAML file, or the name of a packaged config such as `yolof/yolof_r50_c5_1x_coco.yml`, which is found
+            from any folder.
+        overrides: Values of the form `a.b.c=value`, which beat the file.
+        slim_config: A second file, which says how to slim the model. With `slim: PTQ` or `slim: QAT` in it, its values
+            beat those of the first; with `slim: Distill` it is the config of a teacher.
+
+    Raises:
+        UserError: The config is wrong. The message has a line per problem, with file and line number.
+
+    Example:
+        >>> from ppdet_repro import load_config
+        >>> cfg = load_config("yolof/yolof_r50_c5_1x_coco.yml", overrides=["epoch=24"])
+        >>> cfg.run.architecture, cfg.run.num_classes, cfg.run.epoch
+        ('YOLOF', 80, 24)
     """
+    path = _find(path)
     if slim_config is None:
         return _load(path, overrides)
-    slim_path = Path(slim_config).expanduser()
+    slim_path = _find(slim_config)
     slim = load_document(slim_path, (), []).value.get("slim")
     if slim is None:
         raise UserError(f"{slim_config}: there is no key 'slim'; it says how to slim the model, such as slim: PTQ")
@@ -72,31 +89,63 @@ def load_config(
     return replace(_load(path, overrides, slim_path), slim_path=slim_path)
 
 
-def _load(path: Union[str, Path], overrides: Sequence[str], over: Optional[Path] = None) -> Config:
-    """A config of one file, or of two merged."""
+def _find(path: Union[str, Path]) -> Path:
+    return own_or_packaged(Path(path).expanduser(), path)
+
+
+def _load(path: Path, overrides: Sequence[str], over: Optional[Path] = None) -> Config:
+    """A config from one file, or from two with the values of `over` beating those of the first."""
     problems: Problems = []
     document = load_document(path, overrides, problems, over)
     checker = Checker(document)
     settings = checker.run_settings(problems)
-    checker.document(problems)
+    plans = checker.document(problems)
     raise_problems(problems)
+    written = dict(pair for key, setting in {**settings, **plans}.items() for pair in setting.written(key))
+    for key in NO_EFFECT.keys() & written:
+        get_logger().info(f"{written[key]}: {key} has no effect: {NO_EFFECT[key]}")
     values = {key: setting.plain() for key, setting in settings.items()}
     values["export"] = ExportSettings(**values["export"])
-    return Config(Path(path).expanduser(), document, RunSettings(**values))
+    return Config(path, document, RunSettings(**values))
 
 
 def build_model(cfg: Config) -> Any:
-    """The detector that the config describes, a `paddle.nn.Layer` with freshly initialised weights."""
+    """Build the detector that a config describes.
+
+    Returns:
+        A `paddle.nn.Layer` with newly initialized weights.
+
+    Raises:
+        UserError: The config names no architecture, or a component refuses a value.
+
+    Example:
+        >>> from ppdet_repro import build_model, load_config
+        >>> model = build_model(load_config("demo/yolof_demo.yml"))
+        >>> type(model).__name__, model.backbone.out_shape[0].channels
+        ('YOLOF', 512)
+    """
     if cfg.run.architecture is None:
         raise UserError(f"{cfg.path}: the config names no architecture")
     return build(cfg, cfg.run.architecture)
 
 
 def build(cfg: Config, name: str, **given: Any) -> Any:
-    """The object of a section (`TrainReader`, `EvalDataset`) or of any component by its name.
+    """Build a component that a config describes.
 
-    `given` are constructor arguments that beat the config: finished objects or values.
-    UserError: what the config lacks, or what a constructor refuses, with file and line.
+    Args:
+        cfg: The config.
+        name: A section such as `EvalDataset`, or the name of any component.
+        given: Constructor arguments, values or finished objects, which beat the config.
+
+    Raises:
+        UserError: The config lacks something, or a constructor refuses a value.
+        TypeError: The component has no parameter of a name in `given`.
+
+    Example:
+        >>> from ppdet_repro import build, load_config
+        >>> cfg = load_config("yolof/yolof_r50_c5_1x_coco.yml")
+        >>> build(cfg, "EvalReader", batch_size=2).batch_size
+        2
     """
     problems: Problems = []
     setting = Checker(cfg.document).root(name, problems, given)
@@ -105,10 +154,15 @@ def build(cfg: Config, name: str, **given: Any) -> Any:
 
 
 def construct(plan: Plan, source: Optional[Source], given: Dict[str, Any]) -> Any:
-    """Build a component after its parts; `source` is the part before it that has outputs.
+    """Build the parts of a component, then the component.
 
-    Parts are built in the order of the constructor's parameters; each that has an `out_shape` is the
-    source of those after it.
+    Parts are built in the order of the constructor's parameters. A part with an `out_shape` is the source of the
+    parts after it.
+
+    Args:
+        plan: The plan of the component.
+        source: The last part with outputs that was built before.
+        given: Constructor arguments that beat the plan.
     """
     component = plan.component
     unknown = set(given) - set(component.parameters)
@@ -137,12 +191,12 @@ def construct(plan: Plan, source: Optional[Source], given: Dict[str, Any]) -> An
 
 
 def where(plan: Plan) -> str:
-    """The start of a message about a component."""
+    """The origin of a component, as the start of a message."""
     return f"{plan.origin}: "
 
 
 def materialise(setting: Setting, source: Optional[Source]) -> Any:
-    """A setting's value with its parts built; lists and dicts are fresh."""
+    """The value of a setting, with its parts built. Lists and dicts are fresh copies."""
     value = setting.value
     if isinstance(value, Plan):
         return construct(value, source, {})
@@ -156,7 +210,11 @@ def materialise(setting: Setting, source: Optional[Source]) -> Any:
 
 
 def from_upstream(plan: Plan, parameter: Parameter, setting: Setting, source: Source) -> Any:
-    """What the previous part's outputs say of a parameter; UserError if the YAML says something else."""
+    """The value of an `Upstream` parameter from the outputs of the previous part.
+
+    Raises:
+        UserError: The YAML gives another value, or there are several feature maps and the parameter is for one.
+    """
     values = [shape_value(parameter.name, shape) for shape in source.out_shape]
     name = f"{plan.component.name}.{parameter.name}"
     if not isinstance(setting.value, FromUpstream):
@@ -175,13 +233,13 @@ def from_upstream(plan: Plan, parameter: Parameter, setting: Setting, source: So
 
 
 def shape_value(parameter: str, shape: Any) -> Any:
-    """What a parameter of this name means by a feature map: its stride, its scale or its channels."""
+    """The property of a feature map that a parameter of this name stands for: stride, scale or channels."""
     if "stride" in parameter:
         return shape.stride
     return 1.0 / shape.stride if "scale" in parameter else shape.channels
 
 
 def wants_list(type_: Type) -> bool:
-    """Whether a type has a list among its options."""
+    """Whether a type accepts lists."""
     options = type_.options if isinstance(type_, OneOf) else (type_,)
     return any(isinstance(option, (ListOf, VariadicTuple, TupleOf)) for option in options)

@@ -1,7 +1,8 @@
-"""What every component is called and which parameters it takes, read from the syntax trees of the package.
+"""The names of all components and the parameters that they take.
 
-No component's module is imported, so a config can be checked where Paddle is not installed. Components that a
-program registers at run time, outside the package, are read from their signatures.
+The package's own components are read from its syntax trees without importing any module, so that a config can be
+checked where Paddle is not installed. Components that a program outside the package registers are read from their
+signatures.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import inspect
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
 import ppdet_repro
 from ppdet_repro.core import registry
@@ -24,14 +25,14 @@ PACKAGE = Path(ppdet_repro.__file__).parent
 
 @dataclass(frozen=True)
 class Expression:
-    """A default that is no literal: only its text is known until the class is imported."""
+    """A default that is not a literal. Only its text is known until the class is imported."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Required:
-    """The default of a parameter that has none."""
+    """Stands for the default of a parameter that has none."""
 
 
 REQUIRED = Required()
@@ -48,7 +49,7 @@ class Parameter(NamedTuple):
 
 @dataclass(frozen=True)
 class Component:
-    """A registered class; `parameters` keep the order of its constructor's."""
+    """A registered class. `parameters` have the order of the constructor's parameters."""
 
     name: str
     module: str
@@ -58,14 +59,14 @@ class Component:
     parameters: Mapping[str, Parameter]
 
     def load(self) -> type:
-        """The class itself; imports its module."""
+        """Import the component's module and return the class."""
         if self.name in registry.registered():
             return registry.registered()[self.name]
         return getattr(importlib.import_module(self.module), self.name)
 
 
 class Module(NamedTuple):
-    """One module's classes, the names it imports ((module, name) a local name) and what it assigns."""
+    """What a module defines: classes, imports (local name -> (module, name)) and assigned names, by name."""
 
     name: str
     file: Path
@@ -75,9 +76,10 @@ class Module(NamedTuple):
 
 
 def find(name: str) -> Optional[Component]:
-    """The component of that name, None if there is none.
+    """The component of that name, or None.
 
-    ValueError: a program registered a class with the name of one of the package's.
+    Raises:
+        ValueError: A program registered a class with the name of one of the package's components.
     """
     packaged = catalog().get(name)
     added = registry.registered().get(name)
@@ -89,17 +91,17 @@ def find(name: str) -> Optional[Component]:
 
 
 def names() -> list[str]:
-    """All component names, sorted."""
+    """The names of all components, sorted."""
     return sorted({*catalog(), *registry.registered()})
 
 
-def everything() -> Iterable[Component]:
-    """Every component, by name."""
-    return [find(name) for name in names()]
+def everything() -> List[Component]:
+    """All components, sorted by name."""
+    return [component for component in map(find, names()) if component is not None]
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the nearest of the words, empty where none is near."""
+    """`; did you mean 'x'?` with the most similar of the words; empty if none is similar."""
     by_lower = {str(known).lower(): str(known) for known in words}
     matches = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.7)
     return f"; did you mean '{by_lower[matches[0]]}'?" if matches else ""
@@ -111,7 +113,7 @@ def in_package(module: str) -> bool:
 
 @cache
 def catalog() -> Dict[str, str]:
-    """Component name -> module, for every class of the package that is decorated with `@register`."""
+    """The module of every class in the package that is decorated with `@register`, by class name."""
     found: Dict[str, str] = {}
     for file in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
@@ -126,7 +128,7 @@ def catalog() -> Dict[str, str]:
 
 @cache
 def read_module(name: str) -> Module:
-    """The syntax tree of one of the package's modules."""
+    """Read one of the package's modules from its syntax tree."""
     file = PACKAGE.parent.joinpath(*name.split("."))
     file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
     classes, imports, assigned = {}, {}, {}
@@ -141,7 +143,7 @@ def read_module(name: str) -> Module:
 
 
 def lookup(module: Module, name: str) -> Optional[Tuple[Module, ast.AST]]:
-    """The class or expression that a name stands for in a module, with the module that defines it."""
+    """What a name stands for in a module (a class or an expression), and the module that defines it."""
     if name in module.classes:
         return module, module.classes[name]
     if name in module.assigned:
@@ -152,7 +154,7 @@ def lookup(module: Module, name: str) -> Optional[Tuple[Module, ast.AST]]:
 
 @cache
 def from_tree(module_name: str, name: str) -> Component:
-    """A component of the package, from its class definition and those of its bases."""
+    """A component of the package, from the definitions of its class and its base classes."""
     module = read_module(module_name)
     node = module.classes[name]
     home, constructor = find_constructor(module, node) or (module, None)
@@ -161,7 +163,7 @@ def from_tree(module_name: str, name: str) -> Component:
 
 
 def find_constructor(module: Module, node: ast.ClassDef) -> Optional[Tuple[Module, ast.FunctionDef]]:
-    """The `__init__` that a class runs: its own, or the first one among its bases."""
+    """The `__init__` of a class and the module that it is in: its own, or that of the first base with one."""
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
             return module, item
@@ -175,7 +177,7 @@ def find_constructor(module: Module, node: ast.ClassDef) -> Optional[Tuple[Modul
 
 
 def tree_parameters(module: Module, owner: str, constructor: ast.FunctionDef) -> Dict[str, Parameter]:
-    """A constructor's parameters without `self`."""
+    """The parameters of a constructor without `self`."""
     arguments = constructor.args
     if arguments.vararg or arguments.kwarg:
         where = f"{module.file}:{constructor.lineno}: {owner}"
@@ -201,7 +203,7 @@ def tree_parameters(module: Module, owner: str, constructor: ast.FunctionDef) ->
 
 
 def make_parameter(name: str, annotation: Optional[ast.expr], default: Any, alias: Alias, where: str) -> Parameter:
-    """A parameter from its annotation. TypeError: it has none, or one outside the type language."""
+    """A parameter from its annotation; a `TypeError` if that is missing or outside the type language."""
     if annotation is None:
         raise TypeError(f"{where}: parameter {name!r} has no annotation")
     try:
@@ -212,7 +214,7 @@ def make_parameter(name: str, annotation: Optional[ast.expr], default: Any, alia
 
 
 def literal(node: ast.expr) -> Any:
-    """The value of a literal, an `Expression` for anything else."""
+    """The value of a literal; an `Expression` for anything else."""
     try:
         return ast.literal_eval(node)
     except ValueError:
@@ -220,7 +222,7 @@ def literal(node: ast.expr) -> Any:
 
 
 def from_signature(cls: type) -> Component:
-    """A component that a program registered, from its signature."""
+    """A component from the signature of a class."""
     where = f"{cls.__module__}.{cls.__qualname__}"
     owner = next(c for c in cls.__mro__ if "__init__" in vars(c))
     parameters = {}
@@ -235,19 +237,19 @@ def from_signature(cls: type) -> Component:
                 parameter.name, annotation, default, lambda name: alias_value(scope, name), where
             )
     try:
-        file, line = Path(inspect.getsourcefile(cls)), inspect.getsourcelines(cls)[1]
+        file, line = Path(inspect.getsourcefile(cls) or cls.__module__), inspect.getsourcelines(cls)[1]
     except (OSError, TypeError):
         file, line = Path(cls.__module__), 0
     return Component(cls.__name__, cls.__module__, file, line, inspect.getdoc(cls) or "", parameters)
 
 
 def as_tree(annotation: Any) -> ast.expr:
-    """An annotation, text or object, as a syntax tree."""
+    """The syntax tree of an annotation, which is a string or an object."""
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     return ast.parse(text, mode="eval").body
 
 
 def alias_value(scope: Mapping[str, Any], name: str) -> Optional[ast.expr]:
-    """The type that a module's variable stands for; None where there is none or it is a class."""
+    """The type that a variable of a module stands for; None if there is no such variable or it is a class."""
     value = scope.get(name)
     return None if value is None or isinstance(value, type) else as_tree(value)

@@ -1,15 +1,15 @@
-"""A resolved config as text: every value beside the file and line it came from."""
+"""A resolved config as text: every value, beside the file and line where it was written."""
 
 from __future__ import annotations
 
-from typing import Any, Iterator, List, NamedTuple, Set
+from typing import Iterator, List, NamedTuple, Set, Tuple
 
 import yaml
 
 from ppdet_repro.core.config import components
 from ppdet_repro.core.config.builder import Config
 from ppdet_repro.core.config.components import Expression
-from ppdet_repro.core.config.schema import FromUpstream, Plan, Setting
+from ppdet_repro.core.config.plan import FromUpstream, Plan, Setting
 
 INDENT = "  "
 MAX_COLUMN = 72
@@ -17,14 +17,19 @@ DIM, PLAIN = "\033[2m", "\033[0m"
 
 
 class Line(NamedTuple):
-    """A line of YAML, and where its value came from ("" for a heading that nobody wrote)."""
+    """A line of YAML and the origin of its value ("" for a heading that nobody wrote)."""
 
     text: str
     origin: str
 
 
 def show(cfg: Config, colour: bool = False) -> str:
-    """The whole config, values in one column and their origins in another; defaults are dim with `colour`."""
+    """The whole config as text, values in one column and their origins in another.
+
+    Args:
+        cfg: The config.
+        colour: Whether to dim origins and defaults on a terminal.
+    """
     lines = [line for name, setting in cfg.tree().items() for line in top_level(name, setting)]
     lines += [Line(f"# {name}: nothing uses this section", origin) for name, origin in unused(cfg)]
     column = min(MAX_COLUMN, max(len(line.text) for line in lines))
@@ -32,7 +37,7 @@ def show(cfg: Config, colour: bool = False) -> str:
 
 
 def align(line: Line, column: int, colour: bool) -> str:
-    """One printed line."""
+    """The text of a line, with its origin in the given column."""
     text = line.text.ljust(column)
     if not colour:
         return f"{text}  {line.origin}".rstrip()
@@ -41,7 +46,7 @@ def align(line: Line, column: int, colour: bool) -> str:
 
 
 def top_level(name: str, setting: Setting) -> Iterator[Line]:
-    """A run setting or a section; the section of a class is not followed by the class's name again."""
+    """The lines of a run setting or a section. The section of a component does not repeat the component's name."""
     if isinstance(setting.value, Plan) and setting.value.component.name == name:
         yield Line(f"{name}:", str(setting.value.origin or ""))
         yield from parameters(setting.value, INDENT)
@@ -50,7 +55,7 @@ def top_level(name: str, setting: Setting) -> Iterator[Line]:
 
 
 def entry(key: str, setting: Setting, indent: str) -> Iterator[Line]:
-    """A key (or a list's dash) with its value, and what is inside the value."""
+    """The lines of a key (or the dash of a list item), its value and what is inside the value."""
     value, origin = setting.value, str(setting.origin or "default")
     if isinstance(value, Plan):
         yield Line(f"{indent}{key} {value.component.name}", origin)
@@ -70,21 +75,21 @@ def entry(key: str, setting: Setting, indent: str) -> Iterator[Line]:
 
 
 def parameters(plan: Plan, indent: str) -> Iterator[Line]:
-    """All parameters of a component."""
+    """The lines of all parameters of a component."""
     for name, setting in plan.settings.items():
         yield from entry(f"{name}:", setting, indent)
 
 
 def in_yaml(setting: Setting) -> str:
-    """A plain value on one line."""
+    """A plain value as YAML on one line."""
     if isinstance(setting.value, Expression):
         return setting.value.text
     text = yaml.safe_dump(setting.plain(), default_flow_style=True, width=10**6, allow_unicode=True)
     return text.split("\n...")[0].strip()
 
 
-def unused(cfg: Config) -> List[Any]:
-    """The sections of components that no built component contains, as pairs of name and origin."""
+def unused(cfg: Config) -> List[Tuple[str, str]]:
+    """The name and the origin of every section whose component is not built."""
     reached: Set[str] = set()
     for setting in cfg.tree().values():
         reached |= built(setting)

@@ -19,6 +19,25 @@ AT_LEAST = {
     "seed": 0,
 }
 
+# Keys that PaddleDetection's files contain and that change nothing in this package, with the reason: run settings by
+# their name, parameters of components as Component.parameter. A config that gives one loads with a line in the log.
+NO_EFFECT = {
+    "data_format": "all tensors have the layout NCHW",
+    "find_unused_parameters": "parameters without a gradient are always allowed",
+    "master_grad": "it belongs to amp_level O2; with O1 gradients are float32 already",
+    "slim_method": "distill_loss names the method",
+    "EvalReader.collate_batch": "evaluation never stacks ground truth",
+    "EvalReader.fuse_normalize": "only exported models normalize inside the network",
+    "GridMask.upper_iter": "the probability grows with the progress of training",
+    "PTQ.fuse_list": "all convolutions with a batch norm behind them are fused",
+    "PTQ.output_dir": "--output_dir names the folder of the model",
+    "PTQ.ptq_config.upsample_bins": "Paddle's static histogram always has 2048 bins",
+    "QAT.quant_config.window_size": "activation ranges are moving averages without a window",
+    "TestReader.collate_batch": "images for inference have no ground truth to stack",
+    "TrainReader.fuse_normalize": "only exported models normalize inside the network",
+    "TrainReader.inputs_def.num_max_boxes": "PadBox.num_max_boxes sets the number of boxes",
+}
+
 
 @dataclass(frozen=True)
 class ExportSettings:
@@ -32,66 +51,66 @@ class ExportSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """One typed object for a whole run; names and defaults are PaddleDetection's where it has them."""
+    """The settings of a whole run. Names and defaults are PaddleDetection's where it has them."""
 
-    # what
-    architecture: Optional[str] = None  # the detector's class
-    num_classes: int = 80  # classes without background; also shared with the components
-    norm_type: str = "bn"  # bn or sync_bn; also shared with the components
-    data_format: Literal["NCHW"] = "NCHW"  # layout of tensors; also shared with the components
+    # model
+    architecture: Optional[str] = None  # the class of the detector
+    num_classes: int = 80  # number of classes without background; shared with the components
+    norm_type: str = "bn"  # bn or sync_bn; shared with the components
+    data_format: Literal["NCHW"] = "NCHW"  # layout of tensors; no effect, see NO_EFFECT
     # weights and output
-    pretrain_weights: Optional[str] = None  # path or URL that training starts from
-    weights: Optional[str] = None  # path or URL that evaluation, inference and export use
-    save_dir: str = "output"  # where checkpoints, logs and results go
+    pretrain_weights: Optional[str] = None  # path or URL of the weights that training starts from
+    weights: Optional[str] = None  # path or URL of the weights for evaluation, inference and export
+    save_dir: str = "output"  # folder for checkpoints, logs and results
     # hardware
-    use_gpu: bool = False  # on a GPU if Paddle was built for one; else on the CPU
-    use_xpu: bool = False  # accepted, must stay false
-    use_mlu: bool = False  # accepted, must stay false
-    use_npu: bool = False  # accepted, must stay false
+    use_gpu: bool = False  # use a GPU if Paddle finds one, otherwise the CPU
+    use_xpu: bool = False  # must be false
+    use_mlu: bool = False  # must be false
+    use_npu: bool = False  # must be false
     # training
-    epoch: int = 0  # passes over the training set
-    log_iter: int = 20  # a line in the log every so many iterations
-    snapshot_epoch: int = 1  # a checkpoint, and an evaluation where asked, every so many epochs
-    checkpoints_kept: int = 3  # older ones are deleted, but the best stays
-    worker_num: int = 2  # data loading processes a trainer; 0 loads in the training process
-    seed: int = 0  # of everything random
-    base_batch_size: Optional[int] = None  # total batch that base_lr is for; null: any
-    accumulate_steps: int = 1  # batches whose gradients are averaged into one update
-    early_stop: Optional[int] = None  # evaluations without a better metric after which training ends
-    nan_action: Literal["stop", "skip"] = "stop"  # on a loss that is not finite
-    find_unused_parameters: bool = False  # distributed: some parameters may get no gradient
+    epoch: int = 0  # number of epochs
+    log_iter: int = 20  # iterations between two lines in the log
+    snapshot_epoch: int = 1  # epochs between two checkpoints, and between two evaluations with --eval
+    checkpoints_kept: int = 3  # older checkpoints are deleted, except the best
+    worker_num: int = 2  # data loading processes per trainer; 0: load in the training process
+    seed: int = 0  # random seed
+    base_batch_size: Optional[int] = None  # total batch size that base_lr is meant for; null: do not scale base_lr
+    accumulate_steps: int = 1  # number of batches whose gradients are averaged for one update
+    early_stop: Optional[int] = None  # stop after so many evaluations without a better metric; null: never
+    nan_action: Literal["stop", "skip"] = "stop"  # what to do when the loss is not finite
+    find_unused_parameters: bool = False  # no effect, see NO_EFFECT
     # mixed precision
     amp: bool = False  # train in mixed precision
-    amp_level: Literal["O1", "O2"] = "O1"  # O1: listed operators in low precision; O2: nearly all
+    amp_level: Literal["O1", "O2"] = "O1"  # O1: listed operators in low precision; O2 (nearly all) is not supported
     amp_dtype: Literal["float16", "bfloat16"] = "float16"  # the low precision
-    master_grad: bool = False  # O2: gradients in float32
-    # moving average of the weights
-    use_ema: bool = False  # evaluate and save an exponential moving average
-    ema_decay: float = 0.9998  # its decay
-    ema_decay_type: Literal["threshold", "normal", "exponential"] = "threshold"  # how the decay starts
-    cycle_epoch: int = -1  # restart the average every so many epochs; -1: never
+    master_grad: bool = False  # no effect, see NO_EFFECT
+    # exponential moving average (EMA) of the weights
+    use_ema: bool = False  # evaluate and save the average instead of the weights themselves
+    ema_decay: float = 0.9998  # decay of the average
+    ema_decay_type: Literal["threshold", "normal", "exponential"] = "threshold"  # how the decay grows at the start
+    cycle_epoch: int = -1  # restart the average after so many epochs; -1: never
     ema_black_list: Optional[List[str]] = None  # names of weights that are copied, not averaged
-    ema_filter_no_grad: bool = False  # copy weights without gradient, too
+    ema_filter_no_grad: bool = False  # also copy weights that get no gradient
     # evaluation
-    metric: Literal["COCO", "VOC"] = "COCO"  # how detections are judged
-    map_type: Literal["11point", "integral", "area"] = "11point"  # VOC: the number of a curve (`metrics/voc.py`)
-    classwise: bool = False  # report every class
-    bias: int = 0  # 1: result boxes count pixels inclusively, width = x2 - x1 + 1
-    test_scales: Optional[List[List[int]]] = None  # evaluate at these [short, long] sides together; null: EvalReader's
-    test_flip: bool = False  # and at each of them mirrored
-    tide: bool = False  # name the errors that cost most (TIDE)
-    report: Optional[str] = None  # folder for report.html: curves, confusions, worst images
-    output_eval: Optional[str] = None  # folder for the detections that evaluation writes
-    save_prediction_only: bool = False  # write the detections and compute no metric
+    metric: Literal["COCO", "VOC"] = "COCO"  # which metric evaluates detections
+    map_type: Literal["11point", "integral", "area"] = "11point"  # how VOC computes average precision
+    classwise: bool = False  # report the metric of every class
+    bias: int = 0  # 1: box coordinates in result files include the last pixel, width = x2 - x1 + 1
+    test_scales: Optional[List[List[int]]] = None  # [short, long] sizes to evaluate and merge; null: EvalReader's size
+    test_flip: bool = False  # also evaluate each size mirrored
+    tide: bool = False  # report which kinds of errors cost most AP (TIDE)
+    report: Optional[str] = None  # folder for report.html: curves, confusion matrix, worst images
+    output_eval: Optional[str] = None  # folder for the result files of evaluation
+    save_prediction_only: bool = False  # write the result files and compute no metric
     # reports
-    print_flops: bool = False  # multiply-adds, before training
-    print_params: bool = False  # number of parameters, before training
-    use_vdl: bool = False  # curves for VisualDL
-    vdl_log_dir: str = "vdl_log_dir/scalar"  # where the curves go
+    print_flops: bool = False  # log the multiply-adds before training
+    print_params: bool = False  # log the number of parameters before training
+    use_vdl: bool = False  # write curves for VisualDL
+    vdl_log_dir: str = "vdl_log_dir/scalar"  # folder for these curves
     # slimming
-    slim: Optional[Literal["PTQ", "QAT", "Distill"]] = None  # int8 of a trained model, int8 in training, or a teacher
-    slim_method: Optional[Literal["CWD", "FGD"]] = None  # accepted; distill_loss says it
-    distill_loss: Optional[str] = None  # the class of the loss between a teacher's feature maps and the model's
-    distill_loss_name: Optional[List[str]] = None  # what it is called in logs for each map; null: neck_f_0, ...
+    slim: Optional[Literal["PTQ", "QAT", "Distill"]] = None  # int8 after training, int8 in training, distillation
+    slim_method: Optional[Literal["CWD", "FGD"]] = None  # no effect, see NO_EFFECT
+    distill_loss: Optional[str] = None  # class of the loss between the teacher's and the student's feature maps
+    distill_loss_name: Optional[List[str]] = None  # its name in logs, one per feature map; null: neck_f_0, ...
     # export
     export: ExportSettings = field(default_factory=ExportSettings)  # what an exported model contains

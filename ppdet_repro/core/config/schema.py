@@ -1,20 +1,21 @@
-"""Checks a document against the components' constructors and says what every value will be.
+"""Checks a document against the constructors of the components.
 
-The result is a plan: for every parameter of every component that a run builds, its value and where that came
-from. Nothing is built and no component is imported.
+The result are plans: for every component that a run builds, the value of each parameter and where it was written. No
+component is imported or built.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any, Collection, Dict, Mapping, NamedTuple, Optional, Tuple
 
 from ppdet_repro.core import registry
 from ppdet_repro.core.config import components, run
 from ppdet_repro.core.config.components import REQUIRED, Component, Expression, Parameter, nearest
 from ppdet_repro.core.config.document import Node, Origin, Problem, Problems, part_form
+from ppdet_repro.core.config.plan import FromUpstream, Plan, Setting
 from ppdet_repro.core.config.run import RunSettings
 from ppdet_repro.core.config.types import (
     Anything,
@@ -25,6 +26,7 @@ from ppdet_repro.core.config.types import (
     PartOf,
     Record,
     Scalar,
+    Sequential,
     TupleOf,
     Type,
     VariadicTuple,
@@ -39,59 +41,14 @@ DATASETS = ("TrainDataset", "EvalDataset", "TestDataset")
 SECTIONS = ("TrainReader", "EvalReader", "TestReader", "LearningRate", "OptimizerBuilder", "TrainPhases", "PTQ", "QAT")
 
 
-@dataclass(frozen=True)
-class FromUpstream:
-    """The value of an `Upstream` parameter that the YAML leaves to the previous part."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """A value and where it was written (None: a default).
-
-    `value` is a scalar, an `Expression`, `FromUpstream`, a `Plan`, or a list, tuple or dict of settings.
-    """
-
-    value: Any
-    origin: Optional[Origin] = None
-
-    @staticmethod
-    def default(value: Any) -> Setting:
-        """A default of plain data."""
-        if isinstance(value, dict):
-            value = {key: Setting.default(item) for key, item in value.items()}
-        return Setting(value)
-
-    def children(self) -> Collection[Setting]:
-        """The settings of a list, tuple or dict."""
-        if isinstance(self.value, dict):
-            return self.value.values()
-        return self.value if isinstance(self.value, (list, tuple)) else ()
-
-    def has_parts(self) -> bool:
-        """Whether a component has to be built for this value."""
-        return isinstance(self.value, Plan) or any(child.has_parts() for child in self.children())
-
-    def plain(self) -> Any:
-        """The value, without parts in it, as fresh plain data."""
-        if isinstance(self.value, dict):
-            return {key: item.plain() for key, item in self.value.items()}
-        if isinstance(self.value, (list, tuple)):
-            return type(self.value)(item.plain() for item in self.value)
-        return self.value
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One component to build: a setting for each parameter, and the line that asks for it."""
-
-    component: Component
-    settings: Mapping[str, Setting]
-    origin: Optional[Origin] = None
-
-
 class Scope(NamedTuple):
-    """Where a check reports, inside which components it is (outermost first), and whether what is absent
-    counts: parameters without value are problems, and defaults are resolved."""
+    """The circumstances of a check.
+
+    Attributes:
+        problems: Where it reports.
+        stack: The components that it is inside, outermost first.
+        complete: Whether missing parameters are problems and defaults are resolved.
+    """
 
     problems: Problems
     stack: Tuple[str, ...] = ()
@@ -102,14 +59,15 @@ class Scope(NamedTuple):
 
 
 def record_type(cls: type) -> Record:
-    """The type of a settings dataclass; a field of another such class is a mapping of its fields."""
+    """The type of a dataclass of settings. A field that is such a dataclass itself becomes a record, too."""
     types: Dict[str, Type] = {}
     for item in fields(cls):
-        nested = getattr(run, item.type, None)
-        if is_dataclass(nested):
+        annotation = str(item.type)
+        nested = getattr(run, annotation, None)
+        if isinstance(nested, type) and is_dataclass(nested):
             types[item.name] = record_type(nested)
         else:
-            types[item.name] = parse_type(ast.parse(item.type, mode="eval").body)
+            types[item.name] = parse_type(ast.parse(annotation, mode="eval").body)
     return Record(types, asdict(cls()))
 
 
@@ -117,14 +75,14 @@ RUN_TYPE = record_type(RunSettings)
 
 
 class Checker:
-    """Resolves the nodes of one document against the components."""
+    """Resolves the nodes of a document against the components."""
 
     def __init__(self, document: Node):
         self.top: Mapping[Any, Node] = document.value
         self.origin = document.origin
 
     def document(self, problems: Problems) -> Dict[str, Setting]:
-        """The plans of everything that a run builds, by the name of the section; all keys are checked."""
+        """Check all keys; the plans of everything that a run builds, by the name of the section."""
         for key, node in self.top.items():
             self.check_top_level(key, node, problems)
         plans = {}
@@ -137,7 +95,7 @@ class Checker:
         return plans
 
     def check_top_level(self, key: Any, node: Node, problems: Problems) -> None:
-        """A key must mean something. Sections that nothing uses are checked except for what they lack."""
+        """Check that a key means something. A section of a component may lack parameters: others may give them."""
         if key in RUN_TYPE.fields or key in DATASETS:
             return
         component = components.find(key) if isinstance(key, str) else None
@@ -149,8 +107,11 @@ class Checker:
             problems.append(Problem(node.origin, f"{kind} {key!r}{nearest(key, known)}"))
 
     def root(self, name: str, problems: Problems, given: Collection[str] = ()) -> Setting:
-        """The plan of a dataset's slot, or of a component with its section and the parameters in `given`
-        left out. UserError: there is no such thing."""
+        """The plan of a dataset section such as `EvalDataset`, or of a component without the parameters in `given`.
+
+        Raises:
+            UserError: The config has no such section, or there is no such component.
+        """
         if name in DATASETS:
             if name not in self.top:
                 raise UserError(f"the config has no section {name}")
@@ -163,16 +124,22 @@ class Checker:
     def component(
         self, component: Component, where: str, scope: Scope, inline: Optional[Node] = None, given: Collection[str] = ()
     ) -> Plan:
-        """A component's plan from its top-level section with the parameters of an `inline` part over it.
+        """The plan of a component.
 
-        `where` is the path that asks for it; parameters in `given` come from the caller.
+        Args:
+            component: The component, whose top-level section gives its parameters.
+            where: The path in the config that asks for it, for messages.
+            scope: The circumstances.
+            inline: A part whose parameters beat those of the section.
+            given: The parameters that the caller supplies; they are left out.
         """
         section = self.top.get(component.name, Node({}))
         if section.tag or not isinstance(section.value, (dict, type(None))):
             text = f"{component.name} wants a mapping of parameters, got {spell(section.plain())}"
             scope.report(section.origin, text)
             section = Node({}, section.origin)
-        own = part_form(inline)[1] if inline else {}
+        form = part_form(inline) if inline else None
+        own = form.arguments if form else {}
         arguments = {**(section.value or {}), **own}
         mentions = [inline] if own else [section, inline]
         origin = next((node.origin for node in mentions if node and node.origin), self.origin)
@@ -202,19 +169,19 @@ class Checker:
         return Plan(component, settings, origin)
 
     def source(self, parameter: Parameter, arguments: Mapping[Any, Node]) -> Optional[Node]:
-        """The node that gives a parameter's value: its component's, or the top level's if it is shared."""
+        """The node of a parameter's value: from its component's arguments, or the top level if it is shared."""
         if parameter.name in arguments:
             return arguments[parameter.name]
         return self.top.get(parameter.name) if parameter.role == registry.SHARED else None
 
     def default(self, component: Component, parameter: Parameter, scope: Scope) -> Setting:
-        """A parameter's default; components in it are resolved."""
+        """The default of a parameter; components in it are resolved."""
         if parameter.default is None or isinstance(parameter.default, Expression):
             return Setting(parameter.default)
         return self.value(parameter.type, Node.of(parameter.default), f"{component.name}.{parameter.name}", scope)
 
     def value(self, type_: Type, node: Node, where: str, scope: Scope) -> Setting:
-        """A node as a value of the type; a problem if it is not one."""
+        """Convert a node to a type, or report why it is not of the type."""
         if isinstance(type_, OneOf):
             return self.one_of(type_, node, where, scope)
         if isinstance(type_, PartOf):
@@ -224,8 +191,10 @@ class Checker:
         if not node.tag:
             if isinstance(node.value, list) and isinstance(type_, (ListOf, VariadicTuple, TupleOf)):
                 return self.sequence(type_, node, where, scope)
-            if isinstance(node.value, dict) and isinstance(type_, (DictOf, Record)):
+            if isinstance(node.value, dict) and isinstance(type_, DictOf):
                 return self.mapping(type_, node, where, scope)
+            if isinstance(node.value, dict) and isinstance(type_, Record):
+                return self.record(type_, node, where, scope)
         try:
             return Setting(convert_scalar(type_, node.value), node.origin)
         except ValueError:
@@ -233,7 +202,7 @@ class Checker:
             return Setting(None, node.origin)
 
     def anything(self, node: Node, where: str, scope: Scope) -> Setting:
-        """Plain data of any shape; a component is not plain."""
+        """Convert a node to plain data of any shape. A component is not plain."""
         if node.tag:
             scope.report(node.origin, f"{where} takes plain values, not the component !{node.tag}")
         if isinstance(node.value, list):
@@ -242,9 +211,9 @@ class Checker:
             return self.mapping(DictOf(Anything(), Anything()), node, where, scope)
         return Setting(node.value, node.origin)
 
-    def sequence(self, type_: Type, node: Node, where: str, scope: Scope) -> Setting:
-        """A list, item by item."""
-        types = type_.items if isinstance(type_, TupleOf) else [type_.item] * len(node.value)
+    def sequence(self, type_: Sequential, node: Node, where: str, scope: Scope) -> Setting:
+        """Convert a list item by item."""
+        types = type_.items if isinstance(type_, TupleOf) else (type_.item,) * len(node.value)
         if len(types) != len(node.value):
             scope.report(node.origin, wrong_type(type_, node, where))
         items = [
@@ -253,24 +222,30 @@ class Checker:
         ]
         return Setting(items if isinstance(type_, ListOf) else tuple(items), node.origin)
 
-    def mapping(self, type_: Type, node: Node, where: str, scope: Scope) -> Setting:
-        """A dict, pair by pair; a record's keys are fixed, and absent ones have their defaults."""
+    def mapping(self, type_: DictOf, node: Node, where: str, scope: Scope) -> Setting:
+        """Convert a mapping pair by pair."""
         pairs = {}
-        if isinstance(type_, Record):
-            pairs = {key: Setting.default(value) for key, value in type_.defaults.items()}
         for key, item in node.value.items():
-            path = f"{where}.{key}" if where else key
-            if isinstance(type_, DictOf):
-                self.value(type_.key, Node(key, item.origin), f"a key of {where}", scope)
-                pairs[key] = self.value(type_.value, item, path, scope)
-            elif key in type_.fields:
+            self.value(type_.key, Node(key, item.origin), f"a key of {where}", scope)
+            pairs[key] = self.value(type_.value, item, f"{where}.{key}", scope)
+        return Setting(pairs, node.origin)
+
+    def record(self, type_: Record, node: Node, where: str, scope: Scope) -> Setting:
+        """Convert a mapping with fixed keys; absent ones have their defaults."""
+        pairs = {key: Setting.default(value) for key, value in type_.defaults.items()}
+        for key, item in node.value.items():
+            if key in type_.fields:
+                path = f"{where}.{key}" if where else key
                 pairs[key] = self.value(type_.fields[key], item, path, scope)
             else:
                 scope.report(item.origin, f"{where} has no key {key!r}{nearest(key, type_.fields)}")
         return Setting(pairs, node.origin)
 
     def one_of(self, type_: OneOf, node: Node, where: str, scope: Scope) -> Setting:
-        """The first option that accepts the node; if none does and one has its shape, that one's problems."""
+        """Convert to the first option that accepts the node.
+
+        If none does and a single option has the node's shape, its problems are reported.
+        """
         if node.value is None and Scalar("None") in type_.options:
             return Setting(None, node.origin)
         attempts = []
@@ -288,23 +263,23 @@ class Checker:
         return Setting(None, node.origin)
 
     def part(self, node: Node, where: str, scope: Scope) -> Setting:
-        """A component in any of its forms (see `document.part_form`)."""
+        """The plan of a component in any of the forms of `document.part_form`."""
         form = part_form(node)
-        component = components.find(form[0]) if form else None
+        component = components.find(form.name) if form else None
         if component is not None:
             return Setting(self.component(component, where, scope, inline=node), node.origin)
         if form is None:
             text = f"{where} wants a component: a name or {{name: X, ...}}, got {spell(node.plain())}"
         else:
-            text = f"{where}: no component {form[0]!r}{nearest(form[0], components.names())}"
+            text = f"{where}: no component {form.name!r}{nearest(form.name, components.names())}"
         scope.report(node.origin, text)
         return Setting(None, node.origin)
 
     def run_settings(self, problems: Problems) -> Dict[str, Setting]:
-        """All run settings, from the document or by default."""
+        """All run settings, those that the document does not give by default."""
         scope = Scope(problems)
         given = {key: node for key, node in self.top.items() if key in RUN_TYPE.fields}
-        settings = self.mapping(RUN_TYPE, Node(given), "", scope).value
+        settings = self.record(RUN_TYPE, Node(given), "", scope).value
         for key, setting in settings.items():
             if key in run.AT_LEAST and setting.value is not None and setting.value < run.AT_LEAST[key]:
                 scope.report(setting.origin, f"{key} wants at least {run.AT_LEAST[key]}, got {setting.value}")
@@ -316,7 +291,7 @@ class Checker:
 
 
 def unknown_parameter(component: Component, key: Any) -> str:
-    """What is wrong with a key that no parameter of the constructor has."""
+    """The message about a key that is not a parameter of the component."""
     hint = nearest(key, component.parameters)
     if not hint:
         hint = f"; it has {', '.join(component.parameters)}" if component.parameters else "; it takes none"
@@ -324,7 +299,7 @@ def unknown_parameter(component: Component, key: Any) -> str:
 
 
 def has_shape(type_: Type, node: Node) -> bool:
-    """Whether a node could be of the type, judged by being a list, a mapping or a scalar."""
+    """Whether a node could be of the type, by its being a list, a mapping or a scalar."""
     if isinstance(type_, Anything):
         return True
     if isinstance(type_, PartOf):
@@ -337,7 +312,7 @@ def has_shape(type_: Type, node: Node) -> bool:
 
 
 def wrong_type(type_: Type, node: Node, where: str) -> str:
-    """What the type wants and what it got; a number that YAML 1.1 takes for text gets a hint."""
+    """The message about a value of the wrong type, with a hint if YAML 1.1 reads a number such as 1e-4 as text."""
     text = f"{where} wants {describe(type_)}, got {spell(node.plain())}"
     options = type_.options if isinstance(type_, OneOf) else (type_,)
     if isinstance(node.value, str) and Scalar("float") in options:

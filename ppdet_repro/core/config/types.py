@@ -1,14 +1,15 @@
-"""The types that a component's constructor may ask for, read from its annotations.
+"""The types that a component's constructor may ask for, read from the syntax trees of its annotations.
 
-int, float, bool, str, None, Any, list[T], Sequence[T], tuple[...], dict[K, V], Optional[T], Union[...],
-A | B, Literal[...], Part[T], and around a whole annotation Shared[T] or Upstream[T] (see `core.registry`).
+The language: int, float, bool, str, None, Any, list[T], Sequence[T], tuple[...], dict[K, V], Optional[T],
+Union[...], A | B, Literal[...], Part[T]; and around a whole annotation Shared[T] or Upstream[T] (see
+`core.registry`).
 """
 
 from __future__ import annotations
 
 import ast
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 from ppdet_repro.core.registry import PART, SHARED, UPSTREAM
 
@@ -27,7 +28,7 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Anything:
-    """Any plain value."""
+    """Any value without components in it."""
 
 
 @dataclass(frozen=True)
@@ -37,36 +38,44 @@ class PartOf:
 
 @dataclass(frozen=True)
 class ListOf:
+    """A list of any length."""
+
     item: Type
 
 
 @dataclass(frozen=True)
 class TupleOf:
-    """A list of fixed length; it reaches the constructor as a tuple."""
+    """A list of fixed length, which the constructor receives as a tuple."""
 
     items: Tuple[Type, ...]
 
 
 @dataclass(frozen=True)
 class VariadicTuple:
-    """A list of any length that reaches the constructor as a tuple."""
+    """A list of any length, which the constructor receives as a tuple."""
 
     item: Type
 
 
 @dataclass(frozen=True)
 class DictOf:
+    """A mapping with any keys."""
+
     key: Type
     value: Type
 
 
 @dataclass(frozen=True)
 class Choice:
+    """One of some literal values."""
+
     values: Tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class OneOf:
+    """A value of any of several types; the first that fits counts."""
+
     options: Tuple[Type, ...]
 
 
@@ -78,10 +87,11 @@ class Record:
     defaults: Mapping[str, Any]
 
 
-Type = Union[Scalar, Anything, PartOf, ListOf, TupleOf, VariadicTuple, DictOf, Choice, OneOf, Record]
+Sequential = Union[ListOf, TupleOf, VariadicTuple]
+Type = Union[Scalar, Anything, PartOf, Sequential, DictOf, Choice, OneOf, Record]
 
 SCALARS = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None)}
-SIMPLE = {
+SIMPLE: Dict[str, Type] = {
     **{name: Scalar(name) for name in SCALARS},
     **{name: ListOf(Anything()) for name in ("list", "List", "Sequence")},
     **{name: VariadicTuple(Anything()) for name in ("tuple", "Tuple")},
@@ -94,14 +104,19 @@ NOUNS = {"int": "an integer", "float": "a number", "bool": "true or false", "str
 
 
 def no_alias(name: str) -> Optional[ast.expr]:
-    """For annotations that use no names of their module's."""
+    """The alias lookup for annotations that use no names of their own module."""
     return None
 
 
 def parse_annotation(annotation: ast.expr, alias: Alias = no_alias) -> Tuple[str, Type]:
-    """A whole annotation as its role (value, shared or upstream) and its type.
+    """The role (value, shared or upstream) and the type that a whole annotation stands for.
 
-    `alias` gives the expression that a module assigned to a name. TypeError: not in the type language.
+    Args:
+        annotation: The syntax tree of the annotation.
+        alias: Returns the expression that the annotation's module assigned to a name.
+
+    Raises:
+        TypeError: The annotation is not in the type language.
     """
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
         return parse_annotation(ast.parse(annotation.value, mode="eval").body, alias)
@@ -115,7 +130,7 @@ def parse_annotation(annotation: ast.expr, alias: Alias = no_alias) -> Tuple[str
 
 
 def parse_type(node: ast.expr, alias: Alias = no_alias) -> Type:
-    """The type that an expression stands for. TypeError: not in the type language."""
+    """The type that a part of an annotation stands for; arguments and errors as in `parse_annotation`."""
     if isinstance(node, ast.Constant) and node.value is None:
         return Scalar("None")
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -150,8 +165,8 @@ def parse_type(node: ast.expr, alias: Alias = no_alias) -> Type:
 
 
 def union(*options: Type) -> OneOf:
-    """The options as one type, unions inside unions flattened."""
-    flat = []
+    """One type for the options; unions inside unions are flattened."""
+    flat: List[Type] = []
     for option in options:
         flat += option.options if isinstance(option, OneOf) else [option]
     return OneOf(tuple(flat))
@@ -164,19 +179,20 @@ def subscript(node: ast.Subscript) -> Tuple[str, list[ast.expr]]:
 
 
 def last_name(node: ast.expr) -> str:
-    """`a.b.C` -> "C"; empty where an expression is no name."""
+    """`a.b.C` -> "C"; empty if the expression is not a name."""
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
 def constant(node: ast.expr) -> Any:
-    """The value of a literal, None for any other expression."""
+    """The value of a literal; None for any other expression."""
     return node.value if isinstance(node, ast.Constant) else None
 
 
 def convert_scalar(type_: Type, value: Any) -> Any:
-    """A scalar as the type has it: an integer becomes a number where one is wanted, a bool never does.
+    """Convert a scalar to a type: an integer becomes a float where the type is float; a bool is never a number.
 
-    ValueError: the scalar is not of the type.
+    Raises:
+        ValueError: The value is not of the type.
     """
     if isinstance(type_, Choice):
         for choice in type_.values:
@@ -191,7 +207,7 @@ def convert_scalar(type_: Type, value: Any) -> Any:
 
 
 def describe(type_: Type) -> str:
-    """The type in words, to follow "wants"."""
+    """The type in words, as the object of "wants"."""
     if isinstance(type_, Scalar):
         return NOUNS[type_.name]
     if isinstance(type_, PartOf):
@@ -211,7 +227,7 @@ def describe(type_: Type) -> str:
 
 
 def spell(value: Any) -> str:
-    """A plain value as YAML would write it on one line."""
+    """A plain value, written on one line as in YAML."""
     if value is None:
         return "null"
     if isinstance(value, bool):

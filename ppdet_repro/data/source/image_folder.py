@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Optional, Union
 
 import numpy as np
@@ -13,6 +14,7 @@ from ppdet_repro.data.source.base import IMAGE_SUFFIXES, Source, Table, count, n
 from ppdet_repro.data.source.categories import COCO, VOC, Categories, read_categories
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
+from ppdet_repro.utils.packaged import own_or_packaged
 
 
 @register
@@ -69,7 +71,7 @@ class ImageFolder(Source):
 
     def _classes(self) -> Categories:
         if self._categories is None:
-            path = self._path(self.anno_path or "")
+            path = str(own_or_packaged(Path(self._path(self.anno_path or "")), self.anno_path or ""))
             if self.anno_path and not self.use_default_label and os.path.isfile(path):
                 self._categories = read_categories(path)
             else:
