@@ -1,4 +1,4 @@
-"""Convolutions that TTFFPN and TTFHead are made of."""
+"""Convolutions of `TTFFPN` and `TTFHead`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from paddle.nn.initializer import Constant, XavierUniform
 from paddle.regularizer import L2Decay
 from paddle.vision.ops import DeformConv2D
 
-from ppdet_repro.modeling.layers import batch_norm, deform, offset_conv
+from ppdet_repro.modeling.layers import ConvNorm, batch_norm, conv2d, deform, offset_conv
 
 
 def bias_attr(value: float = 0.0) -> ParamAttr:
-    """A bias with twice the learning rate and no decay, as TTFNet has them."""
+    """A bias with twice the learning rate and no weight decay, as in TTFNet."""
     return ParamAttr(initializer=Constant(value), learning_rate=2.0, regularizer=L2Decay(0.0))
 
 
 class DeformConv(nn.Layer):
-    """3x3 modulated deformable convolution of unchanged size; `bias` is that of both convolutions in it, None
-    leaves the deformable one without."""
+    """3x3 modulated deformable convolution that keeps the map's size.
+
+    `bias` is the attribute of the biases of this convolution and of the one that predicts its offsets. None leaves this
+    one without a bias.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, weight: ParamAttr, bias: Optional[ParamAttr] = None):
         super().__init__()
@@ -33,43 +36,30 @@ class DeformConv(nn.Layer):
         return deform(x, self.conv_offset, self.conv_dcn)
 
 
-class ConvNorm(nn.Layer):
-    """Convolution of unchanged size without bias, batch norm without decay; no activation."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, norm_type: str, groups: int = 1):
-        super().__init__()
-        self.conv = nn.Conv2D(
-            in_channels,
-            out_channels,
-            kernel_size,
-            padding=(kernel_size - 1) // 2,
-            groups=groups,
-            weight_attr=ParamAttr(initializer=XavierUniform()),
-            bias_attr=False,
-        )
-        self.norm = batch_norm(out_channels, norm_type)
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.norm(self.conv(x))
+def conv_norm(in_channels: int, out_channels: int, kernel_size: int, norm_type: str, groups: int = 1) -> ConvNorm:
+    """Convolution that keeps the map's size, without bias, and batch norm without weight decay; no activation."""
+    xavier = ParamAttr(initializer=XavierUniform())
+    conv = conv2d(in_channels, out_channels, kernel_size, groups=groups, weight_attr=xavier)
+    return ConvNorm(conv, batch_norm(out_channels, norm_type))
 
 
 class LiteConv(nn.Layer):
-    """Depthwise 5x5, 1x1, 1x1, depthwise 5x5, each with batch norm and ReLU6.
+    """Depthwise 5x5, 1x1, 1x1 and depthwise 5x5 convolution, each with batch norm and ReLU6.
 
-    `with_act` false leaves out the second and the fourth ReLU6. Source: PAFNet, figure 4.
+    `with_act=False` leaves out the second and the fourth ReLU6. Source: PAFNet, figure 4.
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm_type: str, with_act: bool = True):
         super().__init__()
         optional = nn.ReLU6 if with_act else nn.Identity
         self.lite_conv = nn.Sequential(
-            ("conv1", ConvNorm(in_channels, in_channels, 5, norm_type, groups=in_channels)),
+            ("conv1", conv_norm(in_channels, in_channels, 5, norm_type, groups=in_channels)),
             ("relu6_1", nn.ReLU6()),
-            ("conv2", ConvNorm(in_channels, out_channels, 1, norm_type)),
+            ("conv2", conv_norm(in_channels, out_channels, 1, norm_type)),
             ("relu6_2", optional()),
-            ("conv3", ConvNorm(out_channels, out_channels, 1, norm_type)),
+            ("conv3", conv_norm(out_channels, out_channels, 1, norm_type)),
             ("relu6_3", nn.ReLU6()),
-            ("conv4", ConvNorm(out_channels, out_channels, 5, norm_type, groups=out_channels)),
+            ("conv4", conv_norm(out_channels, out_channels, 5, norm_type, groups=out_channels)),
             ("relu6_4", optional()),
         )
 

@@ -12,18 +12,13 @@ import paddle
 from paddle import nn
 
 from ppdet_repro.core.registry import Shared, register
-from ppdet_repro.modeling.layers import ACTIVATIONS, ConvNorm, Norm, batch_norm, conv2d
+from ppdet_repro.modeling.layers import Norm, batch_norm
 from ppdet_repro.modeling.shape_spec import ShapeSpec
+from ppdet_repro.modeling.yolo_layers import conv_norm_act
 from ppdet_repro.utils.errors import UserError
 
 BLOCKS = {53: (1, 2, 8, 8, 4)}
 WIDTHS = (64, 128, 256, 512, 1024)
-
-
-def conv_norm_leaky(in_channels: int, out_channels: int, kernel_size: int, stride: int, norm: Norm) -> ConvNorm:
-    """Convolution without bias, batch norm, leaky ReLU with slope 0.1."""
-    conv = conv2d(in_channels, out_channels, kernel_size, stride)
-    return ConvNorm(conv, norm(out_channels), ACTIVATIONS["leaky"], ("conv", "batch_norm"))
 
 
 class DownSample(nn.Layer):
@@ -31,7 +26,7 @@ class DownSample(nn.Layer):
 
     def __init__(self, in_channels: int, out_channels: int, norm: Norm):
         super().__init__()
-        self.conv_bn_layer = conv_norm_leaky(in_channels, out_channels, 3, 2, norm)
+        self.conv_bn_layer = conv_norm_act(in_channels, out_channels, 3, norm, stride=2)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.conv_bn_layer(x)
@@ -42,8 +37,8 @@ class BasicBlock(nn.Layer):
 
     def __init__(self, channels: int, norm: Norm):
         super().__init__()
-        self.conv1 = conv_norm_leaky(channels, channels // 2, 1, 1, norm)
-        self.conv2 = conv_norm_leaky(channels // 2, channels, 3, 1, norm)
+        self.conv1 = conv_norm_act(channels, channels // 2, 1, norm)
+        self.conv2 = conv_norm_act(channels // 2, channels, 3, norm)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return x + self.conv2(self.conv1(x))
@@ -89,7 +84,7 @@ class DarkNet(nn.Layer):
             raise UserError(f"DarkNet: return_idx {self.return_idx} names a stage outside 0..{num_stages - 1}")
         self.freeze_at = freeze_at
         norm = partial(batch_norm, norm_type=norm_type, decay=norm_decay, frozen=freeze_norm)
-        self.conv0 = conv_norm_leaky(3, 32, 3, 1, norm)
+        self.conv0 = conv_norm_act(3, 32, 3, norm)
         self.downsample0 = DownSample(32, WIDTHS[0], norm)
         self.stage = nn.LayerList([Stage(i, BLOCKS[depth][i], norm) for i in range(num_stages)])
         for i in range(num_stages - 1):

@@ -21,7 +21,7 @@ from ppdet_repro.modeling.assigners.matches import IGNORED, Matches
 from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment
 from ppdet_repro.modeling.boxes import decode_deltas, encode_deltas, to_original_image
 from ppdet_repro.modeling.ground_truth import one_hot_targets, without_padding
-from ppdet_repro.modeling.layers import batch_norm
+from ppdet_repro.modeling.layers import ConvNorm, batch_norm, conv2d
 from ppdet_repro.modeling.nms import best_boxes
 from ppdet_repro.utils.errors import UserError
 
@@ -36,23 +36,16 @@ class RetinaOutputs(NamedTuple):
     anchors: List[paddle.Tensor]
 
 
-class ConvNormReLU(nn.Layer):
-    """3x3 convolution whose bias learns twice as fast, a norm if there is one, ReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int, norm_type: Optional[str]):
-        super().__init__()
-        self.conv = nn.Conv2D(
-            in_channels,
-            out_channels,
-            3,
-            padding=1,
-            weight_attr=ParamAttr(initializer=Normal(0.0, 0.01)),
-            bias_attr=ParamAttr(initializer=Constant(0.0), learning_rate=2.0),
-        )
-        self.norm = norm_of(norm_type, out_channels)
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return F.relu(self.norm(self.conv(x)))
+def conv_norm_relu(in_channels: int, out_channels: int, norm_type: Optional[str]) -> ConvNorm:
+    """3x3 convolution whose bias has twice the learning rate, the norm that `norm_of` chooses, ReLU."""
+    conv = conv2d(
+        in_channels,
+        out_channels,
+        3,
+        weight_attr=ParamAttr(initializer=Normal(0.0, 0.01)),
+        bias_attr=ParamAttr(initializer=Constant(0.0), learning_rate=2.0),
+    )
+    return ConvNorm(conv, norm_of(norm_type, out_channels), F.relu)
 
 
 def norm_of(norm_type: Optional[str], channels: int) -> nn.Layer:
@@ -81,7 +74,7 @@ class RetinaFeat(nn.Layer):
         self.names = [[f"fcos_head_{branch}_tower_conv_{i}" for i in range(num_convs)] for branch in ("cls", "reg")]
         for name in sum(self.names, []):
             channels = feat_in if name.endswith("_0") else feat_out
-            self.add_sublayer(name, ConvNormReLU(channels, feat_out, norm_type))
+            self.add_sublayer(name, conv_norm_relu(channels, feat_out, norm_type))
 
     def forward(self, feat: paddle.Tensor):
         """[B, C, H, W] -> features for the classes, features for the boxes."""

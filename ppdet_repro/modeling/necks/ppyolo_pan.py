@@ -1,10 +1,11 @@
-"""PP-YOLOv2's neck: information runs down the pyramid and up again.
+"""The neck of PP-YOLOv2: a path aggregation network, which runs down the pyramid and up again.
 
 Source: PP-YOLOv2, section 3 ("Path Aggregation Network") and figure 2; after Liu et al., "PANet", CVPR 2018.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import List, Literal, Tuple
 
 import paddle
@@ -12,19 +13,20 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from ppdet_repro.core.registry import Shared, Upstream, register
+from ppdet_repro.modeling.layers import Norm, batch_norm
 from ppdet_repro.modeling.shape_spec import ShapeSpec
-from ppdet_repro.modeling.yolo_layers import SPP, ConvNormAct, DropBlock
+from ppdet_repro.modeling.yolo_layers import SPP, DropBlock, conv_norm_act
 from ppdet_repro.utils.errors import UserError
 
 
 class SplitBlock(nn.Layer):
-    """Two 1x1 convolutions, a ladder of layers on the first, both concatenated, a 1x1 convolution."""
+    """A 1x1 convolution with `layers` after it, and a plain 1x1 convolution; joined by a third 1x1 convolution."""
 
-    def __init__(self, in_channels: int, channels: int, layers: List[Tuple[str, nn.Layer]], norm_type: str, act: str):
+    def __init__(self, in_channels: int, channels: int, layers: List[Tuple[str, nn.Layer]], norm: Norm, act: str):
         super().__init__()
-        self.conv1 = ConvNormAct(in_channels, channels, 1, norm_type, act)
-        self.conv2 = ConvNormAct(in_channels, channels, 1, norm_type, act)
-        self.conv3 = ConvNormAct(2 * channels, 2 * channels, 1, norm_type, act)
+        self.conv1 = conv_norm_act(in_channels, channels, 1, norm, act)
+        self.conv2 = conv_norm_act(in_channels, channels, 1, norm, act)
+        self.conv3 = conv_norm_act(2 * channels, 2 * channels, 1, norm, act)
         self.conv_module = nn.Sequential(*layers)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
@@ -33,11 +35,18 @@ class SplitBlock(nn.Layer):
 
 @register
 class PPYOLOPAN(nn.Layer):
-    """Maps of the backbone (finest first) -> maps of the same strides, coarsest first.
+    """A path aggregation network: one map per map of the backbone, of the same stride.
 
-    The blocks' ladders have `conv_block_num` pairs of 1x1 and 3x3 convolutions. `drop_block` puts a DropBlock
-    after the second pair; `spp` replaces that pair's 3x3 convolution in the coarsest block on the way down.
-    `width` is the coarsest block's, 512 in the paper; every finer one has half, and a map has twice its block's.
+    Args:
+        in_channels, strides: of the backbone's maps, finest first
+        norm_type: see `layers.batch_norm`
+        act: activation after every convolution
+        conv_block_num: pairs of 1x1 and 3x3 convolutions in a block
+        drop_block: add a DropBlock after the second pair of every block
+        block_size, keep_prob: see `DropBlock`
+        spp: in the coarsest block on the way down, pool instead of the 3x3 convolution of the second pair
+        width: channels of the coarsest block, 512 in the paper. Every finer block has half as many. An output map has
+            twice the channels of its block.
     """
 
     def __init__(
@@ -59,22 +68,22 @@ class PPYOLOPAN(nn.Layer):
         levels = len(in_channels)
         if width % 2 ** (levels - 1):
             raise UserError(f"PPYOLOPAN: width {width} cannot be halved {levels - 1} times")
-        widths = [width // 2**i for i in range(levels)]  # coarsest first, as all that follows
+        widths = [width // 2**i for i in range(levels)]  # coarsest first, as everything below
 
-        def conv(c_in: int, c_out: int, kernel_size: int, stride: int = 1) -> ConvNormAct:
-            return ConvNormAct(c_in, c_out, kernel_size, norm_type, act, stride)
+        norm = partial(batch_norm, norm_type=norm_type)
+        conv = partial(conv_norm_act, norm=norm, act=act)
 
         def block(c_in: int, channels: int, pools: bool = False) -> SplitBlock:
-            ladder: List[Tuple[str, nn.Layer]] = []
+            layers: List[Tuple[str, nn.Layer]] = []
             for i in range(conv_block_num):
-                ladder.append((f"{i}.0", conv(channels, channels, 1)))
+                layers.append((f"{i}.0", conv(channels, channels, 1)))
                 if i == 1 and pools:
-                    ladder.append(("spp", SPP(channels, channels, norm_type, act)))
+                    layers.append(("spp", SPP(channels, channels, norm, act)))
                 else:
-                    ladder.append((f"{i}.1", conv(channels, channels, 3)))
+                    layers.append((f"{i}.1", conv(channels, channels, 3)))
                 if i == 1 and drop_block:
-                    ladder.append(("dropblock", DropBlock(block_size, keep_prob)))
-            return SplitBlock(c_in, channels, ladder, norm_type, act)
+                    layers.append(("dropblock", DropBlock(block_size, keep_prob)))
+            return SplitBlock(c_in, channels, layers, norm, act)
 
         self.fpn, self.fpn_transition = nn.LayerList(), nn.LayerList()
         for i, channels in enumerate(reversed(in_channels)):
@@ -90,7 +99,7 @@ class PPYOLOPAN(nn.Layer):
         self.out_shape = [ShapeSpec(2 * c, stride) for c, stride in zip(widths, reversed(strides))]
 
     def forward(self, feats: List[paddle.Tensor]) -> List[paddle.Tensor]:
-        """[B, C, H, W] a level, finest first -> [B, C, H, W] a level, coarsest first."""
+        """[B, C, H, W] per level, finest first -> [B, C, H, W] per level, coarsest first."""
         down = [self.fpn[0](feats[-1])]
         for x, transition, block in zip(feats[-2::-1], self.fpn_transition, self.fpn[1:]):
             route = F.interpolate(transition(down[-1]), scale_factor=2.0)

@@ -1,4 +1,4 @@
-"""TTFNet's neck: from the coarsest map up to stride 4, a shortcut from the backbone joining at every step.
+"""The neck of TTFNet: the coarsest map is upsampled to stride 4; shortcuts from the backbone join at every step.
 
 Source: Liu et al., "Training-Time-Friendly Network for Real-Time Object Detection", AAAI 2020, section 3.2;
 the lite form: PAFNet, section 3.1 ("PAFNet-lite for mobile side").
@@ -7,7 +7,8 @@ the lite form: PAFNet, section 3.1 ("PAFNet-lite for mobile side").
 from __future__ import annotations
 
 import math
-from typing import List, Literal, Optional, Tuple
+from operator import add
+from typing import Callable, List, Literal, Optional, Tuple
 
 import paddle
 import paddle.nn.functional as F
@@ -15,46 +16,43 @@ from paddle import ParamAttr, nn
 from paddle.nn.initializer import Normal, Uniform, XavierUniform
 
 from ppdet_repro.core.registry import Shared, Upstream, register
-from ppdet_repro.modeling.layers import batch_norm
+from ppdet_repro.modeling.layers import ConvNorm, batch_norm, conv2d
 from ppdet_repro.modeling.shape_spec import ShapeSpec
-from ppdet_repro.modeling.ttf_layers import ConvNorm, DeformConv, LiteConv, bias_attr
+from ppdet_repro.modeling.ttf_layers import DeformConv, LiteConv, bias_attr, conv_norm
 from ppdet_repro.utils.errors import UserError
 
 
 def enlarge(x: paddle.Tensor) -> paddle.Tensor:
-    """Twice the size, bilinear."""
+    """Twice the height and width, bilinear."""
     return F.interpolate(x, scale_factor=2.0, mode="bilinear")
 
 
-class Upsample(nn.Layer):
-    """Deformable 3x3 convolution, batch norm, ReLU, twice the size."""
-
-    def __init__(self, in_channels: int, out_channels: int, norm_type: str):
-        super().__init__()
-        bound = 1.0 / math.sqrt(9 * in_channels)
-        weight = ParamAttr(initializer=Uniform(-bound, bound))
-        self.dcn = DeformConv(in_channels, out_channels, weight, bias_attr())
-        self.bn = batch_norm(out_channels, norm_type)
+class Upsample(ConvNorm):
+    """Convolution, batch norm, activation, then twice the height and width."""
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return enlarge(F.relu(self.bn(self.dcn(x))))
+        return enlarge(super().forward(x))
 
 
-class PlainUpsample(nn.Layer):
-    """The same with an ordinary convolution."""
+def deformable_upsample(in_channels: int, out_channels: int, norm_type: str) -> Upsample:
+    """`Upsample` with a deformable 3x3 convolution."""
+    bound = 1.0 / math.sqrt(9 * in_channels)
+    weight = ParamAttr(initializer=Uniform(-bound, bound))
+    conv = DeformConv(in_channels, out_channels, weight, bias_attr())
+    return Upsample(conv, batch_norm(out_channels, norm_type), F.relu, ("dcn", "bn"))
 
-    def __init__(self, in_channels: int, out_channels: int, norm_type: str):
-        super().__init__()
-        self.conv = nn.Conv2D(in_channels, out_channels, 3, padding=1, bias_attr=False)
-        self.bn = batch_norm(out_channels, norm_type)
 
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return enlarge(F.relu(self.bn(self.conv(x))))
+def plain_upsample(in_channels: int, out_channels: int, norm_type: str) -> Upsample:
+    """`Upsample` with an ordinary 3x3 convolution."""
+    conv = conv2d(in_channels, out_channels, 3)
+    return Upsample(conv, batch_norm(out_channels, norm_type), F.relu, ("conv", "bn"))
 
 
 class LiteUpsample(nn.Layer):
-    """The sum of two ways to twice the size: a depthwise transposed convolution between two 1x1 convolutions,
-    and a LiteConv enlarged."""
+    """The sum of two branches that double the height and width.
+
+    One has a depthwise transposed convolution between two 1x1 convolutions, the other an enlarged `LiteConv`.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, norm_type: str):
         super().__init__()
@@ -72,12 +70,12 @@ class LiteUpsample(nn.Layer):
             (
                 "deconv",
                 nn.Sequential(
-                    ("conv1", ConvNorm(in_channels, out_channels, 1, norm_type)),
+                    ("conv1", conv_norm(in_channels, out_channels, 1, norm_type)),
                     ("relu6_1", nn.ReLU6()),
                     ("conv2", transposed),
                     ("bn", batch_norm(out_channels, norm_type)),
                     ("relu6_2", nn.ReLU6()),
-                    ("conv3", ConvNorm(out_channels, out_channels, 1, norm_type)),
+                    ("conv3", conv_norm(out_channels, out_channels, 1, norm_type)),
                     ("relu6_3", nn.ReLU6()),
                 ),
             )
@@ -89,7 +87,7 @@ class LiteUpsample(nn.Layer):
 
 
 class Shortcut(nn.Layer):
-    """`depth` convolutions on a map of the backbone, of unchanged size."""
+    """Convolutions of a map of the backbone, which keep its size."""
 
     def __init__(self, index: int, layers: List[Tuple[str, nn.Layer]]):
         super().__init__()
@@ -100,44 +98,46 @@ class Shortcut(nn.Layer):
 
 
 def plain_convs(in_channels: int, channels: int, depth: int, norm_type: str) -> List[Tuple[str, nn.Layer]]:
-    """3x3 convolutions with bias and a ReLU between two."""
+    """`depth` 3x3 convolutions with bias, with a ReLU between each two."""
     weight = ParamAttr(initializer=Normal(0.0, math.sqrt(2.0 / (9 * channels))))
     layers: List[Tuple[str, nn.Layer]] = []
     for i in range(depth):
         if i > 0:
             layers.append((f"conv.{i - 1}.act", nn.ReLU()))
-        conv = nn.Conv2D(in_channels, channels, 3, padding=1, weight_attr=weight, bias_attr=bias_attr())
+        conv = conv2d(in_channels, channels, 3, weight_attr=weight, bias_attr=bias_attr())
         layers.append((f"conv.{i}", conv))
         in_channels = channels
     return layers
 
 
 def lite_convs(in_channels: int, channels: int, depth: int, norm_type: str) -> List[Tuple[str, nn.Layer]]:
-    """LiteConvs, the last one without its activations 2 and 4, so that its values have a sign."""
+    """`depth` LiteConvs. The last one lacks its second and fourth activation, so that its output can be negative."""
     return [
         (f"conv.{i}", LiteConv(channels if i else in_channels, channels, norm_type, with_act=i < depth - 1))
         for i in range(depth)
     ]
 
 
-def add(up: paddle.Tensor, shortcut: paddle.Tensor) -> paddle.Tensor:
-    """Both [B, C, H, W] -> [B, C, H, W]."""
-    return up + shortcut
-
-
 def concat(up: paddle.Tensor, shortcut: paddle.Tensor) -> paddle.Tensor:
-    """Both [B, C, H, W] -> [B, 2 C, H, W]."""
+    """[B, C, H, W] each -> [B, 2 C, H, W]."""
     return paddle.concat([up, shortcut], axis=1)
 
 
 @register
 class TTFFPN(nn.Layer):
-    """One map of a fine stride from the backbone's maps (finest first).
+    """One map of a fine stride from the backbone's maps.
 
-    `planes` are the channels after each doubling; `shortcut_num` the convolutions of each shortcut, listed
-    from the finest map (3, 2, 1: three on stride 4, one on stride 16); where it is shorter than `planes`, the
-    last doublings have no shortcut. `lite_neck` takes PAFNet-lite's depthwise convolutions; `dcn_neck` false
-    ordinary ones in place of the deformable (for CPUs, which train those slowly).
+    Args:
+        in_channels: of the backbone's maps, finest first
+        planes: channels after each doubling of the map's size
+        shortcut_num: the number of convolutions in each shortcut, starting with the finest map: (3, 2, 1) are three
+            convolutions at stride 4 and one at stride 16. If it is shorter than `planes`, the last doublings have no
+            shortcut.
+        norm_type: see `layers.batch_norm`
+        lite_neck: use the depthwise convolutions of PAFNet-lite
+        fusion_method: add the shortcut to the upsampled map, or concatenate them
+        dcn_neck: use deformable convolutions; ordinary ones train faster on CPUs
+        strides: of the backbone's maps
     """
 
     def __init__(
@@ -159,7 +159,8 @@ class TTFFPN(nn.Layer):
                 f"TTFFPN: {len(depths)} shortcuts (shortcut_num) need as many planes, not {len(planes)}, "
                 f"and one more input map, not {len(in_channels)}"
             )
-        upsample, convs = (Upsample if dcn_neck else PlainUpsample), plain_convs
+        upsample: Callable[[int, int, str], nn.Layer] = deformable_upsample if dcn_neck else plain_upsample
+        convs = plain_convs
         if lite_neck:
             upsample, convs = LiteUpsample, lite_convs
         widening = {"add": 1, "concat": 2}[fusion_method]
@@ -176,7 +177,7 @@ class TTFFPN(nn.Layer):
         self.out_shape = [ShapeSpec(channels, coarsest // 2 ** len(planes))]
 
     def forward(self, feats: List[paddle.Tensor]) -> List[paddle.Tensor]:
-        """Maps of the backbone, finest first -> [[B, C, H, W]], the one map."""
+        """The backbone's maps, finest first -> a list with the one map [B, C, H, W]."""
         x, lateral = feats[-1], feats[-2::-1]
         for i, upsample in enumerate(self.upsample):
             x = upsample(x)
