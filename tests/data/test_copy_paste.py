@@ -133,7 +133,7 @@ def test_what_copy_paste_refuses():
     without = {key: value for key, value in sample(1, []).items() if key != "gt_poly"}
     with pytest.raises(UserError, match=r"image in memory \(im_id 7\): add gt_poly to TrainDataset.data_fields"):
         CopyPaste(8)(without, draw)
-    with pytest.raises(UserError, match="put CopyPaste straight after Decode"):
+    with pytest.raises(UserError, match="put CopyPaste directly after Decode"):
         Compose([Halve(), CopyPaste(8)])(sample(1, []), draw)
     with pytest.raises(UserError, match="object 0 has no segmentation"):
         CopyPaste(8)({**sample(1, [(0, 0, 2, 2)]), "gt_poly": [None]}, draw)

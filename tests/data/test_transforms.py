@@ -246,7 +246,7 @@ def test_the_table_for_eight_bits_equals_the_arithmetic_bit_for_bit(is_scale):
 
 
 def test_normalisation_wants_one_value_a_channel():
-    with pytest.raises(UserError, match="one value a channel"):
+    with pytest.raises(UserError, match="one value per channel"):
         NormalizeImage(mean=[0.5], std=[0.1, 0.1])
     with pytest.raises(UserError, match="std not 0"):
         NormalizeImage(std=[0.1, 0, 0.1])

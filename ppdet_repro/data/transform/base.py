@@ -24,7 +24,7 @@ class Sample(TypedDict, total=False):
     H, W image size; G ground truth boxes. Pairs of sizes and scales are ordered (y, x).
     """
 
-    image: np.ndarray  # [H, W, 3] RGB, uint8 or float32; [3, H, W] after Permute
+    image: np.ndarray  # [H, W, 3] RGB, uint8 or float32; [3, H, W] after Permute. Decode also accepts encoded bytes
     im_file: str
     im_id: np.ndarray  # [1] int64
     h: float  # size of the image as it was decoded
@@ -121,14 +121,13 @@ class Compose:
     def _run(self, count: int, sample: Sample, ctx: Context) -> Sample:
         name = describe(sample)
         for i, transform in enumerate(self.transforms[:count]):
-            draw = None if ctx.draw is None else partial(self._draw, i, ctx)
+            draw = None if ctx.draw is None else partial(self._draw, i, ctx.draw, ctx)
             with _failures_named(transform, name):
                 sample = transform(sample, ctx._replace(draw=draw))
         return sample
 
-    def _draw(self, count: int, ctx: Context) -> Sample:
-        assert ctx.draw is not None  # `_run` offers this method only then
-        return self._run(count, ctx.draw(), ctx)
+    def _draw(self, count: int, draw: Callable[[], Sample], ctx: Context) -> Sample:
+        return self._run(count, draw(), ctx)
 
 
 def apply_to_batch(

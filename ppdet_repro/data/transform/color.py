@@ -1,4 +1,4 @@
-"""Changes of colour, with Pillow's arithmetic, which PaddleDetection's trained weights have seen."""
+"""Color augmentations. They use Pillow, with which PaddleDetection's published weights were trained."""
 
 from __future__ import annotations
 
@@ -12,40 +12,44 @@ from ppdet_repro.data.transform.base import Context, Sample
 
 
 def shift_hue(image: Image.Image, delta: float) -> Image.Image:
-    """Add `delta` to the 8-bit hue, cut to a whole number; the circle of hues closes at 256."""
+    """Add `delta` to the 8-bit hue and truncate to an integer, modulo 256."""
     hue, saturation, value = image.convert("HSV").split()
     shifted = hue.point([int(h + delta) % 256 for h in range(256)])
     return Image.merge("HSV", (shifted, saturation, value)).convert("RGB")
 
 
 def scale_brightness(image: Image.Image, factor: float) -> Image.Image:
-    """Blend from black: 0 is black, 1 the image; the values are clipped beyond."""
+    """Multiply the brightness: a factor of 0 gives black, 1 the image itself. Values are clipped."""
     return ImageEnhance.Brightness(image).enhance(factor)
 
 
 def scale_contrast(image: Image.Image, factor: float) -> Image.Image:
-    """Blend from the mean grey: 0 is grey, 1 the image."""
+    """Multiply the contrast: a factor of 0 gives the mean gray, 1 the image itself."""
     return ImageEnhance.Contrast(image).enhance(factor)
 
 
 def scale_saturation(image: Image.Image, factor: float) -> Image.Image:
-    """Blend from the grey image: 0 is grey, 1 the image."""
+    """Multiply the saturation: a factor of 0 gives the grayscale image, 1 the image itself."""
     return ImageEnhance.Color(image).enhance(factor)
 
 
 @register
 class RandomDistort:
-    """Random brightness, contrast, saturation and hue; image uint8 or float32 (cut to 8 bits first),
-    result float32.
+    """Changes brightness, contrast, saturation and hue at random.
 
-    hue, saturation, contrast, brightness
-                    [low, high, probability]: the change is drawn from [low, high]. Quirk of
-                    PaddleDetection, kept: with this probability nothing happens, and `brightness` is
-                    a factor even where configs give it in pixels ([-32, 32])
-    random_apply    the first `count` of the four in random order; otherwise brightness, saturation,
-                    hue, with contrast before or after the last two by a coin
-    random_channel  permute the channels half the time (not with random_apply)
-    prob            of distorting at all
+    The image is uint8 or float32. It is truncated to 8 bits first, and the result is float32.
+
+    As in PaddleDetection, the third number of each parameter is the probability that the change is NOT made, and
+    `brightness` is a factor even in configs that seem to give it in pixel values ([-32, 32]).
+
+    Args:
+        hue: [low, high, probability]. The change is drawn from [low, high].
+        saturation, contrast, brightness: [low, high, probability]. The factor is drawn from [low, high].
+        random_apply: Make the first `count` of the four changes in random order. Otherwise the order is brightness,
+            saturation, hue, with contrast either after brightness or at the end.
+        count: Number of changes with `random_apply`.
+        random_channel: Without `random_apply`, permute the channels with a probability of 0.5.
+        prob: Probability of doing anything.
     """
 
     def __init__(

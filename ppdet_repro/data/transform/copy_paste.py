@@ -1,7 +1,7 @@
-"""Copy-Paste: objects of another image, cut out by their masks.
+"""Copy-Paste: paste objects of another image, cut out along their masks.
 
-G objects of an image, H, W its size, S the side of the result. Masks are the annotations' `segmentation` (gt_poly):
-polygons, or run lengths.
+G objects of an image, H, W its size, S the side of the result. Masks come from the `segmentation` of COCO annotations
+(gt_poly), which is a list of polygons or a run-length encoding.
 Source: Ghiasi et al., "Simple Copy-Paste is a Strong Data Augmentation Method for Instance Segmentation", CVPR 2021.
 """
 
@@ -20,7 +20,7 @@ from ppdet_repro.utils.errors import UserError
 
 
 def read_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """The pixels [H, W] bool of a COCO `segmentation`: a list of polygons, or run lengths."""
+    """Decode a COCO `segmentation`, polygons or run lengths, to a mask [H, W] bool."""
     if isinstance(segmentation, list):
         encoded = rle.merge(rle.frPyObjects(segmentation, height, width))
     elif isinstance(segmentation["counts"], list):
@@ -31,7 +31,7 @@ def read_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 
 def boxes_of_masks(masks: np.ndarray) -> np.ndarray:
-    """The boxes [G, 4] xyxy around masks [G, H, W] that are not empty; a pixel is 1 wide."""
+    """Compute the xyxy boxes [G, 4] around masks [G, H, W], none of which is empty. A pixel is 1 wide."""
     sides = []
     for axis in (1, 2):  # columns, rows
         seen = masks.any(axis=axis)  # [G, W or H]
@@ -41,22 +41,22 @@ def boxes_of_masks(masks: np.ndarray) -> np.ndarray:
 
 
 class Placement(NamedTuple):
-    """How an image comes onto the canvas: mirrored or not, resized, the pixels cut off at its left and its top."""
+    """How an image is placed on the canvas: it is mirrored if `flipped`, resized to `size`, and cropped."""
 
     flipped: bool
     size: Size
-    left: int
-    top: int
+    left: int  # pixels cut off at the left
+    top: int  # pixels cut off at the top
 
     def boxes(self, boxes: np.ndarray, size: Size) -> np.ndarray:
-        """xyxy boxes [G, 4] of an image of `size`, as they lie on the canvas, not clipped."""
+        """Map xyxy boxes [G, 4] of an image of `size` to the canvas. They are not clipped."""
         x1, y1, x2, y2 = (boxes * np.array([self.size.width / size.width, self.size.height / size.height] * 2)).T
         if self.flipped:
             x1, x2 = self.size.width - x2, self.size.width - x1
         return np.stack([x1 - self.left, y1 - self.top, x2 - self.left, y2 - self.top], axis=1)
 
     def pixels(self, image: np.ndarray, side: int, fill: int, interp: int) -> np.ndarray:
-        """The image on a canvas [side, side, ...] uint8."""
+        """Draw an image [H, W, ...] on a canvas [side, side, ...] uint8."""
         resized = cv2.resize(image, self.size[::-1], interpolation=interp)
         if self.flipped:
             resized = resized[:, ::-1]
@@ -68,16 +68,21 @@ class Placement(NamedTuple):
 
 @register
 class CopyPaste:
-    """Paste objects of another image, cut out by their masks.
+    """Pastes objects of another image, cut out along their masks.
 
-    Both images are first mirrored (with probability `flip`) and resized, to a factor drawn from `scaling` times the
-    size that just fits into the square of `target_size`. What is too large is cropped at random; what is too small
-    lies at the top left, with `fill_value` around it. Of the other image each object is then pasted with probability
-    `share`, crowd regions never. Objects below lose what is covered: their boxes shrink to what is still seen, and
-    those of which nothing is seen go.
+    Both images are mirrored at random and resized. Images that are then larger than the canvas are cropped at random,
+    smaller ones are placed at its top left. Objects of the other image are pasted at random, but no crowd regions.
+    The boxes of the objects below shrink to what remains visible, and objects that are not visible are removed.
 
-    Must come straight after Decode, as masks are those of the file; needs gt_poly and is_crowd in the data set's
-    data_fields. The result is [S, S, 3] uint8. Without a data set to draw from nothing is pasted.
+    This transform must come directly after Decode, because masks fit the image file. It needs gt_poly and is_crowd in
+    the dataset's data_fields. Without a dataset to draw from, nothing is pasted.
+
+    Args:
+        target_size: S, the side of the result, which is [S, S, 3] uint8.
+        scaling: Range of the factor by which an image that just fits into the canvas is resized.
+        flip: Probability of mirroring an image.
+        share: Probability of pasting an object.
+        fill_value: Value of uncovered pixels.
     """
 
     def __init__(
@@ -92,7 +97,7 @@ class CopyPaste:
             raise UserError(f"CopyPaste: target_size {target_size} must be at least 1")
         if len(scaling) != 2 or not 0 < scaling[0] <= scaling[1]:
             raise UserError(f"CopyPaste: scaling {list(scaling)} is not [smallest, largest], above 0")
-        self.target_size, self.scaling = target_size, tuple(scaling)
+        self.target_size, (self.smallest, self.largest) = target_size, scaling
         self.flip, self.share, self.fill_value = flip, share, fill_value
 
     def __call__(self, sample: Sample, ctx: Context) -> Sample:
@@ -108,31 +113,32 @@ class CopyPaste:
         return sample
 
     def _place(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
-        """Put a sample onto the canvas, with the objects that are seen there; their masks [G, S, S] bool."""
+        """Place a sample on the canvas, keep the objects that are visible there, and return their masks [G, S, S]."""
         side, size = self.target_size, Size(*sample["image"].shape[:2])
-        masks = read_masks(sample)
+        originals = read_masks(sample)
         placement = self._draw(size, rng)
         sample["image"] = placement.pixels(sample["image"], side, self.fill_value, cv2.INTER_LINEAR)
         sample["gt_bbox"] = placement.boxes(sample["gt_bbox"], size).clip(0, side).astype(np.float32)
-        sample.update(h=side, w=side, im_shape=np.array([side, side], np.float32))
-        placed = [placement.pixels(mask.view(np.uint8), side, 0, cv2.INTER_NEAREST).view(bool) for mask in masks]
+        sample["h"] = sample["w"] = side
+        sample["im_shape"] = np.array([side, side], np.float32)
+        placed = [placement.pixels(mask.view(np.uint8), side, 0, cv2.INTER_NEAREST).view(bool) for mask in originals]
         masks = np.stack(placed) if placed else np.zeros((0, side, side), bool)
         seen = masks.any(axis=(1, 2)) & (sample["gt_bbox"][:, 2:] > sample["gt_bbox"][:, :2]).all(axis=1)
         select_boxes(sample, seen)
         return masks[seen]
 
     def _draw(self, size: Size, rng: np.random.Generator) -> Placement:
-        fitted = max(1, round(self.target_size * rng.uniform(*self.scaling)))
+        fitted = max(1, round(self.target_size * rng.uniform(self.smallest, self.largest)))
         new = Size(*(max(1, side) for side in resized_size(size, Size(fitted, fitted), True)))
         top, left = (int(rng.integers(max(0, side - self.target_size) + 1)) for side in new)
         return Placement(bool(rng.random() < self.flip), new, left, top)
 
 
 def read_masks(sample: Sample) -> list[np.ndarray]:
-    """The masks [H, W] bool of a sample's objects, taken out of the sample.
+    """Remove `gt_poly` from a sample and decode it to masks [H, W] bool, one per object.
 
     Raises:
-        UserError: an object has none, or the image is no longer what was decoded.
+        UserError: An object has no mask, or a transform has changed the image since it was decoded.
     """
     where = f"CopyPaste, {describe(sample)}"
     missing = [field for field in ("gt_poly", "is_crowd") if field not in sample]
@@ -141,7 +147,7 @@ def read_masks(sample: Sample) -> list[np.ndarray]:
     height, width = sample["image"].shape[:2]
     segmentations = sample.pop("gt_poly")
     if (height, width) != (sample["h"], sample["w"]) or len(segmentations) != len(sample["gt_bbox"]):
-        raise UserError(f"{where}: another transform has changed the image; put CopyPaste straight after Decode")
+        raise UserError(f"{where}: another transform has changed the image; put CopyPaste directly after Decode")
     for i, segmentation in enumerate(segmentations):
         if not segmentation:
             raise UserError(f"{where}: object {i} has no segmentation; add it, or remove the annotation")
@@ -149,8 +155,14 @@ def read_masks(sample: Sample) -> list[np.ndarray]:
 
 
 def paste(sample: Sample, masks: np.ndarray, other: Sample, pasted: np.ndarray) -> None:
-    """Put the `other` sample's objects, which are seen where `pasted` [P, S, S] says, over those of `sample`, seen
-    where `masks` [G, S, S] says; what is covered is no longer an object's."""
+    """Paste the objects of another sample over a sample.
+
+    Args:
+        sample: The sample to change.
+        masks: [G, S, S] bool, where its objects are visible.
+        other: The sample whose objects are pasted.
+        pasted: [P, S, S] bool, where these objects are visible.
+    """
     covered = pasted.any(axis=0)  # [S, S]
     sample["image"][covered] = other["image"][covered]
     left = masks & ~covered

@@ -1,4 +1,4 @@
-"""Image files to RGB arrays; files that are broken are found here."""
+"""Decodes image files to RGB arrays and detects files that are broken."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ JPEG_START, JPEG_END, START_OF_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
 
 
 def read_image(path: str, im_id: Optional[int] = None) -> np.ndarray:
-    """The image in a file: [H, W, 3] uint8 RGB, turned as its EXIF orientation says.
+    """Read an image file to an array [H, W, 3] uint8 RGB, rotated by its EXIF orientation.
 
     Raises:
-        ImageError: the file is missing, empty, not an image, or cut off.
+        ImageError: The file is missing, empty, not an image, or truncated.
     """
     try:
         with open(path, "rb") as file:
@@ -31,13 +31,13 @@ def read_image(path: str, im_id: Optional[int] = None) -> np.ndarray:
 
 
 def decode_image(data: bytes) -> np.ndarray:
-    """The image in an encoded file's bytes: [H, W, 3] uint8 RGB.
+    """Decode the bytes of an image file to an array [H, W, 3] uint8 RGB.
 
-    OpenCV refuses cut off files of all kinds but JPEG, whose missing rows it fills with grey; so a
-    JPEG must have its end marker.
+    OpenCV rejects truncated files of all formats except JPEG, whose missing rows it fills with gray. Therefore a JPEG
+    must have its end marker.
 
     Raises:
-        ValueError: says what is wrong with the bytes.
+        ValueError: The bytes are not a whole image; the message says what is wrong.
     """
     if not data:
         raise ValueError("is an empty file")
@@ -53,10 +53,9 @@ def decode_image(data: bytes) -> np.ndarray:
 
 
 def is_cut_off_jpeg(data: bytes) -> bool:
-    """Whether bytes that start as a JPEG lack the end marker after the start of the scan.
+    """Return whether the bytes are a JPEG without an end marker after the start of the scan.
 
-    Segments are skipped by their length, so the thumbnail in an EXIF segment, which has an end
-    marker of its own, is not mistaken for the image.
+    Segments are skipped by their length, because the thumbnail in an EXIF segment has an end marker of its own.
     """
     if not data.startswith(JPEG_START):
         return False
@@ -73,13 +72,12 @@ def is_cut_off_jpeg(data: bytes) -> bool:
 
 @register
 class Decode:
-    """Read `im_file`, or the encoded bytes or RGB array given as `image`.
+    """Reads the file `im_file`, or decodes the bytes or takes the RGB array that is given as `image`.
 
-    Sets image [H, W, 3] uint8 RGB, h, w, im_shape and scale_factor (1, 1). Where the annotation's
-    h and w differ from the file's, the file is right.
+    Sets `image` [H, W, 3] uint8 RGB, `h`, `w`, `im_shape` and `scale_factor`. Sizes given by annotations are replaced.
 
     Raises:
-        ImageError: the image is missing, empty, not an image, or cut off.
+        ImageError: The image is missing, empty, not an image, or truncated.
     """
 
     def __call__(self, sample: Sample, ctx: Context) -> Sample:
@@ -94,7 +92,7 @@ class Decode:
         else:
             image = given
         height, width = image.shape[:2]
-        sample.update(image=image, h=height, w=width)
+        sample["image"], sample["h"], sample["w"] = image, height, width
         sample["im_shape"] = np.array([height, width], np.float32)
         sample["scale_factor"] = np.ones(2, np.float32)
         return sample

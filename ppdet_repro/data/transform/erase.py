@@ -1,4 +1,4 @@
-"""Hiding parts of an image: Cutout and GridMask."""
+"""Augmentations that hide parts of an image: Cutout and GridMask."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from ppdet_repro.utils.errors import UserError
 
 @register
 class Cutout:
-    """Cover `count` squares with `fill_value` (DeVries and Taylor, Cutout, section 3.2).
+    """Covers squares of the image with one color (DeVries and Taylor, Cutout, section 3.2).
 
-    A square's side is `size` times the image's short side (the paper's 16 of 32 pixels are 0.5); its
-    centre is any pixel, so it may reach over the border. Boxes stay as they are.
+    The center of a square is any pixel, so the square may reach over the border. Boxes do not change.
 
-    fill_value  RGB; the mean colour, which is the paper's zero after normalisation
-    prob        of doing anything
+    Args:
+        count: Number of squares.
+        size: Side of a square relative to the image's short side. (The paper's 16 of 32 pixels are 0.5.)
+        fill_value: RGB. The default is the mean color, which normalization turns into the paper's zero.
+        prob: Probability of doing anything.
     """
 
     def __init__(
@@ -32,7 +34,7 @@ class Cutout:
         prob: float = 1.0,
     ):
         if not 0 < size <= 1:
-            raise UserError(f"Cutout: size {size} is a part of the image's short side, within (0, 1]")
+            raise UserError(f"Cutout: size {size} is relative to the image's short side and must lie within (0, 1]")
         self.count, self.size, self.fill_value, self.prob = count, size, tuple(fill_value), prob
 
     def __call__(self, sample: Sample, ctx: Context) -> Sample:
@@ -50,10 +52,7 @@ class Cutout:
 
 
 def stripes(length: int, period: int, width: int, start: int) -> np.ndarray:
-    """Where stripes of `width`, one every `period` from `start` on, lie: [length] bool.
-
-    There are length // period stripes, as many as fit; what remains at the end has none.
-    """
+    """Mark length // period stripes of `width` pixels, one per `period`, the first at `start`: [length] bool."""
     covered = np.zeros(length, bool)
     for i in range(length // period):
         covered[i * period + start : i * period + start + width] = True
@@ -62,19 +61,23 @@ def stripes(length: int, period: int, width: int, start: int) -> np.ndarray:
 
 @register
 class GridMask:
-    """Set a grid of squares, or all but a grid, to zero (GridMask, section 3).
+    """Sets a grid of squares, or everything except such a grid, to zero (GridMask, section 3).
 
-    The grid's period d is drawn from [2, height), its stripes are `ratio` of it; the mask is made
-    half as large again as the image and cut from its middle.
+    The period of the grid is drawn from [2, height). The mask is made half as large again as the image and cropped at
+    its center.
 
-    The probability grows with training, prob * progress. Departure from PaddleDetection, which
-    counts the samples that one loader worker has drawn, against `upper_iter`; that key (suggested
-    to be the number of training iterations) is accepted and has no effect.
+    The probability of doing anything is prob * progress, so it grows during training. (In PaddleDetection, it grows
+    with the number of samples that one worker has drawn, up to `upper_iter`.)
 
-    use_h, use_w  horizontal and vertical stripes
-    rotate        by a whole number of degrees drawn from [0, rotate)
-    offset        noise from [-1, 1] instead of zero
-    mode          1: stripes stay, the squares between them are hidden; 0: the stripes are hidden
+    Args:
+        use_h: Use horizontal stripes.
+        use_w: Use vertical stripes.
+        rotate: Rotate the grid by an integer number of degrees drawn from [0, rotate).
+        offset: Fill hidden pixels with noise from [-1, 1] instead of zero.
+        ratio: Width of a stripe relative to the period.
+        mode: 1 hides the squares between the stripes, 0 hides the stripes.
+        prob: Probability at the end of training.
+        upper_iter: Accepted for compatibility, without effect.
     """
 
     def __init__(
@@ -104,7 +107,7 @@ class GridMask:
         return sample
 
     def mask(self, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-        """Which pixels stay: [height, width] bool."""
+        """Draw the mask [height, width] bool of the pixels that stay visible."""
         tall, wide = int(1.5 * height), int(1.5 * width)
         period = int(rng.integers(2, height))
         stripe = min(max(int(period * self.ratio + 0.5), 1), period - 1)
@@ -114,7 +117,7 @@ class GridMask:
             covered |= stripes(tall, period, stripe, start_h)[:, None]
         if self.use_w:
             covered |= stripes(wide, period, stripe, start_w)[None, :]
-        free = Image.fromarray(np.uint8(~covered)).rotate(int(rng.integers(self.rotate)))
+        rotated = np.asarray(Image.fromarray(np.uint8(~covered)).rotate(int(rng.integers(self.rotate))))
         top, left = (tall - height) // 2, (wide - width) // 2
-        free = np.asarray(free)[top : top + height, left : left + width].astype(bool)
+        free = rotated[top : top + height, left : left + width].astype(bool)
         return ~free if self.mode == 1 else free

@@ -1,4 +1,4 @@
-"""Flips, shifts, larger canvases and crops: transforms that move boxes together with pixels."""
+"""Geometric augmentations that change the image and its boxes together: flip, shift, expand and crop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ppdet_repro.utils.errors import UserError
 
 @register
 class RandomFlip:
-    """Mirror left and right with probability `prob`: x becomes width - x."""
+    """Mirrors the image horizontally with probability `prob`: x becomes width - x."""
 
     def __init__(self, prob: float = 0.5):
         self.prob = prob
@@ -32,8 +32,7 @@ class RandomFlip:
 
 
 def shift_image(image: np.ndarray, dx: int, dy: int) -> np.ndarray:
-    """Move the image [H, W, C] by whole pixels, right and down for positive shifts; what is
-    uncovered is 0."""
+    """Move an image [H, W, C] right by `dx` and down by `dy` pixels. Uncovered pixels become 0."""
     height, width = image.shape[:2]
     shifted = np.zeros_like(image)
     shifted[max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)] = image[
@@ -44,10 +43,10 @@ def shift_image(image: np.ndarray, dx: int, dy: int) -> np.ndarray:
 
 @register
 class RandomShift:
-    """With probability `prob`, shift by up to `max_shift` pixels a direction (YOLOF, "Other Details").
+    """With probability `prob`, shifts the image by up to `max_shift` pixels along each axis.
 
-    Boxes are clipped to the image; those with a side of at most `filter_thr` pixels are dropped. If
-    none stays, nothing is shifted.
+    Boxes are clipped to the image, and those with a side of at most `filter_thr` pixels are removed. If no box would
+    remain, the image is not shifted. Source: YOLOF, "Other Details".
     """
 
     def __init__(self, prob: float = 0.5, max_shift: int = 32, filter_thr: int = 1):
@@ -70,10 +69,10 @@ class RandomShift:
 
 @register
 class RandomExpand:
-    """Put the image somewhere on a canvas 1 to `ratio` times as large, filled with `fill_value` (RGB).
+    """Places the image at a random position on a canvas whose sides are 1 to `ratio` times as long.
 
-    Quirk of PaddleDetection, kept because published configs count on it: `prob` is the probability
-    that nothing happens. The result is float32, since the fill need not be whole numbers.
+    The canvas is filled with `fill_value` (RGB). The result is float32, because the fill need not be an integer.
+    As in PaddleDetection, `prob` is the probability that nothing happens; published configs rely on this.
     """
 
     def __init__(
@@ -105,7 +104,7 @@ class RandomExpand:
 
 
 class Crop(NamedTuple):
-    """A rectangle of whole pixels."""
+    """A rectangle with integer coordinates."""
 
     x1: int
     y1: int
@@ -114,32 +113,40 @@ class Crop(NamedTuple):
 
 
 def boxes_in_crop(boxes: np.ndarray, crop: Crop) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes [G, 4] clipped to the crop, in its coordinates, and which [G] keep their centre in it
-    and some area."""
+    """Move boxes into a crop.
+
+    Returns:
+        The boxes [G, 4] clipped to the crop, in its coordinates, and a mask [G] of those whose center lies in the
+        crop and that keep some area.
+    """
     crop_box = np.array(crop, np.float32)
     clipped = np.concatenate(
         [np.maximum(boxes[:, :2], crop_box[:2]), np.minimum(boxes[:, 2:], crop_box[2:])], axis=1
     ) - np.tile(crop_box[:2], 2)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    keep = ((crop_box[:2] <= centres) & (centres < crop_box[2:])).all(axis=1)
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    keep = ((crop_box[:2] <= centers) & (centers < crop_box[2:])).all(axis=1)
     keep &= (clipped[:, :2] < clipped[:, 2:]).all(axis=1)
     return clipped, keep
 
 
 @register
 class RandomCrop:
-    """A random crop that keeps enough of the boxes (as SSD, with the first success taken).
+    """Crops at random so that enough of the boxes remains, as SSD does. The first accepted crop is used.
 
-    The thresholds, and no crop at all if `allow_no_crop`, are tried in random order, `num_attempts`
-    crops each. A crop is accepted when the largest overlap of a box with it reaches the threshold
-    (with `cover_all_box` the smallest as well) and at least one box has its centre inside. Boxes
-    whose centre is outside are dropped, the others clipped. Images without boxes stay as they are.
+    The thresholds are tried in random order, with `num_attempts` random crops each. A crop is accepted if the largest
+    overlap of any box with it reaches the threshold and at least one box has its center inside. Boxes whose center
+    is outside are removed, the others are clipped. Images without boxes are not cropped.
 
-    aspect_ratio  [low, high] of width over height; None: both sides are drawn from `scaling` and
-                  height over width must be within [0.5, 2]
-    scaling       [low, high] of the crop's size relative to the image
-    ioumode       overlap as "iou", or "iof": relative to the box
-    prob          of trying at all
+    Args:
+        aspect_ratio: Range of width over height. If None, both sides are drawn from `scaling`, and height over width
+            must lie in [0.5, 2].
+        thresholds: Overlaps to choose from.
+        scaling: Range of the crop's size relative to the image.
+        num_attempts: Crops to try per threshold.
+        allow_no_crop: Whether "no crop" is one of the choices.
+        cover_all_box: Whether the overlap of every box must reach the threshold.
+        ioumode: "iou", or "iof" for the intersection over the area of the box.
+        prob: Probability of trying to crop at all.
     """
 
     def __init__(
@@ -172,9 +179,10 @@ class RandomCrop:
         return sample
 
     def _propose(self, height: int, width: int, rng: np.random.Generator) -> Optional[Crop]:
-        scale = rng.uniform(*self.scaling)
+        smallest, largest = self.scaling
+        scale = rng.uniform(smallest, largest)
         if self.aspect_ratio is None:
-            h, w = height * rng.uniform(*self.scaling), width * rng.uniform(*self.scaling)
+            h, w = height * rng.uniform(smallest, largest), width * rng.uniform(smallest, largest)
             if not 0.5 <= h / w <= 2.0:
                 return None
         else:

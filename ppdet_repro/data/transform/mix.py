@@ -1,6 +1,6 @@
 """Mixing two images: Mixup and CutMix.
 
-The reader decides in which epochs they are active; without a data set to draw from they do nothing.
+The reader decides in which epochs they are active. Without a dataset to draw from, they do nothing.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from ppdet_repro.utils.errors import UserError
 
 
 def on_canvas(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The image [h, w, 3] at the top left of a black canvas [height, width, 3] float32."""
+    """Place an image [h, w, 3] at the top left of a black canvas [height, width, 3] float32."""
     canvas = np.zeros((height, width, image.shape[2]), np.float32)
     canvas[: image.shape[0], : image.shape[1]] = image
     return canvas
 
 
 def join_boxes(first: Sample, second: Sample, weight: float) -> None:
-    """Give `first` the boxes of both, gt_score being `weight` for its own, 1 - weight for the others."""
+    """Append the boxes of `second` to those of `first`. Their scores become 1 - weight and `weight`, respectively."""
     first["gt_score"] = np.full((len(first["gt_bbox"]), 1), weight, np.float32)
     second["gt_score"] = np.full((len(second["gt_bbox"]), 1), 1 - weight, np.float32)
     for key in PER_BOX:
@@ -29,10 +29,10 @@ def join_boxes(first: Sample, second: Sample, weight: float) -> None:
 
 
 def checked_beta(alpha: float, beta: float, owner: str) -> tuple[float, float]:
-    """The parameters of a Beta distribution, checked.
+    """Check the parameters of a Beta distribution.
 
     Raises:
-        UserError: they are not positive.
+        UserError: A parameter is not positive.
     """
     if alpha <= 0 or beta <= 0:
         raise UserError(f"{owner}: alpha {alpha} and beta {beta} must be positive")
@@ -41,10 +41,10 @@ def checked_beta(alpha: float, beta: float, owner: str) -> tuple[float, float]:
 
 @register
 class Mixup:
-    """Blend with another image: f * first + (1 - f) * second, f from Beta(alpha, beta).
+    """Blends the image with another one: f * first + (1 - f) * second, with f drawn from Beta(alpha, beta).
 
-    The images lie top left on a canvas large enough for both; the result is cut to 8 bits. Boxes of
-    both stay, with gt_score f and 1 - f.
+    Both images are placed at the top left of a canvas large enough for both. The result is truncated to 8 bits and
+    has the boxes of both images, with scores of f and 1 - f.
     """
 
     def __init__(self, alpha: float = 1.5, beta: float = 1.5):
@@ -65,12 +65,15 @@ class Mixup:
 
 @register
 class Cutmix:
-    """Paste a rectangle of another image (CutMix; PAFNet, equation 6), f from Beta(alpha, beta).
+    """Pastes a rectangle of another image into the image (CutMix; PAFNet, equation 6).
 
-    Both images lie top left on a canvas large enough for both. The rectangle has sqrt(1 - f) of its
-    sides, is centred anywhere and clipped to the canvas. Boxes of both stay whole, with gt_score f
-    and 1 - f; with `exact_area` f is instead the part of the canvas that the first image keeps after
-    the clipping. The result is float32.
+    Both images are placed at the top left of a canvas large enough for both. With f drawn from Beta(alpha, beta), the
+    sides of the rectangle are sqrt(1 - f) times those of the canvas. Its center is any pixel, and it is clipped to
+    the canvas. The result is float32 and has the boxes of both images, unchanged, with scores of f and 1 - f.
+
+    Args:
+        alpha, beta: Parameters of the Beta distribution.
+        exact_area: Use for f in the scores the part of the canvas that the rectangle leaves uncovered.
     """
 
     def __init__(self, alpha: float = 1.5, beta: float = 1.5, exact_area: bool = False):

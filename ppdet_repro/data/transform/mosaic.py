@@ -1,6 +1,6 @@
-"""Mosaic and the jittered crop before it: YOLOv4's augmentations.
+"""Mosaic and the jittered crop that precedes it, as in YOLOv4.
 
-The reader decides nothing here; without a data set to draw from Mosaic does nothing.
+Without a dataset to draw from, Mosaic does nothing.
 Source: Bochkovskiy et al., "YOLOv4: Optimal Speed and Accuracy of Object Detection", 2020, section 3.3.
 """
 
@@ -17,8 +17,11 @@ from ppdet_repro.utils.errors import UserError
 
 
 def window(sample: Sample, x: int, y: int, width: int, height: int, fill: np.ndarray) -> Sample:
-    """The sample as a rectangle shows it whose corner lies at (x, y), which may be negative: pixels beyond the image
-    are `fill` (RGB). Boxes are cut to the rectangle; those without a pixel in it are dropped."""
+    """Cut a window with its top left corner at (x, y), which may be negative, out of a sample.
+
+    Pixels outside the image are `fill` (RGB). Boxes are clipped to the window, and those with a side of less than a
+    pixel are removed.
+    """
     image = sample["image"]
     shown = np.empty((height, width, image.shape[2]), image.dtype)
     shown[:] = fill.astype(image.dtype)
@@ -27,17 +30,18 @@ def window(sample: Sample, x: int, y: int, width: int, height: int, fill: np.nda
     if x2 > x1 and y2 > y1:
         shown[y1 - y : y2 - y, x1 - x : x2 - x] = image[y1:y2, x1:x2]
     sample["image"] = shown
-    boxes = sample["gt_bbox"] - np.array([x, y, x, y], np.float32)
-    sample["gt_bbox"] = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
-    select_boxes(sample, (sample["gt_bbox"][:, 2:] - sample["gt_bbox"][:, :2] >= 1).all(axis=1))
+    moved: np.ndarray = sample["gt_bbox"] - np.array([x, y, x, y], np.float32)
+    boxes: np.ndarray = np.clip(moved, 0, np.array([width, height] * 2, np.float32))
+    sample["gt_bbox"] = boxes
+    select_boxes(sample, (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1))
     return sample
 
 
 @register
 class JitterCrop:
-    """Move each side of the image in or out by up to `jitter` of its length, filling with the image's mean colour.
+    """Moves each side of the image in or out by up to `jitter` times its length.
 
-    If no box would stay, nothing is cropped.
+    Pixels outside the image are filled with its mean color. If no box would remain, the image is not cropped.
     """
 
     def __init__(self, jitter: float = 0.3):
@@ -51,17 +55,23 @@ class JitterCrop:
         left, top, right, bottom = (int(side) for side in ctx.rng.uniform(-limit, limit))
         size = width - left - right, height - top - bottom
         mean = sample["image"].mean(axis=(0, 1))
-        cropped = window(dict(sample), left, top, *size, mean)
+        cropped = window(sample.copy(), left, top, *size, mean)
         return cropped if len(cropped["gt_bbox"]) or not len(sample["gt_bbox"]) else sample
 
 
 @register
 class Mosaic:
-    """With probability `prob`, four images on one canvas of `target_size` (height, width).
+    """With probability `prob`, combines the image with three others on one canvas.
 
-    They meet at a point drawn between `min_offset` and 1 - `min_offset` of each side. A quarter shows a window of its
-    own size at a random place of its image, or the whole of a smaller image, next to the point, on black. (YOLOv4's
-    program ties the place to the crop before; its paper does not speak of it.) Boxes of less than a pixel are dropped.
+    The four images meet at a point that is drawn from the middle of the canvas. Each quarter shows a random window of
+    its image. An image that is smaller than its quarter is shown whole, next to the point, on black. (In YOLOv4's
+    program, the position of the window depends on the preceding crop; the paper does not mention it.)
+    Boxes with a side of less than a pixel are removed.
+
+    Args:
+        target_size: Size of the canvas: height and width, or one number for both.
+        prob: Probability of doing anything.
+        min_offset: Least distance of the point from the border, relative to the side of the canvas.
     """
 
     def __init__(self, target_size: int | Sequence[int], prob: float = 0.5, min_offset: float = 0.2):
@@ -84,8 +94,8 @@ class Mosaic:
         for index, (y1, y2, x1, x2) in enumerate(quarters):
             part = sample if index == 0 else ctx.draw()
             room_x, room_y = part["image"].shape[1] - (x2 - x1), part["image"].shape[0] - (y2 - y1)
-            x = place(room_x, x1 == 0, ctx)
-            y = place(room_y, y1 == 0, ctx)
+            x = window_start(room_x, x1 == 0, ctx)
+            y = window_start(room_y, y1 == 0, ctx)
             part = window(part, x, y, x2 - x1, y2 - y1, np.zeros(3))
             canvas[y1:y2, x1:x2] = part["image"]
             part["gt_bbox"] = part["gt_bbox"] + np.array([x1, y1, x1, y1], np.float32)
@@ -99,9 +109,12 @@ class Mosaic:
         return sample
 
 
-def place(room: int, before_point: bool, ctx: Context) -> int:
-    """Where a window begins along one axis of an image that is `room` pixels longer: anywhere; in a shorter image so
-    that the image touches the meeting point, which is the window's end if it lies `before_point`."""
+def window_start(room: int, before_point: bool, ctx: Context) -> int:
+    """Choose the start of a window along one axis of an image that is `room` pixels longer than the window.
+
+    If the image is shorter (`room` is negative), it must touch the meeting point. This is the end of the window if the
+    window lies `before_point`.
+    """
     if room >= 0:
         return int(ctx.rng.integers(room + 1))
     return room if before_point else 0

@@ -1,4 +1,4 @@
-"""From pixel values to a network's input: normalisation, channels first."""
+"""From pixel values to the input of a network: normalization, and channels first."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from ppdet_repro.utils.errors import UserError
 
 
 def normalize(image: np.ndarray, mean: Sequence[float], std: Sequence[float], is_scale: bool) -> np.ndarray:
-    """(image / 255 if is_scale else image) - mean) / std, as an array of its own.
+    """Compute ((image / 255 if is_scale else image) - mean) / std for an image [H, W, C].
 
-    image [H, W, C], result [H, W, C] float32, stored plane by plane, so that the transposition to
-    channels first costs nothing. As in PaddleDetection the scaling is in float32, the subtraction
-    and the division are each done in float64 and rounded to float32.
+    As in PaddleDetection, the scaling is done in float32. The subtraction and the division are each done in float64
+    and rounded to float32.
+
+    Returns:
+        A new array [H, W, C] float32. It is stored channels first, so that `Permute` need not copy it.
     """
     height, width, channels = image.shape
     planes = np.empty((channels, height, width), np.float32)
@@ -29,9 +31,14 @@ def normalize(image: np.ndarray, mean: Sequence[float], std: Sequence[float], is
 
 
 def apply_tables(image: np.ndarray, tables: np.ndarray) -> np.ndarray:
-    """Map the values of an 8-bit image [H, W, C] by one table a channel, tables [C, 256] float32.
+    """Map the values of an 8-bit image [H, W, C] with one table per channel.
 
-    Returns [H, W, C] float32, stored plane by plane.
+    Args:
+        image: [H, W, C] uint8.
+        tables: [C, 256] float32.
+
+    Returns:
+        [H, W, C] float32, stored channels first.
     """
     height, width, channels = image.shape
     planes = np.empty((channels, height, width), np.float32)
@@ -42,10 +49,10 @@ def apply_tables(image: np.ndarray, tables: np.ndarray) -> np.ndarray:
 
 @register
 class NormalizeImage:
-    """Scale to [0, 1] (is_scale), subtract `mean` and divide by `std` (unless norm_type is none).
+    """Scales pixel values to [0, 1] if `is_scale`, subtracts `mean` and divides by `std` unless `norm_type` is none.
 
-    image [H, W, C] uint8 or float32 -> float32. The 256 values of an 8-bit image are normalised
-    once, in a table: bit for bit the same result in a fraction of the time.
+    The image is [H, W, C] uint8 or float32 and becomes float32. For 8-bit images, the 256 possible values are
+    normalized once and looked up in a table. This is faster and gives bit for bit the same result.
     """
 
     def __init__(
@@ -57,7 +64,7 @@ class NormalizeImage:
     ):
         if len(mean) != len(std) or not all(std):
             raise UserError(
-                f"NormalizeImage: mean {list(mean)} and std {list(std)} need one value a channel, std not 0"
+                f"NormalizeImage: mean {list(mean)} and std {list(std)} need one value per channel, std not 0"
             )
         self.mean, self.std, self.is_scale, self.norm_type = tuple(mean), tuple(std), is_scale, norm_type
         values = np.arange(256, dtype=np.float32).reshape(1, 256, 1)
@@ -83,7 +90,7 @@ class NormalizeImage:
 
 @register
 class Permute:
-    """Channels first: image [H, W, C] -> [C, H, W] (a view)."""
+    """Moves the channels first: image [H, W, C] -> [C, H, W], as a view."""
 
     def __call__(self, sample: Sample, ctx: Context) -> Sample:
         sample["image"] = sample["image"].transpose(2, 0, 1)

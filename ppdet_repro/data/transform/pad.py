@@ -1,4 +1,4 @@
-"""Padding an image to a size, the images of a batch to one size, and stacking them."""
+"""Padding one image, or all images of a batch, to one size; stacking arrays into a batch."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ppdet_repro.utils.errors import UserError
 
 @register
 class Pad:
-    """Fill up an image [h, w, 3] at the bottom and the right to `size` (height, width) with `fill_value` (RGB).
+    """Pads an image [h, w, 3] at the bottom and the right to `size` (height, width) with `fill_value` (RGB).
 
-    After Resize with keep_ratio this is a letterbox. im_shape stays that of the picture itself, so boxes are clipped
-    to it. An 8-bit image stays 8-bit.
+    After Resize with keep_ratio, this gives a letterboxed image. `im_shape` keeps the size without padding, so that
+    detections are clipped to it. The data type of the image does not change.
     """
 
     def __init__(self, size: int | Sequence[int], fill_value: Sequence[int] = (114, 114, 114)):
@@ -41,11 +41,11 @@ class Pad:
 
 @register
 class PadBatch(BatchTransform):
-    """Pad images [C, h, w] at the bottom and the right with zeros to the batch's largest height and
-    width, rounded up to a multiple of `pad_to_stride` (0: not rounded).
+    """Pads the images [C, h, w] of a batch at the bottom and the right to the batch's largest height and width.
 
-    After normalisation zero is the mean colour. The images become the rows of one new float32 array
-    [B, C, H, W], which is then the batch without another copy.
+    Both are rounded up to a multiple of `pad_to_stride`, unless that is 0. The padding is 0, which is the mean color
+    of normalized images. The images become views of one new float32 array [B, C, H, W]; `stack` returns that array
+    without copying it.
     """
 
     def __init__(self, pad_to_stride: int = 0):
@@ -65,13 +65,16 @@ class PadBatch(BatchTransform):
 
 
 def stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """Arrays of one shape along a new first axis, without a copy if they are all rows of one array."""
+    """Stack arrays of one shape along a new first axis. If they are the rows of one array, that array is returned."""
     base = arrays[0].base
-    whole = isinstance(base, np.ndarray) and base.shape == (len(arrays), *arrays[0].shape)
-    if whole and all(_where(array) == _where(row) for array, row in zip(arrays, base)):
+    if (
+        isinstance(base, np.ndarray)
+        and base.shape == (len(arrays), *arrays[0].shape)
+        and all(_memory(array) == _memory(row) for array, row in zip(arrays, base))
+    ):
         return base
     return np.stack(arrays)
 
 
-def _where(array: np.ndarray) -> tuple:
+def _memory(array: np.ndarray) -> tuple:
     return array.ctypes.data, array.strides, array.dtype

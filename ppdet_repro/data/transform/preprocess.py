@@ -1,5 +1,8 @@
-"""Preprocessing outside training: a reader's transforms as the `Preprocess` list of an exported
-model's infer_cfg.yml, and back. The list's format is PaddleDetection's."""
+"""Preprocessing for deployment.
+
+An exported model's infer_cfg.yml describes the preprocessing in a `Preprocess` list, whose format is PaddleDetection's.
+`to_list` makes this list from the transforms of a reader, and `from_list` makes the preprocessing from the list.
+"""
 
 from __future__ import annotations
 
@@ -24,18 +27,17 @@ KINDS = {
 
 
 class Inputs(NamedTuple):
-    """A network's input: image [B, 3, H, W] float32, im_shape [B, 2] (height, width before padding) and
-    scale_factor [B, 2] (y, x)."""
+    """The input of a network, all float32."""
 
-    image: np.ndarray
-    im_shape: np.ndarray
-    scale_factor: np.ndarray
+    image: np.ndarray  # [B, 3, H, W]
+    im_shape: np.ndarray  # [B, 2]: height and width before padding
+    scale_factor: np.ndarray  # [B, 2]: (y, x)
 
 
 class Preprocess:
-    """Decodes and transforms images for a network, in the way of evaluation; deterministic.
+    """Decodes and transforms images for a network, as evaluation does.
 
-    Images of different size are padded to the batch's largest, even where no padding is asked for.
+    Images of different sizes are padded to the largest size of the batch, even without a transform that pads.
     """
 
     def __init__(self, transforms: Sequence[SampleTransform | BatchTransform]):
@@ -43,32 +45,40 @@ class Preprocess:
         self._decode = Decode()
 
     def __call__(self, images: Sequence[str | bytes | np.ndarray]) -> Inputs:
-        """Each image is a file's path, its bytes, or an RGB array [H, W, 3] uint8.
+        """Prepare a batch of images, each of which is a path, the bytes of a file, or an RGB array [H, W, 3] uint8.
 
         Raises:
-            ImageError: an image is missing, empty, not an image, or cut off.
+            ImageError: An image is missing, empty, not an image, or truncated.
         """
         ctx = Context(np.random.default_rng(0))
         samples = [self._decode(_sample(image), ctx) for image in images]
         samples = apply_to_batch(self.transforms, samples, ctx)
         if len({sample["image"].shape for sample in samples}) > 1:
             samples = PadBatch()(samples, ctx)
-        stacked = (stack([sample[key] for sample in samples]) for key in Inputs._fields)
-        return Inputs(*(array.astype(np.float32, copy=False) for array in stacked))
+        return Inputs(
+            stack([sample["image"] for sample in samples]).astype(np.float32, copy=False),
+            stack([sample["im_shape"] for sample in samples]),
+            stack([sample["scale_factor"] for sample in samples]),
+        )
 
 
 def _sample(image: str | bytes | np.ndarray) -> Sample:
-    return {"im_file": image} if isinstance(image, str) else {"image": image}
+    if isinstance(image, str):
+        return {"im_file": image}
+    return {"image": image}  # type: ignore[typeddict-item]  # `Decode` replaces the bytes
 
 
 def from_list(items: Sequence[dict[str, Any]], source: str = "infer_cfg.yml") -> Preprocess:
-    """The preprocessing that a `Preprocess` list describes: {type: Resize, ...}, {type: PadStride, ...}.
+    """Make the preprocessing that a `Preprocess` list describes.
 
-    What it does, and the defaults of absent keys, are PaddleDetection's deployment's: see `Resize.one_scale`. `source`
-    is for messages.
+    Results and defaults are those of PaddleDetection's deployment; see the parameter `one_scale` of `Resize`.
+
+    Args:
+        items: The list, for example [{type: Resize, target_size: [608, 608]}, {type: Permute}].
+        source: The name of the file, for messages.
 
     Raises:
-        UserError: an item's type or one of its keys is unknown, or a value is missing.
+        UserError: A type or key is unknown, or a value is missing.
     """
     transforms = []
     for item in items:
@@ -95,23 +105,25 @@ def to_list(
     image_shape: Optional[Sequence[int]] = None,
     fuse_normalize: bool = False,
 ) -> list[dict[str, Any]]:
-    """The `Preprocess` list of a reader's transforms (`reader.preprocess`).
+    """Make the `Preprocess` list for the transforms of a reader.
 
-    image_shape     [3, height, width]: replaces the size to resize to, unless the height is -1; images that keep
-                    their ratio are padded to it
-    fuse_normalize  leave NormalizeImage out, since the network does it
+    Args:
+        transforms: `reader.preprocess`.
+        image_shape: [3, height, width], which replaces the size to resize to, unless the height is -1. Images that
+            keep their ratio are padded to this size.
+        fuse_normalize: Omit NormalizeImage, because the network normalizes.
 
     Raises:
-        UserError: a transform has no counterpart in deployment.
+        UserError: A transform is not supported in deployment.
     """
     items: list[dict[str, Any]] = []
-    fixed = image_shape is not None and image_shape[1] != -1
+    fixed = list(image_shape[1:]) if image_shape is not None and image_shape[1] != -1 else None  # height, width
     keeps_ratio = any(isinstance(transform, Resize) and transform.keep_ratio for transform in transforms)
     letterbox = any(isinstance(transform, Pad) for transform in transforms)
     for transform in transforms:
         if isinstance(transform, Resize):
-            size = image_shape[1:] if fixed else transform.target_size
-            values = {"target_size": list(size), "keep_ratio": transform.keep_ratio, "interp": transform.interp}
+            size = list(fixed or transform.target_size)
+            values = {"target_size": size, "keep_ratio": transform.keep_ratio, "interp": transform.interp}
         elif isinstance(transform, NormalizeImage):
             values = {
                 "mean": list(transform.mean),
@@ -120,13 +132,10 @@ def to_list(
                 "norm_type": transform.norm_type,
             }
         elif isinstance(transform, Pad):
-            values = {
-                "size": list(image_shape[1:] if fixed else transform.size),
-                "fill_value": list(transform.fill_value),
-            }
+            values = {"size": list(fixed or transform.size), "fill_value": list(transform.fill_value)}
         elif isinstance(transform, PadBatch):
             if fixed and keeps_ratio:
-                continue  # padded already
+                continue  # a Pad does that
             values = {"stride": transform.pad_to_stride}
         elif isinstance(transform, (Permute, Decode)):
             values = {}
@@ -137,7 +146,7 @@ def to_list(
             )
         kind = "PadStride" if isinstance(transform, PadBatch) else type(transform).__name__
         if kind == "Permute" and fixed and keeps_ratio and not letterbox:
-            items.append({"type": "Pad", "size": list(image_shape[1:]), "fill_value": [0.0, 0.0, 0.0]})
+            items.append({"type": "Pad", "size": list(fixed), "fill_value": [0.0, 0.0, 0.0]})
         if kind != "Decode" and not (fuse_normalize and kind == "NormalizeImage"):
             items.append({"type": kind, **values})
     return items

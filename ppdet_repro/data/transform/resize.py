@@ -1,11 +1,11 @@
-"""Resizing: to a fixed size, to a random one, or a whole batch to one random size.
+"""Resizing images to a fixed size, to a random size, or to one random size per batch.
 
-Interpolation codes are OpenCV's: 0 nearest, 1 bilinear, 2 cubic, 3 area, 4 Lanczos.
+Interpolation codes are those of OpenCV: 0 nearest, 1 bilinear, 2 cubic, 3 area, 4 Lanczos.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence
+from typing import Any, NamedTuple, Sequence
 
 import cv2
 import numpy as np
@@ -18,18 +18,17 @@ RANDOM_INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv
 
 
 class Size(NamedTuple):
-    """An image's size in pixels."""
+    """The size of an image in pixels."""
 
     height: int
     width: int
 
 
 def resized_size(size: Size, target: Size, keep_ratio: bool) -> Size:
-    """The size that an image of `size` is resized to.
+    """Compute the size to which an image of `size` is resized.
 
-    With keep_ratio the short side becomes the target's short side, unless the long side would then
-    exceed the target's long side (which then decides); sides are rounded to the nearest pixel. Which
-    of the target's two numbers is the height does not matter then.
+    With `keep_ratio`, the image becomes as large as possible with its short side at most the target's short side and
+    its long side at most the target's long side, whichever of the two is the height. Sides are rounded.
     """
     if not keep_ratio:
         return target
@@ -38,14 +37,17 @@ def resized_size(size: Size, target: Size, keep_ratio: bool) -> Size:
 
 
 def scale_to_fit(size: Size, target: Size) -> float:
-    """The one scale of both sides with which PaddleDetection's deployment fits an image of `size` into `target`: that
-    of the short side, or that of the long one if it would come out longer than the target's after rounding."""
+    """Compute the scale with which PaddleDetection's deployment fits an image of `size` into `target`.
+
+    It is the scale of the short side, or that of the long side if the long side would otherwise exceed the target's
+    after rounding.
+    """
     scale = min(target) / min(size)
     return max(target) / max(size) if round(scale * max(size)) > max(target) else scale
 
 
 def resize_sample(sample: Sample, target: Size, keep_ratio: bool, interp: int, one_scale: bool = False) -> Sample:
-    """Resize a sample's image (which keeps its dtype), scale its boxes, clip them to the image. See `Resize`."""
+    """Resize a sample's image, whose data type does not change, and scale and clip its boxes. See `Resize`."""
     size = Size(*sample["image"].shape[:2])
     if keep_ratio and one_scale:
         scale_y = scale_x = scale_to_fit(size, target)
@@ -64,10 +66,10 @@ def resize_sample(sample: Sample, target: Size, keep_ratio: bool, interp: int, o
 
 
 def size_of(value: int | Sequence[int], owner: str) -> Size:
-    """A size from YAML: a number means a square.
+    """Read a size from a YAML value; one number means a square. `owner` is named in the message.
 
     Raises:
-        UserError: it is neither a positive integer nor two of them.
+        UserError: The value is neither a positive integer nor a pair of them.
     """
     sides = (value, value) if isinstance(value, int) else tuple(value)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
@@ -75,11 +77,16 @@ def size_of(value: int | Sequence[int], owner: str) -> Size:
     return Size(*sides)
 
 
+def sizes_of(value: Any, several: bool, owner: str) -> list[Size]:
+    """Read a list of sizes from a YAML value, or, unless `several`, one size."""
+    return [size_of(size, owner) for size in (value if several else [value])]
+
+
 def interpolation(code: int, owner: str) -> int:
-    """A checked interpolation code.
+    """Check an interpolation code.
 
     Raises:
-        UserError: OpenCV has no such code.
+        UserError: The code is unknown.
     """
     if code not in RANDOM_INTERPOLATIONS:
         raise UserError(
@@ -90,14 +97,18 @@ def interpolation(code: int, owner: str) -> int:
 
 @register
 class Resize:
-    """Resize to `target_size` (height, width), or fit into it with keep_ratio.
+    """Resizes images to one size.
 
-    im_shape becomes the new size, scale_factor is multiplied by the scales (y, x). An 8-bit image
-    stays 8-bit: its values are those of PaddleDetection, which casts them to float32 here.
+    `im_shape` becomes the new size, and `scale_factor` is multiplied by the scales (y, x). An 8-bit image stays
+    8-bit. (PaddleDetection converts it to float32 here; the values are the same.)
 
-    one_scale   with keep_ratio, both sides by the one scale that fits, as PaddleDetection's deployment does. Without
-                it each side by the scale that makes it whole pixels, as its training and evaluation do. The pictures
-                are of one size, what they show is apart by up to half a pixel.
+    Args:
+        target_size: Height and width, or one number for both.
+        keep_ratio: Fit the image into the target size (see `resized_size`) instead of stretching it.
+        interp: Interpolation code.
+        one_scale: With `keep_ratio`, scale both sides by the same factor, as PaddleDetection's deployment does. By
+            default, each side is scaled by the factor that gives a whole number of pixels, as PaddleDetection's
+            training and evaluation do. The resulting sizes are equal, but the content differs by up to half a pixel.
     """
 
     def __init__(self, target_size: int | Sequence[int], keep_ratio: bool, interp: int = 1, one_scale: bool = False):
@@ -112,13 +123,17 @@ class Resize:
 
 @register
 class RandomResize:
-    """Resize each image to a size of its own, drawn anew each time.
+    """Resizes each image to a random size.
 
-    random_size   one of the sizes in `target_size`, a list
-    random_range  `target_size` is [[shortest, long], [longest, long]]: the short side is drawn from
-                  shortest..longest, and the long side may reach max(first long, second long + 1),
-                  PaddleDetection's bound
-    random_interp one of the five interpolations instead of `interp`
+    Args:
+        target_size: A list of sizes, or, with `random_range`, [[shortest, long], [longest, long]].
+        keep_ratio: See `Resize`.
+        interp: Interpolation code.
+        random_range: Draw the short side from [shortest, longest]. The long side is at most
+            max(first long, second long + 1), as in PaddleDetection.
+        random_size: Draw one of the sizes in `target_size`. If neither this nor `random_range` is set, `target_size`
+            is the size.
+        random_interp: Draw one of the five interpolations instead of using `interp`.
     """
 
     def __init__(
@@ -132,10 +147,7 @@ class RandomResize:
     ):
         if (random_size or random_range) and isinstance(target_size, int):
             raise UserError(f"RandomResize: target_size {target_size} must be a list of sizes to draw from")
-        if random_range or random_size:
-            self.sizes = [size_of(size, "RandomResize") for size in target_size]
-        else:
-            self.sizes = [size_of(target_size, "RandomResize")]
+        self.sizes = sizes_of(target_size, random_size or random_range, "RandomResize")
         if random_range and len(self.sizes) != 2:
             raise UserError("RandomResize: with random_range, target_size is [[shortest, long], [longest, long]]")
         self.keep_ratio = keep_ratio
@@ -155,10 +167,14 @@ class RandomResize:
 
 @register
 class BatchRandomResize(BatchTransform):
-    """Resize all images of a batch to one size, drawn for each batch.
+    """Resizes all images of a batch to one size, which is drawn for each batch.
 
-    random_size   one of the sizes in the list `target_size`; otherwise `target_size` itself
-    random_interp one of the five interpolations instead of `interp`
+    Args:
+        target_size: A list of sizes, or one size if `random_size` is false.
+        keep_ratio: See `Resize`.
+        interp: Interpolation code.
+        random_size: Draw one of the sizes in `target_size`.
+        random_interp: Draw one of the five interpolations instead of using `interp`.
     """
 
     def __init__(
@@ -174,8 +190,7 @@ class BatchRandomResize(BatchTransform):
                 f"BatchRandomResize: target_size {target_size} must be a list of sizes to draw from, "
                 "or set random_size: false"
             )
-        sizes = target_size if random_size else [target_size]
-        self.sizes = [size_of(size, "BatchRandomResize") for size in sizes]
+        self.sizes = sizes_of(target_size, random_size, "BatchRandomResize")
         self.keep_ratio = keep_ratio
         self.interp = interpolation(interp, "BatchRandomResize")
         self.random_interp = random_interp
@@ -187,5 +202,5 @@ class BatchRandomResize(BatchTransform):
 
 
 def random_interpolation(ctx: Context) -> int:
-    """One of the five interpolations."""
+    """Draw one of the five interpolations."""
     return RANDOM_INTERPOLATIONS[ctx.rng.integers(len(RANDOM_INTERPOLATIONS))]

@@ -109,7 +109,7 @@ class Gt2YoloTarget(BatchTransform):
 
     @property
     def target_settings(self) -> dict[str, Any]:
-        """What YOLOv3Head must share."""
+        """The parameters that must have the same values in YOLOv3Head."""
         return {
             "anchors": self.anchors.tolist(),
             "anchor_masks": [list(mask) for mask in self.anchor_masks],
