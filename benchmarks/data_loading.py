@@ -1,11 +1,11 @@
-"""How fast images become batches: the reader's preprocessing against a plain one, and img/s by workers.
+"""Measure how fast images become batches: the reader against a straightforward implementation, and images per second.
 
     python benchmarks/data_loading.py [--images 48] [--rounds 8] [--workers 0 1 2 4]
 
-Images are 480 x 640 JPEGs, made on the spot; the work is that of YOLOF's evaluation: decode, resize to
-800 x 1333 keeping the ratio, normalise, channels first, pad to a multiple of 32, batches of 4. The plain
-implementation does the same arithmetic step by step; both must give the same bits. Their ratio comes
-from one run, in alternating rounds of which each one's fastest counts, in CPU time.
+The images are generated JPEGs of 480 x 640 pixels. The work is that of YOLOF's evaluation: decode, resize to 800 x 1333
+keeping the aspect ratio, normalize, transpose to channels first, pad to a multiple of 32, batch size 4. The
+straightforward implementation does the same arithmetic step by step; both must give identical bits. Their ratio comes
+from alternating rounds of one run. The fastest round counts, in CPU time.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ SHORT, LONG = 800, 1333
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
-class Pictures:
-    """A data set of JPEG files without boxes."""
+class Images:
+    """A dataset of JPEG files without boxes."""
 
     def __init__(self, files: list[str]) -> None:
         self.files = files
@@ -46,8 +46,8 @@ class Pictures:
         return {"im_file": self.files[index], "im_id": np.array([index])}
 
 
-def make_pictures(folder: Path, count: int) -> list[str]:
-    """Photograph-like JPEGs (smooth shapes with some noise) of about 100 KB."""
+def make_images(folder: Path, count: int) -> list[str]:
+    """Write JPEGs that resemble photographs (smooth shapes with some noise, about 100 KB) and return their paths."""
     files = []
     for i in range(count):
         rng = np.random.default_rng(i)
@@ -60,7 +60,7 @@ def make_pictures(folder: Path, count: int) -> list[str]:
 
 
 def plain_batch(files: list[str]) -> np.ndarray:
-    """The same batch in the obvious way: [B, 3, H, W] float32."""
+    """The same batch by the straightforward implementation: [B, 3, H, W] float32."""
     images = []
     for file in files:
         image = cv2.cvtColor(cv2.imread(file), cv2.COLOR_BGR2RGB)
@@ -82,7 +82,7 @@ def plain_batch(files: list[str]) -> np.ndarray:
 
 
 def our_batch(reader: EvalReader, files: list[str]) -> np.ndarray:
-    """The batch as the reader's workers make it."""
+    """The batch as a worker of the reader makes it."""
     ctx = Context(np.random.default_rng(0))
     samples = [Compose(reader.sample_transforms)({"im_file": file}, ctx) for file in files]
     samples = apply_to_batch(reader.batch_transforms, samples, ctx)
@@ -90,18 +90,20 @@ def our_batch(reader: EvalReader, files: list[str]) -> np.ndarray:
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
-    """How much of a processor a call takes (other processes' load hardly matters)."""
+    """The CPU time of a call in seconds; unlike wall time it hardly depends on other processes."""
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
 def main() -> None:
-    """Print img/s by workers, then both implementations' time."""
+    """Print the images per second for each number of workers, then the times of both implementations."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--images", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4])
+    parser.add_argument("--images", type=int, default=48, help="number of images (default: 48)")
+    parser.add_argument("--rounds", type=int, default=8, help="rounds, the fastest counts (default: 8)")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[0, 1, 2, 4], help="numbers of worker processes (default: 0 1 2 4)"
+    )
     arguments = parser.parse_args()
     reader = EvalReader(
         [Decode(), Resize([SHORT, LONG], keep_ratio=True), NormalizeImage(MEAN, STD), Permute()],
@@ -109,25 +111,25 @@ def main() -> None:
         batch_size=BATCH,
     )
     with tempfile.TemporaryDirectory() as folder:
-        files = make_pictures(Path(folder), arguments.images)
+        files = make_images(Path(folder), arguments.images)
         if not np.array_equal(plain_batch(files[:BATCH]), our_batch(reader, files[:BATCH])):
             raise SystemExit("the two implementations differ")
         for workers in arguments.workers:
             run = {"epoch": 0, "epochs_total": 1, "seed": 0, "workers": workers}
             start = time.perf_counter()
-            done = sum(len(batch["image"]) for batch in reader.batches(Pictures(files), **run))
+            done = sum(len(batch["image"]) for batch in reader.batches(Images(files), **run))
             spent = time.perf_counter() - start
-            print(f"workers {workers}: {done / spent:.1f} img/s, start of the workers included")
+            print(f"workers {workers}: {done / spent:.1f} img/s, including the start of the workers")
         run_on_one_thread()
         works = {
             "plain": partial(plain_batch, files[:BATCH]),
             "reader": partial(our_batch, reader, files[:BATCH]),
-            "reading and decoding alone": lambda: [read_image(file) for file in files[:BATCH]],
+            "reading and decoding only": lambda: [read_image(file) for file in files[:BATCH]],
         }
         times = [{name: cpu_seconds(work) for name, work in works.items()} for _ in range(arguments.rounds)]
     best = {name: min(each[name] for each in times) / BATCH * 1000 for name in works}
-    print("one image on one thread: " + ", ".join(f"{name} {value:.1f} ms" for name, value in best.items()))
-    print(f"the reader is {best['plain'] / best['reader']:.1f} times as fast as the plain way")
+    print("per image, on one thread: " + ", ".join(f"{name} {value:.1f} ms" for name, value in best.items()))
+    print(f"the reader is {best['plain'] / best['reader']:.1f} times as fast as the plain implementation")
 
 
 if __name__ == "__main__":

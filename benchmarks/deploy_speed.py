@@ -1,16 +1,19 @@
-"""How fast deployment is, as ratios of what is measured turn by turn in one run.
+"""Measure the speed of deployed models, as ratios of measurements that alternate within one run.
 
     python benchmarks/deploy_speed.py infer --model_dir MODEL --image_dir PHOTOS
     python benchmarks/deploy_speed.py infer --model_dir MODEL --image_dir PHOTOS --paddledetection PaddleDetection
-    python benchmarks/deploy_speed.py infer --model_dir MODEL --image_dir PHOTOS --int8_dir QUANTISED_MODEL
+    python benchmarks/deploy_speed.py infer --model_dir MODEL --image_dir PHOTOS --int8_dir QUANTIZED_MODEL
     python benchmarks/deploy_speed.py post --network NETWORK --whole MODEL     # exports with export.benchmark on, off
     python benchmarks/deploy_speed.py post --network NETWORK --whole MODEL --image_dir PHOTOS
 
-`infer`: deploy/python/infer.py's pipeline in fp32 and bfloat16, batch 1; in int8 if a quantised model is given; and
-PaddleDetection's deploy/python/infer.py on the same exported folder if a checkout is (with what it imports installed).
-Each is a process that waits for its turn; ratios are medians over the rounds of ratios within a round.
-`post`: what decoding and suppression add to the network, in CPU time on one thread, which other programs disturb
-little; the network's wall time on T threads is about a T-th of its CPU time, the additions' is theirs.
+`infer` times the pipeline of deploy/python/infer.py with batch size 1 in fp32 and bfloat16. It also times int8 if a
+quantized model is given, and PaddleDetection's deploy/python/infer.py on the same exported folder if a checkout is given
+(the packages that it imports must be installed). Each is a process that waits for its turn. A ratio is the median of the
+ratios within each round.
+
+`post` measures what decoding and suppression add to the network, in CPU time on one thread, which hardly depends on
+other programs. On T threads the network's wall time is about its CPU time divided by T; that of decoding and
+suppression is not divided.
 """
 
 from __future__ import annotations
@@ -30,26 +33,28 @@ from ppdet_repro.utils.cli import at_least_one
 from ppdet_repro.utils.errors import UserError, run_command
 from ppdet_repro.utils.table import text_table
 
-LOWEST = 0.3  # score of the boxes that are compared
+LOWEST = 0.3  # boxes with at least this score are compared
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    infer = commands.add_parser("infer")
-    infer.add_argument("--model_dir", required=True)
-    infer.add_argument("--image_dir", required=True)
+    infer = commands.add_parser("infer", help="time whole pipelines")
+    infer.add_argument("--model_dir", required=True, help="folder of an exported model")
+    infer.add_argument("--image_dir", required=True, help="folder of images")
     infer.add_argument("--paddledetection", help="a checkout of PaddleDetection")
-    infer.add_argument("--int8_dir", help="the same model, quantised by tools/post_quant.py")
-    post = commands.add_parser("post")
-    post.add_argument("--network", required=True)
-    post.add_argument("--whole", required=True)
-    post.add_argument("--side", type=at_least_one, default=640, help="of a picture of noise")
-    post.add_argument("--image_dir", help="photographs to take turns with, for trained weights")
-    infer.add_argument("--threads", type=at_least_one, default=2)
+    infer.add_argument("--int8_dir", help="the same model, quantized by tools/post_quant.py")
+    post = commands.add_parser("post", help="time decoding and suppression")
+    post.add_argument("--network", required=True, help="export without post-processing (export.benchmark=true)")
+    post.add_argument("--whole", required=True, help="export of the same model with post-processing")
+    post.add_argument(
+        "--side", type=at_least_one, default=640, help="size in pixels of an image of noise (default: 640)"
+    )
+    post.add_argument("--image_dir", help="folder of images to use instead of noise, for trained weights")
+    infer.add_argument("--threads", type=at_least_one, default=2, help="CPU threads (default: 2)")
     for command in (infer, post):
-        command.add_argument("--rounds", type=at_least_one, default=5)
-    worker = commands.add_parser("worker")
+        command.add_argument("--rounds", type=at_least_one, default=5, help="measured rounds (default: 5)")
+    worker = commands.add_parser("worker", help="used by infer: one pipeline, in a process of its own")
     worker.add_argument("kind")
     worker.add_argument("model_dir")
     worker.add_argument("image_dir")
@@ -59,11 +64,11 @@ def main() -> None:
     {"infer": compare, "post": time_post, "worker": serve}[flags.command](flags)
 
 
-# Turn by turn ---------------------------------------------------------------------------------------------
+# Whole pipelines ---------------------------------------------------------------------------------------------
 
 
 class Worker:
-    """A process that detects on all images when it is its turn."""
+    """A process that detects objects on all images when it is its turn."""
 
     def __init__(self, kind: str, flags: argparse.Namespace):
         model_dir = flags.int8_dir if kind == "int8" else flags.model_dir
@@ -72,13 +77,13 @@ class Worker:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def turn(self) -> Dict:
-        """Seconds in all (`wall`) and in the network (`inference`) for all images, and each image's boxes."""
+        """The seconds for all images in total (`wall`) and in the network (`inference`), and the boxes per image."""
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
         for line in self._process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
-        raise UserError("a worker has ended; its message stands above")
+        raise UserError("a worker process failed; see its message above")
 
     def end(self) -> None:
         self._process.stdin.close()
@@ -86,7 +91,7 @@ class Worker:
 
 
 def serve(flags: argparse.Namespace) -> None:
-    """A worker: for each line of standard input all images, and one line of json."""
+    """Run a worker: for each line on standard input, process all images and print one line of JSON."""
     from ppdet_repro.data.source.image_folder import find_images
 
     files = find_images(flags.image_dir)
@@ -96,7 +101,7 @@ def serve(flags: argparse.Namespace) -> None:
 
 
 def ours(flags: argparse.Namespace):
-    """Our pipeline, as infer.py runs it: in bfloat16 (`bf16`), or in what the model is made for."""
+    """Our pipeline as infer.py runs it: in bfloat16 for `bf16`, otherwise in the precision of the model."""
     from ppdet_repro.runtime.engines import open_pipeline
     from ppdet_repro.runtime.model_folder import open_model_folder
     from ppdet_repro.runtime.options import build_parser
@@ -117,7 +122,7 @@ def ours(flags: argparse.Namespace):
 
 
 def theirs(flags: argparse.Namespace):
-    """PaddleDetection's deploy/python/infer.py with oneDNN, without its drawing."""
+    """PaddleDetection's deploy/python/infer.py with oneDNN, without drawing."""
     sys.path.insert(0, str(Path(flags.paddledetection) / "deploy" / "python"))
     settings = {"device": "CPU", "cpu_threads": flags.threads, "enable_mkldnn": True}
     detector = importlib.import_module("infer").Detector(flags.model_dir, **settings)
@@ -133,7 +138,7 @@ def theirs(flags: argparse.Namespace):
 
 
 def compare(flags: argparse.Namespace) -> None:
-    """Print times, ratios and the difference of the boxes."""
+    """Print times, ratios and the differences between the boxes."""
     kinds = ["fp32", "bf16"] + ["int8"] * bool(flags.int8_dir) + ["theirs"] * bool(flags.paddledetection)
     workers = {kind: Worker(kind, flags) for kind in kinds}
     first = {kind: worker.turn() for kind, worker in workers.items()}  # warm-up
@@ -152,14 +157,16 @@ def compare(flags: argparse.Namespace) -> None:
         rows.append([kind, *map(float, (1000 * np.median(wall) / images, 1000 * np.median(inside) / images,
                                         np.median(wall / inside), np.median(base / wall)))])  # fmt: skip
     against = "PaddleDetection" if flags.paddledetection else "fp32"
-    print(text_table(["ms an image", "end to end", "network", "ratio", f"speed, {against} = 1"], rows))
+    print(text_table(["ms per image", "end to end", "network", "ratio", f"speed, {against} = 1"], rows))
     for kind in kinds[1:]:
         print(f"{kind} against fp32: {box_difference(first['fp32']['rows'], first[kind]['rows'])}")
 
 
 def box_difference(reference: List[List], others: List[List]) -> str:
-    """How far the boxes of `others` are from the reference's that score at least LOWEST: each is compared with the
-    nearest of its class."""
+    """Describe how far `others` are from the reference boxes that score at least LOWEST, in pixels and in scores.
+
+    Each reference box is compared with the nearest box of its class.
+    """
     pixels, scores, lost = [], [], 0
     for image, other in zip(reference, others):
         rows, candidates = np.array(image).reshape(-1, 6), np.array(other).reshape(-1, 6)
@@ -175,7 +182,7 @@ def box_difference(reference: List[List], others: List[List]) -> str:
         return f"no box scores {LOWEST}"
     median, p95, most = np.percentile(pixels, [50, 95, 100])
     return (
-        f"{len(pixels)} boxes of score {LOWEST} and more: median {median:.4f}, p95 {p95:.4f}, most {most:.4f} px; "
+        f"{len(pixels)} boxes of score {LOWEST} or more: median {median:.4f}, p95 {p95:.4f}, maximum {most:.4f} px; "
         f"scores differ by at most {max(scores):.5f}; {lost} have no counterpart"
     )
 
@@ -184,9 +191,10 @@ def box_difference(reference: List[List], others: List[List]) -> str:
 
 
 def time_post(flags: argparse.Namespace) -> None:
-    """Print the network's time, and what decoding and suppression add to it."""
-    from ppdet_repro.runtime.model_folder import open_model_folder
+    """Print the CPU time of the network, and what decoding and suppression add to it."""
     from ppdet_repro.runtime.paddle_engine import EngineOptions, PaddleEngine
+
+    from ppdet_repro.runtime.model_folder import open_model_folder
 
     options = EngineOptions(cpu_threads=1)
     engines = [PaddleEngine(open_model_folder(folder), options) for folder in (flags.network, flags.whole)]
@@ -207,7 +215,7 @@ def time_post(flags: argparse.Namespace) -> None:
 
 
 def noise(side: int) -> Dict[str, np.ndarray]:
-    """The inputs for a square picture of noise."""
+    """The network's inputs for a square image of noise."""
     return {
         "image": np.random.default_rng(0).normal(size=[1, 3, side, side]).astype(np.float32),
         "im_shape": np.array([[side, side]], np.float32),
@@ -216,7 +224,7 @@ def noise(side: int) -> Dict[str, np.ndarray]:
 
 
 def photographs(flags: argparse.Namespace) -> List[Dict[str, np.ndarray]]:
-    """The inputs for each picture of a folder, as many as there are turns."""
+    """The network's inputs for the images of a folder, at most one per turn."""
     from ppdet_repro.data.source.image_folder import find_images
     from ppdet_repro.data.transform.preprocess import from_list
     from ppdet_repro.runtime.model_folder import open_model_folder

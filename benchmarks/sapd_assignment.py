@@ -1,10 +1,10 @@
-"""How much of an SAPD training step on the CPU goes into its targets: points, instance losses, levels, weights.
+"""Measure the share of SAPD's training targets (points, instance losses, levels, weights) in a CPU training step.
 
     python benchmarks/sapd_assignment.py
     python benchmarks/sapd_assignment.py -c configs/sapd/sapd_r50_1x_coco.yml --steps 3
 
-A step is forward, losses, backward and update, on noise with random boxes; the figures are medians over the steps
-after a first one that does not count.
+A step is forward, losses, backward and update, on noise with random boxes. The figures are medians over the steps after
+a warm-up step.
 """
 
 from __future__ import annotations
@@ -12,19 +12,17 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from pathlib import Path
 from typing import Any, Dict, List
 
 from ppdet_repro.utils.cli import at_least_one
 from ppdet_repro.utils.errors import run_command
 
-ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT / "configs/sapd/sapd_r18vd_256_synthetic.yml"
-SMALLEST = 16  # pixels of a box's side
+CONFIG = "sapd/sapd_r18vd_256_synthetic.yml"
+SMALLEST = 16  # side of the smallest box in pixels
 
 
 def random_batch(images: int, side: int, boxes: int, num_classes: int) -> Dict[str, Any]:
-    """Noise with boxes of all sizes up to half the image, late in training (soft levels)."""
+    """A batch of noise with boxes of up to half the image size, at the end of training, where levels are soft."""
     import numpy as np
     import paddle
 
@@ -43,7 +41,7 @@ def random_batch(images: int, side: int, boxes: int, num_classes: int) -> Dict[s
 
 
 def timed(function, durations: List[float]):
-    """The function, noting how long each call takes."""
+    """Wrap a function so that the duration of each call, in seconds, is appended to `durations`."""
 
     def run(*arguments):
         start = time.perf_counter()
@@ -56,11 +54,11 @@ def timed(function, durations: List[float]):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-c", "--config", default=str(CONFIG))
-    parser.add_argument("--size", type=at_least_one, default=512, help="pixels of an image's side (default 512)")
-    parser.add_argument("--boxes", type=at_least_one, default=20, help="objects an image (default 20)")
-    parser.add_argument("--batch", type=at_least_one, default=2, help="images a step (default 2)")
-    parser.add_argument("--steps", type=at_least_one, default=10, help="steps that count (default 10)")
+    parser.add_argument("-c", "--config", default=CONFIG, help=f"YAML config (default: {CONFIG})")
+    parser.add_argument("--size", type=at_least_one, default=512, help="image size in pixels (default: 512)")
+    parser.add_argument("--boxes", type=at_least_one, default=20, help="objects per image (default: 20)")
+    parser.add_argument("--batch", type=at_least_one, default=2, help="batch size (default: 2)")
+    parser.add_argument("--steps", type=at_least_one, default=10, help="number of measured steps (default: 10)")
     options = parser.parse_args()
 
     import paddle
@@ -86,7 +84,7 @@ def main() -> None:
     target, step = statistics.median(targets[1:]), statistics.median(steps[1:])
     print(
         f"{config.name}, {options.batch} images of {options.size} px with {options.boxes} objects: "
-        f"a step {1000 * step:.0f} ms, its targets {1000 * target:.1f} ms, {100 * target / step:.1f} %"
+        f"{1000 * step:.0f} ms per step, of which targets {1000 * target:.1f} ms ({100 * target / step:.1f} %)"
     )
 
 

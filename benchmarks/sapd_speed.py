@@ -1,11 +1,11 @@
-"""Inference speed of RetinaNet, AB+FSAF, FSAF and SAPD with one backbone, batch 1, as ratios from one run.
+"""Compare the inference speed of RetinaNet, AB+FSAF, FSAF and SAPD with the same backbone and batch size 1.
 
     python benchmarks/sapd_speed.py
     python benchmarks/sapd_speed.py --cpu -o ResNet.depth=18 --size 320 --rounds 5
 
-SAPD, Table 5, has the paper's frames a second on a 1080 Ti. The detectors take turns, one picture of noise each, from
-the image to the boxes; the figures are medians over the rounds. Weights are untrained, so that no candidate passes the
-score threshold and the NMS has nothing to do: what is compared is the networks and their decoding.
+The figures to compare with are the frames per second on a 1080 Ti in SAPD, Table 5. The detectors take turns on one
+image of noise each, from the image to the boxes; the figures are medians over the rounds. The weights are untrained, so
+no candidate passes the score threshold and NMS has nothing to do: networks and decoding are compared.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from pathlib import Path
 from typing import Dict, List
 
 from ppdet_repro.utils.cli import at_least_one
 from ppdet_repro.utils.errors import run_command
 from ppdet_repro.utils.table import text_table
 
-ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = {
     "RetinaNet": "table5_retinanet_r50_1x_coco",
     "AB+FSAF": "table5_ab_fsaf_r50_1x_coco",
@@ -28,15 +26,17 @@ CONFIGS = {
     "SAPD without BFP": "table2_sw_ss_r50_1x_coco",
     "SAPD": "sapd_r50_1x_coco",
 }
-PAPER = {"RetinaNet": 11.6, "AB+FSAF": 9.0, "SAPD": 14.9}  # frames a second, SAPD's Table 5
+PAPER = {"RetinaNet": 11.6, "AB+FSAF": 9.0, "SAPD": 14.9}  # frames per second: SAPD, Table 5
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-o", "--opt", nargs="+", default=[], help="overrides of all configs, key=value")
-    parser.add_argument("--size", type=at_least_one, default=800, help="pixels of the image's side (default 800)")
-    parser.add_argument("--rounds", type=at_least_one, default=20, help="pictures for each detector (default 20)")
-    parser.add_argument("--cpu", action="store_true", help="on the CPU even where there is a GPU")
+    parser.add_argument(
+        "-o", "--opt", nargs="+", default=[], metavar="KEY=VALUE", help="override a value of all configs"
+    )
+    parser.add_argument("--size", type=at_least_one, default=800, help="image size in pixels (default: 800)")
+    parser.add_argument("--rounds", type=at_least_one, default=20, help="images per detector (default: 20)")
+    parser.add_argument("--cpu", action="store_true", help="run on the CPU even if there is a GPU")
     options = parser.parse_args()
 
     import paddle
@@ -48,7 +48,7 @@ def main() -> None:
     paddle.seed(0)
     models = {}
     for name, config in CONFIGS.items():
-        models[name] = build_model(load_config(ROOT / "configs/sapd" / f"{config}.yml", options.opt))
+        models[name] = build_model(load_config(f"sapd/{config}.yml", options.opt))
         models[name].eval()
     batch = {
         "image": paddle.randn([1, 3, options.size, options.size]),
@@ -68,11 +68,11 @@ def main() -> None:
         for name, median in medians.items()
     ]
     print(f"{'GPU' if gpu else 'CPU'}, 1 image of {options.size} px, {options.rounds} rounds")
-    print(text_table(["detector", "ms", "speed / RetinaNet", "the paper's"], rows))
+    print(text_table(["detector", "ms", "speed / RetinaNet", "paper"], rows))
 
 
 def ratio_of_paper(name: str) -> str:
-    """What the paper's Table 5 says of a detector's speed over RetinaNet's."""
+    """The speed of a detector divided by that of RetinaNet in the paper's Table 5; empty if it is not there."""
     return f"{PAPER[name] / PAPER['RetinaNet']:.2f}" if name in PAPER else ""
 
 

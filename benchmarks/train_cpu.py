@@ -1,11 +1,11 @@
-"""Training speed on the CPU with and without the package's CPU settings, as a ratio from one run.
+"""Measure the training speed on the CPU with and without the package's CPU settings (see `ppdet_repro.utils.cpu_env`).
 
     python benchmarks/train_cpu.py
     python benchmarks/train_cpu.py -o ResNet.depth=18 --size 320 320 --batch 4
 
-Each measurement is a process of its own (the settings work only before Paddle is loaded) and trains a
-config's model on random images with random boxes. The two settings alternate; the figures are medians over
-the rounds.
+Each measurement is a process of its own, because the settings must be made before Paddle is loaded. It trains the model
+of a config on random images with random boxes. Measurements with and without the settings alternate; the figures are
+medians over the rounds.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from ppdet_repro.utils import cpu_env
 from ppdet_repro.utils.cli import at_least_one
 from ppdet_repro.utils.errors import UserError, run_command
 
-ROOT = Path(__file__).resolve().parent.parent
-CONFIG = ROOT / "configs/yolof/yolof_r50_c5_1x_coco.yml"
-BOXES = 4  # in an image
+CONFIG = "yolof/yolof_r50_c5_1x_coco.yml"
+BOXES = 4  # per image
 
 
 def images_per_second(options: argparse.Namespace) -> float:
-    """Train `options.steps` updates after one that does not count."""
+    """The training speed over `options.steps` updates after a warm-up update."""
     import paddle
 
     from ppdet_repro import build_model, load_config
@@ -52,7 +51,7 @@ def images_per_second(options: argparse.Namespace) -> float:
 
 
 def random_batch(images: int, height: int, width: int, num_classes: int) -> Dict[str, Any]:
-    """A training batch of noise, its boxes a quarter to half the image wide and high."""
+    """A training batch of noise with boxes of a quarter to half of the image size."""
     import paddle
 
     corners = [paddle.rand([BOXES, 2]) * 0.5 for _ in range(images)]
@@ -69,7 +68,7 @@ def random_batch(images: int, height: int, width: int, num_classes: int) -> Dict
 
 
 def measure_in_child(apply_settings: bool) -> Dict[str, Any]:
-    """Run this command with --child: {rate, settings}. UserError: it failed."""
+    """Run this command with --child and return its {rate, settings}. UserError if it fails."""
     environ = {k: v for k, v in os.environ.items() if k not in (cpu_env.MKL, cpu_env.THREADS, cpu_env.RECORD)}
     if not apply_settings:
         environ[cpu_env.RECORD] = "off"
@@ -77,24 +76,43 @@ def measure_in_child(apply_settings: bool) -> Dict[str, Any]:
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.stderr.write(done.stderr)
-        raise UserError(f"a measurement failed with exit code {done.returncode}; its message stands above")
+        raise UserError(f"a measurement failed with exit code {done.returncode}; see its message above")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def summary(rates: List[float]) -> str:
-    """Median and range, images a second."""
+    """Median and range, in images per second."""
     return f"{statistics.median(rates):.2f} img/s ({min(rates):.2f} to {max(rates):.2f})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("-c", "--config", default=str(CONFIG), help="the YAML file (default: YOLOF-R50)")
-    parser.add_argument("-o", "--opt", nargs="+", action="extend", default=[], metavar="a.b.c=value")
-    parser.add_argument("--size", nargs=2, type=at_least_one, default=[256, 256], metavar=("H", "W"))
-    parser.add_argument("--batch", type=at_least_one, default=4, help="images an update (default: 4)")
-    parser.add_argument("--steps", type=at_least_one, default=3, help="updates a measurement (default: 3)")
-    parser.add_argument("--rounds", type=at_least_one, default=3, help="measurements of each (default: 3)")
-    parser.add_argument("--child", action="store_true", help="one measurement in this process, as JSON")
+    parser.add_argument("-c", "--config", default=CONFIG, help=f"YAML config (default: {CONFIG})")
+    parser.add_argument(
+        "-o",
+        "--opt",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a value of the config",
+    )
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=at_least_one,
+        default=[256, 256],
+        metavar=("H", "W"),
+        help="image size in pixels (default: 256 256)",
+    )
+    parser.add_argument("--batch", type=at_least_one, default=4, help="batch size (default: 4)")
+    parser.add_argument("--steps", type=at_least_one, default=3, help="updates per measurement (default: 3)")
+    parser.add_argument(
+        "--rounds", type=at_least_one, default=3, help="measurements with, and without, the settings (default: 3)"
+    )
+    parser.add_argument(
+        "--child", action="store_true", help="make one measurement in this process and print it as JSON"
+    )
     options = parser.parse_args()
     if options.child:
         print(json.dumps({"rate": images_per_second(options), "settings": cpu_env.describe()}))
