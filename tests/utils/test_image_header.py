@@ -1,12 +1,14 @@
-"""Image sizes from the first bytes of files."""
+"""Image sizes from the headers of files."""
 
 from __future__ import annotations
 
+import io
 import struct
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from ppdet_repro.utils.image_header import header_size
 
@@ -38,13 +40,24 @@ def test_segments_before_a_jpegs_size_are_skipped():
     assert header_size(data[:2] + segment + b"\xff" + data[2:]) == (37, 53)  # and a fill byte
 
 
-def test_an_extended_webp_says_its_canvas():
-    chunk = b"VP8X" + struct.pack("<I", 10) + b"\0\0\0\0" + (52).to_bytes(3, "little") + (36).to_bytes(3, "little")
-    assert header_size(b"RIFF\0\0\0\0WEBP" + chunk) == (37, 53)
+def test_an_animated_webp_says_the_size_of_its_canvas():
+    file = io.BytesIO()
+    frames = [Image.new("RGB", (53, 37), color) for color in ("red", "blue")]
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:])
+    assert header_size(file.getvalue()) == (37, 53)
 
 
 def test_a_bitmap_stored_from_the_top_has_a_negative_height():
-    assert header_size(b"BM" + b"\0" * 16 + struct.pack("<ii", 53, -37)) == (37, 53)
+    data = bytearray(cv2.imencode(".bmp", np.zeros((37, 53, 3), np.uint8))[1].tobytes())
+    data[22:26] = struct.pack("<i", -37)
+    assert header_size(bytes(data)) == cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape[:2]
+
+
+def test_a_huge_size_is_reported_not_refused():
+    """`Image.open` raises `DecompressionBombError` for such a file without saying its size."""
+    data = bytearray(cv2.imencode(".bmp", np.zeros((37, 53, 3), np.uint8))[1].tobytes())
+    data[18:26] = struct.pack("<ii", 60_000, 50_000)
+    assert header_size(bytes(data)) == (50_000, 60_000)
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a" + b"\0" * 40, b"text", b"\xff\xd8\xff\xd9", b"II*\0\xff\xff\xff\xff"])
