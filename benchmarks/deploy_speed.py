@@ -7,9 +7,9 @@
     python benchmarks/deploy_speed.py post --network NETWORK --whole MODEL --image_dir PHOTOS
 
 `infer` times the pipeline of deploy/python/infer.py with batch size 1 in fp32 and bfloat16. It also times int8 if a
-quantized model is given, and PaddleDetection's deploy/python/infer.py on the same exported folder if a checkout is given
-(the packages that it imports must be installed). Each is a process that waits for its turn. A ratio is the median of the
-ratios within each round.
+quantized model is given, and PaddleDetection's deploy/python/infer.py on the same exported folder if a checkout of
+PaddleDetection is given (the packages that it imports must be installed). Each is a process that waits for its turn. A
+ratio is the median of the ratios within each round.
 
 `post` measures what decoding and suppression add to the network, in CPU time on one thread, which hardly depends on
 other programs. On T threads the network's wall time is about its CPU time divided by T; that of decoding and

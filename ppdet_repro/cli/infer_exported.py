@@ -30,10 +30,11 @@ def run(arguments: Namespace) -> None:
     from ppdet_repro.runtime.slicing import SlicedPipeline, SliceOptions
 
     model = open_model_folder(arguments.model_dir, arguments.use_fd_format, arguments.engine)
-    pipeline: AnyPipeline = open_pipeline(model, arguments)
+    whole = open_pipeline(model, arguments)
+    pipeline: AnyPipeline = whole
     if arguments.slice_infer:
         slices = SliceOptions(**{name: getattr(arguments, name) for name in SliceOptions._fields})
-        pipeline = SlicedPipeline(pipeline, slices, arguments.batch_size)
+        pipeline = SlicedPipeline(whole, slices, arguments.batch_size)
     if is_video:
         run_video(pipeline, model.labels, arguments)
     else:
