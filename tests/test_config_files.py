@@ -10,7 +10,8 @@ from typing import Dict, Iterator, List, Set, Tuple
 
 import pytest
 
-from ppdet_repro.core.config.document import BASE, Node, base_names, load_file, merge_documents, parse
+from ppdet_repro.core.config.document import Node, merge_documents
+from ppdet_repro.core.config.reading import BASE, base_names, load_file, parse
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
