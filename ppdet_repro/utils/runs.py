@@ -1,12 +1,13 @@
-"""The evaluations of several training runs side by side."""
+"""A table that compares the evaluations of several training runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Sequence
+from typing import List, Sequence
 
 from ppdet_repro.utils.curves import read_log
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.table import text_table
 
 COLUMNS = {
     "AP": "bbox_mAP",
@@ -19,16 +20,20 @@ COLUMNS = {
 
 
 def runs_table(folders: Sequence[str]) -> str:
-    """A Markdown table of the last evaluation in each run's log.jsonl, in percent; a dash where none was made of it.
+    """A Markdown table with the last evaluation of each run in percent; a dash where it lacks a number.
 
-    UserError: a folder has no log, or its run was never evaluated.
+    Args:
+        folders: The folders of the runs, each with a `log.jsonl`.
+
+    Raises:
+        UserError: A folder has no log, or its run was never evaluated.
     """
-    lines = [f"| run | {' | '.join(COLUMNS)} | epochs |", "|---" * (len(COLUMNS) + 2) + "|"]
+    rows: List[List[object]] = []
     for folder in folders:
         evaluations = read_log(Path(folder) / "log.jsonl")["eval"]
         if not evaluations:
             raise UserError(f"{folder}: the run was never evaluated; train with --eval")
         last = evaluations[-1]
-        cells = [f"{100 * last[key]:.1f}" if last.get(key, -1) >= 0 else "-" for key in COLUMNS.values()]
-        lines.append(f"| {Path(folder).name} | {' | '.join(cells)} | {last['epoch']} |")
-    return "\n".join(lines)
+        cells = [f"{100 * last[key]:.1f}" if last.get(key, -1) >= 0 else None for key in COLUMNS.values()]
+        rows.append([Path(folder).name, *cells, last["epoch"]])
+    return text_table(["run", *COLUMNS, "epochs"], rows, "github")

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from typing import Sequence
 
-
-def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Aligned columns under a header: the first to the left, the others to the right, floats with three
-    decimals, None as a dash."""
-    cells = [list(header)] + [[_text(value) for value in row] for row in rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]) for row in cells
-    ]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+from tabulate import tabulate
 
 
-def _text(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def text_table(header: Sequence[str], rows: Sequence[Sequence[object]], style: str = "simple") -> str:
+    """Aligned columns under a header: the first to the left, the others to the right.
+
+    Floats have three decimals; None is a dash. `style` is a table format of tabulate, such as `github` for Markdown.
+    """
+    cells = [[f"{value:.3f}" if isinstance(value, float) else value for value in row] for row in rows]
+    alignment = ("left", *["right"] * (len(header) - 1)) if rows else None
+    return tabulate(cells, header, style, missingval="-", colalign=alignment, disable_numparse=True)
