@@ -87,7 +87,7 @@ def test_the_order_depends_on_seed_and_epoch_and_is_a_permutation():
 
 
 class Images:
-    """A data set of `count` pictures of 24 x 32 px, one or two boxes each."""
+    """A dataset of `count` pictures of 24 x 32 px, one or two boxes each."""
 
     def __init__(self, folder, count=10):
         self.files = [str(folder / f"{i}.png") for i in range(count)]
@@ -334,10 +334,10 @@ def test_a_sample_steps_over_no_more_than_the_limit(images):
         epoch_of(reader, images)
 
 
-def test_a_data_set_without_a_readable_image_is_an_error(tmp_path):
+def test_a_dataset_without_a_readable_image_is_an_error(tmp_path):
     images = Images(tmp_path, 1)
     break_image(images, 0)
-    with pytest.raises(UserError, match="0.png.*no image of the data set is readable"):
+    with pytest.raises(UserError, match="0.png.*no image of the dataset is readable"):
         epoch_of(readers.TrainReader([Decode(), Permute()]), images)
 
 

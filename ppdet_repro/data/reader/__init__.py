@@ -1,1 +1,1 @@
-"""From a data set to batches: which samples, prepared by whom, put together how."""
+"""From a dataset to batches: the order of samples, worker processes, and collation."""

@@ -1,8 +1,8 @@
-"""One epoch's batches: prepared by worker processes, the same whatever their number.
+"""Prepares the batches of one epoch in worker processes.
 
-Everything random is drawn from (seed, epoch, position in the epoch) for a sample and from
-(seed, epoch, step) for what concerns a whole batch, so that neither the number of workers nor an
-interruption between epochs changes a single pixel, and all processes of a step draw alike.
+The batches do not depend on the number of workers, nor on whether training was interrupted between epochs: the random
+generator of a sample is seeded with (seed, epoch, position in the epoch), and that of the batch transforms with
+(seed, epoch, step). Therefore all processes of a step also draw the same numbers for their batch transforms.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, Iterator, NamedTuple, Protocol, Sequence
+from typing import Callable, Dict, Iterator, List, NamedTuple, Protocol, Sequence, Union
 
 import numpy as np
 
+from ppdet_repro.core.contract import Batch
 from ppdet_repro.data.reader.workers import ordered_map
 from ppdet_repro.data.transform.base import (
     PER_BOX,
@@ -28,13 +29,14 @@ from ppdet_repro.data.transform.base import (
 from ppdet_repro.data.transform.pad import stack
 from ppdet_repro.utils.errors import UserError
 
-BATCH = (0, 0, 2)  # keeps the random stream of batches apart from that of samples
+BATCH = (0, 0, 2)  # makes the random numbers of batches independent of those of samples
 
-Batch = dict[str, Any]
+Arrays = Dict[str, Union[np.ndarray, List[np.ndarray]]]
+"""A batch before its arrays become tensors."""
 
 
 class Dataset(Protocol):
-    """What a reader needs of a data set: its length, and fresh records without pixels."""
+    """What a reader needs of a dataset: its length, and samples whose images are not decoded yet."""
 
     def __len__(self) -> int: ...
 
@@ -42,34 +44,27 @@ class Dataset(Protocol):
 
 
 class Prepared(NamedTuple):
-    """A batch of arrays and the images that were skipped on the way to it."""
+    """A batch of arrays, and the unreadable images that were skipped."""
 
-    batch: Batch
+    batch: Arrays
     skipped: list[ImageError]
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Makes a batch from the positions of its samples in the epoch; runs in the workers.
-
-    order        the epoch's order of the data set's indices
-    steps        how many steps the epoch has
-    collate      whether boxes are stacked as well (then every image must have equally many)
-    skip_limit   how many unreadable images a sample may step over; 0: they are errors
-    training     whether batches say how far the training is (entry `progress` [1], 0 to 1)
-    """
+    """Makes a batch from a step's number and the positions of its samples in the epoch. Runs in the workers."""
 
     dataset: Dataset
     sample_transforms: Sequence[SampleTransform]
     batch_transforms: Sequence[SampleTransform | BatchTransform]
-    order: np.ndarray
+    order: np.ndarray  # the indices of the dataset in the order of the epoch
     seed: int
     epoch: int
     epochs_total: int
-    steps: int
-    collate: bool
-    skip_limit: int
-    training: bool
+    steps: int  # of the epoch
+    collate: bool  # stack the boxes of images, which must then be equally many
+    skip_limit: int  # unreadable images that may be skipped to find one sample; if 0, they are errors
+    training: bool  # add the entry `progress` to batches
 
     def __call__(self, task: tuple[int, range]) -> Prepared:
         step, positions = task
@@ -84,8 +79,12 @@ class Preparation:
         return Prepared(batch, skipped)
 
     def sample(self, position: int, progress: float, skipped: list[ImageError]) -> Sample:
-        """The sample at a position; if an image that it needs is unreadable, the one that follows."""
-        count, unreadable = len(self.order), set()
+        """Return the sample at a position, or, if an image that it needs is unreadable, the next one of the epoch.
+
+        Skipped images are appended to `skipped`.
+        """
+        count = len(self.order)
+        unreadable: set[str] = set()
         for attempt in range(count):
             seed = [self.seed, self.epoch, position, *([attempt] if attempt else [])]
             rng = np.random.default_rng(seed)
@@ -98,26 +97,26 @@ class Preparation:
                 if len(unreadable) > self.skip_limit:
                     raise UserError(f"{error}; repair or remove it") from error
                 skipped.append(error)
-        raise UserError(f"{skipped[-1]}; no image of the data set is readable")
+        raise UserError(f"{skipped[-1]}; no image of the dataset is readable")
 
 
 def _random_record(dataset: Dataset, rng: np.random.Generator) -> Sample:
     return dataset.record(int(rng.integers(len(dataset))))
 
 
-def collate(samples: Sequence[Sample], collate_boxes: bool) -> Batch:
-    """What the model needs of the samples, each entry stacked along a new first axis.
+def collate(samples: Sequence[Sample], collate_boxes: bool) -> Arrays:
+    """Stack the arrays of samples along a new first axis. Entries that are not arrays are omitted.
 
-    Per-box entries stay lists of arrays unless `collate_boxes`. File names and sizes are left out.
+    Entries with one row per box become lists of arrays, unless `collate_boxes` is set.
 
     Raises:
-        UserError: entries of different shapes cannot be stacked.
+        UserError: Arrays of different shapes cannot be stacked.
     """
-    batch: Batch = {}
+    batch: Arrays = {}
     for key, first in samples[0].items():
         if not isinstance(first, np.ndarray):
             continue
-        values = [sample[key] for sample in samples]
+        values = [sample[key] for sample in samples]  # type: ignore[literal-required]  # a key of the first sample
         if key in PER_BOX and not collate_boxes:
             batch[key] = values
         elif any(value.shape != first.shape for value in values):
@@ -130,12 +129,11 @@ def collate(samples: Sequence[Sample], collate_boxes: bool) -> Batch:
 
 
 class EpochBatches:
-    """An epoch's batches, sized; iterating starts the workers, and ending or leaving the loop ends
-    them.
+    """The batches of an epoch. Iterating starts the workers, and leaving the loop stops them.
 
-    Raises (while iterating):
-        UserError: an unreadable image in evaluation, too many of them in training, or a failure of
-            a worker.
+    Raises:
+        UserError: While iterating: an image is unreadable in evaluation, too many images are unreadable in training,
+            or a worker failed.
     """
 
     def __init__(
@@ -144,7 +142,7 @@ class EpochBatches:
         tasks: Sequence[tuple[int, range]],
         workers: int,
         use_shared_memory: bool,
-        finish: Callable[[Batch], Batch],
+        finish: Callable[[Arrays], Batch],
         report: Callable[[list[ImageError]], None],
     ) -> None:
         self._prepare, self._tasks, self._workers = prepare, tasks, workers
@@ -163,11 +161,12 @@ class EpochBatches:
 
 
 class SkippedImages:
-    """Counts an epoch's unreadable images and stops training when they are too many.
+    """Counts the unreadable images of an epoch and stops training if there are too many.
 
-    warn   is called once for each file
-    known  files that have been warned of before (added to)
-    limit  how many an epoch may have
+    Args:
+        limit: Number of files that are allowed.
+        known: Files for which a warning has been given; new ones are added.
+        warn: Called once per file.
     """
 
     def __init__(self, limit: int, known: set[str], warn: Callable[[str], None]) -> None:
@@ -175,10 +174,10 @@ class SkippedImages:
         self.files: set[str] = set()
 
     def __call__(self, errors: list[ImageError]) -> None:
-        """Count these too.
+        """Add errors.
 
         Raises:
-            UserError: more than `limit` files are unreadable.
+            UserError: More than `limit` files are unreadable.
         """
         for error in errors:
             self.files.add(error.path)
@@ -193,5 +192,5 @@ class SkippedImages:
 
 
 def skip_limit(count: int) -> int:
-    """How many of `count` training images may be unreadable: 5 %, at least one, at most 50."""
+    """Return how many of `count` training images may be unreadable: 5 %, at least 1 and at most 50."""
     return max(1, min(50, count // 20))

@@ -1,13 +1,14 @@
-"""TrainReader, EvalReader and TestReader: from a data set to batches of tensors."""
+"""TrainReader, EvalReader and TestReader: from a dataset to batches of tensors."""
 
 from __future__ import annotations
 
-from typing import Any, Optional, Sequence
+from typing import Any, Optional, Sequence, cast
 
 import paddle
 
+from ppdet_repro.core.contract import Batch
 from ppdet_repro.core.registry import Part, Shared, register
-from ppdet_repro.data.reader.batches import Batch, Dataset, EpochBatches, Preparation, SkippedImages, skip_limit
+from ppdet_repro.data.reader.batches import Arrays, Dataset, EpochBatches, Preparation, SkippedImages, skip_limit
 from ppdet_repro.data.reader.sampling import batch_positions, epoch_order
 from ppdet_repro.data.transform.mix import Cutmix, Mixup
 from ppdet_repro.utils.errors import UserError
@@ -17,7 +18,7 @@ INPUTS = ("image_shape", "num_max_boxes")
 
 
 class _Reader:
-    """What the three readers share. See `TrainReader` for the parameters."""
+    """The common part of the three readers. See `TrainReader` for the parameters."""
 
     training = False
     epoch_steps: Optional[int] = None
@@ -57,28 +58,34 @@ class _Reader:
 
     @property
     def preprocess(self) -> list[Any]:
-        """Sample transforms, then batch transforms."""
+        """The sample transforms, followed by the batch transforms."""
         return [*self.sample_transforms, *self.batch_transforms]
 
     def steps_per_epoch(self, dataset: Dataset, world: int = 1) -> int:
-        """How many batches an epoch has on each of `world` processes (on the first, where they differ).
+        """Return the number of batches per epoch on each of `world` processes (the first one may have one more).
 
         Raises:
-            UserError: the data set cannot fill a single batch.
+            UserError: The dataset is smaller than one batch.
         """
         return len(self._positions(dataset, 0, world))
 
     def batches(
         self, dataset: Dataset, *, epoch: int, epochs_total: int, seed: int, workers: int, rank: int = 0, world: int = 1
     ) -> EpochBatches:
-        """The batches of epoch `epoch` (from 0) for process `rank`: dicts of tensors, where per-box
-        entries that are not collated are lists of tensors.
+        """Return the batches of one epoch.
 
-        The result depends on seed, epoch, rank and world, not on `workers`.
+        Args:
+            dataset: A data source.
+            epoch: Number of the epoch, from 0.
+            epochs_total: Number of epochs of the training.
+            seed: Random seed.
+            workers: Number of worker processes. The result does not depend on it.
+            rank: Number of this process, from 0.
+            world: Number of processes.
 
         Raises:
-            UserError: the data set cannot fill a single batch, or seed or workers are negative; more
-                when iterating (`EpochBatches`).
+            UserError: The dataset is smaller than one batch, or `seed` or `workers` is negative. See also
+                `EpochBatches`.
         """
         for name, value in (("seed", seed), ("worker_num", workers)):
             if value < 0:
@@ -105,7 +112,7 @@ class _Reader:
         return self.sample_transforms
 
     def _epoch_length(self, world: int) -> Optional[int]:
-        """The images of an epoch of `epoch_steps`."""
+        """The number of images in an epoch of `epoch_steps` steps, None if they are not set."""
         return None if self.epoch_steps is None else self.epoch_steps * self.batch_size * world
 
     def _positions(self, dataset: Dataset, rank: int, world: int) -> list[range]:
@@ -121,24 +128,27 @@ class _Reader:
 
 @register
 class TrainReader(_Reader):
-    """Shuffled training batches.
+    """Shuffled batches for training.
 
-    collate_batch      stack the boxes too; false: a list with one entry an image
-    mixup_epoch, cutmix_epoch
-                       the transform of that name is active in epochs below this number; 0: always;
-                       absent: never
-    num_classes        must agree with that of the transforms
-    inputs_def         accepted: `num_max_boxes` is what PadBox says
-    use_shared_memory  how workers hand batches over; the result is the same. PaddleDetection's
-                       default is false, as it needs space in /dev/shm; this does not
-    fuse_normalize     accepted, without effect in training
-    epoch_steps        batches of an epoch on each process, whatever the data set's size: a part of it, another in each
-                       epoch, or more than one run through it; absent: one run
+    An unreadable image is replaced by the next image of the epoch, with one warning per file. More than 5 % of the
+    images, or more than 50, are an error.
 
-    A batch's `progress` says how far the training is, 0 at its start, below 1 in its last step.
-
-    An unreadable image is replaced by the next of the epoch's order, with one warning a file; more
-    than 5 % of the images (or 50) are an error.
+    Args:
+        sample_transforms: Transforms of one sample.
+        batch_transforms: Transforms of the samples of one batch. Sample transforms are allowed here, too.
+        batch_size: Images per batch and process.
+        shuffle: Use another random order in each epoch.
+        drop_last: Omit an incomplete last batch.
+        collate_batch: Stack the boxes as well; otherwise they are lists with one tensor per image.
+        num_classes: Must agree with that of the transforms.
+        mixup_epoch: Mixup is active in epochs below this number: 0 for always, absent for never.
+        cutmix_epoch: The same for Cutmix.
+        inputs_def: Accepted; its `num_max_boxes` has no effect, see PadBox.
+        use_shared_memory: Pass batches from workers in shared memory. The result is the same. Unlike PaddleDetection,
+            whose default is false, this does not need space in /dev/shm.
+        fuse_normalize: Accepted, without effect in training.
+        epoch_steps: Batches per epoch on each process, whatever the size of the dataset. An epoch is then a part of
+            the dataset, a different one each time, or more than one pass over it.
     """
 
     training = True
@@ -176,17 +186,17 @@ class TrainReader(_Reader):
         self._until = {Mixup: mixup_epoch, Cutmix: cutmix_epoch}
 
     def _active_transforms(self, epoch: int) -> list[Any]:
-        """The sample transforms less those whose epochs are over."""
+        """The sample transforms without those that are not active in this epoch."""
         idle = tuple(kind for kind, until in self._until.items() if until != 0 and epoch >= until)
         return [transform for transform in self.sample_transforms if not isinstance(transform, idle)]
 
 
 @register
 class EvalReader(_Reader):
-    """Batches for evaluation: every image exactly once over all processes, boxes always as lists.
+    """Batches for evaluation. All processes together read every image exactly once.
 
-    An unreadable image is an error. `collate_batch` and `fuse_normalize` are accepted, without
-    effect in evaluation.
+    Boxes are always lists with one tensor per image. An unreadable image is an error. See `TrainReader` for the
+    parameters; `collate_batch` and `fuse_normalize` have no effect.
     """
 
     def __init__(
@@ -219,10 +229,11 @@ class EvalReader(_Reader):
 class TestReader(_Reader):
     """Batches of images without ground truth, for inference and export.
 
-    inputs_def      {image_shape: [3, height, width]} fixes the exported model's input, -1 for any
-    fuse_normalize  the exported model normalises its input itself, preprocessing leaves it out
+    An unreadable image is an error. See `TrainReader` for the other parameters.
 
-    An unreadable image is an error.
+    Args:
+        inputs_def: {image_shape: [3, height, width]} fixes the input of the exported model. -1 stands for any size.
+        fuse_normalize: Let the exported model normalize its input, and omit this from the preprocessing.
     """
 
     def __init__(
@@ -252,9 +263,10 @@ class TestReader(_Reader):
         self.fuse_normalize = fuse_normalize
 
 
-def to_tensors(batch: Batch) -> Batch:
-    """The batch with every array, also those in lists, copied into a tensor."""
-    return {
+def to_tensors(batch: Arrays) -> Batch:
+    """Copy the arrays of a batch, and those in its lists, into tensors."""
+    tensors = {
         key: list(map(paddle.to_tensor, value)) if isinstance(value, list) else paddle.to_tensor(value)
         for key, value in batch.items()
     }
+    return cast(Batch, tensors)

@@ -1,4 +1,4 @@
-"""Which samples make up which batch of an epoch, on each of several processes."""
+"""The order of the samples of an epoch, and their distribution over batches and processes."""
 
 from __future__ import annotations
 
@@ -10,24 +10,32 @@ SHUFFLE = (0, 0, 1)  # keeps this random stream apart from those of samples and 
 
 
 def epoch_order(count: int, shuffle: bool, seed: int, epoch: int, length: Optional[int] = None) -> np.ndarray:
-    """The data set's indices in the order of this epoch, [count] int64; of another `length` the first of so many runs
-    through the data set as it takes."""
+    """Return the indices of a dataset with `count` images in the order of an epoch.
+
+    Returns:
+        [count] int64, or [length]: the dataset is then repeated, each time in another order, and cut to this length.
+    """
     rng = np.random.default_rng([seed, epoch, *SHUFFLE])
     runs = 1 if length is None else -(-length // count)
     return np.concatenate([rng.permutation(count) if shuffle else np.arange(count) for _ in range(runs)])[:length]
 
 
 def batch_positions(count: int, batch_size: int, rank: int, world: int, *, wrap: bool, drop_last: bool) -> list[range]:
-    """The positions in the epoch that process `rank` of `world` takes, one range a batch.
+    """Return the positions in the epoch that process `rank` of `world` takes, one range per batch.
 
-    A step's `world` batches are neighbours: together they are what one process with a batch `world`
+    The `world` batches of a step are neighbors. Together they are what a single process with a batch size `world`
     times as large would take.
 
-    wrap  for training: the epoch is lengthened to a multiple of `world` (positions from `count` on
-          mean the start again), and the incomplete last step, unless dropped, is divided evenly, so
-          that all processes take equally many steps. Without it the batches are those of one
-          process, dealt out in turn: an image meets the same others, and the same padding, whatever
-          `world` is.
+    Args:
+        count: Number of images of the epoch.
+        batch_size: Images per batch and process.
+        rank: This process, from 0.
+        world: Number of processes.
+        wrap: For training. The epoch is extended to a multiple of `world` (positions of `count` and above mean the
+            start of the epoch), and an incomplete last step is divided evenly, so that all processes take the same
+            number of steps. If false, the batches are those of a single process, distributed in turn, so that the
+            images of a batch, and their padding, do not depend on `world`.
+        drop_last: Omit an incomplete last step.
     """
     step = batch_size * world
     if not wrap:

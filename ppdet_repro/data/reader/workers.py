@@ -1,9 +1,9 @@
-"""Worker processes that never leave the parent waiting.
+"""Worker processes that apply a function to tasks.
 
-Each worker has a pipe of its own and no lock is shared, so a worker that is killed at any moment
-takes nothing with it: the parent sees its end at once and says so. Large arrays travel through
-anonymous shared memory (memfd), two blocks a worker, which neither needs space in /dev/shm nor
-leaves files behind; without it, through the pipe. Workers end when their parent does.
+Each worker has its own pipe, and workers share no locks. Therefore a worker may be killed at any moment: the parent
+notices it at once and raises an error. Large arrays are passed in anonymous shared memory (memfd), with two blocks per
+worker. This needs no space in /dev/shm and leaves no files behind. Where it is not available, arrays are passed
+through the pipe. Workers end when their parent does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import signal
 import sys
 import traceback
 from multiprocessing.connection import Connection, wait
-from typing import Any, Callable, Iterator, Optional, Sequence, TypeVar
+from typing import Any, Callable, Generator, Optional, Sequence, TypeVar
 
 import cv2
 
@@ -29,7 +29,7 @@ from ppdet_repro.utils.errors import UserError
 T = TypeVar("T")
 R = TypeVar("R")
 
-AHEAD = 2  # tasks that a worker has in hand or done but not fetched
+AHEAD = 2  # tasks per worker that are in progress, or finished and not fetched
 ALIGNMENT = 64
 HAS_SHARED_MEMORY = hasattr(os, "memfd_create")
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
@@ -37,21 +37,21 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
 
 class WorkerTraceback(Exception):
-    """The traceback of a failure in a worker, as text."""
+    """The traceback of an exception in a worker, as text."""
 
 
 class SharedBlock:
-    """Memory shared between a parent and a child forked after it was made; grows as needed."""
+    """Memory that a process shares with children that it forks later. It grows as needed."""
 
     def __init__(self) -> None:
         self.file = os.memfd_create("ppdet_repro", os.MFD_CLOEXEC)
         self.memory: Optional[mmap.mmap] = None
 
     def write(self, buffers: Sequence[memoryview]) -> None:
-        """Put buffers into it, one after another.
+        """Write buffers one after another.
 
         Raises:
-            OSError: there is not as much memory.
+            OSError: There is not enough memory.
         """
         starts = _starts([buffer.nbytes for buffer in buffers])
         if self.memory is None or len(self.memory) < starts[-1]:
@@ -62,7 +62,7 @@ class SharedBlock:
             self.memory[start : start + buffer.nbytes] = buffer
 
     def parts(self, sizes: Sequence[int]) -> list[memoryview]:
-        """What the other side has put into it, not copied; `sizes` in bytes."""
+        """Return the buffers that the other process has written, without copying them. `sizes` are in bytes."""
         starts = _starts(sizes)
         if self.memory is None or len(self.memory) < starts[-1]:
             self.memory = mmap.mmap(self.file, os.fstat(self.file).st_size)
@@ -70,22 +70,27 @@ class SharedBlock:
         return [whole[start : start + size] for start, size in zip(starts, sizes)]
 
     def close(self) -> None:
-        """Let go of it; arrays still in use keep the memory alive."""
+        """Release the memory. Arrays that are still in use keep it alive."""
         self.memory = None
         os.close(self.file)
 
 
 def ordered_map(
     function: Callable[[T], R], tasks: Sequence[T], workers: int, use_shared_memory: bool = True
-) -> Iterator[R]:
-    """`function(task)` for each task, in order, computed ahead by `workers` processes (0: in this one).
+) -> Generator[R, None, None]:
+    """Yield `function(task)` for each task, in order, computed ahead in worker processes.
 
-    Arrays in a result live until the next result is asked for: copy what you keep. `function` and
-    tasks must be picklable where processes cannot be forked.
+    Arrays in a result are valid until the next result is requested; copy them to keep them.
+
+    Args:
+        function: The function. Where processes cannot be forked, it and the tasks must be picklable.
+        tasks: The tasks.
+        workers: Number of processes. 0 calls the function in this process.
+        use_shared_memory: Pass arrays in shared memory.
 
     Raises:
-        UserError: as the function raises it; for any other failure in a worker; and when a worker
-            is killed or there is no memory to share. The workers are ended first.
+        UserError: The function raised it or failed in a worker, a worker was killed, or there is no memory to share.
+            All workers are stopped first.
     """
     if workers == 0:
         yield from map(function, tasks)
@@ -108,13 +113,13 @@ def ordered_map(
 
 
 class _Worker:
-    """The parent's side of one worker."""
+    """One worker, as the parent process sees it."""
 
     def __init__(
         self, index: int, count: int, function: Callable, use_shared_memory: bool, elders: list[_Worker]
     ) -> None:
         self.name = f"data worker {index + 1} of {count}"
-        context = multiprocessing.get_context(START_METHOD)
+        context: Any = multiprocessing.get_context(START_METHOD)  # its type lacks `Process`
         self.connection, theirs = context.Pipe()
         forked = START_METHOD == "fork"
         self.blocks = _shared_blocks() if use_shared_memory and forked else []
@@ -172,7 +177,7 @@ class _Worker:
 
 
 def _shared_blocks() -> list[SharedBlock]:
-    """The memory of one worker; none where the system does not offer it."""
+    """The shared blocks of one worker; none if the system does not support them."""
     if not HAS_SHARED_MEMORY:
         return []
     try:
@@ -182,20 +187,20 @@ def _shared_blocks() -> list[SharedBlock]:
 
 
 def _starts(sizes: Sequence[int]) -> list[int]:
-    """Where buffers of these sizes begin, and where the last one ends, aligned."""
+    """The aligned start of each buffer, followed by the end of the last one."""
     rounded = (-(-size // ALIGNMENT) * ALIGNMENT for size in sizes)
     return list(itertools.accumulate(rounded, initial=0))
 
 
 def _work(function: Callable, connection: Connection, blocks: list[SharedBlock], inherited: list[Connection]) -> None:
-    """The life of a worker: take a task, send the result, until the parent closes the pipe."""
+    """Run in a worker: receive tasks and send results until the parent closes the pipe."""
     for other in inherited:
         other.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     for number in (signal.SIGTERM, signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE):
         signal.signal(number, signal.SIG_DFL)
     run_on_one_thread()
-    gc.freeze()  # what the parent left behind, device memory perhaps, is not ours to free
+    gc.freeze()  # do not free objects of the parent, which may hold device memory
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         for block in itertools.cycle(blocks or [None]):
             task = connection.recv()
@@ -212,10 +217,9 @@ def _work(function: Callable, connection: Connection, blocks: list[SharedBlock],
 
 
 def run_on_one_thread() -> None:
-    """Make this process good at preparing images beside others: one thread, freed memory kept.
+    """Limit OpenCV to one thread, and keep freed memory in this process.
 
-    glibc returns large freed blocks to the system, and a batch then costs as much in page faults as in
-    work.
+    By default, glibc returns large freed blocks to the system, and page faults then cost as much time as the work.
     """
     cv2.setNumThreads(0)
     libc = ctypes.CDLL(None)
@@ -225,7 +229,7 @@ def run_on_one_thread() -> None:
 
 
 def _pack(result: Any, block: Optional[SharedBlock]) -> tuple[tuple, list[memoryview]]:
-    """The message that describes a result, and the buffers that still have to go through the pipe."""
+    """Return the message for a result, and the buffers that must be sent through the pipe."""
     out_of_band: list[pickle.PickleBuffer] = []
     content = pickle.dumps(result, protocol=5, buffer_callback=out_of_band.append)
     buffers = [buffer.raw() for buffer in out_of_band]
