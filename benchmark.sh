@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Times every model on every engine and precision that this machine has: table (csv, markdown) and plot in
-# output/benchmark/. The small set takes at most 15 minutes on two CPU cores. See docs/deploy_run.md.
+# Time every model on every engine and precision that this machine has. The tables (CSV, Markdown) and a plot go to
+# output/benchmark/. The small models take at most 15 minutes on two CPU cores. See docs/deploy_run.md.
 #
 #   ./benchmark.sh                  # small models, random weights
 #   ./benchmark.sh --set full       # the papers' models

@@ -22,7 +22,7 @@ LAYERS = [
     ("modeling.heads", "data"),
     ("modeling.architectures", "slim", "runtime"),
     ("engine",),
-    ("serve", "cli"),
+    ("serve", "cli", "__main__"),
     ("tools", "deploy"),
 ]
 ENGINE = LAYERS.index(("engine",))

@@ -9,6 +9,7 @@ import pytest
 from paddle import nn
 
 from ppdet_repro import build_model, load_config
+from ppdet_repro.cli.info import image_sizes
 from ppdet_repro.core.config import build
 from ppdet_repro.data.transform.normalize import Permute
 from ppdet_repro.data.transform.preprocess import Preprocess
@@ -29,7 +30,6 @@ from ppdet_repro.engine.analysis.model_info import (
 from ppdet_repro.modeling.backbones.resnet import DeformConvNorm
 from ppdet_repro.modeling.layers import batch_norm
 from ppdet_repro.utils.errors import UserError
-from tools.model_info import picture_sizes
 
 YOLOF = "configs/yolof/yolof_r50_c5_1x_coco.yml"
 
@@ -177,12 +177,12 @@ def test_the_report_states_size_parts_and_the_papers_figures():
         assert words in report
 
 
-def test_picture_sizes_come_from_a_coco_json_by_image_id(tmp_path):
+def test_image_sizes_come_from_a_coco_json_by_image_id(tmp_path):
     images = [{"id": 9, "height": 1, "width": 2}, {"id": 3, "height": 3, "width": 4}]
     path = tmp_path / "instances.json"
     path.write_text(json.dumps({"images": images}))
-    assert picture_sizes(str(path), None) == [(3, 4), (1, 2)]
-    assert picture_sizes(str(path), 1) == [(3, 4)]
+    assert image_sizes(str(path), None) == [(3, 4), (1, 2)]
+    assert image_sizes(str(path), 1) == [(3, 4)]
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "not json", '{"images": []}', '{"images": [{"id": 1}]}'])
@@ -190,6 +190,6 @@ def test_a_json_that_is_not_cocos_is_one_clear_error(tmp_path, text):
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(UserError, match=f"--anno {path}: "):
-        picture_sizes(str(path), None)
+        image_sizes(str(path), None)
     with pytest.raises(UserError, match="No such file"):
-        picture_sizes(str(tmp_path / "missing.json"), None)
+        image_sizes(str(tmp_path / "missing.json"), None)
