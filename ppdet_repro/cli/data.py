@@ -21,7 +21,7 @@ from ppdet_repro.utils.errors import UserError
 
 if TYPE_CHECKING:
     from ppdet_repro.core.config import Config
-    from ppdet_repro.data.source.place import Place
+    from ppdet_repro.data.source.dataset_files import DatasetFiles
 
 DATASETS = {"train": "TrainDataset", "eval": "EvalDataset"}
 READERS = {"train": "TrainReader", "eval": "EvalReader"}
@@ -155,14 +155,14 @@ def check(arguments: Namespace) -> int:
     """Print a dataset's statistics and every mistake in it. The exit code is 1 if there is any mistake."""
     from ppdet_repro.core.config import build
     from ppdet_repro.data.source.base import files_checked
-    from ppdet_repro.data.source.check import check as check_place
-    from ppdet_repro.data.source.place import places_of_source
+    from ppdet_repro.data.source.check import check as check_dataset
+    from ppdet_repro.data.source.dataset_files import files_of_source
 
     if arguments.config:
-        places = places_of_source(build(config_of(arguments), DATASETS[arguments.split]))
+        datasets = files_of_source(build(config_of(arguments), DATASETS[arguments.split]))
     else:
-        places = [place(arguments)]
-    reports = [check_place(place, arguments.decode) for place in places]
+        datasets = [dataset_files(arguments)]
+    reports = [check_dataset(dataset, arguments.decode) for dataset in datasets]
     print("\n\n".join(report.text() for report in reports))
     if arguments.json_file:
         found = [report.as_dict() for report in reports]
@@ -177,7 +177,7 @@ def show(arguments: Namespace) -> None:
     """Draw images of a dataset with their boxes, one file per image and one contact sheet."""
     from ppdet_repro.core.config import build
     from ppdet_repro.data.source import show as drawing
-    from ppdet_repro.data.source.place import open_place
+    from ppdet_repro.data.source.dataset_files import open_dataset
 
     preprocess: list = []
     if arguments.config:
@@ -189,15 +189,15 @@ def show(arguments: Namespace) -> None:
     elif arguments.transforms:
         raise UserError("--transforms draws images after a config's transforms: give the config with -c")
     else:
-        source = open_place(place(arguments), drawing.FIELDS)
+        source = open_dataset(dataset_files(arguments), drawing.FIELDS)
     print(drawing.show(source, arguments.out, arguments.num, arguments.seed, preprocess))
 
 
 def convert(arguments: Namespace) -> None:
     """Convert a VOC set to a COCO JSON file, or a COCO JSON file to a VOC folder, as the annotation file tells."""
-    from ppdet_repro.data.source.convert import convert as convert_place
+    from ppdet_repro.data.source.convert import convert as convert_dataset
 
-    print(convert_place(place(arguments), arguments.target, arguments.force))
+    print(convert_dataset(dataset_files(arguments), arguments.target, arguments.force))
 
 
 def config_of(arguments: Namespace) -> Config:
@@ -210,9 +210,9 @@ def config_of(arguments: Namespace) -> Config:
     return load_config(arguments.config, arguments.opt)
 
 
-def place(arguments: Namespace) -> Place:
+def dataset_files(arguments: Namespace) -> DatasetFiles:
     if not arguments.anno_file:
         raise UserError("no dataset given: give its COCO JSON file or VOC set file, or a config with -c")
-    from ppdet_repro.data.source.place import place_of
+    from ppdet_repro.data.source.dataset_files import find_dataset
 
-    return place_of(arguments.anno_file, arguments.image_dir, arguments.label_list)
+    return find_dataset(arguments.anno_file, arguments.image_dir, arguments.label_list)

@@ -49,7 +49,7 @@ def script(command: str) -> Callable[[], Optional[int]]:
 
     def main() -> Optional[int]:
         module = load(command)
-        parser = argparse.ArgumentParser(description=document(module), formatter_class=HELP_FORMAT)
+        parser = argparse.ArgumentParser(description=module.__doc__, formatter_class=HELP_FORMAT)
         module.add_arguments(parser)
         return module.run(parser.parse_args())
 
@@ -68,7 +68,7 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     exported = any(argument.split("=")[0] == "--model_dir" for argument in argv)
     for name in COMMANDS:
         module = load("infer_exported" if name == "infer" and exported else name)
-        text = document(module)
+        text = module.__doc__ or ""
         command = commands.add_parser(name, help=text.splitlines()[0], description=text, formatter_class=HELP_FORMAT)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
@@ -78,8 +78,3 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 def load(command: str) -> ModuleType:
     """The module of a command."""
     return importlib.import_module(f"ppdet_repro.cli.{command}")
-
-
-def document(module: ModuleType) -> str:
-    """The docstring of a command's module, for argparse, which treats % as special."""
-    return (module.__doc__ or "").strip().replace("%", "%%")
