@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from paths import ROOT
 
+from ppdet_repro.cli.main import COMMANDS
 from tools.demo import CONFIG, STEPS
 
 if sys.version_info >= (3, 11):
@@ -118,6 +119,8 @@ def test_the_readmes_commands_exist():
     text = README + (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
     for target in re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE):
         assert target in make_targets(), f"make {target}"
+    for command in re.findall(r"(?:^|`)ppdet-repro ([a-z]+)", text, re.MULTILINE):
+        assert command in COMMANDS, command
     for path in re.findall(r"\b(?:tools|deploy|benchmarks|docs)/[\w/]+\.(?:py|md)\b", text):
         assert (ROOT / path).is_file(), path
     for config in re.findall(r"configs/[\w/]+\.yml", text):

@@ -29,23 +29,31 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    folder = arguments.model_dir
+    target = target_of(folder)
+
     from ppdet_repro.core.config import load_config
 
     cfg = load_config(arguments.config, [*arguments.opt, *input_size_overrides(arguments.input_size)])
-    folder = arguments.model_dir
 
     import paddle
 
     from ppdet_repro.engine.export.export_model import read_input
     from ppdet_repro.engine.export.verify import choose_files, verify
     from ppdet_repro.engine.models import load_trained
-    from ppdet_repro.runtime.networks import FILES
 
-    names = {"paddle": "model.pdmodel", "onnx": FILES["onnxruntime"], "lite": FILES["lite"]}
-    target = next((target for target, name in names.items() if (folder / name).is_file()), None)
-    if target is None or not (folder / "infer_cfg.yml").is_file():
-        raise UserError(f"--model_dir {folder} is not a folder that `ppdet-repro export` wrote")
     paddle.set_device("cpu")
     files = choose_files(cfg, arguments.verify, arguments.verify_images)
     model = load_trained(cfg, arguments.offline)
     print(verify(model, folder, target, arguments.precision, read_input(cfg).eager_steps, files).table())
+
+
+def target_of(folder: Path) -> str:
+    """The `--target` with which a folder was exported, from the files in it. UserError if it is no export."""
+    from ppdet_repro.runtime.networks import FILES
+
+    names = {"paddle": "model.pdmodel", "onnx": FILES["onnxruntime"], "lite": FILES["lite"]}
+    found = [target for target, name in names.items() if (folder / name).is_file()]
+    if not found or not (folder / "infer_cfg.yml").is_file():
+        raise UserError(f"--model_dir {folder} is not a folder that `ppdet-repro export` wrote")
+    return found[0]

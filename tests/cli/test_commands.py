@@ -111,9 +111,10 @@ def test_a_users_mistake_is_one_line_and_code_2(tmp_path):
         (["infer", "--model_dir=m", "--use_gpu"], "use --device=gpu"),
         (["infer", "--model_dir=m"], "give --image_file"),
         (["data", "show"], "no dataset given"),
+        (["verify", "-c", "a.yml", "--model_dir", "absent"], "absent is not a folder that `ppdet-repro export` wrote"),
     ],
 )
-def test_flags_that_contradict_each_other_are_refused_before_any_work(arguments, message):
+def test_wrong_flags_are_refused_before_any_work(arguments, message):
     parsed = build_parser(arguments).parse_args(arguments)
     with pytest.raises(UserError, match=message):
         parsed.run(parsed)
