@@ -13,7 +13,7 @@ from ppdet_repro.cli.main import script
 from ppdet_repro.data.source.check import check
 from ppdet_repro.data.source.coco import COCODataSet
 from ppdet_repro.data.source.convert import convert
-from ppdet_repro.data.source.place import place_of
+from ppdet_repro.data.source.dataset_files import find_dataset
 from ppdet_repro.data.source.show import pictorial
 from ppdet_repro.data.source.synthetic import generate
 from ppdet_repro.data.source.voc import VOCDataSet
@@ -52,7 +52,7 @@ def annotation(key, image_id, bbox, category_id=1, **more):
 
 @pytest.fixture
 def coco(tmp_path):
-    """Writes a COCO set with images 1.jpg and 2.jpg of 100 x 60; returns its place."""
+    """Writes a COCO set with images 1.jpg and 2.jpg of 100 x 60; returns its files."""
 
     def make(annotations=(), images=(), categories=((1, "cat"), (5, "dog"))):
         for name in ("1.jpg", "2.jpg"):
@@ -64,7 +64,7 @@ def coco(tmp_path):
             "categories": [{"id": i, "name": name} for i, name in categories],
         }
         (tmp_path / "coco" / "all.json").write_text(json.dumps(document))
-        return place_of(str(tmp_path / "coco" / "all.json"))
+        return find_dataset(str(tmp_path / "coco" / "all.json"))
 
     return make
 
@@ -160,8 +160,8 @@ def test_check_finds_all_at_once(tool, coco, tmp_path, capsys):
     for dirt in DIRT.values():
         for key in together:
             together[key] += dirt.get(key, [])
-    place = coco(**together)
-    assert tool("check", place.anno_file, "--json", tmp_path / "report.json") == 1
+    files = coco(**together)
+    assert tool("check", files.anno_file, "--json", tmp_path / "report.json") == 1
     found = json.loads((tmp_path / "report.json").read_text())["problem_counts"]
     assert set(found) == {kind for kind in DIRT if not kind.startswith("category")}
     out = capsys.readouterr().out
@@ -169,18 +169,18 @@ def test_check_finds_all_at_once(tool, coco, tmp_path, capsys):
 
 
 def test_check_compares_sizes_with_the_files(coco, tmp_path):
-    place = coco()
+    files = coco()
     write_image(tmp_path / "coco" / "2.jpg", 60, 90)
-    [problem] = check(place).problems
+    [problem] = check(files).problems
     assert problem.where == "image id 2 (2.jpg): 100 x 60, the file has 90 x 60"
 
 
 def test_check_finds_cut_off_images_by_decoding(coco, tmp_path):
-    place = coco()
+    files = coco()
     path = tmp_path / "coco" / "2.jpg"
     path.write_bytes(path.read_bytes()[:-200])
-    assert check(place).problems == []
-    assert kinds(check(place, decode=True)) == {"file that is no readable image"}
+    assert check(files).problems == []
+    assert kinds(check(files, decode=True)) == {"file that is no readable image"}
 
 
 @pytest.mark.parametrize("box", [[-9, 5, 9, 9], [5, -9, 9, 9], [100, 5, 9, 9], [5, 60, 9, 9]])
@@ -204,11 +204,11 @@ def test_check_voc(voc, tmp_path):
     with open(set_file, "a") as file:
         file.write("\nc\ngone\n")
     (tmp_path / "voc" / "Annotations" / "d.xml").write_text("<annotation>")
-    report = check(place_of(set_file))
-    places = {problem.kind: problem.where for problem in report.problems}
-    assert places["annotation of an unknown category"].endswith("image id 1 (JPEGImages/a b.jpg): 'lion'")
-    assert "(JPEGImages/c.jpg): x, y, w, h [5, 5, 0, 0]" in places["box without area or inverted"]
-    assert places["file listed twice"] == "image id 3 (JPEGImages/c.jpg), also image id 2"
+    report = check(find_dataset(set_file))
+    where = {problem.kind: problem.where for problem in report.problems}
+    assert where["annotation of an unknown category"].endswith("image id 1 (JPEGImages/a b.jpg): 'lion'")
+    assert "(JPEGImages/c.jpg): x, y, w, h [5, 5, 0, 0]" in where["box without area or inverted"]
+    assert where["file listed twice"] == "image id 3 (JPEGImages/c.jpg), also image id 2"
     broken = [p.where for p in report.problems if p.kind == "annotation file that cannot be used"]
     assert "d.xml is not valid xml" in broken[0] and "gone.xml does not exist" in broken[1]
     assert report.classes == {"cat": (1, 1)}
@@ -309,7 +309,7 @@ def test_pictures_end_where_numbers_begin():
 
 def test_voc_to_coco_keeps_boxes_classes_and_flags(voc, tmp_path):
     set_file = voc({"a b": [("dog", 1, 2, 30, 40), ("cat", 5.5, 6, 99, 59)], "c": [("dog", 0, 0, 9, 9)]})
-    line = convert(place_of(set_file), str(tmp_path / "out" / "train.json"))
+    line = convert(find_dataset(set_file), str(tmp_path / "out" / "train.json"))
     assert "2 images, 3 boxes, 2 classes; its image_dir is " in line
     document = json.loads((tmp_path / "out" / "train.json").read_text())
     assert document["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
@@ -329,17 +329,17 @@ def test_voc_to_coco_keeps_boxes_classes_and_flags(voc, tmp_path):
 def test_every_split_gets_the_same_categories(voc, tmp_path):
     voc({"a": [("dog", 1, 2, 30, 40)], "b": [("cat", 1, 2, 30, 40)]})
     (tmp_path / "voc" / "ImageSets" / "Main" / "val.txt").write_text("a\n")
-    convert(place_of(str(tmp_path / "voc" / "ImageSets" / "Main" / "val.txt")), str(tmp_path / "val.json"))
+    convert(find_dataset(str(tmp_path / "voc" / "ImageSets" / "Main" / "val.txt")), str(tmp_path / "val.json"))
     assert json.loads((tmp_path / "val.json").read_text())["annotations"][0]["category_id"] == 2
 
 
 def test_voc_to_coco_and_back(voc, tmp_path):
     set_file = voc({"a b": [("dog", 1, 2, 30, 40), ("cat", 5.25, 6, 100, 60)], "c": []})
-    convert(place_of(set_file), str(tmp_path / "train.json"))
-    place = place_of(str(tmp_path / "train.json"), str(tmp_path / "voc" / "JPEGImages"))
-    convert(place, str(tmp_path / "back"))
+    convert(find_dataset(set_file), str(tmp_path / "train.json"))
+    files = find_dataset(str(tmp_path / "train.json"), str(tmp_path / "voc" / "JPEGImages"))
+    convert(files, str(tmp_path / "back"))
     again = tmp_path / "again.json"
-    convert(place_of(str(tmp_path / "back" / "ImageSets" / "Main" / "train.txt")), str(again))
+    convert(find_dataset(str(tmp_path / "back" / "ImageSets" / "Main" / "train.txt")), str(again))
     assert again.read_text() == (tmp_path / "train.json").read_text()
     for name in ("a b", "c"):
         original = (tmp_path / "voc" / "JPEGImages" / f"{name}.jpg").read_bytes()
@@ -349,11 +349,11 @@ def test_voc_to_coco_and_back(voc, tmp_path):
 def test_coco_to_voc_and_back(coco, tmp_path):
     crowd = annotation(2, 1, [0, 0, 100, 60], category_id=5, iscrowd=1)
     boxes = [annotation(1, 2, [1.25, 2, 30.5, 7]), crowd]
-    place = coco(boxes, categories=((5, "dog"), (1, "cat"), (9, "no box")))
-    assert "2 images, 2 boxes, 3 classes" in convert(place, str(tmp_path / "voc"))
+    files = coco(boxes, categories=((5, "dog"), (1, "cat"), (9, "no box")))
+    assert "2 images, 2 boxes, 3 classes" in convert(files, str(tmp_path / "voc"))
     assert (tmp_path / "voc" / "label_list.txt").read_text() == "cat\ndog\nno box\n"
     back = tmp_path / "back.json"
-    convert(place_of(str(tmp_path / "voc" / "ImageSets" / "Main" / "all.txt")), str(back))
+    convert(find_dataset(str(tmp_path / "voc" / "ImageSets" / "Main" / "all.txt")), str(back))
     document = json.loads(back.read_text())
     keys = "image_id", "category_id", "bbox", "iscrowd"
     found = sorted([a[key] for key in keys] for a in document["annotations"])
@@ -366,23 +366,23 @@ def test_convert_overwrites_only_when_told(tool, voc, coco, tmp_path, capsys):
     set_file, target = voc({"a": [("dog", 1, 2, 30, 40)]}), tmp_path / "train.json"
     target.write_text("precious")
     assert tool("convert", set_file, target) == 2
-    assert "train.json exists: choose another place, or overwrite it with --force" in capsys.readouterr().err
+    assert "train.json exists: choose another path, or overwrite it with --force" in capsys.readouterr().err
     assert target.read_text() == "precious"
     assert tool("convert", set_file, target, "--force") == 0
     assert json.loads(target.read_text())["images"]
 
 
 def test_coco_to_voc_overwrites_only_when_told(coco, tmp_path):
-    place = coco()
+    files = coco()
     kept = tmp_path / "voc" / "JPEGImages" / "2.jpg"
     kept.parent.mkdir(parents=True)
     kept.write_text("precious")
     with pytest.raises(UserError, match="2.jpg exists: .*--force"):
-        convert(place, str(tmp_path / "voc"))
+        convert(files, str(tmp_path / "voc"))
     assert kept.read_text() == "precious" and not (tmp_path / "voc" / "Annotations").exists()
-    convert(place, str(tmp_path / "voc"), force=True)
+    convert(files, str(tmp_path / "voc"), force=True)
     with pytest.raises(UserError, match=r"all.txt exists \(and 4 more\)"):  # 2 xml, 2 images
-        convert(place, str(tmp_path / "voc"))
+        convert(files, str(tmp_path / "voc"))
 
 
 def test_several_splits_fit_into_one_devkit(synthetic, tmp_path):
@@ -391,17 +391,17 @@ def test_several_splits_fit_into_one_devkit(synthetic, tmp_path):
         file.rename(file.with_name("v" + file.name))
     path = synthetic / "annotations" / "instances_val.json"
     path.write_text(path.read_text().replace('"file_name": "', '"file_name": "v'))
-    convert(place_of(str(path), str(synthetic / "other")), str(tmp_path / "voc"))
-    convert(place_of(str(synthetic / "annotations" / "instances_train.json")), str(tmp_path / "voc"))
+    convert(find_dataset(str(path), str(synthetic / "other")), str(tmp_path / "voc"))
+    convert(find_dataset(str(synthetic / "annotations" / "instances_train.json")), str(tmp_path / "voc"))
     assert len(list((tmp_path / "voc" / "JPEGImages").iterdir())) == 6
 
 
 def test_convert_mistakes(voc, coco, tmp_path):
     set_file = voc({"a": [("lion", 1, 2, 30, 40)]}, ["cat"])
     with pytest.raises(UserError, match="a.xml: class 'lion' is not in .*label_list.txt"):
-        convert(place_of(set_file), str(tmp_path / "x.json"))
+        convert(find_dataset(set_file), str(tmp_path / "x.json"))
     with pytest.raises(UserError, match="ends in .json"):
-        convert(place_of(set_file), str(tmp_path / "x"))
+        convert(find_dataset(set_file), str(tmp_path / "x"))
     with pytest.raises(UserError, match="unknown category id 2"):
         convert(coco([annotation(1, 1, [0, 0, 9, 9], category_id=2)]), str(tmp_path / "x"))
     assert not (tmp_path / "x").exists() and not (tmp_path / "x.json").exists()
@@ -457,7 +457,7 @@ def test_contact_sheet():
     assert (sheet[60:, 80:] == 255).all()  # the sixth cell stays white
 
 
-def test_places_that_cannot_be_written(tool, synthetic, tmp_path, capsys):
+def test_paths_that_cannot_be_written(tool, synthetic, tmp_path, capsys):
     blocked, anno_file = tmp_path / "file" / "out", synthetic / "annotations" / "instances_val.json"
     (tmp_path / "file").touch()
     commands = ["check", anno_file, "--json", blocked], ["show", anno_file, "--out", blocked]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ppdet_repro.data.source.base import count, path_inside, read_label_list
 from ppdet_repro.data.source.coco import read_coco
 from ppdet_repro.data.source.convert import coco_from_voc
-from ppdet_repro.data.source.place import Place
+from ppdet_repro.data.source.dataset_files import DatasetFiles
 from ppdet_repro.data.source.voc import image_size, read_set, read_xml
 from ppdet_repro.data.transform.decode import ImageError, read_image
 from ppdet_repro.utils.errors import UserError
@@ -110,13 +110,13 @@ class Report:
                 yield f"    and {number - examples:,} more"
 
 
-def check(place: Place, decode: bool = False) -> Report:
+def check(dataset: DatasetFiles, decode: bool = False) -> Report:
     """Check a whole set. Raises `UserError` only if the annotation file itself cannot be read.
 
     decode: decode every image, which finds damaged ones, instead of reading their headers.
     """
-    checker = _Checker(place, decode)
-    document = read_coco(place.anno_file) if place.is_coco else checker.voc_document()
+    checker = _Checker(dataset, decode)
+    document = read_coco(dataset.anno_file) if dataset.is_coco else checker.voc_document()
     names = checker.categories(document["categories"])
     images = checker.images(document["images"])
     boxes = list(checker.boxes(document.get("annotations", []), images, names))
@@ -129,7 +129,7 @@ def check(place: Place, decode: bool = False) -> Report:
     boxes_of = Counter(box.category for box in boxes)
     images_of = Counter(category for _, category in {(box.image, box.category) for box in boxes})
     return Report(
-        file=place.anno_file,
+        file=dataset.anno_file,
         images=len(document["images"]),
         empty_images=len(set(images) - {box.image for box in boxes}),
         boxes=len(boxes),
@@ -159,8 +159,8 @@ class _Image(NamedTuple):
 class _Checker:
     """Goes through a set's parts, collecting problems."""
 
-    def __init__(self, place: Place, decode: bool):
-        self.place = place
+    def __init__(self, dataset: DatasetFiles, decode: bool):
+        self.dataset = dataset
         self.decode = decode
         self.problems: list[Problem] = []
 
@@ -170,15 +170,15 @@ class _Checker:
     def voc_document(self) -> dict:
         """A VOC set as a COCO document, without the annotation files that cannot be read."""
         pairs = []
-        for entry in read_set(self.place.anno_file, self.place.image_folder):
+        for entry in read_set(self.dataset.anno_file, self.dataset.image_folder):
             try:
                 annotation = read_xml(entry.xml)
             except UserError as error:
                 self.note("annotation file that cannot be used", str(error))
             else:
                 pairs.append((entry, annotation))
-        names = read_label_list(self.place.label_file) if self.place.label_file else None
-        return coco_from_voc(pairs, names, self.place.image_folder)
+        names = read_label_list(self.dataset.label_file) if self.dataset.label_file else None
+        return coco_from_voc(pairs, names, self.dataset.image_folder)
 
     def categories(self, categories: list[dict]) -> dict[int, str]:
         """Names by id."""
@@ -223,7 +223,7 @@ class _Checker:
     def file(self, image: _Image, where: str) -> None:
         """Compare an image entry with its file."""
         try:
-            file = path_inside(self.place.image_folder, image.name, where)
+            file = path_inside(self.dataset.image_folder, image.name, where)
         except UserError:
             self.note("file outside the image folder", where)
             return

@@ -18,7 +18,7 @@ from typing import Optional
 
 from ppdet_repro.data.source.base import count, files_checked, read_label_list, require_images
 from ppdet_repro.data.source.coco import corners, image_files, owners, read_coco, sorted_categories, sorted_images
-from ppdet_repro.data.source.place import Place
+from ppdet_repro.data.source.dataset_files import DatasetFiles
 from ppdet_repro.data.source.voc import (
     SETS,
     Annotation,
@@ -75,27 +75,27 @@ def coco_from_voc(
     }
 
 
-def convert(place: Place, target: str, force: bool = False) -> str:
+def convert(dataset: DatasetFiles, target: str, force: bool = False) -> str:
     """VOC to a COCO json, COCO to a VOC devkit; see `voc_to_coco` and `coco_to_voc`."""
-    if not place.is_coco and not target.endswith(".json"):
+    if not dataset.is_coco and not target.endswith(".json"):
         raise UserError(f"{target}: a VOC set becomes a COCO json; give a file name that ends in .json")
     with files_checked(target, "written"):
-        return (coco_to_voc if place.is_coco else voc_to_coco)(place, target, force)
+        return (coco_to_voc if dataset.is_coco else voc_to_coco)(dataset, target, force)
 
 
-def voc_to_coco(place: Place, target: str, force: bool = False) -> str:
+def voc_to_coco(dataset: DatasetFiles, target: str, force: bool = False) -> str:
     """Write the VOC set as one COCO json, and say in a line what was done.
 
     The images stay where they are; file names are relative to the folder that holds them all.
     Raises `UserError` if the target exists (unless `force`), or the set has a mistake.
     """
     _refuse_existing([target], force)
-    entries = read_set(place.anno_file, place.image_folder)
+    entries = read_set(dataset.anno_file, dataset.image_folder)
     if not entries:
-        raise UserError(f"{place.anno_file} lists no image: write one a line")
-    require_images([e.image for e in entries], (f"image {n}" for n in numbers(1)), place.anno_file)
-    if place.label_file:
-        names = read_label_list(place.label_file)
+        raise UserError(f"{dataset.anno_file} lists no image: write one a line")
+    require_images([e.image for e in entries], (f"image {n}" for n in numbers(1)), dataset.anno_file)
+    if dataset.label_file:
+        names = read_label_list(dataset.label_file)
     else:  # all of the folder, so that every split gets the same categories
         names = sorted(names_in_folders({os.path.dirname(entry.xml) for entry in entries}))
     pairs = []
@@ -103,7 +103,7 @@ def voc_to_coco(place: Place, target: str, force: bool = False) -> str:
         annotation = read_xml(entry.xml)
         unknown = [item.name for item in annotation.objects if item.name not in names]
         if unknown:
-            raise UserError(f"{entry.xml}: class {unknown[0]!r} is not in {place.label_file}: add it there")
+            raise UserError(f"{entry.xml}: class {unknown[0]!r} is not in {dataset.label_file}: add it there")
         if not annotation.width or not annotation.height:
             height, width = image_size(entry.image)
             annotation = annotation._replace(width=width, height=height)
@@ -117,18 +117,18 @@ def voc_to_coco(place: Place, target: str, force: bool = False) -> str:
     return f"{target}: {_sizes(entries, document['annotations'], names)}; its image_dir is {images}"
 
 
-def coco_to_voc(place: Place, target: str, force: bool = False) -> str:
+def coco_to_voc(dataset: DatasetFiles, target: str, force: bool = False) -> str:
     """Write the COCO set as a VOC devkit below the folder `target`, and say in a line what was done.
 
     JPEGImages (copies), Annotations, ImageSets/Main/<name of the json>.txt and label_list.txt. Crowd regions
     become difficult objects with <iscrowd>; masks and category ids are not kept.
     Raises `UserError` if a file exists (unless `force`), or the set has a mistake.
     """
-    path = place.anno_file
+    path = dataset.anno_file
     document = read_coco(path)
     names, ids = sorted_categories(document, path)
     images = sorted_images(document, path)
-    files = image_files(images, place.image_folder, path)
+    files = image_files(images, dataset.image_folder, path)
     annotations = document.get("annotations", [])
     image_of, class_of = owners(annotations, [image["id"] for image in images], ids, path)
     boxes, _ = corners(annotations, path)
@@ -140,7 +140,7 @@ def coco_to_voc(place: Place, target: str, force: bool = False) -> str:
 
     root = Path(target)
     list_file = root / SETS / (Path(path).stem + ".txt")
-    stems = [os.path.splitext(os.path.relpath(file, place.image_folder or "."))[0] for file in files]
+    stems = [os.path.splitext(os.path.relpath(file, dataset.image_folder or "."))[0] for file in files]
     stem, times = Counter(stems).most_common(1)[0] if stems else ("", 0)
     if times > 1:
         raise UserError(f"{path}: two images would have the VOC id {stem!r}: rename one of them")
@@ -174,7 +174,7 @@ def _refuse_existing(files: Iterable[os.PathLike], force: bool) -> None:
     existing = [file for file in files if os.path.exists(file)]
     if existing and not force:
         more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
-        raise UserError(f"{existing[0]} exists{more}: choose another place, or overwrite it with --force")
+        raise UserError(f"{existing[0]} exists{more}: choose another path, or overwrite it with --force")
 
 
 def _xml(annotation: Annotation, file_name: str) -> bytes:

@@ -1,0 +1,74 @@
+"""The files of a dataset in COCO's or VOC's layout, found from its annotation file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple, Optional
+
+from ppdet_repro.data.source.base import Source, require_file, require_folder
+from ppdet_repro.data.source.coco import COCODataSet
+from ppdet_repro.data.source.union import UnionDataSet
+from ppdet_repro.data.source.voc import SETS, VOCDataSet
+
+
+class DatasetFiles(NamedTuple):
+    """Paths of a dataset."""
+
+    anno_file: str  # COCO JSON file or VOC set file
+    image_folder: str  # the folder that the paths in the annotation file are relative to
+    label_file: Optional[str] = None  # label list of a VOC set
+
+    @property
+    def is_coco(self) -> bool:
+        return self.anno_file.endswith(".json")
+
+
+def find_dataset(anno_file: str, image_folder: Optional[str] = None, label_file: Optional[str] = None) -> DatasetFiles:
+    """Find the files of a dataset.
+
+    Args:
+        anno_file: COCO JSON file or VOC set file.
+        image_folder: The image folder. By default, it is ../<split> for a file called instances_<split>.json if that
+            folder exists, the devkit's folder for a set file in a devkit, and otherwise the annotation file's folder.
+        label_file: The label list of a VOC set. By default, it is label_list.txt in the image folder, if it exists.
+
+    Raises:
+        UserError: A given path does not exist.
+    """
+    require_file(anno_file, "give a COCO JSON file or a VOC set file (such as ImageSets/Main/train.txt)")
+    if image_folder is None:
+        image_folder = _guessed_folder(anno_file)
+    require_folder(image_folder or ".", "give the image folder with --image_dir")
+    if label_file is not None:
+        require_file(label_file, "give a text file with one class name per line")
+    elif os.path.isfile(os.path.join(image_folder, "label_list.txt")):
+        label_file = os.path.join(image_folder, "label_list.txt")
+    return DatasetFiles(anno_file, image_folder, label_file)
+
+
+def _guessed_folder(anno_file: str) -> str:
+    folder, name = os.path.split(anno_file)
+    split = os.path.splitext(name)[0].rpartition("_")[2]
+    beside = os.path.join(os.path.dirname(folder), split)
+    if name.endswith(".json") and os.path.isdir(beside):
+        return beside
+    if os.path.join(os.sep, folder).endswith(os.sep + SETS):
+        return os.path.dirname(os.path.dirname(folder))
+    return folder
+
+
+def files_of_source(source: Source) -> list[DatasetFiles]:
+    """Return the files of a config's dataset; a UnionDataSet has several."""
+    if isinstance(source, UnionDataSet):
+        return [files for dataset in source.datasets for files in files_of_source(dataset)]
+    label_file = source.label_file if isinstance(source, VOCDataSet) else None
+    return [DatasetFiles(source.anno_file, source.image_folder, label_file)]
+
+
+def open_dataset(files: DatasetFiles, data_fields: Sequence[str]) -> Source:
+    """Make the data source of a dataset, with crowd regions and with images that have no boxes."""
+    paths = None, files.image_folder, files.anno_file, list(data_fields)
+    if files.is_coco:
+        return COCODataSet(*paths, load_crowd=True, allow_empty=True)
+    return VOCDataSet(*paths, label_list=files.label_file, allow_empty=True)
