@@ -20,8 +20,7 @@ import cv2
 from ppdet_repro.utils.cpu_env import usable_cores
 from ppdet_repro.utils.curves import draw_curves, read_log
 from ppdet_repro.utils.errors import UserError, run_command
-from ppdet_repro.utils.pictures import write_picture
-from ppdet_repro.utils.visualize import contact_sheet
+from ppdet_repro.utils.visualize import contact_sheet, write_image
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG, DATA, OUT = "configs/demo/yolof_demo.yml", "dataset/demo", "output/demo"
@@ -56,7 +55,7 @@ def overview(count: int = 16) -> Path:
         raise UserError(f"demo: the step 'infer' wrote no images to {IMAGES}")
     shown = [cv2.imread(str(file))[..., ::-1] for file in files[:: max(1, len(files) // count)][:count]]
     path = ROOT / OUT / "predictions.jpg"
-    write_picture(path, contact_sheet(shown))
+    write_image(path, contact_sheet(shown))
     return path
 
 

@@ -15,7 +15,7 @@ from ppdet_repro.engine.evaluation.evaluate import detect, write_rows
 from ppdet_repro.metrics.detections import ImageDetections, coco_rows
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
-from ppdet_repro.utils.pictures import draw_detections, output_names, write_picture
+from ppdet_repro.utils.visualize import draw_detections, output_names, write_image
 
 
 def infer(
@@ -57,7 +57,7 @@ def infer(
         results.append(found)
         if visualize:
             drawn = draw_detections(read_image(files[found.im_id]), found.rows, names, draw_threshold)
-            write_picture(Path(output_dir) / output_files[found.im_id], drawn)
+            write_image(Path(output_dir) / output_files[found.im_id], drawn)
     if visualize:
         get_logger().info(f"{len(files)} images with drawn boxes in {output_dir}")
     if save_results:

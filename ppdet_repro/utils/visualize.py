@@ -1,31 +1,40 @@
-"""Boxes drawn on pictures. Images are RGB uint8 [H, W, 3]; numpy and OpenCV only.
+"""Draws boxes and detections on images, and writes the images to files.
 
-B boxes, xyxy in pixels of the image.
+Images are RGB uint8 [H, W, 3]. Boxes are [B, 4], xyxy in pixels of the image.
 """
 
 from __future__ import annotations
 
 import colorsys
 import math
+import os
 import unicodedata
 from collections.abc import Sequence
-from typing import Optional
+from pathlib import Path
+from typing import Optional, Union
 
 import cv2
 import numpy as np
 
+from ppdet_repro.utils.errors import UserError
+
+Numbers = Union[Sequence[int], Sequence[float], np.ndarray]
+Color = tuple[int, int, int]
+Rectangle = tuple[int, int, int, int]
+
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def class_colour(class_id: int) -> tuple[int, int, int]:
-    """The class's colour, RGB: always the same, and far from those of its neighbours' ids."""
+def class_colour(class_id: int) -> Color:
+    """The RGB color of a class. It is always the same, and distinct from those of classes with similar ids."""
     hue = (0.08 + class_id * 0.61803398875) % 1.0  # the golden ratio spreads hues evenly, however many
     lightness = (0.5, 0.62, 0.4)[class_id // 7 % 3]
-    return tuple(round(255 * part) for part in colorsys.hls_to_rgb(hue, lightness, 0.95))
+    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.95)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def enlarged(image: np.ndarray, longest: int = 480) -> tuple[np.ndarray, int]:
-    """The image enlarged by a whole factor until its longer side is at least `longest`, and that factor."""
+    """The image, enlarged by an integer factor so that its longer side is at least `longest`, and the factor."""
     factor = max(1, math.ceil(longest / max(image.shape[:2])))
     if factor == 1:
         return image, 1
@@ -36,36 +45,53 @@ def enlarged(image: np.ndarray, longest: int = 480) -> tuple[np.ndarray, int]:
 def draw_boxes(
     image: np.ndarray,
     boxes: np.ndarray,
-    classes: Sequence[int],
-    scores: Optional[Sequence[float]] = None,
+    classes: Numbers,
+    scores: Optional[Numbers] = None,
     names: Optional[Sequence[str]] = None,
     notes: Optional[Sequence[str]] = None,
 ) -> np.ndarray:
-    """A copy of the image with each box and its label: name, score, note.
+    """Draw boxes with labels (name, score, note) on a copy of an image.
 
-    boxes: [B, 4]; classes: B class ids. scores: B numbers; the highest are then drawn last, on top.
-    names: the classes' names, by class id ('class 7' where there is none).
-    notes: B more words, such as 'difficult' or 'crowd', '' for none.
-    Lines and letters grow with the image; labels stay inside it.
+    Line width and font size grow with the image. Labels stay inside the image.
+
+    Args:
+        image: The image.
+        boxes: The boxes [B, 4].
+        classes: Class ids [B].
+        scores: Scores [B]; boxes with higher scores are drawn later, on top.
+        names: The class names by class id; a class without a name is called 'class 7'.
+        notes: B additions to the labels, such as 'difficult' or 'crowd'; '' for none.
     """
     drawn = np.ascontiguousarray(image).copy()
-    boxes, classes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4), [int(c) for c in classes]
+    boxes, ids = np.asarray(boxes, dtype=np.float64).reshape(-1, 4), [int(c) for c in classes]
     thickness = max(1, round(max(drawn.shape[:2]) / 500))
     order = range(len(boxes)) if scores is None else np.argsort(np.asarray(scores), kind="stable")
     for i in order:
         x1, y1, x2, y2 = (int(round(float(side))) for side in boxes[i].clip(-1e6, 1e6))
-        cv2.rectangle(drawn, (x1, y1), (x2, y2), class_colour(classes[i]), thickness)
-    plates: list[tuple[int, int, int, int]] = []
-    for i in order:  # labels last: no box runs through one
-        words = [_name(classes[i], names)]
+        cv2.rectangle(drawn, (x1, y1), (x2, y2), class_colour(ids[i]), thickness)
+    labels: list[Rectangle] = []
+    for i in order:  # after all boxes, so that no box crosses a label
+        words = [_name(ids[i], names)]
         words += [] if scores is None else [f"{scores[i]:.2f}"]
         words += [notes[i]] if notes is not None and notes[i] else []
-        plates.append(_label(drawn, " ".join(words), boxes[i], class_colour(classes[i]), plates))
+        labels.append(_label(drawn, " ".join(words), boxes[i], class_colour(ids[i]), labels))
     return drawn
 
 
+def draw_detections(image: np.ndarray, rows: np.ndarray, names: Sequence[str], threshold: float) -> np.ndarray:
+    """Draw the detections that score at least `threshold` on a copy of an image.
+
+    `rows` is [M, 6]: class, score, x1, y1, x2, y2.
+    """
+    rows = rows[rows[:, 1] >= threshold]
+    return draw_boxes(image, rows[:, 2:], rows[:, 0], rows[:, 1], names)
+
+
 def contact_sheet(images: Sequence[np.ndarray], columns: int = 0, cell: int = 320) -> np.ndarray:
-    """All images on one picture, each fitted into a square of `cell` px; about square if columns is 0."""
+    """One image with all images in a grid, each fitted into a cell of `cell` x `cell` pixels.
+
+    With 0 `columns`, the grid is about square.
+    """
     columns = columns or math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     sheet = np.full((rows * cell, columns * cell, 3), 255, dtype=np.uint8)
@@ -80,41 +106,54 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int = 0, cell: int = 32
     return sheet
 
 
+def output_names(files: Sequence[str]) -> list[str]:
+    """A unique name for the output of each file: its path relative to the folder that all files share."""
+    paths = [os.path.abspath(file) for file in files]
+    shared = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
+    return [os.path.relpath(path, shared) for path in paths]
+
+
+def write_image(path: Path, image: np.ndarray) -> None:
+    """Write an RGB image to a file in the format of its suffix; a `UserError` if that fails."""
+    try:
+        _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded.tobytes())
+    except cv2.error as error:
+        raise UserError(f"cannot write {path}: OpenCV has no format for {path.suffix!r}") from error
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
 def _name(class_id: int, names: Optional[Sequence[str]]) -> str:
-    """The class's name in letters that OpenCV can draw (accents go; of other scripts nothing is left)."""
+    """The name of a class in ASCII, all that OpenCV can draw: accents are removed, other scripts are dropped."""
     if names is None or not 0 <= class_id < len(names):
         return f"class {class_id}"
     plain = unicodedata.normalize("NFKD", names[class_id]).encode("ascii", "ignore").decode().strip()
     return plain or f"class {class_id}"
 
 
-def _label(
-    image: np.ndarray,
-    text: str,
-    box: np.ndarray,
-    colour: tuple[int, int, int],
-    plates: Sequence[tuple[int, int, int, int]],
-) -> tuple[int, int, int, int]:
-    """Write the text on a plate of the class's colour; the plate's x1, y1, x2, y2.
+def _label(image: np.ndarray, text: str, box: np.ndarray, color: Color, others: Sequence[Rectangle]) -> Rectangle:
+    """Draw a label with a background of the given color and return its rectangle.
 
-    Above the box, or inside at its top, bottom, or below it: the first place in the image that is free
-    of the other `plates`, else the first of all.
+    It goes above the box, inside it at the top or at the bottom, or below it: the first of these positions that is in
+    the image and overlaps no other label, or the first in the image if there is none.
     """
     height, width = image.shape[:2]
     scale = min(max(0.4, max(height, width) / 1400), 3.0)
     thickness = max(1, round(1.4 * scale))
     (text_width, text_height), below = cv2.getTextSize(text, FONT, scale, thickness)
-    plate_width, plate_height = text_width + 4, text_height + below + 2
-    left = int(min(max(box[0], 0), max(width - plate_width, 0)))
-    tops = box[1] - plate_height, box[1], box[3] - plate_height, box[3]
-    fitting = [int(top) for top in tops if 0 <= top <= height - plate_height] or [0]
-    places = [(left, top, left + plate_width, top + plate_height) for top in fitting]
-    place = next((p for p in places if not any(_overlap(p, other) for other in plates)), places[0])
-    cv2.rectangle(image, place[:2], place[2:], colour, cv2.FILLED)
-    ink = (0, 0, 0) if np.dot(colour, (0.299, 0.587, 0.114)) > 140 else (255, 255, 255)
-    origin = place[0] + 2, place[1] + text_height + 1
-    cv2.putText(image, text, origin, FONT, scale, ink, thickness, cv2.LINE_AA)
-    return place
+    label_width, label_height = text_width + 4, text_height + below + 2
+    left = int(min(max(box[0], 0), max(width - label_width, 0)))
+    tops = box[1] - label_height, box[1], box[3] - label_height, box[3]
+    fitting = [int(top) for top in tops if 0 <= top <= height - label_height] or [0]
+    candidates = [(left, top, left + label_width, top + label_height) for top in fitting]
+    chosen = next((c for c in candidates if not any(_overlap(c, other) for other in others)), candidates[0])
+    cv2.rectangle(image, chosen[:2], chosen[2:], color, cv2.FILLED)
+    text_color = (0, 0, 0) if np.dot(color, (0.299, 0.587, 0.114)) > 140 else (255, 255, 255)
+    origin = chosen[0] + 2, chosen[1] + text_height + 1
+    cv2.putText(image, text, origin, FONT, scale, text_color, thickness, cv2.LINE_AA)
+    return chosen
 
 
 def _overlap(one: Sequence[int], other: Sequence[int]) -> bool:

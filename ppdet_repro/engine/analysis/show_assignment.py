@@ -18,8 +18,7 @@ from ppdet_repro.data.source.base import Source
 from ppdet_repro.engine.model_weights import load_exact
 from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, LevelBars, WeightMap
 from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.pictures import write_picture
-from ppdet_repro.utils.visualize import FONT, class_colour, contact_sheet, enlarged
+from ppdet_repro.utils.visualize import FONT, class_colour, contact_sheet, enlarged, write_image
 from ppdet_repro.utils.weights import resolve
 
 NOBODYS = (190, 190, 190)
@@ -63,7 +62,7 @@ def show_assignment(
             (assignment,) = model.head.assignment(model.raw(batch["image"]), batch)
         name = Path(source.record(index)["im_file"]).stem
         path = Path(output_dir) / f"{name}.jpg"
-        write_picture(path, draw(picture(batch["image"][0].numpy()), assignment))
+        write_image(path, draw(picture(batch["image"][0].numpy()), assignment))
         lines.append(f"{path}: {summary(assignment)}")
     return lines
 
