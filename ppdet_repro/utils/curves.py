@@ -1,4 +1,4 @@
-"""A training run's log.jsonl as a picture: losses and learning rate over updates, accuracy over epochs."""
+"""Plots the log.jsonl of a training run: losses and learning rate over updates, average precision over epochs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, Dict, List
 
 from ppdet_repro.utils.errors import UserError
 
-SCORES = {"bbox_mAP": "AP", "bbox_mAP_50": "AP50"}  # VOC's AP is its bbox_mAP
+METRICS = {"bbox_mAP": "AP", "bbox_mAP_50": "AP50"}  # VOC's mean AP is also logged as bbox_mAP
 
 
 def read_log(path: Path) -> Dict[str, List[Dict[str, Any]]]:
-    """The entries of a log.jsonl by kind: `train`, `eval`.
+    """The entries of a log.jsonl by their kind, `train` or `eval`.
 
     Raises:
-        UserError: there is no such file, it is not such a log, or it holds no training.
+        UserError: The file is missing, is not such a log, or has no entries of training.
     """
     entries: Dict[str, List[Dict[str, Any]]] = {"train": [], "eval": []}
     try:
@@ -25,17 +25,17 @@ def read_log(path: Path) -> Dict[str, List[Dict[str, Any]]]:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a log.jsonl of tools/train.py") from error
+        raise UserError(f"{path}: not a log.jsonl written by training") from error
     if not entries["train"]:
-        raise UserError(f"{path}: no update is logged yet")
+        raise UserError(f"{path}: the log has no updates yet")
     return entries
 
 
-def draw_curves(log: Path, picture: Path) -> None:
-    """Draw the curves of a log.jsonl into an image file.
+def draw_curves(log: Path, image: Path) -> None:
+    """Plot a log.jsonl to an image file.
 
     Raises:
-        UserError: as `read_log`, or the picture cannot be written.
+        UserError: As in `read_log`, or the image cannot be written.
     """
     import matplotlib
 
@@ -44,7 +44,7 @@ def draw_curves(log: Path, picture: Path) -> None:
     from matplotlib.ticker import MaxNLocator
 
     entries = read_log(log)
-    train, scores = entries["train"], entries["eval"]
+    train, evaluations = entries["train"], entries["eval"]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
     steps = [entry["step"] for entry in train]
     for name in (name for name in train[0] if name.startswith("loss")):
@@ -55,17 +55,17 @@ def draw_curves(log: Path, picture: Path) -> None:
     rate.set(ylabel="learning rate", ylim=(0, None))
     left.legend(handles=[*left.lines, *rate.lines])
 
-    epochs = [entry["epoch"] for entry in scores]
-    for name, label in SCORES.items():
-        if scores and name in scores[0]:
-            right.plot(epochs, [entry[name] for entry in scores], marker=".", label=label)
+    epochs = [entry["epoch"] for entry in evaluations]
+    for name, label in METRICS.items():
+        if evaluations and name in evaluations[0]:
+            right.plot(epochs, [entry[name] for entry in evaluations], marker=".", label=label)
             right.legend()
     right.xaxis.set_major_locator(MaxNLocator(integer=True))
     right.set(xlabel="epochs", ylabel="average precision", ylim=(0, 1))
     try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(picture, dpi=110)
+        image.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(image, dpi=110)
     except OSError as error:
-        raise UserError(f"cannot write {picture}: {error.strerror}") from error
+        raise UserError(f"cannot write {image}: {error.strerror}") from error
     finally:
         pyplot.close(figure)

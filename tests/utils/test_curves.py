@@ -1,4 +1,4 @@
-"""Curves of a training run: what a log must hold, and that a picture comes of it."""
+"""The plot of a training run: which logs are refused, and that the others become an image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write(path: Path, *entries: dict) -> Path:
 
 
 @pytest.mark.parametrize("entries", [[*TRAIN, EVAL], TRAIN, TRAIN[:1]], ids=["full", "no scores", "one line"])
-def test_a_log_becomes_a_picture(tmp_path, entries):
+def test_a_log_becomes_an_image(tmp_path, entries):
     draw_curves(write(tmp_path / "log.jsonl", *entries), tmp_path / "new" / "curves.png")
     assert cv2.imread(str(tmp_path / "new" / "curves.png")).std() > 5
 
@@ -33,7 +33,7 @@ def test_entries_are_sorted_by_kind(tmp_path):
 
 @pytest.mark.parametrize(
     "text, message",
-    [("", "no update is logged"), ("boxes", "not a log"), ("[1]", "not a log"), ('{"kind": 3}', "not a log")],
+    [("", "the log has no updates yet"), ("boxes", "not a log"), ("[1]", "not a log"), ('{"kind": 3}', "not a log")],
 )
 def test_what_is_no_log_is_one_clear_error(tmp_path, text, message):
     (tmp_path / "log.jsonl").write_text(text)
