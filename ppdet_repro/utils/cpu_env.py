@@ -1,8 +1,8 @@
-"""CPU settings that must be in the environment before Paddle is loaded.
+"""CPU settings that must be in the environment before Paddle is imported.
 
-Paddle 2.6 brings an old MKL that takes its slowest code path on CPUs that Intel did not make, and computes
-with one thread unless OMP_NUM_THREADS says otherwise. Importing `ppdet_repro` cures both; a variable that the
-user has set is left alone, and PPDET_REPRO_CPU_ENV=off leaves everything alone.
+Paddle 2.6 contains an old MKL that uses its slowest code path on CPUs from other makers than Intel, and it uses one
+thread unless OMP_NUM_THREADS is set. Importing `ppdet_repro` fixes both. It does not change variables that the user
+has set; with PPDET_REPRO_CPU_ENV=off it changes none.
 """
 
 from __future__ import annotations
@@ -19,8 +19,15 @@ AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}  # what MKL
 
 
 class Outcome(NamedTuple):
-    """What `apply` found: variables it set, those of them that the user had set, why it set nothing ("" if it
-    did), and the numbers behind OMP_NUM_THREADS."""
+    """What `apply` did.
+
+    Attributes:
+        chosen: The variables that it set.
+        kept: The variables that the user had set.
+        idle: Why it set nothing; "" if it did.
+        cores: The number of usable cores.
+        processes: The number of processes that share them.
+    """
 
     chosen: Dict[str, str]
     kept: Dict[str, str]
@@ -33,10 +40,15 @@ _outcome: Optional[Outcome] = None
 
 
 def decide(cpuinfo: str, environ: Mapping[str, str], cores: int) -> Dict[str, str]:
-    """The variables to set, given the text of /proc/cpuinfo, the user's environment and the usable cores.
+    """Decide which variables to set.
 
-    An AMD CPU gets MKL's AVX-512 (7) or AVX2 (5) path; every CPU gets a thread for each usable core, divided
-    among the processes that `paddle.distributed.launch` started on this machine.
+    MKL uses its AVX-512 (7) or AVX2 (5) code path on AMD CPUs. There is one thread per usable core, divided among the
+    processes that `paddle.distributed.launch` started on this machine.
+
+    Args:
+        cpuinfo: The text of /proc/cpuinfo.
+        environ: The environment of the user.
+        cores: The number of usable cores.
     """
     wanted = {THREADS: str(max(1, cores // local_processes(environ)))}
     flags = set(_field(cpuinfo, "flags").split())
@@ -46,7 +58,7 @@ def decide(cpuinfo: str, environ: Mapping[str, str], cores: int) -> Dict[str, st
 
 
 def apply() -> None:
-    """Set what `decide` says; to be called before Paddle is imported. Child processes decide anew."""
+    """Set the variables of `decide`. Call it before Paddle is imported. Child processes decide for themselves."""
     global _outcome
     environ = user_environ(os.environ, _launcher_environ())
     cores = usable_cores()
@@ -64,13 +76,13 @@ def apply() -> None:
 
 
 def threads() -> Optional[int]:
-    """How many threads OMP_NUM_THREADS gives this process; None if it says nothing."""
-    first = os.environ.get(THREADS, "").split(",")[0].strip()  # a list: one number for each level of nesting
+    """The number of threads in OMP_NUM_THREADS; None if it is not set."""
+    first = os.environ.get(THREADS, "").split(",")[0].strip()  # a list has one number per level of nesting
     return int(first) if first.isdigit() and int(first) else None
 
 
 def describe() -> str:
-    """One line for the log: what was set and why."""
+    """One line for the log that says which variables were set and why."""
     if _outcome is None:
         raise RuntimeError("cpu_env.apply() has not been called")
     if _outcome.idle:
@@ -81,15 +93,15 @@ def describe() -> str:
         f"{name}={value} ({reasons.get((name, value), f'{_outcome.cores} usable cores{shared}')})"
         for name, value in sorted(_outcome.chosen.items())
     ]
-    parts += [f"{name}={value} (yours)" for name, value in sorted(_outcome.kept.items())]
+    parts += [f"{name}={value} (set by you)" for name, value in sorted(_outcome.kept.items())]
     return "CPU settings: " + ", ".join(parts)
 
 
 def user_environ(environ: Mapping[str, str], launcher: Optional[Mapping[str, str]] = None) -> Dict[str, str]:
-    """The environment without what this module set in a parent process.
+    """The environment without the variables that this module set in a parent process.
 
-    Paddle's launcher gives its children OMP_NUM_THREADS=1; that is not the user's either, unless `launcher`,
-    the environment the launcher was started with, has the variable.
+    Paddle's launcher starts its children with OMP_NUM_THREADS=1. This is not a choice of the user either, unless the
+    variable is in `launcher`, the environment that the launcher was started with.
     """
     ours = dict(item.split("=", 1) for item in environ.get(RECORD, "").split() if "=" in item)
     if launcher is not None and THREADS not in launcher and environ.get(THREADS) == "1":
@@ -98,19 +110,19 @@ def user_environ(environ: Mapping[str, str], launcher: Optional[Mapping[str, str
 
 
 def local_processes(environ: Mapping[str, str]) -> int:
-    """How many processes `paddle.distributed.launch` started on this machine (1 without it)."""
+    """The number of processes that `paddle.distributed.launch` started on this machine; 1 without it."""
     count = environ.get("PADDLE_LOCAL_SIZE", "1")
     return max(1, int(count)) if count.isdigit() else 1
 
 
 def usable_cores(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """CPUs that this process may run on: its affinity, and its containers' quota rounded down, at least 1."""
+    """The number of CPUs that this process may use, by its affinity and its container's quota; at least 1."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([allowed, *map(int, _quotas(cgroups, own))]))
 
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
-    """CPU limits of this process's control groups and of all groups around them (versions 1 and 2)."""
+    """The CPU limits of this process's control groups (version 1 and 2) and of all their parents."""
     for line in _read(own).splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -120,19 +132,19 @@ def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
         else:
             continue
         group = root / path.lstrip("/")
-        for place in (group, *group.parents):
-            limit = _read(place / "cpu.max").split() or [
-                _read(place / "cpu.cfs_quota_us").strip(),
-                _read(place / "cpu.cfs_period_us").strip(),
+        for folder in (group, *group.parents):
+            limit = _read(folder / "cpu.max").split() or [
+                _read(folder / "cpu.cfs_quota_us").strip(),
+                _read(folder / "cpu.cfs_period_us").strip(),
             ]
             if all(number.isdigit() for number in limit):  # "max" and -1 mean no limit
                 yield int(limit[0]) / int(limit[1])
-            if place == root:
+            if folder == root:
                 break
 
 
 def _launcher_environ() -> Optional[Dict[str, str]]:
-    """The environment that `paddle.distributed.launch`, our parent, was started with; None if it is not."""
+    """The environment of our parent process if that is `paddle.distributed.launch`, otherwise None."""
     if "PADDLE_LOCAL_SIZE" not in os.environ:
         return None
     entries = _read(Path(f"/proc/{os.getppid()}/environ")).split("\0")
@@ -140,13 +152,13 @@ def _launcher_environ() -> Optional[Dict[str, str]]:
 
 
 def _field(cpuinfo: str, name: str) -> str:
-    """The first value of a field of /proc/cpuinfo, "" if there is none."""
+    """The first value of a field of /proc/cpuinfo; "" if there is none."""
     found = re.search(rf"^{name}\s*:[ \t]*(.*)$", cpuinfo, re.MULTILINE)
     return found.group(1).strip() if found else ""
 
 
 def _read(path: Path) -> str:
-    """A file's text, "" where it is missing or not ours to read."""
+    """The text of a file; "" if it is missing or not readable."""
     try:
         return path.read_text(errors="replace")
     except OSError:

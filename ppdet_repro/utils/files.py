@@ -1,8 +1,7 @@
-"""Files and folders that appear whole or not at all.
+"""Writes files and folders completely or not at all.
 
-Everything is written under a temporary name in the same folder, flushed to the disk and renamed. A
-process that is killed leaves at most a hidden temporary (see `remove_leftovers`), never half a file under
-a final name.
+Everything is written under a temporary name in the same folder, flushed to the disk and then renamed. A process that
+is killed leaves at most a hidden temporary file (see `remove_leftovers`), never half a file under its final name.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ SUFFIX = ".tmp"
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A binary file to write; it replaces `path` at the end of the block, or is dropped if that raises."""
+    """Open a binary file for writing. It replaces `path` at the end of the block, unless the block raises."""
     temporary = _temporary(path)
     try:
         with open(temporary, "wb") as file:
@@ -33,9 +32,9 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill; it becomes `path` at the end of the block, or is dropped if that raises.
+    """Make an empty folder. It replaces the folder `path` at the end of the block, unless the block raises.
 
-    A folder that is there already is replaced; killed in between, neither is there.
+    A process that is killed during the replacement can leave neither the old nor the new folder at `path`.
     """
     temporary, replaced = _temporary(path), path.with_name(f".{path.name}.replaced{SUFFIX}")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -54,7 +53,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Delete the temporaries that killed writers left. Nobody else may be writing into the folder."""
+    """Delete what killed processes left in a folder. No other process may be writing into it."""
     for entry in folder.glob(f".*{SUFFIX}"):
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
@@ -67,7 +66,7 @@ def _temporary(path: Path) -> Path:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Write the folder's list of names to the disk, so that a rename survives a power cut."""
+    """Flush a folder's list of names to the disk, so that a rename survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

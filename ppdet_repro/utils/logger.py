@@ -1,4 +1,4 @@
-"""The package's logger: one line a message, quiet on all processes but the first."""
+"""The logger of the package: one line per message, only warnings from all processes but the first."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 
 def get_logger() -> logging.Logger:
-    """The logger of the package. On rank > 0 of a distributed run only warnings pass."""
+    """The logger of the package. In processes of rank > 0 of a distributed run, it shows warnings only."""
     logger = logging.getLogger("ppdet_repro")
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)

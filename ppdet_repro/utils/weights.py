@@ -1,16 +1,14 @@
-"""Weight files: found or downloaded, and read without running what is in them.
+"""Finds or downloads weight files, and reads them without running code in them.
 
-A `.pdparams` file is a pickle, and unpickling an arbitrary one runs whatever its author liked.
-`read_state` admits only the few names that arrays are made of. `resolve` turns a path or a URL into a
-local file: downloads are kept in a cache, resumed where they broke off, and checked where a checksum is
-given.
+A `.pdparams` file is a pickle, and unpickling a file from elsewhere can run any code. `read_state` accepts only the
+few names that arrays consist of. `resolve` turns a path or a URL into a local file. Downloads are cached, resumed
+after an interruption, and verified if a checksum is given.
 """
 
 from __future__ import annotations
 
 import _codecs
 import collections
-import fcntl
 import hashlib
 import http.client
 import os
@@ -26,6 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Dict, Iterator, Mapping, NamedTuple, Optional, Union
 
 import numpy as np
+from filelock import FileLock
 from tqdm import tqdm
 
 from ppdet_repro.utils.errors import UserError
@@ -33,8 +32,8 @@ from ppdet_repro.utils.files import atomic_file
 from ppdet_repro.utils.logger import get_logger
 
 ENDING = ".pdparams"
-NAME_TABLE = "StructuredToParameterName@@"  # Paddle's: from our keys to names of variables; of no use to us
-SPLIT_TABLE = "UnpackBigParamInfor@@"  # Paddle's: arrays over 1 GB, cut to pieces
+NAME_TABLE = "StructuredToParameterName@@"  # Paddle's entry with the names of variables, which nothing here needs
+SPLIT_TABLE = "UnpackBigParamInfor@@"  # Paddle's entry about arrays over 1 GB, which it saves in pieces
 
 PADDLEDET_HOST = "https://paddledet.bj.bcebos.com/"
 CACHE_VARIABLE = "PPDET_REPRO_CACHE"
@@ -47,7 +46,7 @@ CHUNK = 1 << 20
 
 
 def _admitted() -> Dict[tuple, Any]:
-    """What a pickle of arrays refers to, under the module names of numpy 1 and 2."""
+    """What a pickle of arrays may refer to, under the module names of NumPy 1 and 2."""
     names = {
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
@@ -66,11 +65,11 @@ ADMITTED = _admitted()
 
 
 class _Refused(Exception):
-    """A pickle refers to something that no genuine file contains."""
+    """A pickle refers to something that no genuine weight file contains."""
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles arrays in dicts, lists and tuples, and nothing else."""
+    """Unpickles arrays in dicts, lists and tuples, nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ADMITTED:
@@ -79,10 +78,10 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def read_state(path: Union[str, Path]) -> Dict[str, np.ndarray]:
-    """The arrays of a weight file by name. No code in the file is run.
+    """Read the arrays of a weight file by name, without running code in the file.
 
-    UserError: the file is missing, empty, truncated, not a pickle of named arrays, or refers to anything
-    else.
+    Raises:
+        UserError: The file is missing, empty or damaged, or it contains anything but named arrays.
     """
     path = Path(path)
     try:
@@ -99,7 +98,7 @@ def read_state(path: Union[str, Path]) -> Dict[str, np.ndarray]:
             f"{path}: refused: the file refers to {error}, which no weight file needs and which could run "
             "code; get the weights from a source that you trust"
         ) from None
-    except Exception as error:  # unpickling bytes that are no pickle raises nearly anything
+    except Exception as error:  # unpickling bytes that are not a pickle raises nearly anything
         raise UserError(
             f"{path}: damaged, or not a weight file ({type(error).__name__}: {error}); get it again"
         ) from None
@@ -114,7 +113,7 @@ def read_state(path: Union[str, Path]) -> Dict[str, np.ndarray]:
 
 
 def _join_split(content: Dict[str, Any]) -> Dict[str, Any]:
-    """The entries with arrays that Paddle cut to pieces put together again."""
+    """The entries, with the arrays that Paddle saved in pieces joined."""
     table = content.pop(SPLIT_TABLE, {})
     whole = {
         key: np.concatenate([content.pop(piece) for piece in entry["slices"]]).reshape(entry["OriginShape"])
@@ -130,7 +129,7 @@ def _text(key: Any) -> str:
 
 
 def _array(key: str, value: Any) -> np.ndarray:
-    """An entry as a numeric array; Paddle saves some as (name, array)."""
+    """The value of an entry as a numeric array. Paddle saves some values as (name, array)."""
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
         value = value[1]
     if not isinstance(value, (np.ndarray, np.generic)) or np.asarray(value).dtype.kind not in "biuf":
@@ -139,12 +138,12 @@ def _array(key: str, value: Any) -> np.ndarray:
 
 
 def write_state(file: BinaryIO, state: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays as Paddle does: `paddle.load` and `read_state` read the file."""
+    """Write named arrays in Paddle's format, which `paddle.load` and `read_state` read."""
     pickle.dump(dict(state), file, protocol=4)
 
 
 def save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    """Write a weight file, whole or not at all. OSError: disk full, no permission."""
+    """Write a weight file completely or not at all; an `OSError` if the disk is full or not writable."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         write_state(file, state)
@@ -154,13 +153,16 @@ def save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:
 
 
 def resolve(source: Union[str, Path], offline: bool = False) -> Path:
-    """A path or URL of weights as a local file.
+    """The local file for a path or a URL of weights.
 
-    A path may leave out `.pdparams` and may be a checkpoint's folder. URLs (http, https; `ppdet://`
-    stands for PaddleDetection's server) are downloaded once; `#sha256=HEX` at the end of one is checked.
-    `offline` uses the cache only.
+    Args:
+        source: A path, which may lack the suffix `.pdparams` or be the folder of a checkpoint; or a URL (`http://`,
+            `https://`, or `ppdet://` for PaddleDetection's server), which is downloaded once and may end in
+            `#sha256=HEX`, the checksum to verify.
+        offline: Whether to use only files that are in the cache already.
 
-    UserError: there is no such file, no network, or the checksum differs.
+    Raises:
+        UserError: There is no such file, the download fails, or the checksum differs.
     """
     text = str(source)
     if text.startswith("ppdet://"):
@@ -176,7 +178,7 @@ def resolve(source: Union[str, Path], offline: bool = False) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: $PPDET_REPRO_CACHE, else ~/.cache/ppdet_repro/weights."""
+    """The folder for downloads: `$PPDET_REPRO_CACHE`, or `~/.cache/ppdet_repro/weights`."""
     return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/ppdet_repro/weights").expanduser()
 
 
@@ -187,7 +189,7 @@ class _Remote(NamedTuple):
 
 
 class _Broken(Exception):
-    """A download that broke off; trying again may help."""
+    """A download was interrupted; another attempt may succeed."""
 
 
 def _parse_url(text: str) -> _Remote:
@@ -206,15 +208,16 @@ def _parse_url(text: str) -> _Remote:
 
 
 def _cached(remote: _Remote, offline: bool) -> Path:
-    """The cached file, downloaded if need be; one process downloads, others wait for it."""
+    """The file in the cache, downloaded if necessary. One process downloads; others wait for it."""
     with _reporting_files(remote):
         if not remote.path.is_file():
             if offline:
                 raise UserError(
-                    f"{remote.url}: not in the cache, and --offline forbids to download it; fetch it "
-                    f"elsewhere and put it at {remote.path}"
+                    f"{remote.url}: not in the cache, and --offline forbids the download; download it on another "
+                    f"machine and save it as {remote.path}"
                 )
-            with _lock(remote.path):
+            remote.path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{remote.path}.lock"):
                 if not remote.path.is_file():
                     _download(remote)
         if remote.sha256:
@@ -224,26 +227,18 @@ def _cached(remote: _Remote, offline: bool) -> Path:
 
 @contextmanager
 def _reporting_files(remote: _Remote) -> Iterator[None]:
-    """An OSError of the cache's as a UserError."""
+    """Turn an `OSError` about the cache into a `UserError`."""
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"{remote.path}: cannot keep {remote.url} there: {error.strerror}; make room, or set "
+            f"{remote.path}: cannot save {remote.url} there: {error.strerror}; free disk space, or set "
             f"{CACHE_VARIABLE} to another folder"
         ) from error
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(path.name + ".lock"), "wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _download(remote: _Remote) -> None:
-    """Fetch the file, several attempts if the connection breaks, and put it into the cache."""
+    """Download the file into the cache, in several attempts if the connection breaks."""
     partial = remote.path.with_name(remote.path.name + ".part")
     for attempt in range(1, ATTEMPTS + 1):
         try:
@@ -252,28 +247,28 @@ def _download(remote: _Remote) -> None:
         except _Broken as error:
             if attempt == ATTEMPTS:
                 raise UserError(
-                    f"cannot download {remote.url}: {error}; check the network and try again (it goes on "
-                    f"where it stopped), or fetch it elsewhere and put it at {remote.path}"
+                    f"cannot download {remote.url}: {error}; check the network and try again (the download "
+                    f"resumes), or download it on another machine and save it as {remote.path}"
                 ) from error
-            get_logger().warning(f"download of {remote.url} broke off ({error}); trying again")
+            get_logger().warning(f"the download of {remote.url} was interrupted ({error}); trying again")
     if remote.sha256:
         _verify(remote, partial)
     else:
         get_logger().info(
-            f"{remote.path.name}: no checksum is known; what came has sha256={_sha256(partial)} (to pin it, "
-            "append '#sha256=...' to the URL)"
+            f"{remote.path.name}: not verified, because no checksum is given; the file has sha256="
+            f"{_sha256(partial)} (append '#sha256=...' to the URL to verify it next time)"
         )
     os.replace(partial, remote.path)
     _validator(partial).unlink(missing_ok=True)
 
 
 def _validator(partial: Path) -> Path:
-    """Where the server's mark of the version that a partial download belongs to is kept."""
+    """The file with the ETag or the date of the version that a partial download belongs to."""
     return partial.with_name(partial.name + ".version")
 
 
 def _fetch(remote: _Remote, partial: Path) -> None:
-    """Download into `partial`, going on after what is there if the server still has the same version."""
+    """Download into `partial`; resume a partial download if the server still has the same version."""
     version = _validator(partial)
     have = partial.stat().st_size if partial.is_file() and version.is_file() else 0
     headers = {"User-Agent": "ppdet_repro"}
@@ -292,12 +287,12 @@ def _fetch(remote: _Remote, partial: Path) -> None:
             total = None if length is None else have + int(length)
             _receive(answer, partial, have, total, remote)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # there is nothing after what we have: it is not of this version
+        if error.code == 416:  # the partial download is longer than the file: it is another version
             partial.unlink()
-            raise _Broken("the partial download does not fit the server's file") from error
+            raise _Broken("the partial download does not match the file on the server") from error
         if error.code >= 500:
-            raise _Broken(f"the server says {error.code} {error.reason}") from error
-        raise UserError(f"cannot download {remote.url}: the server says {error.code} {error.reason}") from error
+            raise _Broken(f"the server answers {error.code} {error.reason}") from error
+        raise UserError(f"cannot download {remote.url}: the server answers {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise _Broken(str(error.reason)) from error
     except (http.client.HTTPException, ConnectionError, socket.timeout, ssl.SSLError) as error:
@@ -305,9 +300,7 @@ def _fetch(remote: _Remote, partial: Path) -> None:
 
 
 def _receive(answer: http.client.HTTPResponse, partial: Path, have: int, total: Optional[int], remote: _Remote) -> None:
-    """Append the answer's body to the first `have` bytes of `partial`; `total` bytes it must be in the
-    end.
-    """
+    """Append the body of a response to the first `have` bytes of `partial`, which must then have `total` bytes."""
     size = f"{total / 2**20:.0f} MB" if total is not None else "unknown size"
     get_logger().info(f"downloading {remote.url} ({size}{', resumed' if have else ''}) to {remote.path}")
     quiet = not sys.stderr.isatty()
@@ -329,12 +322,12 @@ def _receive(answer: http.client.HTTPResponse, partial: Path, have: int, total: 
 
 
 def _verify(remote: _Remote, path: Path) -> None:
-    """UserError, and the file is gone, if its checksum is not the one that the URL gives."""
+    """Delete the file and raise a `UserError` if its checksum is not that of the URL."""
     found = _sha256(path)
     if found != remote.sha256:
         path.unlink()
         raise UserError(
-            f"{remote.url}: sha256 is {found}, but should be {remote.sha256}; it was deleted. "
+            f"{remote.url}: sha256 is {found}, but should be {remote.sha256}; the file was deleted. "
             "Try again, or correct the checksum"
         )
 

@@ -127,7 +127,7 @@ def test_importing_the_package_applies_them_and_does_not_import_paddle():
 
 def test_the_line_names_the_users_own_values():
     found = imported(OMP_NUM_THREADS="1", MKL_DEBUG_CPU_TYPE="5")
-    assert found["line"] == "CPU settings: MKL_DEBUG_CPU_TYPE=5 (yours), OMP_NUM_THREADS=1 (yours)"
+    assert found["line"] == "CPU settings: MKL_DEBUG_CPU_TYPE=5 (set by you), OMP_NUM_THREADS=1 (set by you)"
 
 
 def test_off_leaves_everything_alone():

@@ -215,7 +215,7 @@ class TestDownloads:
 
     def test_and_so_is_one_of_an_earlier_run(self, server):
         server.cuts = [100, 100, 100]
-        with pytest.raises(UserError, match="closed after 300 of 10240 bytes.*it goes on where it stopped"):
+        with pytest.raises(UserError, match="closed after 300 of 10240 bytes.*the download resumes"):
             resolve(server.url)
         assert resolve(server.url).read_bytes() == server.content
         assert server.requests[-1] == "bytes=300-"
@@ -241,37 +241,37 @@ class TestDownloads:
         with pytest.raises(UserError, match="not in the cache"):
             resolve(server.url, offline=True)
 
-    def test_a_checksum_that_is_none(self, server):
+    def test_a_malformed_checksum(self, server):
         with pytest.raises(UserError, match="64 hexadecimal digits"):
             resolve(f"{server.url}#sha256=abc")
 
-    def test_an_unknown_checksum_is_told(self, server, caplog, monkeypatch):
+    def test_an_unknown_checksum_is_logged(self, server, caplog, monkeypatch):
         monkeypatch.setattr(weights.get_logger(), "propagate", True)
         resolve(server.url)
-        assert f"no checksum is known; what came has sha256={hashlib.sha256(server.content).hexdigest()}" in caplog.text
+        assert f"no checksum is given; the file has sha256={hashlib.sha256(server.content).hexdigest()}" in caplog.text
 
     def test_offline_uses_the_cache_and_says_where_the_file_would_have_to_be(self, server):
-        with pytest.raises(UserError, match=f"put it at .*127.0.0.1_{server.server_port}/models/net.pdparams"):
+        with pytest.raises(UserError, match=f"save it as .*127.0.0.1_{server.server_port}/models/net.pdparams"):
             resolve(server.url, offline=True)
         resolve(server.url)
         assert resolve(server.url, offline=True).is_file()
 
     def test_not_found_is_not_tried_again(self, server):
         server.status = 404
-        with pytest.raises(UserError, match="the server says 404"):
+        with pytest.raises(UserError, match="the server answers 404"):
             resolve(server.url)
         assert len(server.requests) == 1
 
     def test_no_network(self, server):
         server.shutdown()
         server.server_close()
-        with pytest.raises(UserError, match="cannot download .* refused.*check the network.*put it at"):
+        with pytest.raises(UserError, match="cannot download .* refused.*check the network.*save it as"):
             resolve(server.url)
 
     def test_a_cache_that_cannot_be_written(self, server, tmp_path, monkeypatch):
         (tmp_path / "file").touch()
         monkeypatch.setenv("PPDET_REPRO_CACHE", str(tmp_path / "file"))
-        with pytest.raises(UserError, match="make room, or set PPDET_REPRO_CACHE"):
+        with pytest.raises(UserError, match="free disk space, or set PPDET_REPRO_CACHE"):
             resolve(server.url)
 
     def test_many_at_once_download_once(self, server):
