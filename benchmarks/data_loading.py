@@ -15,14 +15,14 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Dict
 
 import cv2
 import numpy as np
 
 from ppdet_repro.data.reader.readers import EvalReader
 from ppdet_repro.data.reader.workers import run_on_one_thread
-from ppdet_repro.data.transform.base import Compose, Context, apply_to_batch
+from ppdet_repro.data.transform.base import Compose, Context, Sample, apply_to_batch
 from ppdet_repro.data.transform.decode import Decode, read_image
 from ppdet_repro.data.transform.normalize import NormalizeImage, Permute
 from ppdet_repro.data.transform.pad import PadBatch, stack
@@ -42,7 +42,7 @@ class Images:
     def __len__(self) -> int:
         return len(self.files)
 
-    def record(self, index: int) -> dict:
+    def record(self, index: int) -> Sample:
         return {"im_file": self.files[index], "im_id": np.array([index])}
 
 
@@ -115,13 +115,13 @@ def main() -> None:
         if not np.array_equal(plain_batch(files[:BATCH]), our_batch(reader, files[:BATCH])):
             raise SystemExit("the two implementations differ")
         for workers in arguments.workers:
-            run = {"epoch": 0, "epochs_total": 1, "seed": 0, "workers": workers}
             start = time.perf_counter()
-            done = sum(len(batch["image"]) for batch in reader.batches(Images(files), **run))
+            batches = reader.batches(Images(files), epoch=0, epochs_total=1, seed=0, workers=workers)
+            done = sum(len(batch["image"]) for batch in batches)
             spent = time.perf_counter() - start
             print(f"workers {workers}: {done / spent:.1f} img/s, including the start of the workers")
         run_on_one_thread()
-        works = {
+        works: Dict[str, Callable[[], object]] = {
             "plain": partial(plain_batch, files[:BATCH]),
             "reader": partial(our_batch, reader, files[:BATCH]),
             "reading and decoding only": lambda: [read_image(file) for file in files[:BATCH]],

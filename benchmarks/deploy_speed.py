@@ -64,7 +64,7 @@ def main() -> None:
     {"infer": compare, "post": time_post, "worker": serve}[flags.command](flags)
 
 
-# Whole pipelines ---------------------------------------------------------------------------------------------
+# Whole pipelines ------------------------------------------------------------------------------------------
 
 
 class Worker:
@@ -75,18 +75,20 @@ class Worker:
         command = [sys.executable, __file__, "worker", kind, model_dir, flags.image_dir, str(flags.threads)]
         command += [flags.paddledetection] if flags.paddledetection else []
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdin is not None and self._process.stdout is not None  # they are pipes
+        self._input, self._output = self._process.stdin, self._process.stdout
 
     def turn(self) -> Dict:
         """The seconds for all images in total (`wall`) and in the network (`inference`), and the boxes per image."""
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-        for line in self._process.stdout:
+        self._input.write("go\n")
+        self._input.flush()
+        for line in self._output:
             if line.startswith("{"):
                 return json.loads(line)
         raise UserError("a worker process failed; see its message above")
 
     def end(self) -> None:
-        self._process.stdin.close()
+        self._input.close()
         self._process.wait()
 
 
@@ -192,25 +194,23 @@ def box_difference(reference: List[List], others: List[List]) -> str:
 
 def time_post(flags: argparse.Namespace) -> None:
     """Print the CPU time of the network, and what decoding and suppression add to it."""
-    from ppdet_repro.runtime.paddle_engine import EngineOptions, PaddleEngine
-
     from ppdet_repro.runtime.model_folder import open_model_folder
+    from ppdet_repro.runtime.paddle_network import PaddleNetwork
 
-    options = EngineOptions(cpu_threads=1)
-    engines = [PaddleEngine(open_model_folder(folder), options) for folder in (flags.network, flags.whole)]
+    networks = [PaddleNetwork(open_model_folder(folder).network_file) for folder in (flags.network, flags.whole)]
     batches = photographs(flags) if flags.image_dir else [noise(flags.side)]
     times: List[List[float]] = []
     for i in range(flags.rounds + 1):
         times.append([])
-        for engine in engines:
+        for network in networks:
             start = time.process_time()
-            engine.outputs(batches[i % len(batches)])
+            network.run(batches[i % len(batches)])
             times[-1].append(1000 * (time.process_time() - start))
-    network, whole = np.array(times[1:]).T
-    added = float(np.median(whole - network))
+    alone, whole = np.array(times[1:]).T
+    added = float(np.median(whole - alone))
     print(
-        f"network {np.median(network):.1f} ms of CPU time, decoding and suppression add {added:.1f} ms "
-        f"({100 * added / np.median(network):.1f} %); medians of {flags.rounds} turns"
+        f"network {np.median(alone):.1f} ms of CPU time, decoding and suppression add {added:.1f} ms "
+        f"({100 * added / np.median(alone):.1f} %); medians of {flags.rounds} turns"
     )
 
 

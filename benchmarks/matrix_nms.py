@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 from typing import Callable
 
 from ppdet_repro.utils.cli import at_least_one
@@ -72,8 +73,8 @@ def main() -> None:
         decode = milliseconds(lambda: model.decode(raw, shape, paddle.ones([1, 2])), arguments.repeat)
         boxes, untrained = model.decode(raw, shape, paddle.ones([1, 2]))
     trained = untrained * (paddle.rand([1, 1, boxes.shape[1]]) < 0.01) * (paddle.rand(untrained.shape) < 0.1)
-    settings = dict(score_threshold=0.01, post_threshold=0.01, background_label=-1)
-    best, everything = MatrixNMS(**settings), MatrixNMS(**settings, candidates=None)
+    matrix_nms = partial(MatrixNMS, score_threshold=0.01, post_threshold=0.01, background_label=-1)
+    best, everything = matrix_nms(), matrix_nms(candidates=None)
     print(f"network {network:.1f} ms, decoding {decode:.1f} ms ({decode / network:.1%}), {boxes.shape[1]} boxes")
     for name, scores in (("untrained", untrained), ("trained", trained)):
         pairs = int((scores > 0.01).sum())

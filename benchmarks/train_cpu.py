@@ -40,7 +40,8 @@ def images_per_second(options: argparse.Namespace) -> float:
     model = build_model(config)
     model.train()
     optimizer = paddle.optimizer.Momentum(1e-4, parameters=model.parameters())
-    batch = random_batch(options.batch, *options.size, config.run.num_classes)
+    height, width = options.size
+    batch = random_batch(options.batch, height, width, config.run.num_classes)
     for step in range(options.steps + 1):
         if step == 1:
             start = time.perf_counter()

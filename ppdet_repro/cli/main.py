@@ -5,8 +5,6 @@ A module's docstring is the subcommand's help: a summary, then examples. `add_ar
 `run(arguments)` imports what it needs, does the work, and returns an exit code or None; raising `UserError` prints one
 line and exits with code 2. Parsing imports neither Paddle nor NumPy, so that `--help` and a wrong flag are answered at
 once. The scripts in tools/ run the same modules with the same flags.
-
-Completion in bash or zsh: eval "$(register-python-argcomplete ppdet-repro)"
 """
 
 from __future__ import annotations
@@ -22,6 +20,7 @@ import ppdet_repro
 from ppdet_repro.utils.errors import run_command
 
 PROGRAM = "ppdet-repro"
+COMPLETION = f'Completion in bash and zsh: eval "$(register-python-argcomplete {PROGRAM})"'
 HELP_FORMAT = argparse.RawDescriptionHelpFormatter  # keeps the lines of a docstring
 COMMANDS = (
     "train", "eval", "infer", "export", "quantize", "data", "serve", "report", "info", "config", "verify",
@@ -31,8 +30,9 @@ COMMANDS = (
 
 def main() -> None:
     """Run `ppdet-repro` with the process's arguments, and exit."""
-    parser = build_parser(sys.argv[1:])
-    if "_ARGCOMPLETE" in os.environ:  # the shell asks for completions
+    completing = "_ARGCOMPLETE" in os.environ  # the shell asks how the line COMP_LINE can go on
+    parser = build_parser(os.environ["COMP_LINE"].split() if completing else sys.argv[1:])
+    if completing:
         import argcomplete
 
         argcomplete.autocomplete(parser)
@@ -62,7 +62,8 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     Args:
         argv: The arguments that will be parsed: `infer` has other flags where `--model_dir` is among them.
     """
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=ppdet_repro.__doc__.splitlines()[0])
+    summary = ppdet_repro.__doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=summary, epilog=COMPLETION)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {ppdet_repro.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     exported = any(argument.split("=")[0] == "--model_dir" for argument in argv)

@@ -120,10 +120,14 @@ def test_wrong_flags_are_refused_before_any_work(arguments, message):
         parsed.run(parsed)
 
 
-def test_the_shell_completes_commands(tmp_path):
+@pytest.mark.parametrize(
+    "line, expected",
+    [("ppdet-repro po", "positives"), ("ppdet-repro infer --infer_d", "--infer_dir"),
+     ("ppdet-repro infer --model_dir=m --save_c", "--save_csv")],
+)  # fmt: skip
+def test_the_shell_completes_commands_and_flags(tmp_path, line, expected):
     """What argcomplete's shell function does: a line in the environment, words on file descriptor 8."""
     out = tmp_path / "words"
-    line = "ppdet-repro po"
     environ = {
         **os.environ,
         "_ARGCOMPLETE": "1",
@@ -134,4 +138,4 @@ def test_the_shell_completes_commands(tmp_path):
     }
     code = "import sys; sys.argv[0] = 'ppdet-repro'; from ppdet_repro.cli.main import main; main()"
     subprocess.run([sys.executable, "-c", code], env=environ, cwd=ROOT, timeout=60)
-    assert out.read_text().split() == ["positives"]
+    assert out.read_text().split() == [expected]
