@@ -70,7 +70,7 @@ def test_crowd_regions_are_never_pasted_and_a_share_of_the_others():
     assert 80 < sum(counts) < 160  # 120 of 400
 
 
-def test_nothing_is_pasted_without_a_data_set_or_objects():
+def test_nothing_is_pasted_without_a_dataset_or_objects():
     alone = CopyPaste(**PLAIN)(sample(10, [(0, 0, 4, 4)]), Context(np.random.default_rng(0)))
     assert alone["gt_bbox"].tolist() == [[0, 0, 4, 4]] and "gt_poly" not in alone
     out = apply(CopyPaste(**PLAIN, share=1.0), sample(10, []), sample(100, []))

@@ -210,7 +210,7 @@ def test_check_voc(voc, tmp_path):
     assert "(JPEGImages/c.jpg): x, y, w, h [5, 5, 0, 0]" in where["box without area or inverted"]
     assert where["file listed twice"] == "image id 3 (JPEGImages/c.jpg), also image id 2"
     broken = [p.where for p in report.problems if p.kind == "annotation file that cannot be used"]
-    assert "d.xml is not valid xml" in broken[0] and "gone.xml does not exist" in broken[1]
+    assert "d.xml is not valid XML" in broken[0] and "gone.xml does not exist" in broken[1]
     assert report.classes == {"cat": (1, 1)}
 
 

@@ -28,7 +28,7 @@ def annotation(image_id, bbox, category_id=3, **more):
 
 @pytest.fixture
 def coco(tmp_path):
-    """Writes images/<id>.jpg of 100 x 60 and all.json; returns the data set made of them."""
+    """Writes images/<id>.jpg of 100 x 60 and all.json; returns the dataset made of them."""
 
     def make(annotations, images=(1, 2), categories=((7, "cat"), (3, "bird")), change=None, **options):
         entries = [{"id": i, "file_name": f"{i}.jpg", "width": 100, "height": 60} for i in images]
@@ -160,16 +160,16 @@ def set_file_name(name):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda d: d.pop("images"), "not COCO json: it has no 'images'"),
+        (lambda d: d.pop("images"), "not a COCO JSON file: it has no 'images'"),
         (lambda d: d.update(categories=[]), "has no category"),
         (lambda d: d.update(images={}), "'images' must be a list"),
         (lambda d: d["images"][0].pop("id"), r"image number 0 \(1.jpg\) needs an integer 'id'"),
         (lambda d: d["images"][0].pop("file_name"), "image id 1 needs a 'file_name'"),
         (lambda d: d["images"][0].update(width=0), "image id 1 has width 0 and height 60"),
-        (lambda d: d["images"][1].update(id=1), "image id 1 is there twice"),
-        (lambda d: d["categories"][1].update(id=7), "category id 7 is there twice"),
-        (lambda d: d["annotations"][0].update(image_id=99), "annotation id 0 is of the unknown image id 99"),
-        (lambda d: d["annotations"][0].update(category_id=4), "is of the unknown category id 4"),
+        (lambda d: d["images"][1].update(id=1), "image id 1 occurs twice"),
+        (lambda d: d["categories"][1].update(id=7), "category id 7 occurs twice"),
+        (lambda d: d["annotations"][0].update(image_id=99), "annotation id 0 has the unknown image id 99"),
+        (lambda d: d["annotations"][0].update(category_id=4), "has the unknown category id 4"),
         (lambda d: d["annotations"][0].update(bbox=[1, 2]), r"annotation id 0 \(image id 1\) has the bbox"),
         (lambda d: d["annotations"][0].update(bbox=["1", 2, 3, 4]), "has the bbox"),
         (lambda d: d["annotations"].clear(), "no image is left .* allow_empty"),
@@ -201,7 +201,7 @@ def test_coco_file_names_may_lie_below_the_image_folder(coco, tmp_path):
         coco([annotation(1, [0, 0, 9, 9])], change=set_file_name(name)).load()
 
 
-NOT_COCO = [('{"images": [', "not valid json"), ("[]", "json list"), ("3", "not COCO")]
+NOT_COCO = [('{"images": [', "not valid JSON"), ("[]", "JSON list"), ("3", "not a COCO")]
 
 
 @pytest.mark.parametrize("text, message", NOT_COCO)
@@ -309,7 +309,7 @@ def test_voc_images_without_boxes(devkit):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("<annotation>", "a.xml is not valid xml"),
+        ("<annotation>", "a.xml is not valid XML"),
         (xml([("lion", 1, 1, 9, 9, "")]), "a.xml: class 'lion' is not in .*label_list.txt"),
         (xml([("cat", "x", 1, 9, 9, "")]), "a.xml: <xmin> is 'x': write a number"),
         (xml([("cat", "", 1, 9, 9, "")]), "a.xml: object 'cat' needs"),
@@ -339,7 +339,7 @@ def test_voc_missing_files(devkit, tmp_path):
 
 
 @pytest.mark.parametrize("line", ["../../a", "/etc/a", "../x.jpg ../x.xml"])
-def test_voc_paths_stay_in_the_data_set(devkit, tmp_path, line):
+def test_voc_paths_stay_in_the_dataset(devkit, tmp_path, line):
     devkit({"a": xml([CAT])})
     (tmp_path / "bad.txt").write_text(f"a\n{line}\n")
     with pytest.raises(UserError, match="bad.txt:2: .* leads out of the image folder"):

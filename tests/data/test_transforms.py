@@ -482,7 +482,7 @@ def test_cutmix_can_weigh_by_the_area_that_was_pasted():
 
 
 @pytest.mark.parametrize("mix", [Mixup, Cutmix])
-def test_mixing_without_boxes_and_without_a_data_set(mix):
+def test_mixing_without_boxes_and_without_a_dataset(mix):
     given, draw = two()
     empty = {**given, **{key: given[key][:0] for key in ("gt_bbox", "gt_class", "is_crowd")}}
     assert len(mix()(empty, context(draw=draw))["gt_score"]) == 2

@@ -147,7 +147,7 @@ def test_coco_file_without_area_and_iscrowd_is_read(tmp_path):
 
 def test_a_file_that_is_not_coco_is_one_clear_line(tmp_path):
     (tmp_path / "a.json").write_text('{"images": []}')
-    with pytest.raises(UserError, match="a.json is not COCO json"):
+    with pytest.raises(UserError, match="a.json is not a COCO JSON file"):
         load_coco_json(tmp_path / "a.json")
 
 

@@ -1,4 +1,4 @@
-"""What every data source shares: a table of images and boxes, read once, handed out one record at a time.
+"""The base class of data sources. They read a table of images and boxes once and return samples from it.
 
 I images, N boxes of all images together.
 """
@@ -9,31 +9,34 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, Optional, Union
+from typing import Any, List, NamedTuple, Optional, Union, cast
 
 import numpy as np
 
+from ppdet_repro.data.transform.base import Sample
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
-class Table(NamedTuple):
-    """All images of a source, column by column (a few arrays, so worker processes share them cheaply)."""
+Column = Union[np.ndarray, List[Any]]
+
+
+class ImageTable(NamedTuple):
+    """All images of a source and their boxes, stored by column. Worker processes can share the few large arrays."""
 
     files: list[str]  # I paths
     ids: np.ndarray  # [I] int64
-    sizes: Optional[np.ndarray]  # [I, 2] float64 (h, w); None where the annotations do not say
-    starts: np.ndarray  # [I + 1]: the boxes of image i are rows starts[i] to starts[i + 1]
-    columns: dict[str, Sequence]  # "gt_bbox", "gt_class", ...: N rows each
+    sizes: Optional[np.ndarray]  # [I, 2] float64, height and width; None if the annotations do not contain them
+    starts: np.ndarray  # [I + 1]: the boxes of image i are the rows from starts[i] to starts[i + 1]
+    columns: dict[str, Column]  # "gt_bbox", "gt_class", ...: N rows each
 
-    def take(self, images: Sequence[int]) -> Table:
-        """The table of the given images (indices), in the given order."""
-        images = np.asarray(images, dtype=np.int64)
+    def take(self, images: np.ndarray) -> ImageTable:
+        """Return the table of the images with the given indices, in this order."""
         counts = np.diff(self.starts)[images]
         rows = np.concatenate([np.arange(self.starts[i], self.starts[i + 1]) for i in images] or [images])
-        return Table(
+        return ImageTable(
             [self.files[i] for i in images],
             self.ids[images],
             None if self.sizes is None else self.sizes[images],
@@ -42,25 +45,26 @@ class Table(NamedTuple):
         )
 
 
-def starts_of(counts: Sequence[int]) -> np.ndarray:
-    """Where each image's boxes start, and where the last one's end, from the number of boxes of each."""
-    return np.concatenate([[0], np.cumsum(np.asarray(counts, dtype=np.int64))])
+def starts_of(counts: np.ndarray) -> np.ndarray:
+    """Turn the number of boxes per image [I] into `ImageTable.starts` [I + 1]."""
+    return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
-def _rows(column: Sequence, rows: np.ndarray) -> Sequence:
+def _rows(column: Column, rows: np.ndarray) -> Column:
     return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows]
 
 
 class Source:
-    """A data set: `load()` it, then `len()` and `record(i)`. No Paddle, no decoding of images.
+    """A dataset: `load()` reads it, then `len()` and `record(i)` return its samples. Images are not decoded.
 
-    dataset_dir: the data set's folder; the other paths are relative to it.
-    image_dir: the images' folder.
-    anno_path: the annotation file.
-    data_fields: which of the boxes' columns records carry; "image" stands for im_file, im_id, h, w,
-        which they always carry.
-    sample_num: at most so many images are loaded; -1 for all.
-    repeat: how many times the data set is run through in one epoch.
+    Args:
+        dataset_dir: The dataset's folder. The other paths are relative to it.
+        image_dir: The image folder.
+        anno_path: The annotation file.
+        data_fields: The entries of records, such as gt_bbox. "image" stands for im_file, im_id, h and w, which are
+            always present.
+        sample_num: The largest number of images to load, or -1 for all.
+        repeat: The number of passes over the dataset per epoch.
     """
 
     def __init__(
@@ -78,80 +82,89 @@ class Source:
         self.data_fields = ["image"] if data_fields is None else list(data_fields)
         self.sample_num = sample_num
         self.repeat = repeat
-        self._table: Optional[Table] = None
+        self._table: Optional[ImageTable] = None
         self._summary = ""
 
-    def read(self) -> tuple[Table, str]:
-        """Read everything from the disk: the images and boxes to use, and the line that sums them up."""
+    def read(self) -> tuple[ImageTable, str]:
+        """Read the annotations. Returns the images and boxes to use, and a line that sums them up."""
         raise NotImplementedError
 
     def load(self) -> None:
-        """Read the annotations and log one line about them; a second call does nothing.
+        """Read the annotations and log one line about them. Further calls do nothing.
 
-        Raises `UserError` where the files are missing or wrong, or no image is left.
+        Raises:
+            UserError: Files are missing or wrong, or no image is left.
         """
+        self._loaded()
+
+    def _loaded(self) -> ImageTable:
         if self._table is None:
             self._table, self._summary = self.read()
             get_logger().info(self._summary)
-
-    @property
-    def table(self) -> Table:
-        self.load()
         return self._table
 
     @property
+    def table(self) -> ImageTable:
+        return self._loaded()
+
+    @property
     def summary(self) -> str:
-        """One line: images, boxes, and what was left out."""
+        """One line with the number of images and boxes, and what was left out."""
         self.load()
         return self._summary
 
     @property
     def class_names(self) -> list[str]:
-        """The classes' names; the index is the class id that models see."""
+        """The names of the classes; the index is the class id of the model."""
         raise NotImplementedError
 
     @property
     def category_ids(self) -> list[int]:
-        """The ids that annotation and result files call the classes by; the index is the class id."""
+        """The category ids of annotation and result files; the index is the class id of the model."""
         return list(range(len(self.class_names)))
 
     def __len__(self) -> int:
         return len(self.table.files) * self.repeat
 
-    def record(self, index: int) -> dict:
-        """A fresh copy of an image's record: im_file, im_id [1] int64, h and w (float, the annotation's)
-        and, G boxes, the fields asked for: gt_bbox [G, 4] float32 xyxy pixels, gt_class [G, 1] int32, ...
-        """
+    def record(self, index: int) -> Sample:
+        """Return a new copy of an image's sample: im_file, im_id, h and w (from the annotations), and `data_fields`."""
         table = self.table
         index %= len(table.files)
-        record = {"im_file": table.files[index], "im_id": table.ids[index : index + 1].copy()}
+        record: dict[str, Any] = {"im_file": table.files[index], "im_id": table.ids[index : index + 1].copy()}
         if table.sizes is not None:
             record["h"], record["w"] = table.sizes[index].tolist()
         start, stop = table.starts[index], table.starts[index + 1]
         for name, column in table.columns.items():
             record[name] = column[start:stop].copy()
-        return record
+        return cast(Sample, record)
 
     def _path(self, *parts: str) -> str:
         return os.path.join(self.dataset_dir, *parts)
 
     @property
     def image_folder(self) -> str:
-        """The folder that the images' names are relative to."""
+        """The folder that the names of images are relative to."""
         return self._path(self.image_dir)
 
     @property
     def anno_file(self) -> str:
-        """The annotation file's path; `UserError` if there is none."""
+        """The path of the annotation file. UserError if it does not exist."""
         if not self.anno_path:
-            raise UserError(f"{type(self).__name__} needs an anno_path: the annotation file's path")
+            raise UserError(f"{type(self).__name__} needs an anno_path: the path of the annotation file")
         path = self._path(self.anno_path)
-        require_file(path, "set dataset_dir and anno_path of the data set")
+        require_file(path, "set dataset_dir and anno_path of the dataset")
         return path
 
-    def _without_empty(self, table: Table, allow_empty: bool, empty_ratio: float) -> tuple[Table, int]:
-        """Keep `sample_num` images, those with boxes first; images without go unless `allow_empty`, and
-        are thinned to the share `empty_ratio` of all images where that is in [0, 1). Also how many went.
+    def _without_empty(self, table: ImageTable, allow_empty: bool, empty_ratio: float) -> tuple[ImageTable, int]:
+        """Choose the images to use: at most `sample_num`, those with boxes first.
+
+        Args:
+            table: All images.
+            allow_empty: Keep images without boxes.
+            empty_ratio: If in [0, 1), the largest share of images without boxes. They are chosen at random.
+
+        Returns:
+            The table of the chosen images, and the number of images without boxes that were left out.
         """
         counts = np.diff(table.starts)
         kept = np.arange(len(counts)) if allow_empty else np.flatnonzero(counts)
@@ -170,46 +183,46 @@ class Source:
 
 @contextmanager
 def files_checked(path: Union[str, os.PathLike], doing: str) -> Iterator[None]:
-    """The system's refusals (no permission, disk full) as a `UserError`; doing: 'read' or 'written'."""
+    """Turn errors of the file system, such as a full disk, into a UserError. `doing` is "read" or "written"."""
     try:
         yield
     except OSError as error:
         name = error.filename or path
-        fix = "is there space, and may you write there?" if doing == "written" else "may you read it?"
+        fix = "check free space and permissions" if doing == "written" else "check permissions"
         raise UserError(f"{name} cannot be {doing} ({error.strerror or error}): {fix}") from None
 
 
 def require_file(path: str, fix: str) -> None:
-    """Raise `UserError` unless `path` is a file."""
+    """Raise UserError, ending in `fix`, unless `path` is a file."""
     if not os.path.isfile(path):
         found = "is a folder, not a file" if os.path.isdir(path) else "does not exist"
         raise UserError(f"{path} {found}: {fix}")
 
 
 def require_folder(path: str, fix: str) -> None:
-    """Raise `UserError` unless `path` is a folder."""
+    """Raise UserError, ending in `fix`, unless `path` is a folder."""
     if not os.path.isdir(path):
         found = "is a file, not a folder" if os.path.exists(path) else "does not exist"
         raise UserError(f"{path} {found}: {fix}")
 
 
 def path_inside(folder: str, name: str, where: str) -> str:
-    """`folder/name`, if that does not lead out of the folder (judged by the text: links may lead anywhere).
+    """Join a folder and a name that must not lead out of the folder. Symbolic links are not resolved.
 
-    where: what names the file, for the error.
+    `where` tells in the message which entry has the name.
     """
     if (os.path.isabs(name) or ".." in name) and (
         os.path.relpath(os.path.join(folder, name), folder or ".").split(os.sep)[0] == os.pardir
     ):
         raise UserError(
-            f"{where}: {name!r} leads out of the image folder {folder or '.'}: name images relative to "
-            "image_dir, and set image_dir to a folder that holds them all"
+            f"{where}: {name!r} leads out of the image folder {folder or '.'}: write names relative to "
+            "image_dir, and set image_dir to a folder that contains all images"
         )
     return os.path.join(folder, name)
 
 
 def require_images(files: Sequence[str], names: Iterable[str], where: str) -> None:
-    """Raise one `UserError` for all missing files; names: what to call each, such as 'image id 7'."""
+    """Raise one UserError for all missing files. `names` tell which image each file is, such as "image id 7"."""
     missing = [(name, path) for name, path in zip(names, files) if not os.path.isfile(path)]
     if missing:
         name, path = missing[0]
@@ -221,24 +234,29 @@ def require_images(files: Sequence[str], names: Iterable[str], where: str) -> No
 
 
 def read_label_list(path: str) -> list[str]:
-    """Class names from a text file, one a line; a leading 'background' is left out."""
-    require_file(path, "give a text file with one class name a line")
+    """Read class names from a text file, one per line. A leading "background" is left out."""
+    require_file(path, "give a text file with one class name per line")
     with files_checked(path, "read"), open(path, encoding="utf-8-sig") as file:
         names = [line.strip() for line in file if line.strip()]
     if names and names[0] == "background":
         names = names[1:]
     if not names:
-        raise UserError(f"{path} names no class: write one name a line")
+        raise UserError(f"{path} names no class: write one name per line")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"{path} names {twice[0]!r} more than once: remove the repetition")
     return names
 
 
-def summary_line(path: str, table: Table, classes: str, left_out: dict[str, int], clipped: str) -> str:
-    """'a.json: 3 images, 8 boxes of 2 classes; left out: crowd regions (2); ...', zeros not mentioned.
+def summary_line(path: str, table: ImageTable, classes: str, left_out: dict[str, int], clipped: str) -> str:
+    """Sum up a dataset: "a.json: 3 images, 8 boxes of 2 classes; left out: crowd regions (2)".
 
-    left_out: the number of each kind of thing left out; clipped: a last clause, or ''.
+    Args:
+        path: The annotation file.
+        table: The images and boxes.
+        classes: The number of classes, as text.
+        left_out: Kind of things that were left out -> their number.
+        clipped: A last clause, or "".
     """
     boxes = count(int(table.starts[-1]), "box", "boxes")
     kinds = [f"{kind} ({number:,})" for kind, number in left_out.items() if number]
@@ -249,10 +267,10 @@ def summary_line(path: str, table: Table, classes: str, left_out: dict[str, int]
 
 
 def natural_key(text: str) -> list:
-    """Sort key that puts 'a2' before 'a10'."""
+    """Sort key that puts "a2" before "a10"."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
 def count(number: int, one: str, many: str = "") -> str:
-    """'1 box', '1,234 boxes'."""
+    """Format a count: "1 box", "1,234 boxes"."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -1,4 +1,4 @@
-"""Class names: the tables of COCO and VOC, and what annotation files say."""
+"""Class names of COCO and VOC, and those that annotation files define."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ppdet_repro.data.source.coco import read_coco, sorted_categories
 
 
 class Categories(NamedTuple):
-    """Names and the ids that annotation files use; the index is the class id."""
+    """Names and category ids of classes; the index is the class id."""
 
     names: list[str]
     ids: list[int]
@@ -126,7 +126,7 @@ VOC = Categories(VOC_NAMES, list(range(20)))
 
 
 def read_categories(path: str) -> Categories:
-    """The classes that a COCO json (`*.json`) or a text file with one name a line defines."""
+    """Read the classes from a COCO JSON file (`*.json`), or from a text file with one name per line."""
     if path.endswith(".json"):
         return Categories(*sorted_categories(read_coco(path), path))
     names = read_label_list(path)

@@ -1,6 +1,6 @@
-"""COCO detection sets: one json for all images and boxes.
+"""COCO detection datasets: one JSON file for all images and boxes.
 
-I images, N annotations, C categories of the file.
+I images, N annotations.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import numpy as np
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.data.source.base import (
+    Column,
+    ImageTable,
     Source,
-    Table,
     count,
     files_checked,
     path_inside,
@@ -31,19 +32,23 @@ MIN_SIDE = 1e-5  # px; a box with a shorter side has no area
 
 @register
 class COCODataSet(Source):
-    """A COCO json and its image folder.
+    """A COCO JSON file and its image folder.
 
-    data_fields may ask for gt_bbox, gt_class, is_crowd and gt_poly (a list of the annotations' `segmentation`
-    entries, None where there is none).
-    load_crowd: keep crowd regions; they are left out otherwise.
-    allow_empty: keep images without boxes; empty_ratio in [0, 1): their share of all images (1: keep all).
-    The others: see `Source`.
+    Class ids number the sorted category ids from 0. Images are ordered by id, those without boxes last.
 
-    Class ids number the sorted category ids from 0. Boxes are (x, y, x + w, y + h) to 3 decimals, as
-    PaddleDetection reads them: not clipped to the image (Resize does it), kept if `area` (w * h where
-    it is absent) is positive and both sides exceed 1e-5. Left out: annotations marked `ignore`, or
-    without a box, and (unlike PaddleDetection) boxes that do not touch their image.
-    Images are ordered by id, those without boxes last.
+    As in PaddleDetection, boxes are (x, y, x + w, y + h), rounded to 3 decimals and not clipped to the image, which
+    Resize does later. Boxes are left out if their `area` (w * h if it is missing) is not positive or a side is at
+    most 1e-5. Annotations that are marked `ignore` or have no box are left out, too, and, unlike in PaddleDetection,
+    boxes outside their image.
+
+    Args:
+        data_fields: May contain gt_bbox, gt_class, is_crowd and gt_poly, a list of the `segmentation` entries of the
+            annotations, None where there is none.
+        load_crowd: Keep crowd regions.
+        allow_empty: Keep images without boxes.
+        empty_ratio: If in [0, 1), the largest share of images without boxes.
+
+    The other parameters are those of `Source`.
     """
 
     def __init__(
@@ -75,7 +80,7 @@ class COCODataSet(Source):
         self.load()
         return self._ids
 
-    def read(self) -> tuple[Table, str]:
+    def read(self) -> tuple[ImageTable, str]:
         path = self.anno_file
         document = read_coco(path)
         self._names, self._ids = sorted_categories(document, path)
@@ -104,7 +109,7 @@ class COCODataSet(Source):
 
         order = np.flatnonzero(kept)
         order = order[np.argsort(image_of[order], kind="stable")]  # annotations grouped by image
-        columns: dict[str, Sequence] = {
+        columns: dict[str, Column] = {
             "gt_bbox": boxes[order].round(3).astype(np.float32),
             "gt_class": class_of[order, None].astype(np.int32),
             "is_crowd": crowd[order, None].astype(np.int32),
@@ -113,7 +118,7 @@ class COCODataSet(Source):
             columns["gt_poly"] = [annotations[i].get("segmentation") for i in order]
         columns = {name: column for name, column in columns.items() if name in self.data_fields}
         starts = starts_of(np.bincount(image_of[order], minlength=len(files)))
-        table = Table(files, image_ids, sizes, starts, columns)
+        table = ImageTable(files, image_ids, sizes, starts, columns)
         table, empty_images = self._without_empty(table, self.allow_empty or image_only, self.empty_ratio)
 
         left_out = {
@@ -129,33 +134,37 @@ class COCODataSet(Source):
 
 
 def read_coco(path: str) -> dict:
-    """A COCO json's document; 'images', 'categories' and, if there, 'annotations' are lists of dicts.
+    """Read a COCO JSON file.
 
-    Raises `UserError` for anything else.
+    Returns:
+        A dictionary with the lists of dictionaries "images" and "categories", and in most files "annotations".
+
+    Raises:
+        UserError: The file contains anything else.
     """
-    require_file(path, "give the path of a COCO json")
+    require_file(path, "give the path of a COCO JSON file")
     try:
         with files_checked(path, "read"), open(path, encoding="utf-8-sig") as file:
             document = json.load(file)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid json ({error}): is it cut off? Make it anew") from None
+        raise UserError(f"{path} is not valid JSON ({error}): if it is truncated, create it again") from None
     if isinstance(document, list):
-        raise UserError(f"{path} is a json list, not COCO annotations (perhaps a file of results)")
+        raise UserError(f"{path} contains a JSON list, not COCO annotations (it may be a file of results)")
     if not isinstance(document, dict):
-        raise UserError(f"{path} is not COCO json: it needs 'images', 'annotations' and 'categories'")
+        raise UserError(f"{path} is not a COCO JSON file: it needs 'images', 'annotations' and 'categories'")
     for key in ("images", "categories", "annotations"):
         if key not in document:
             if key == "annotations":
                 continue
-            raise UserError(f"{path} is not COCO json: it has no {key!r}, only {sorted(document)[:8]}")
+            raise UserError(f"{path} is not a COCO JSON file: it has no {key!r}, only {sorted(document)[:8]}")
         entries = document[key]
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise UserError(f"{path} is not COCO json: {key!r} must be a list of objects")
+            raise UserError(f"{path} is not a COCO JSON file: {key!r} must be a list of objects")
     return document
 
 
 def sorted_categories(document: dict, path: str) -> tuple[list[str], list[int]]:
-    """Names and ids of the categories, ordered by id."""
+    """Return the names and ids of the categories, ordered by id."""
     categories = document["categories"]
     for position, category in enumerate(categories):
         if not _is_int(category.get("id")) or not isinstance(category.get("name"), str):
@@ -164,29 +173,29 @@ def sorted_categories(document: dict, path: str) -> tuple[list[str], list[int]]:
     ids = [category["id"] for category in categories]
     twice = sorted({one for one, other in zip(ids, ids[1:]) if one == other})
     if twice:
-        raise UserError(f"{path}: category id {twice[0]} is there twice: give every category its own id")
+        raise UserError(f"{path}: category id {twice[0]} occurs twice: give every category its own id")
     if not ids:
         raise UserError(f"{path} has no category: 'categories' is empty")
     return [category["name"] for category in categories], ids
 
 
 def sorted_images(document: dict, path: str) -> list[dict]:
-    """The image entries, checked and ordered by id."""
+    """Check the image entries and order them by id."""
     for position, image in enumerate(document["images"]):
         _check_image(image, position, path)
     images = sorted(document["images"], key=lambda image: image["id"])
     for one, other in zip(images, images[1:]):
         if one["id"] == other["id"]:
             raise UserError(
-                f"{path}: image id {one['id']} is there twice, for {one['file_name']!r} and "
+                f"{path}: image id {one['id']} occurs twice, for {one['file_name']!r} and "
                 f"{other['file_name']!r}: give every image its own id"
             )
     return images
 
 
 def image_files(images: Sequence[dict], folder: str, path: str) -> list[str]:
-    """The images' files, which exist."""
-    require_folder(folder or ".", "set dataset_dir and image_dir of the data set")
+    """Return the paths of the images. UserError if one does not exist."""
+    require_folder(folder or ".", "set dataset_dir and image_dir of the dataset")
     files = [path_inside(folder, image["file_name"], f"{path}: image id {image['id']}") for image in images]
     require_images(files, (f"image id {image['id']}" for image in images), path)
     return files
@@ -211,7 +220,7 @@ def _check_image(image: dict, position: int, path: str) -> None:
 def owners(
     annotations: Sequence[dict], image_ids: Sequence[int], category_ids: Sequence[int], path: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each annotation's index into `image_ids` and into `category_ids`, [N] each."""
+    """Return the indices into `image_ids` and `category_ids` of each annotation's image and category, [N] each."""
     index_of = {image_id: index for index, image_id in enumerate(image_ids)}
     class_of = {category_id: index for index, category_id in enumerate(category_ids)}
     images, classes = np.zeros((2, len(annotations)), dtype=np.int64)
@@ -220,15 +229,15 @@ def owners(
         for kind, key, known in (("image", image, index_of), ("category", label, class_of)):
             if not _is_int(key) or key not in known:
                 raise UserError(
-                    f"{path}: {_name(annotation, row)} is of the unknown {kind} id {key!r}: add the {kind} "
+                    f"{path}: {_name(annotation, row)} has the unknown {kind} id {key!r}: add the {kind} "
                     "or remove the annotation ('tools/dataset.py check' lists them all)"
                 )
-        images[row], classes[row] = index_of[image], class_of[label]
+        images[row], classes[row] = index_of[annotation["image_id"]], class_of[annotation["category_id"]]
     return images, classes
 
 
 def corners(annotations: Sequence[dict], path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes [N, 4] xyxy and areas [N], float64; an annotation without a box has a box of zeros."""
+    """Return xyxy boxes [N, 4] and areas [N] in float64. Annotations without a box get a box of zeros."""
     rows = []
     for row, annotation in enumerate(annotations):
         box = annotation.get("bbox") or [0, 0, 0, 0]

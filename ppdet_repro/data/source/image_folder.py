@@ -1,4 +1,4 @@
-"""Images without annotations: what inference runs on."""
+"""Images without annotations, for inference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Optional, Union
 import numpy as np
 
 from ppdet_repro.core.registry import Shared, register
-from ppdet_repro.data.source.base import IMAGE_SUFFIXES, Source, Table, count, natural_key, starts_of
+from ppdet_repro.data.source.base import IMAGE_SUFFIXES, ImageTable, Source, count, natural_key, starts_of
 from ppdet_repro.data.source.categories import COCO, VOC, Categories, read_categories
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
@@ -19,15 +19,19 @@ from ppdet_repro.utils.packaged import own_or_packaged
 
 @register
 class ImageFolder(Source):
-    """Image files, and folders with everything below them, in natural order ('a2' before 'a10').
+    """Image files, and the images in folders and their subfolders, in natural order ("a2" before "a10").
 
-    image_dir: a folder or file, or a list of them, relative to dataset_dir; see also `set_images`.
-    anno_path: where the class names come from: a COCO json or a text file with one name a line, relative to
-        dataset_dir. Without it, or if it does not exist, and with use_default_label: COCO's names for
-        80 classes, VOC's for 20, else 'class 0', 'class 1', ...
-    sample_num: at most so many images; -1 for all.
+    Image ids count from 0. Records have the entries im_file and im_id.
 
-    Image ids count from 0; records have im_file and im_id alone.
+    Args:
+        dataset_dir: The folder that the other paths are relative to.
+        image_dir: A folder or file, or a list of them. See also `set_images`.
+        anno_path: The file that defines the class names: a COCO JSON file, or a text file with one name per line. If
+            it is not given or does not exist, the names are those of COCO for 80 classes, those of VOC for 20
+            classes, and otherwise "class 0", "class 1", ...
+        sample_num: The largest number of images, or -1 for all.
+        use_default_label: Ignore anno_path.
+        num_classes: Number of classes.
     """
 
     def __init__(
@@ -47,7 +51,7 @@ class ImageFolder(Source):
         self._categories: Optional[Categories] = None
 
     def set_images(self, paths: Sequence[str]) -> None:
-        """Take these image files and folders (relative to the working directory) instead."""
+        """Use these image files and folders instead. They are relative to the working directory."""
         self._images = list(paths)
         self._table = None
 
@@ -59,14 +63,14 @@ class ImageFolder(Source):
     def category_ids(self) -> list[int]:
         return self._classes().ids
 
-    def read(self) -> tuple[Table, str]:
+    def read(self) -> tuple[ImageTable, str]:
         files = [file for path in self._images for file in find_images(path)]
         if self.sample_num > 0:
             files = files[: self.sample_num]
         if not files:
             looked = ", ".join(self._images) or "image_dir is empty"
-            raise UserError(f"no image to run on ({looked}): name image files or a folder that has some")
-        table = Table(files, np.arange(len(files)), None, starts_of([0] * len(files)), {})
+            raise UserError(f"no image to run on ({looked}): give image files or a folder that contains some")
+        table = ImageTable(files, np.arange(len(files)), None, starts_of(np.zeros(len(files), int)), {})
         return table, f"{count(len(files), 'image')} in {', '.join(self._images[:3])}"
 
     def _classes(self) -> Categories:
@@ -82,15 +86,16 @@ class ImageFolder(Source):
                     names = self._categories.names
                     get_logger().warning(
                         f"{path} does not exist: the classes are called {names[0]!r} to {names[-1]!r}; "
-                        "set TestDataset.anno_path to a COCO json or a list of names"
+                        "set TestDataset.anno_path to a COCO JSON file or a list of names"
                     )
         return self._categories
 
 
 def find_images(path: str) -> list[str]:
-    """`path` itself if it is an image file, else the image files below the folder in natural order.
+    """Return the path itself if it is an image file, or the images in a folder and its subfolders in natural order.
 
-    Raises `UserError` if it is neither.
+    Raises:
+        UserError: The path is neither an image file nor a folder.
     """
     if os.path.isfile(path):
         if not path.lower().endswith(IMAGE_SUFFIXES):

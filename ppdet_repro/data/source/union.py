@@ -1,4 +1,4 @@
-"""Several data sets as one."""
+"""Several datasets as one."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import Any, Dict, List, Optional, Sequence
 import numpy as np
 
 from ppdet_repro.core.registry import Part, register
-from ppdet_repro.data.source.base import Source, Table, count, starts_of
+from ppdet_repro.data.source.base import Column, ImageTable, Source, count, starts_of
 from ppdet_repro.utils.errors import UserError
 
 
 @register
 class UnionDataSet(Source):
-    """The images of several data sets with the same classes, one set after the other.
+    """The images of several datasets with the same classes, one dataset after another.
 
-    data_fields: instead of those of the `datasets`, whose other settings are their own. Image ids are the data sets'
-    where no two images share one, else 0, 1, 2...
+    Image ids are those of the datasets if all are different, otherwise 0, 1, 2, ...
+
+    Args:
+        datasets: The datasets.
+        data_fields: Replaces the `data_fields` of all datasets; by default, those of the first one are used for all.
+        repeat: The number of passes per epoch.
     """
 
     def __init__(self, datasets: List[Part[Any]], data_fields: Optional[List[str]] = None, repeat: int = 1):
@@ -35,7 +39,7 @@ class UnionDataSet(Source):
     def category_ids(self) -> list[int]:
         return self.datasets[0].category_ids
 
-    def read(self) -> tuple[Table, str]:
+    def read(self) -> tuple[ImageTable, str]:
         for dataset in self.datasets:
             if dataset.class_names != self.class_names:
                 raise UserError(
@@ -46,11 +50,11 @@ class UnionDataSet(Source):
         ids = np.concatenate([table.ids for table in tables])
         if len(np.unique(ids)) < len(ids):
             ids = np.arange(len(ids))
-        sizes = [table.sizes for table in tables]
-        table = Table(
+        sizes = [table.sizes for table in tables if table.sizes is not None]
+        table = ImageTable(
             [file for table in tables for file in table.files],
             ids,
-            None if any(size is None for size in sizes) else np.concatenate(sizes),
+            np.concatenate(sizes) if len(sizes) == len(tables) else None,
             starts_of(np.concatenate([np.diff(table.starts) for table in tables])),
             joined([table.columns for table in tables]),
         )
@@ -58,9 +62,9 @@ class UnionDataSet(Source):
         return table, f"together {count(len(table.files), 'image')}, {boxes}"
 
 
-def joined(columns: Sequence[Dict[str, Sequence]]) -> Dict[str, Sequence]:
-    """Columns of the same names, one after the other."""
-    result: Dict[str, Sequence] = {}
+def joined(columns: Sequence[Dict[str, Column]]) -> Dict[str, Column]:
+    """Concatenate the columns with the same name."""
+    result: Dict[str, Column] = {}
     for name in columns[0]:
         parts = [part[name] for part in columns]
         arrays = all(isinstance(part, np.ndarray) for part in parts)

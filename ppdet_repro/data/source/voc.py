@@ -1,6 +1,6 @@
-"""Pascal VOC sets: one xml an image, and a text file that lists the images.
+"""Pascal VOC datasets: one XML file per image, and a text file that lists the images.
 
-I images, G boxes of an image.
+I images, N objects.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -17,8 +16,9 @@ from PIL import Image, UnidentifiedImageError
 from ppdet_repro.core.registry import register
 from ppdet_repro.data.source.base import (
     IMAGE_SUFFIXES,
+    Column,
+    ImageTable,
     Source,
-    Table,
     count,
     files_checked,
     path_inside,
@@ -37,14 +37,14 @@ SETS = os.path.join("ImageSets", "Main")
 
 
 class Entry(NamedTuple):
-    """One image of a set, as paths."""
+    """The paths of one image of a set and of its annotations."""
 
     image: str
     xml: str
 
 
 class Object(NamedTuple):
-    """One object of an xml: the box as written, [x1, y1, x2, y2] in pixels."""
+    """One object of an XML file. The box is (x1, y1, x2, y2) in pixels, as in the file."""
 
     name: str
     box: tuple[float, float, float, float]
@@ -53,7 +53,7 @@ class Object(NamedTuple):
 
 
 class Annotation(NamedTuple):
-    """One xml; width, height and id are None where the file does not say."""
+    """The content of an XML file. Width, height and id are None if they are missing."""
 
     width: Optional[float]
     height: Optional[float]
@@ -66,21 +66,23 @@ NO_ANNOTATION = Annotation(None, None, None, [])
 
 @register
 class VOCDataSet(Source):
-    """Pascal VOC annotations, in the devkit's layout or as lists of pairs.
+    """Pascal VOC annotations in the layout of the devkit, or as a list of image and annotation files.
 
-    anno_path: a text file, either of lines 'image.jpg annotation.xml' (PaddleDetection's), relative to
-        dataset_dir/image_dir, or of bare image ids (the devkit's `ImageSets/Main/train.txt`): the image is
-        then JPEGImages/<id>.* and the annotation Annotations/<id>.xml. Names may contain spaces.
-        A file that is not there is looked for in ImageSets/Main.
-    label_list: a text file with the classes' names. If it does not exist, the classes are the sorted names
-        found in the folders of the set's xml files (in all xml there, so that every split numbers alike).
-        If none is given, they are VOC's 20 where these cover the names found, as in PaddleDetection.
-    data_fields may ask for gt_bbox, gt_class, difficult, is_crowd (zeros) and gt_score (ones). A set that is asked for
-        images alone needs no xml (VOC 2012's test set has none).
-    allow_empty, empty_ratio: see `COCODataSet`; the others: see `Source`.
+    As in PaddleDetection, boxes are clipped to [0, w - 1] x [0, h - 1] without subtracting one, and left out if
+    nothing remains. Image ids are the <id> of the XML files if all have different ones, otherwise 0, 1, 2, ...
 
-    Boxes are clipped to [0, w - 1] x [0, h - 1] with no shift by one, as in PaddleDetection, and dropped
-    if nothing is left. Image ids are the xml files' <id> where each has its own, else 0, 1, 2...
+    Args:
+        anno_path: A text file, which is also looked for in ImageSets/Main. Its lines are either
+            "image.jpg annotation.xml", relative to dataset_dir/image_dir, as in PaddleDetection, or image ids, as in
+            the devkit: the files are then JPEGImages/<id>.* and Annotations/<id>.xml. Names may contain spaces.
+        label_list: A text file with class names. If it does not exist, the classes are the names that occur in any
+            XML file of the folders of this set, sorted, so that they are the same for all splits. If it is not given,
+            they are the 20 classes of VOC, provided that no other names occur.
+        data_fields: May contain gt_bbox, gt_class, difficult, is_crowd (zeros) and gt_score (ones). With "image" alone,
+            XML files need not exist, as in VOC 2012's test set.
+        allow_empty, empty_ratio: See `COCODataSet`.
+
+    The other parameters are those of `Source`.
     """
 
     def __init__(
@@ -106,11 +108,11 @@ class VOCDataSet(Source):
         self.load()
         return self._names
 
-    def read(self) -> tuple[Table, str]:
+    def read(self) -> tuple[ImageTable, str]:
         path = self.anno_file
         entries = read_set(path, self.image_folder)
         if not entries:
-            raise UserError(f"{path} lists no image: write one a line")
+            raise UserError(f"{path} lists no image: write one per line")
         require_images([e.image for e in entries], (f"line {i}" for i in range(1, len(entries) + 1)), path)
         image_only = self.data_fields == ["image"] and not any(os.path.isfile(entry.xml) for entry in entries)
         annotations = [NO_ANNOTATION if image_only else read_xml(entry.xml) for entry in entries]
@@ -128,13 +130,13 @@ class VOCDataSet(Source):
                 )
         boxes = np.array([o.box for o in objects], dtype=np.float64).reshape(-1, 4)
         limit = sizes[image_of][:, ::-1]  # [N, 2] w, h
-        clipped = np.concatenate([boxes[:, :2].clip(0), np.minimum(boxes[:, 2:], limit - 1)], axis=1)  # [N, 4]
-        kept = (clipped[:, 2:] > clipped[:, :2]).all(1)
+        inside = np.concatenate([boxes[:, :2].clip(0), np.minimum(boxes[:, 2:], limit - 1)], axis=1)  # [N, 4]
+        kept = (inside[:, 2:] > inside[:, :2]).all(1)
         flat = ~(boxes[:, 2:] > boxes[:, :2]).all(1)
         reaching = (kept & ((boxes[:, :2] < 0) | (boxes[:, 2:] > limit)).any(1)).sum()
 
-        columns: dict[str, Sequence] = {
-            "gt_bbox": clipped[kept].astype(np.float32),
+        columns: dict[str, Column] = {
+            "gt_bbox": inside[kept].astype(np.float32),
             "gt_class": np.array([class_of[o.name] for o in objects], dtype=np.int32)[kept, None],
             "difficult": np.array([o.difficult for o in objects], dtype=np.int32)[kept, None],
             "is_crowd": np.zeros((kept.sum(), 1), dtype=np.int32),
@@ -142,7 +144,7 @@ class VOCDataSet(Source):
         }
         columns = {name: column for name, column in columns.items() if name in self.data_fields}
         starts = starts_of(np.bincount(image_of[kept], minlength=len(entries)))
-        table = Table([e.image for e in entries], _image_ids(annotations), sizes, starts, columns)
+        table = ImageTable([e.image for e in entries], _image_ids(annotations), sizes, starts, columns)
         table, empty_images = self._without_empty(table, self.allow_empty or image_only, self.empty_ratio)
 
         left_out = {
@@ -163,12 +165,12 @@ class VOCDataSet(Source):
 
     @property
     def label_file(self) -> Optional[str]:
-        """The label list's path, None if it does not exist."""
+        """The path of the label list, None if it does not exist."""
         path = self._path(self.label_list or "")
         return path if os.path.isfile(path) else None
 
     def _classes(self, entries: list[Entry], annotations: list[Annotation]) -> tuple[list[str], str]:
-        """The classes' names, and what to call their source."""
+        """Return the class names and a description of their source."""
         if self.label_file:
             return read_label_list(self.label_file), self.label_file
         found = {item.name for annotation in annotations for item in annotation.objects}
@@ -180,13 +182,13 @@ class VOCDataSet(Source):
 
 
 def names_in_folders(folders: set[str]) -> set[str]:
-    """The class names in all xml files of the given folders."""
+    """Return the class names in all XML files of the given folders."""
     files = (entry.path for folder in folders for entry in os.scandir(folder) if entry.name.endswith(".xml"))
     return {item.name for file in files for item in read_xml(file).objects}
 
 
 def read_set(path: str, folder: str) -> list[Entry]:
-    """The images that a set file lists, as paths below `folder`; the images are not looked at."""
+    """Read a set file. Returns paths in `folder`; the files need not exist."""
     with files_checked(path, "read"), open(path, encoding="utf-8-sig") as file:
         lines = [(number, line.strip()) for number, line in enumerate(file, 1) if line.strip()]
     entries = []
@@ -203,28 +205,28 @@ def read_set(path: str, folder: str) -> list[Entry]:
 
 
 def _with_suffix(stem: str) -> str:
-    """The existing image of that stem, else the name it should have."""
+    """Return the existing image with this path except for its suffix, or else the path with .jpg."""
     suffixes = [suffix for lower in IMAGE_SUFFIXES for suffix in (lower, lower.upper())]
     return next((stem + suffix for suffix in suffixes if os.path.isfile(stem + suffix)), stem + ".jpg")
 
 
 def read_xml(path: str) -> Annotation:
-    """Read one VOC annotation; objects without <bndbox> are passed over."""
-    require_file(path, "every listed image needs its xml; write one or take the image off the list")
+    """Read one VOC annotation file. Objects without <bndbox> are ignored."""
+    require_file(path, "every listed image needs an XML file; write one, or remove the image from the list")
     try:
         with files_checked(path, "read"):
             root = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
-        raise UserError(f"{path} is not valid xml ({error}): the file may be cut off; make it anew") from None
+        raise UserError(f"{path} is not valid XML ({error}): if it is truncated, create it again") from None
     objects = []
     for item in root.findall("object"):
         if item.find("bndbox") is not None:
-            box = tuple(_number(item, f"bndbox/{side}", path) for side in ("xmin", "ymin", "xmax", "ymax"))
+            x1, y1, x2, y2 = (_number(item, f"bndbox/{side}", path) for side in ("xmin", "ymin", "xmax", "ymax"))
             name = (item.findtext("name") or "").strip()
-            if not name or None in box:
+            if not name or x1 is None or y1 is None or x2 is None or y2 is None:
                 raise UserError(f"{path}: object {name!r} needs <name>, <xmin>, <ymin>, <xmax> and <ymax>")
-            flags = (bool(_number(item, flag, path)) for flag in ("difficult", "iscrowd"))
-            objects.append(Object(name, box, *flags))
+            difficult, crowd = (bool(_number(item, flag, path)) for flag in ("difficult", "iscrowd"))
+            objects.append(Object(name, (x1, y1, x2, y2), difficult, crowd))
     number = (root.findtext("id") or "").strip()
     return Annotation(
         _number(root, "size/width", path),
@@ -235,7 +237,7 @@ def read_xml(path: str) -> Annotation:
 
 
 def _number(element: ElementTree.Element, tag: str, path: str) -> Optional[float]:
-    """The number in a descendant's text, None where there is no such element."""
+    """Return the number in a descendant element, None if there is no such element."""
     text = element.findtext(tag)
     if text is None or not text.strip():
         return None
@@ -246,14 +248,14 @@ def _number(element: ElementTree.Element, tag: str, path: str) -> Optional[float
 
 
 def _size(annotation: Annotation, entry: Entry) -> tuple[float, float]:
-    """Height and width: the xml's, or, where it has none, the image's."""
+    """Return height and width from the XML file, or, if it has none, from the image."""
     if annotation.width and annotation.height and min(annotation.width, annotation.height) > 0:
         return annotation.height, annotation.width
     return image_size(entry.image)
 
 
 def image_size(path: str) -> tuple[int, int]:
-    """Height and width of an image as decoders turn it (by its EXIF orientation), from its header."""
+    """Read height and width of an image from its header, after rotation by its EXIF orientation."""
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -264,7 +266,7 @@ def image_size(path: str) -> tuple[int, int]:
 
 
 def _image_ids(annotations: list[Annotation]) -> np.ndarray:
-    ids = [annotation.id for annotation in annotations]
-    if None in ids or len(set(ids)) < len(ids):
-        ids = range(len(annotations))
+    ids = [annotation.id for annotation in annotations if annotation.id is not None]
+    if len(set(ids)) < len(annotations):
+        return np.arange(len(annotations))
     return np.array(ids, dtype=np.int64)
