@@ -51,7 +51,7 @@ class TestLoadExact:
         assert "num_classes" in message
         assert equal(before, weights_of(model))
 
-    def test_precision_is_the_models(self, tmp_path):
+    def test_values_get_the_precision_of_the_model(self, tmp_path):
         state = {name: value.astype(np.float64) for name, value in weights_of(Net()).items()}
         save_state(tmp_path / "a.pdparams", state)
         model = Net()
@@ -60,7 +60,7 @@ class TestLoadExact:
 
 
 class TestLoadPretrained:
-    def test_a_backbones_file_has_no_prefix(self, tmp_path):
+    def test_the_file_of_a_backbone_has_no_prefix(self, tmp_path):
         state = {name[len("backbone.") :]: v for name, v in weights_of(Net()).items() if name.startswith("backbone.")}
         save_state(tmp_path / "a.pdparams", {**state, "fc.weight": np.zeros(1)})
         model = Net()
@@ -69,7 +69,7 @@ class TestLoadPretrained:
         assert report.new == ["head.weight", "head.bias"] and report.reshaped == []
         assert np.array_equal(model.backbone.conv.weight.numpy(), state["conv.weight"])
 
-    def test_a_head_for_other_classes_stays_new_and_is_told(self, tmp_path):
+    def test_a_head_for_other_classes_is_not_loaded_and_is_reported(self, tmp_path):
         save_state(tmp_path / "a.pdparams", weights_of(Net(classes=80)))
         model = Net()
         before = model.head.weight.numpy()
@@ -80,7 +80,7 @@ class TestLoadPretrained:
         )
         assert np.array_equal(before, model.head.weight.numpy())
 
-    def test_long_lists_are_cut(self):
+    def test_long_lists_are_abbreviated(self):
         names = [f"layer{i}" for i in range(6)]
         report = LoadReport([], names, [], [])
         assert "6 new (layer0, layer1, layer2, layer3, and 2 more)" in str(report)
@@ -90,7 +90,7 @@ class TestLoadPretrained:
         with pytest.raises(UserError, match=r"nothing in this file fits the model: it has \(conv1.weight\)"):
             load_pretrained(Net(), tmp_path / "a.pdparams")
 
-    def test_a_hostile_file_runs_nothing(self, tmp_path):
+    def test_code_in_a_file_is_not_run(self, tmp_path):
         mark = tmp_path / "mark"
 
         class Hostile:

@@ -41,6 +41,17 @@ def train(
 
     Raises:
         UserError: The config, the data, the weights or the machine must be changed by the user.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from ppdet_repro import load_config
+        >>> from ppdet_repro.data.source.synthetic import generate
+        >>> with TemporaryDirectory() as folder:
+        ...     data = generate(f"{folder}/data", train=2, val=1, size=(64, 64))
+        ...     overrides = [f"TrainDataset.dataset_dir={data}", "TrainReader.batch_size=1", "worker_num=0", "epoch=1"]
+        ...     state = train(load_config("demo/yolof_demo.yml", [*overrides, f"save_dir={folder}/output"]))
+        >>> state.epoch, state.step
+        (1, 2)
     """
     warnings.filterwarnings("ignore", message="When training, we now always track global mean")
     world = distributed.start(cfg.run.use_gpu)

@@ -1,4 +1,4 @@
-"""Averaging checkpoints: weights by hand, batch norm's statistics measured anew."""
+"""Averages of checkpoints: weights computed by hand, and running statistics that are measured again."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def state(weight, mean=0.0):
     }
 
 
-def test_weights_are_averaged_by_hand():
+def test_weights_are_means():
     # (1 + 2 + 6) / 3 = 3
     weights, moved = average([state(1.0), state(2.0), state(6.0)], ["a", "b", "c"])
     assert weights["fc.weight"].tolist() == [3.0] and weights["fc.weight"].dtype == np.float32
     assert weights["steps"].tolist() == [3] and moved == []
 
 
-def test_running_statistics_that_moved_are_named():
+def test_running_statistics_that_differ_are_named():
     assert average([state(1.0, 0.5), state(2.0, 0.75)], ["a", "b"])[1] == ["bn._mean"]
 
 
-def test_the_sum_does_not_lose_small_weights():
+def test_small_weights_are_not_lost_in_the_sum():
     # in single precision 1e8 + 1 - 1e8 is 0
     assert average([state(1e8), state(1.0), state(-1e8)], "abc")[0]["fc.weight"][0] == pytest.approx(1 / 3)
 
@@ -47,7 +47,7 @@ def test_files_of_another_model_are_refused():
 
 
 class Net(nn.Layer):
-    """A batch norm that learns, and a frozen one behind it."""
+    """A batch norm, and a frozen one after it."""
 
     def __init__(self):
         super().__init__()
@@ -60,7 +60,7 @@ class Net(nn.Layer):
 
 def test_statistics_are_the_means_over_batches():
     # batches of the values 0, 2 (mean 1, variance 1), 4, 4 (4, 0) and 1, 7 (4, 9):
-    # mean (1 + 4 + 4) / 3 = 3, variance (1 + 0 + 9) / 3 = 10 / 3; what was there before does not count
+    # mean (1 + 4 + 4) / 3 = 3, variance (1 + 0 + 9) / 3 = 10 / 3; earlier values do not count
     net = Net()
     net.bn._mean.set_value(paddle.to_tensor([100.0]))
     net.eval()
@@ -92,14 +92,14 @@ def tiny(tmp_path):
     return cfg, [str(path) for path in paths], tmp_path
 
 
-def test_an_average_without_a_config_is_refused_where_statistics_moved(tiny):
+def test_an_average_without_a_config_is_refused_if_statistics_differ(tiny):
     _, paths, folder = tiny
     with pytest.raises(UserError, match="running statistics of batch norms differ"):
         average_checkpoints(paths, str(folder / "swa.pdparams"))
     assert not (folder / "swa.pdparams").exists()
 
 
-def test_the_average_is_written_with_statistics_of_its_own(tiny):
+def test_the_average_is_written_with_new_statistics(tiny):
     cfg, paths, folder = tiny
     average_checkpoints(paths, str(folder / "swa.pdparams"), cfg, batches=2)
     mine, first, second = (read_state(path) for path in (folder / "swa.pdparams", *paths))
@@ -109,7 +109,7 @@ def test_the_average_is_written_with_statistics_of_its_own(tiny):
     assert np.abs(mine[moved] - (first[moved] + second[moved]) / 2).max() > 1e-3
 
 
-def test_one_checkpoint_or_another_ending_is_refused(tiny):
+def test_a_single_checkpoint_or_a_wrong_file_name_is_refused(tiny):
     _, paths, folder = tiny
     with pytest.raises(UserError, match="at least two checkpoints, 1 given"):
         average_checkpoints(paths[:1], str(folder / "swa.pdparams"))
@@ -118,7 +118,7 @@ def test_one_checkpoint_or_another_ending_is_refused(tiny):
 
 
 def test_a_cycle_falls_to_its_lowest_rate_and_starts_again():
-    # 2 epochs of 3 updates a cycle: 6 updates, half a cosine over 5 steps
+    # 2 epochs of 3 updates per cycle: 6 updates, half a cosine over 5 steps
     decay = CyclicCosineDecay(cycle_epochs=2, min_lr_ratio=0.01)
     rates = [decay.rate(t, 3, 0, 1.0, 1.0) for t in range(7)]
     assert rates[0] == rates[6] == 1.0 and rates[5] == pytest.approx(0.01)

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, and everything that a run needs to go on."""
+"""Checkpoints: complete or absent, with everything that a resumed run needs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ppdet_repro.utils.weights import read_state
 
 
 class Net(nn.Layer):
-    """A backbone with batch norm, and a head for some classes."""
+    """A backbone with a batch norm, and a head with one output per class."""
 
     def __init__(self, classes=2):
         super().__init__()
@@ -45,14 +45,14 @@ class Net(nn.Layer):
 
 
 def new_training(optimizer=None, ema=False):
-    """Freshly built; its variables have other names than those of one built earlier."""
+    """Newly built objects. Their variables have other names in Paddle than those of objects built earlier."""
     model = Net()
     built = OptimizerBuilder(None, None, None, optimizer or Momentum()).build(LearningRate().schedule(9), model)
     return Checkpointed(model, built, ModelEMA(model) if ema else None, None)
 
 
 def train(training, updates, seed):
-    """Some updates on images that the seed determines."""
+    """Train for some updates on images that depend on the seed."""
     rng = np.random.default_rng(seed)
     for _ in range(updates):
         training.model(paddle.to_tensor(rng.normal(size=[2, 3, 4, 4]).astype("float32"))).backward()
@@ -63,7 +63,7 @@ def train(training, updates, seed):
 
 
 def everything(training):
-    """All arrays of a run."""
+    """All arrays of the objects of a run."""
     found = {**weights_of(training.model), **optimizer_state(training.optimizer, training.model)}
     if training.ema is not None:
         found.update({f"ema {name}": value for name, value in training.ema.state().items()})
@@ -85,7 +85,7 @@ def save(folder, training, epoch=1, **state):
 class TestCheckpoints:
     @pytest.mark.parametrize("ema", [False, True])
     @pytest.mark.parametrize("optimizer", [SGD(), Momentum(), Adam(), AdamW()])
-    def test_resumed_is_as_never_stopped(self, tmp_path, optimizer, ema):
+    def test_a_resumed_run_equals_an_uninterrupted_one(self, tmp_path, optimizer, ema):
         stopped = new_training(optimizer, ema)
         train(stopped, 3, seed=1)
         save(tmp_path, stopped)
@@ -96,14 +96,14 @@ class TestCheckpoints:
         train(resumed, 3, seed=2)
         assert equal(everything(stopped), everything(resumed))
 
-    def test_the_state_comes_back(self, tmp_path):
+    def test_the_state_is_restored(self, tmp_path):
         path = save(tmp_path, new_training(), 7, step=63, metrics={"bbox_mAP": 0.1}, best=0.2, best_epoch=5)
         state = restore_checkpoint(path, new_training())
         assert state == RunState(0, 7, 63, {"bbox_mAP": 0.1}, 0.2, 5, 0)
 
-    def test_the_loss_scale_comes_back(self, tmp_path):
+    def test_the_loss_scale_is_restored(self, tmp_path):
         class Scaler:
-            """Paddle's needs a GPU; this has the same state."""
+            """Stands in for Paddle's, which needs a GPU; its state has the same form."""
 
             state = {"scale": np.array([512.0], np.float32), "incr_count": 3}
 
@@ -120,13 +120,13 @@ class TestCheckpoints:
         assert scaler.state["scale"].dtype == np.float32
         assert {**scaler.state, "scale": 512.0} == {"scale": 512.0, "incr_count": 3}
 
-    def test_the_optimizers_state_is_under_the_parameters_names(self, tmp_path):
+    def test_the_optimizers_state_has_the_names_of_the_parameters(self, tmp_path):
         training = new_training(Momentum())
         train(training, 1, seed=0)
         state = read_state(save(tmp_path, training) / "optimizer.pdopt")
         assert "backbone.conv.weight|velocity" in state
 
-    def test_a_model_with_average_keeps_what_to_evaluate_apart_from_what_to_train(self, tmp_path):
+    def test_with_a_moving_average_averaged_and_trained_weights_are_separate_files(self, tmp_path):
         training = new_training(ema=True)
         train(training, 2, seed=0)
         averaged = {name: value.numpy() for name, value in training.ema.applied_weights().items()}
@@ -140,23 +140,23 @@ class TestCheckpoints:
         keep_newest(tmp_path, 3, best_epoch=2)
         assert [path.name for path in list_checkpoints(tmp_path)] == [f"epoch_000{i}" for i in (2, 4, 5, 6)]
 
-    def test_epochs_beyond_four_digits_are_still_in_order(self, tmp_path):
+    def test_epochs_with_more_than_four_digits_are_still_in_order(self, tmp_path):
         for epoch in (9999, 10000):
             save(tmp_path, new_training(), epoch)
         assert find_checkpoint("auto", tmp_path).name == "epoch_10000"
 
-    def test_auto_without_checkpoints_is_none(self, tmp_path):
+    def test_auto_without_checkpoints_finds_none(self, tmp_path):
         assert find_checkpoint("auto", tmp_path) is None
 
     @pytest.mark.parametrize("file", ["state.json", "model.pdparams", "optimizer.pdopt"])
-    def test_auto_passes_over_a_damaged_one(self, tmp_path, file):
+    def test_auto_skips_a_damaged_checkpoint(self, tmp_path, file):
         older = save(tmp_path, new_training(), 1)
         newer = save(tmp_path, new_training(), 2)
         content = (newer / file).read_bytes()
         (newer / file).write_bytes(content[: len(content) // 2])
         assert find_checkpoint("auto", tmp_path) == older
 
-    def test_a_path_that_is_no_checkpoint(self, tmp_path):
+    def test_a_path_that_is_not_a_checkpoint_is_refused(self, tmp_path):
         with pytest.raises(UserError, match="not a checkpoint.*-o pretrain_weights="):
             find_checkpoint(str(tmp_path / "model.pdparams"), tmp_path)
 
@@ -186,7 +186,7 @@ class TestCheckpoints:
         with pytest.raises(UserError, match="not a checkpoint of this version"):
             restore_checkpoint(path, new_training())
 
-    def test_a_full_disk_leaves_the_last_good_one(self, tmp_path, monkeypatch):
+    def test_a_full_disk_leaves_the_last_good_checkpoint(self, tmp_path, monkeypatch):
         save(tmp_path, new_training(), 1)
         real, calls = os.fsync, []
 
@@ -207,7 +207,7 @@ class TestCheckpoints:
         training = new_training(ema=True)
         train(training, 1, seed=0)
         weights = weights_of(training.model)
-        for name in weights:  # large enough for a kill to fall into the writing of a file
+        for name in weights:  # large enough that the process may be killed while it writes a file
             training.ema.average[name] = paddle.zeros([1 << 14])
         started = time.perf_counter()
         save_checkpoint(tmp_path, training, RunState(0, 1), weights)

@@ -1,4 +1,4 @@
-"""Several processes: what they send each other, and that two of them train like one."""
+"""Several processes: the messages between them, and that two processes train like one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import time
 
 import numpy as np
 import pytest
+from paddle import nn
 from paths import ROOT
 
 from ppdet_repro.core.config import load_config
 from ppdet_repro.data.source.synthetic import generate
+from ppdet_repro.engine.distributed import World, synchronize_batch_norms
 from ppdet_repro.engine.training.checkpoint import list_checkpoints
 from ppdet_repro.engine.training.train import train
 from ppdet_repro.utils.weights import read_state
@@ -60,7 +62,7 @@ EvalReader:
     - Permute: {{}}
 """
 
-# Freezes every batch norm, then trains; each process leaves its final weights beside the config.
+# Trains, with all batch norms frozen if asked to. Each process writes its final weights to the config's folder.
 FROZEN = """
 import os, sys
 import numpy as np
@@ -136,7 +138,7 @@ run_command(lambda: train(load_config(sys.argv[1])) and None)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """8 images of 2 classes to train on, 3 to evaluate: not as many for each of two processes."""
+    """8 images of 2 classes to train on, and 3 to evaluate, which two processes cannot share equally."""
     return generate(tmp_path_factory.mktemp("data") / "set", train=8, val=3, size=(64, 64), classes=2, objects=(1, 3))
 
 
@@ -148,7 +150,7 @@ def config(folder, data, norm_type="bn", frozen="true"):
 
 
 def launch(folder, code, *arguments, processes=2):
-    """Run Python code in several processes on the CPU; the result has the first's log as `log`."""
+    """Run Python code in several processes on the CPU. The result has the log of the first process as `log`."""
     folder.mkdir(exist_ok=True)
     (folder / "script.py").write_text(code)
     command = ["-m", "paddle.distributed.launch", f"--nproc_per_node={processes}", "--log_dir", str(folder / "log")]
@@ -171,7 +173,7 @@ def lines(folder, kind):
     return [line for line in found if line["kind"] == kind]
 
 
-def test_what_processes_send_each_other(tmp_path):
+def test_means_over_processes(tmp_path):
     done = launch(tmp_path, COLLECTIVES)
     assert done.returncode == 0, done.log
 
@@ -204,7 +206,7 @@ def test_two_processes_train_like_one_with_twice_the_batch(tmp_path, data):
     assert (two / "log" / "workerlog.1").read_text().count("INFO") == 0
 
 
-def test_batch_norms_that_learn_have_equal_statistics_everywhere(tmp_path, data):
+def test_batch_norms_that_are_not_frozen_have_equal_statistics_in_all_processes(tmp_path, data):
     done = launch(tmp_path, FROZEN, config(tmp_path, data, "sync_bn", "false"), "free", "epoch=1", "use_ema=true")
     assert done.returncode == 0, done.log
     ranks = [np.load(tmp_path / f"rank{rank}.npz") for rank in range(2)]
@@ -213,7 +215,7 @@ def test_batch_norms_that_learn_have_equal_statistics_everywhere(tmp_path, data)
     assert "sync_bn: BN used instead" in done.log
 
 
-def test_a_process_that_fails_ends_the_others(tmp_path, data):
+def test_a_failing_process_ends_the_others(tmp_path, data):
     started = time.perf_counter()
     done = launch(tmp_path, FAILING, config(tmp_path, data))
     assert done.returncode != 0
@@ -222,9 +224,25 @@ def test_a_process_that_fails_ends_the_others(tmp_path, data):
     assert "error: the disk of this machine is broken" in log and "Traceback" not in log
 
 
-def test_one_process_may_resume_what_two_began(tmp_path, data):
+def test_one_process_can_resume_a_run_of_two(tmp_path, data):
     path = config(tmp_path, data)
     done = launch(tmp_path, FROZEN, path, "free", "epoch=1")
     assert done.returncode == 0, done.log
     state = train(load_config(path, ["TrainReader.batch_size=4"]), resume="auto")
     assert (state.epoch, state.step) == (2, 4)
+
+
+def test_sync_bn_on_the_cpu_is_bn_and_logged(logged):
+    model = nn.Sequential(nn.BatchNorm2D(1))
+    synchronize_batch_norms(model, World(0, 2, gpu=False))
+    assert type(model[0]) is nn.BatchNorm2D and "BN used instead" in logged.text
+
+
+def test_sync_bn_on_gpus_keeps_names_weights_and_frozen_layers():
+    frozen = nn.BatchNorm2D(1, use_global_stats=True)
+    model = nn.Sequential(nn.BatchNorm2D(1), nn.Sequential(frozen))
+    before = model.state_dict()
+    synchronize_batch_norms(model, World(0, 2, gpu=True))
+    assert type(model[0]) is nn.SyncBatchNorm and model[1][0] is frozen
+    after = model.state_dict()
+    assert list(after) == list(before) and all(after[name] is before[name] for name in after)
