@@ -1,26 +1,43 @@
-"""Five object detectors, reproduced, trained and shipped with PaddlePaddle.
+"""Five object detectors, reproduced, trained and deployed with PaddlePaddle.
 
-    from ppdet_repro import load_config, build_model
+    from ppdet_repro import build_model, load_config
 
-    model = build_model(load_config("configs/yolof/yolof_r50_c5_1x_coco.yml"))
+    model = build_model(load_config("yolof/yolof_r50_c5_1x_coco.yml"))
 
-Importing the package prepares the process for Paddle (threads, MKL code path)
-but does not import Paddle itself.
+Importing the package prepares the process for Paddle (number of threads, code path of MKL) but does not import Paddle.
 """
 
+from __future__ import annotations
+
 import zlib  # noqa: F401  Paddle 2.6 can crash inside zlib when it loads its own copy first
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from ppdet_repro.utils import cpu_env
 
+if TYPE_CHECKING:
+    from ppdet_repro.core.config import build, build_model, load_config
+    from ppdet_repro.engine.evaluation.evaluate import evaluate
+    from ppdet_repro.engine.export.export_model import export_model
+    from ppdet_repro.engine.training.train import train
+
 cpu_env.apply()
 
-__version__ = "0.2.0"
-__all__ = ["load_config", "build_model"]
+__version__ = "0.1.0"
+__all__ = ["build", "build_model", "evaluate", "export_model", "load_config", "train"]
+
+_MODULES = {
+    "build": "core.config",
+    "build_model": "core.config",
+    "evaluate": "engine.evaluation.evaluate",
+    "export_model": "engine.export.export_model",
+    "load_config": "core.config",
+    "train": "engine.training.train",
+}
 
 
-def __getattr__(name: str):
-    if name in __all__:
-        from ppdet_repro.core import config
-
-        return getattr(config, name)
-    raise AttributeError(f"module 'ppdet_repro' has no attribute {name!r}")
+def __getattr__(name: str) -> Any:
+    """Import a function of the public interface when it is used first: the module may import Paddle."""
+    if name in _MODULES:
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,7 @@
-"""Who may import whom, read from the syntax trees; and what works where Paddle is not installed."""
+"""Which modules may import which, which private names they may use, and what works where Paddle is not installed.
+
+All rules but the last are checked on the syntax trees.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,17 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
-from typing import Iterator, Tuple
+from typing import Dict, Iterator, Tuple
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
+import ppdet_repro
+
 PACKAGE = "ppdet_repro"
 
-# Lowest first; a module may import from its own layer and from those below. The longest prefix counts:
-# "modeling" stands for the files in that folder that are not named elsewhere (layers, nms, ...).
+# The lowest layer comes first. A module may import from its own layer and from those below. The longest prefix counts:
+# "modeling" stands for the files in that folder that no other entry names (layers, nms, ...).
 LAYERS = [
     ("core", "utils", "paddle_private", ""),
     ("modeling.boxes", "modeling.anchors", "modeling.shape_spec"),
@@ -26,10 +31,15 @@ LAYERS = [
     ("tools", "deploy"),
 ]
 ENGINE = LAYERS.index(("engine",))
-WITHOUT_PADDLE = ("core", "utils", "data.transform", "data.source")
+WITHOUT_PADDLE = ("core", "utils", "data.transform", "data.source", "runtime")  # but for runtime/paddle_*.py
 
+MAX_FILE, MAX_FUNCTION = 350, 60  # lines
+PRIVATE_FOLDER = ROOT / PACKAGE / "paddle_private"  # the only place where Paddle's private names may be used
+NAMEDTUPLES = {"_replace", "_asdict", "_fields"}  # these are public in spite of their underscore
 
 FILES = [path for folder in (PACKAGE, "tools", "deploy") for path in sorted((ROOT / folder).rglob("*.py"))]
+INIT = ROOT / PACKAGE / "__init__.py"  # exports functions of all layers, lazily
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 CONFIGS = [str(path) for path in sorted(ROOT.glob("configs/**/*.yml")) if path.parent.name != "_base_"]
 
 
@@ -39,30 +49,37 @@ def module_name(path: Path) -> str:
     return ".".join(part for part in parts if part not in (PACKAGE, "__init__"))
 
 
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
 def imported(path: Path) -> Iterator[Tuple[str, int]]:
     """The package's modules that a file imports anywhere in it, without the package's name, and the lines."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for name, line in all_imported(path):
+        if name.split(".")[0] == PACKAGE:
+            yield name.partition(".")[2], line
+
+
+def all_imported(path: Path) -> Iterator[Tuple[str, int]]:
+    """Everything that a file imports as a dotted name, and the lines."""
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}:{node.lineno}: a relative import"
-            names = [f"{node.module}.{item.name}" for item in node.names]
+            yield from ((f"{node.module}.{item.name}", node.lineno) for item in node.names)
         elif isinstance(node, ast.Import):
-            names = [item.name for item in node.names]
-        else:
-            continue
-        for name in names:
-            if name.split(".")[0] == PACKAGE:
-                yield name.partition(".")[2], node.lineno
+            yield from ((item.name, node.lineno) for item in node.names)
 
 
 def layer(module: str) -> int:
-    """The number of a module's layer. What `ppdet_repro` itself exports is core's."""
+    """The number of a module's layer. What `ppdet_repro` itself exports belongs to the module that defines it."""
+    module = ppdet_repro._MODULES.get(module, module)
     prefixes = {prefix: number for number, layer in enumerate(LAYERS) for prefix in layer}
     known = [prefix for prefix in prefixes if prefix and f"{module}.".startswith(f"{prefix}.")]
     assert known or "." not in module, f"module {module!r} is in no layer; add it to LAYERS"
     return prefixes[max(known, key=len, default="")]
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_name)
+@pytest.mark.parametrize("path", [path for path in FILES if path != INIT], ids=module_name)
 def test_imports_run_only_downward(path):
     module = module_name(path)
     for name, line in imported(path):
@@ -79,11 +96,76 @@ def test_components_see_no_config(path):
         assert not sees_config or own.split(".")[0] in ("", "core"), f"{path}:{line}: {own} imports {name}"
 
 
-def test_configs_data_sources_and_transforms_need_no_paddle():
+def private_names(path: Path) -> Dict[int, str]:
+    """The private names of Paddle that a file imports, and those of any object that it accesses, by line.
+
+    Allowed are the attributes of `self`, `cls` and `super()`, and those of argparse, which has no others for types.
+    """
+    found = {}
+    for name, line in all_imported(path):
+        if name.startswith(("paddle.base", "paddle.fluid", "paddle._")) or name.endswith(".LayerHelper"):
+            found[line] = name
+    for node in ast.walk(tree_of(path)):
+        if not isinstance(node, ast.Attribute):
+            continue
+        owner = node.value
+        own = isinstance(owner, ast.Name) and owner.id in ("self", "cls", "argparse")
+        own = own or (isinstance(owner, ast.Call) and isinstance(owner.func, ast.Name) and owner.func.id == "super")
+        private = node.attr.startswith("_") and not node.attr.endswith("__") and node.attr not in NAMEDTUPLES
+        if (private and not own) or ast.unparse(node) in ("paddle.base", "paddle.fluid"):
+            found[node.lineno] = ast.unparse(node)
+    return found
+
+
+@pytest.mark.parametrize("path", [f for f in FILES if PRIVATE_FOLDER not in f.parents], ids=module_name)
+def test_paddles_private_names_are_used_in_one_folder_only(path):
+    assert private_names(path) == {}
+
+
+@pytest.mark.parametrize(
+    "code, name",
+    [
+        ("from paddle import _C_ops", "paddle._C_ops"),
+        ("import paddle.base.core", "paddle.base.core"),
+        ("from paddle.base.layer_helper import LayerHelper", "paddle.base.layer_helper.LayerHelper"),
+        ("paddle._C_ops.relu(x)", "paddle._C_ops"),
+        ("x = paddle.base.core", "paddle.base"),
+        ("optimizer._accumulators", "optimizer._accumulators"),
+        ("self.optimizer._accumulators", "self.optimizer._accumulators"),
+        ("self._own, cls._own, super()._own, row._replace(a=1), x.__class__", None),
+    ],
+)
+def test_which_names_are_private(tmp_path, code, name):
+    (tmp_path / "a.py").write_text(code)
+    assert set(private_names(tmp_path / "a.py").values()) == ({name} if name else set())
+
+
+@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_module_search_path_stays_as_it_is(path):
+    """Files named _checkout.py may extend it: they let a checkout run without an installation."""
+    if path.name != "_checkout.py":
+        edits = [node.lineno for node in ast.walk(tree_of(path)) if is_sys_path(node)]
+        assert edits == [], f"{path} uses sys.path"
+    assert "noqa: E" + "402" not in path.read_text(encoding="utf-8"), f"{path} has imports below other code"
+
+
+def is_sys_path(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.path"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_files_and_functions_have_a_readable_length(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_FILE
+    functions = [n for n in ast.walk(tree_of(path)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    long = {f.name: f.end_lineno - f.lineno + 1 for f in functions if f.end_lineno - f.lineno >= MAX_FUNCTION}
+    assert long == {}
+
+
+def test_configs_data_sources_transforms_and_the_runtime_need_no_paddle():
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).replace(".__init__", "")
         for path in FILES
-        if module_name(path).startswith(WITHOUT_PADDLE)
+        if module_name(path).startswith(WITHOUT_PADDLE) and not path.name.startswith("paddle_")
     ]
     program = f"""
 import importlib, sys

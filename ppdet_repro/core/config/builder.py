@@ -121,8 +121,8 @@ def build_model(cfg: Config) -> Any:
     Example:
         >>> from ppdet_repro import build_model, load_config
         >>> model = build_model(load_config("demo/yolof_demo.yml"))
-        >>> type(model).__name__, model.backbone.out_shape[0].channels
-        ('YOLOF', 512)
+        >>> type(model).__name__, model.neck.out_shape
+        ('YOLOF', [ShapeSpec(channels=64, stride=8)])
     """
     if cfg.run.architecture is None:
         raise UserError(f"{cfg.path}: the config names no architecture")

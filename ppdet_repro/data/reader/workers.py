@@ -135,18 +135,18 @@ class _Worker:
         try:
             self.connection.send(task)
         except (BrokenPipeError, ConnectionResetError):
-            raise self._death() from None
+            raise self.death() from None
 
     def receive(self, pool: list[_Worker]) -> Any:
         ready = wait([self.connection, *(worker.process.sentinel for worker in pool)])
         if self.connection not in ready:
-            raise next(worker for worker in pool if worker.process.sentinel in ready)._death()
+            raise next(worker for worker in pool if worker.process.sentinel in ready).death()
         block = next(self.turns)
         try:
             kind, content, sizes = self.connection.recv()
             buffers = [self.connection.recv_bytes() for _ in sizes if block is None]
         except (EOFError, OSError):
-            raise self._death() from None
+            raise self.death() from None
         if kind == "user error":
             raise UserError(content)
         if kind == "error":
@@ -154,7 +154,7 @@ class _Worker:
             raise UserError(f"{self.name} failed: {summary}; worker_num=0 shows where") from WorkerTraceback(details)
         return pickle.loads(content, buffers=buffers if block is None else block.parts(sizes))
 
-    def _death(self) -> UserError:
+    def death(self) -> UserError:
         self.process.join(timeout=5)
         code = self.process.exitcode
         how = f"ended with exit code {code}"
