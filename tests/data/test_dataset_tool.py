@@ -14,7 +14,7 @@ from ppdet_repro.data.source.check import check
 from ppdet_repro.data.source.coco import COCODataSet
 from ppdet_repro.data.source.convert import convert
 from ppdet_repro.data.source.dataset_files import find_dataset
-from ppdet_repro.data.source.show import pictorial
+from ppdet_repro.data.source.show import before_normalization
 from ppdet_repro.data.source.synthetic import generate
 from ppdet_repro.data.source.voc import VOCDataSet
 from ppdet_repro.utils.errors import UserError, run_command
@@ -301,7 +301,7 @@ def test_pictures_end_where_numbers_begin():
         pass
 
     flip = Flip()
-    assert pictorial([flip, NormalizeImage(), Flip()]) == [flip]
+    assert before_normalization([flip, NormalizeImage(), Flip()]) == [flip]
 
 
 # --- convert

@@ -1,4 +1,4 @@
-"""The synthetic set: reproducible, exactly labelled, spread over sizes, and safe about its folder."""
+"""The synthetic dataset: it is reproducible, its labels are exact, and it never overwrites other files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ppdet_repro.data.source import synthetic
 from ppdet_repro.data.source.coco import COCODataSet
 from ppdet_repro.data.source.shapes import SHAPES, area, coverage, pose
 from ppdet_repro.data.source.synthetic import generate
+from ppdet_repro.data.source.synthetic_images import ImageOptions, _sides, draw
 from ppdet_repro.utils.errors import UserError
 
 SMALL_SET = {"train": 6, "val": 2, "size": (64, 96), "seed": 3}
@@ -67,31 +68,31 @@ def test_no_pixel_belongs_to_two_objects(made):
         assert rle.decode(codes).sum(2).max() == 1
 
 
-def recipe(**changes):
+def options(**changes):
     looks = 0.0, 1.0, 1.0, 0.0
-    base = synthetic.Recipe(((96, 96), (96, 96)), tuple(SHAPES), (8, 8), (0, 1, 0), *looks, "png", 0)
+    base = ImageOptions(((96, 96), (96, 96)), tuple(SHAPES), (8, 8), (0, 1, 0), *looks, "png", 0)
     return base._replace(**changes)
 
 
 def test_objects_stay_visible():
-    """At least 40 % of each object is seen, cut and covered parts counted as hidden; some are half hidden."""
+    """At least 40 % of each object is visible, where parts outside the image count as hidden; some are half hidden."""
     shares = []
     for seed in range(20):
-        picture = synthetic.draw(np.random.default_rng(seed), recipe())
-        seen = np.bincount(picture.owner[picture.owner >= 0], minlength=len(picture.labels))
-        shares += list(seen / picture.areas)
+        drawn = draw(np.random.default_rng(seed), options())
+        seen = np.bincount(drawn.owner[drawn.owner >= 0], minlength=len(drawn.labels))
+        shares += list(seen / drawn.areas)
     assert min(shares) >= 0.4 and sum(share < 0.7 for share in shares) > 10
 
 
 def test_sizes_are_spread_over_small_medium_and_large():
-    """Log-uniform inside each: half of the small ones are below sqrt(10 * 32)."""
-    sides = synthetic._sides(np.random.default_rng(0), 3000, 256, (0.5, 0.3, 0.2))
+    """Sizes are log-uniform inside each group: half of the small ones are below sqrt(10 * 32)."""
+    sides = _sides(np.random.default_rng(0), 3000, 256, (0.5, 0.3, 0.2))
     shares = np.histogram(sides, [10, np.sqrt(320), 32, 96, 0.55 * 256])[0] / 3000
     np.testing.assert_allclose(shares, [0.25, 0.25, 0.3, 0.2], atol=0.03)
 
 
 def test_sizes_without_room_are_not_drawn():
-    sides = synthetic._sides(np.random.default_rng(0), 500, 100, (0.2, 0.4, 0.4))
+    sides = _sides(np.random.default_rng(0), 500, 100, (0.2, 0.4, 0.4))
     assert max(sides) <= 55 and min(sides) >= 10  # no large ones in 100 px: their share goes to the others
     assert np.mean(np.array(sides) > 32) == pytest.approx(2 / 3, abs=0.07)
 
@@ -114,7 +115,7 @@ def test_coverage_is_exact_to_a_quarter_pixel():
 
 
 def test_shapes_differ():
-    """Hu's moments, which do not change with angle and size, tell them apart."""
+    """Their Hu moments, which are invariant to angle and size, are different."""
 
     def moments(outline):
         scale = 60 / np.sqrt(area(outline))
@@ -149,9 +150,9 @@ def test_the_same_set_is_used_again(tmp_path):
 def test_another_set_is_never_overwritten(tmp_path):
     root = generate(tmp_path / "set", **SMALL_SET)
     before = digests(root)
-    with pytest.raises(UserError, match="set holds a set made with seed 3 instead of 5: remove it"):
+    with pytest.raises(UserError, match="set contains a dataset with seed 3 instead of 5: remove it"):
         generate(root, **{**SMALL_SET, "seed": 5})
-    with pytest.raises(UserError, match="exists and is no synthetic set"):
+    with pytest.raises(UserError, match="exists and is not a synthetic dataset"):
         generate(tmp_path, **SMALL_SET)
     assert digests(root) == before
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
@@ -176,11 +177,11 @@ def test_empty_images_and_png(tmp_path):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"size": (16, 64)}, "at least 32 px"),
-        ({"size": ((64, 32), 64)}, "'from' before 'to'"),
+        ({"size": (16, 64)}, "at least 32 pixels"),
+        ({"size": ((64, 32), 64)}, r"ranges are \(from, to\)"),
         ({"classes": 13}, "1 to 12 synthetic classes"),
-        ({"classes": ["disk", "cat"]}, "different ones of disk, square"),
-        ({"classes": ["disk", "disk"]}, "different ones"),
+        ({"classes": ["disk", "cat"]}, "different names out of disk, square"),
+        ({"classes": ["disk", "disk"]}, "different names"),
         ({"objects": (3, 1)}, "from, to"),
         ({"scales": (0, 0, 0)}, "shares of small, medium and large"),
         ({"scales": (0, 0, 1)}, "no room for such large objects"),
@@ -194,35 +195,37 @@ def test_impossible_options(tmp_path, options, message):
         generate(tmp_path / "set", **{**SMALL_SET, **options})
 
 
-def test_a_place_that_cannot_be_written(tmp_path):
+def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file.* cannot be written"):
         generate(tmp_path / "file" / "set", **SMALL_SET)
 
 
-def test_clutter_and_contrast_make_pictures_busier(tmp_path):
-    """Mean size of the grey level's step from pixel to pixel, over the same scenes' recipes."""
+def test_clutter_and_contrast_make_images_busier(tmp_path):
+    """Compared by the mean absolute difference of neighboring pixels, over images with the same random numbers."""
 
     def busyness(clutter, contrast):
-        recipe = synthetic.Recipe(
+        image_options = ImageOptions(
             ((96, 96), (96, 96)), ("disk",), (4, 4), (0, 1, 0), 0.0, clutter, contrast, 0.0, "png", 0
         )
-        pictures = [synthetic.draw(np.random.default_rng(i), recipe).image for i in range(8)]
-        return np.mean([np.abs(np.diff(p.astype(float), axis=1)).mean() for p in pictures])
+        images = [draw(np.random.default_rng(i), image_options).image for i in range(8)]
+        return np.mean([np.abs(np.diff(p.astype(float), axis=1)).mean() for p in images])
 
     assert busyness(0, 0) < busyness(0, 1) < busyness(1, 1)
-    with pytest.raises(UserError, match="clutter goes from 0 to 1, but is 1.5"):
-        synthetic.generate(tmp_path / "set", clutter=1.5)
+    with pytest.raises(UserError, match="clutter must be from 0 to 1, but is 1.5"):
+        generate(tmp_path / "set", clutter=1.5)
 
 
 def test_likeness_gives_a_class_its_hue():
-    """Classes 0 and 3 of six have hues 0 (red) and 1/2 (cyan): where all wear them, 0 is the redder."""
-    recipe = synthetic.Recipe(((96, 96), (96, 96)), tuple(SHAPES)[:6], (3, 3), (0, 1, 0), 0.0, 0.0, 0.0, 1.0, "png", 0)
-    pictures = [synthetic.draw(np.random.default_rng(i), recipe) for i in range(40)]
+    """Classes 0 and 3 of six have hues 0 (red) and 1/2 (cyan): with a likeness of 1, class 0 is always redder."""
+    image_options = ImageOptions(
+        ((96, 96), (96, 96)), tuple(SHAPES)[:6], (3, 3), (0, 1, 0), 0.0, 0.0, 0.0, 1.0, "png", 0
+    )
+    images = [draw(np.random.default_rng(i), image_options) for i in range(40)]
     redness = {0: [], 3: []}
-    for picture in pictures:
-        for index, label in enumerate(picture.labels):
-            blue, green, red = picture.image[picture.owner == index].mean(0)
+    for drawn in images:
+        for index, label in enumerate(drawn.labels):
+            blue, green, red = drawn.image[drawn.owner == index].mean(0)
             if label in redness:
                 redness[label].append(red - (blue + green) / 2)
     assert min(redness[0]) > max(redness[3])

@@ -1,4 +1,4 @@
-"""What a data set holds and what is wrong with it: everything, not only the first mistake."""
+"""Statistics of a dataset and all of its mistakes, not only the first one."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from ppdet_repro.data.source.voc import image_size, read_set, read_xml
 from ppdet_repro.data.transform.decode import ImageError, read_image
 from ppdet_repro.utils.errors import UserError
 
-SIDES = (0, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512)  # px: where the histogram's bins start
-SCALES = ((32.0, "small"), (96.0, "medium"), (math.inf, "large"))  # COCO's; up to this many px
-SLACK = 0.5  # px that a box may reach over its image's border (rounding) without being a problem
-BAR = 40  # letters of the histogram's longest bar
+SIDES = (0, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512)  # lower limits of the histogram's bins in pixels
+SCALES = ((32.0, "small"), (96.0, "medium"), (math.inf, "large"))  # COCO's upper limits in pixels
+SLACK = 0.5  # pixels that a box may extend beyond its image without being a problem, because of rounding
+BAR = 40  # characters in the longest bar of the histogram
 
 NO_BOX, NO_AREA = "annotation without a box", "box without area or inverted"
 OUTSIDE, REACHING = "box outside its image", "box that reaches outside its image"
 
 
 class Problem(NamedTuple):
-    """One mistake: its kind, the same for all of a kind, and where it is."""
+    """A mistake in a dataset."""
 
-    kind: str
-    where: str
+    kind: str  # a description that is the same for all mistakes of this kind, and a key in JSON reports
+    where: str  # which entry or file is wrong
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found. Boxes are counted where they have an area and a known class and image."""
+    """The result of a check. Boxes are counted if they have an area, a known class and a known image."""
 
     file: str
     images: int
     empty_images: int
     boxes: int
-    crowd: int  # of the boxes
-    classes: dict[str, tuple[int, int]]  # name -> boxes, images with one
-    scales: dict[str, int]  # "small", "medium", "large" -> boxes
-    histogram: dict[int, int]  # a side of `SIDES` -> boxes of at least that side (square root of area)
+    crowd: int  # boxes that are crowd regions
+    classes: dict[str, tuple[int, int]]  # name -> number of boxes, number of images that contain the class
+    scales: dict[str, int]  # "small", "medium", "large" -> number of boxes
+    histogram: dict[int, int]  # lower limit of a bin (see `SIDES`) -> number of boxes, by the square root of their area
     problems: list[Problem]
 
     def as_dict(self) -> dict:
-        """The report for a json file."""
+        """Return the report in the form of a JSON file."""
         kinds = Counter(problem.kind for problem in self.problems)
         return {
             "file": self.file,
@@ -66,8 +66,8 @@ class Report:
         }
 
     def text(self, examples: int = 5) -> str:
-        """The report for a terminal, with so many examples of each kind of problem."""
-        parts = self._header(), self._table(), self._bars(), self._problem_lines(examples)
+        """Format the report for a terminal, with at most `examples` of each kind of problem."""
+        parts = self._header(), self._class_table(), self._histogram_lines(), self._problem_lines(examples)
         return "\n\n".join("\n".join(part) for part in parts)
 
     def _header(self) -> Iterator[str]:
@@ -77,7 +77,7 @@ class Report:
             f"{count(len(self.classes), 'class', 'classes')}"
         )
 
-    def _table(self) -> Iterator[str]:
+    def _class_table(self) -> Iterator[str]:
         used = {name: numbers for name, numbers in self.classes.items() if numbers[0]}
         width = max(map(len, [*used, "class"]))
         yield f"{'class':{width}}  {'boxes':>8} {'images':>8}"
@@ -87,9 +87,9 @@ class Report:
         if unused:
             yield textwrap.fill(f"no boxes: {', '.join(unused)}", 100)
 
-    def _bars(self) -> Iterator[str]:
+    def _histogram_lines(self) -> Iterator[str]:
         sizes = ", ".join(f"{number:,} {name}" for name, number in self.scales.items())
-        yield f"square root of the area, px ({sizes})"
+        yield f"square root of the area in pixels ({sizes})"
         most = max(1, *self.histogram.values())
         for side, above in zip(SIDES, (*SIDES[1:], None)):
             boxes = self.histogram[side]
@@ -104,16 +104,21 @@ class Report:
         yield f"{count(len(self.problems), 'problem')}:"
         for kind, number in Counter(problem.kind for problem in self.problems).most_common():
             yield f"  {kind} ({number:,})"
-            places = [problem.where for problem in self.problems if problem.kind == kind]
-            yield from (f"    {where}" for where in places[:examples])
+            locations = [problem.where for problem in self.problems if problem.kind == kind]
+            yield from (f"    {where}" for where in locations[:examples])
             if number > examples:
                 yield f"    and {number - examples:,} more"
 
 
 def check(dataset: DatasetFiles, decode: bool = False) -> Report:
-    """Check a whole set. Raises `UserError` only if the annotation file itself cannot be read.
+    """Check a dataset.
 
-    decode: decode every image, which finds damaged ones, instead of reading their headers.
+    Args:
+        dataset: The dataset.
+        decode: Decode every image, in order to find damaged ones, instead of reading only the headers.
+
+    Raises:
+        UserError: The annotation file itself cannot be read.
     """
     checker = _Checker(dataset, decode)
     document = read_coco(dataset.anno_file) if dataset.is_coco else checker.voc_document()
@@ -149,98 +154,98 @@ class _Box(NamedTuple):
 
 
 class _Image(NamedTuple):
-    """An image's file name, and its size by the annotations; 0 where they have none."""
+    """An image entry."""
 
     name: str
-    width: float
+    width: float  # 0 if the annotations contain no size
     height: float
 
 
 class _Checker:
-    """Goes through a set's parts, collecting problems."""
+    """Checks the parts of a dataset and collects the problems."""
 
     def __init__(self, dataset: DatasetFiles, decode: bool):
         self.dataset = dataset
         self.decode = decode
         self.problems: list[Problem] = []
 
-    def note(self, kind: str, where: str) -> None:
+    def add_problem(self, kind: str, where: str) -> None:
         self.problems.append(Problem(kind, where))
 
     def voc_document(self) -> dict:
-        """A VOC set as a COCO document, without the annotation files that cannot be read."""
+        """Read a VOC set as a COCO document. Annotation files that cannot be read are left out."""
         pairs = []
         for entry in read_set(self.dataset.anno_file, self.dataset.image_folder):
             try:
                 annotation = read_xml(entry.xml)
             except UserError as error:
-                self.note("annotation file that cannot be used", str(error))
+                self.add_problem("annotation file that cannot be used", str(error))
             else:
                 pairs.append((entry, annotation))
         names = read_label_list(self.dataset.label_file) if self.dataset.label_file else None
         return coco_from_voc(pairs, names, self.dataset.image_folder)
 
     def categories(self, categories: list[dict]) -> dict[int, str]:
-        """Names by id."""
+        """Check the categories. Returns their names by id."""
         names: dict[int, str] = {}
         for position, category in enumerate(categories):
             key, name = category.get("id"), category.get("name")
             where = f"category id {key}: {name}"
             if not isinstance(key, int) or not isinstance(name, str):
-                self.note("category without id or name", f"category number {position}")
+                self.add_problem("category without id or name", f"category number {position}")
             elif key in names:
-                self.note("category id used twice", f"{where}, {names[key]}")
+                self.add_problem("category id used twice", f"{where}, {names[key]}")
             else:
                 if name in names.values():
-                    self.note("category name used twice", where)
+                    self.add_problem("category name used twice", where)
                 names[key] = name
         return names
 
     def images(self, entries: list[dict]) -> dict[int, _Image]:
-        """The images by id."""
+        """Check the images. Returns them by id."""
         images: dict[int, _Image] = {}
         first_use: dict[str, int] = {}
         for position, entry in enumerate(entries):
             key, name = entry.get("id"), entry.get("file_name")
             if not isinstance(key, int) or not isinstance(name, str) or not name:
-                self.note("image without id or file name", f"image number {position}")
+                self.add_problem("image without id or file name", f"image number {position}")
                 continue
             where = f"image id {key} ({name})"
             if key in images:
-                self.note("image id used twice", where)
+                self.add_problem("image id used twice", where)
                 continue
             other = first_use.setdefault(os.path.normpath(name), key)
             if other != key:
-                self.note("file listed twice", f"{where}, also image id {other}")
+                self.add_problem("file listed twice", f"{where}, also image id {other}")
             size = entry.get("width"), entry.get("height")
             valid = all(isinstance(side, (int, float)) and side > 0 for side in size)
             if not valid:
-                self.note("image without a size", f"{where}: {size[0]} x {size[1]}")
+                self.add_problem("image without a size", f"{where}: {size[0]} x {size[1]}")
             images[key] = _Image(name, *(size if valid else (0, 0)))
-            self.file(images[key], where)
+            self.check_file(images[key], where)
         return images
 
-    def file(self, image: _Image, where: str) -> None:
-        """Compare an image entry with its file."""
+    def check_file(self, image: _Image, where: str) -> None:
+        """Check that an image file is readable and has the size that its entry gives."""
         try:
             file = path_inside(self.dataset.image_folder, image.name, where)
         except UserError:
-            self.note("file outside the image folder", where)
+            self.add_problem("file outside the image folder", where)
             return
         if not os.path.isfile(file):
-            self.note("file missing", f"{where}: {file}")
+            self.add_problem("file missing", f"{where}: {file}")
             return
         try:
             height, width = read_image(file).shape[:2] if self.decode else image_size(file)
         except (UserError, ImageError) as error:
-            self.note("file that is no readable image", f"{where}: {error}")
+            self.add_problem("file that is no readable image", f"{where}: {error}")
             return
         if image.width and (image.width, image.height) != (width, height):
             sizes = f"{image.width:g} x {image.height:g}, the file has {width} x {height}"
-            self.note("size differs from the file's", f"{where}: {sizes}")
+            self.add_problem("size differs from the file's", f"{where}: {sizes}")
 
     def boxes(self, annotations: list[dict], images: dict[int, _Image], names: dict[int, str]) -> Iterator[_Box]:
-        """The boxes that are usable."""
+        """Check the annotations. Yields the usable boxes."""
         ids: set = set()
         seen: set = set()
         for position, annotation in enumerate(annotations):
@@ -248,35 +253,35 @@ class _Checker:
             where = f"annotation number {position}" if key is None else f"annotation id {key}"
             where += f" of image id {image}" + (f" ({images[image].name})" if image in images else "")
             if key is not None and key in ids:
-                self.note("annotation id used twice", where)
+                self.add_problem("annotation id used twice", where)
             ids.add(key)
             if image not in images:
-                self.note("annotation of an unknown image", where)
+                self.add_problem("annotation of an unknown image", where)
             elif category not in names:
-                self.note("annotation of an unknown category", f"{where}: {category!r}")
-            elif self.box(annotation.get("bbox"), images[image], where):
+                self.add_problem("annotation of an unknown category", f"{where}: {category!r}")
+            elif self.is_usable(annotation.get("bbox"), images[image], where):
                 box = annotation["bbox"]
                 if (image, category, *box) in seen:
-                    self.note("annotation repeated", f"{where}: {names[category]} {box}")
+                    self.add_problem("annotation repeated", f"{where}: {names[category]} {box}")
                 seen.add((image, category, *box))
                 area = annotation.get("area")
                 area = area if isinstance(area, (int, float)) and area > 0 else box[2] * box[3]
                 yield _Box(image, category, area, bool(annotation.get("iscrowd", 0)))
 
-    def box(self, box: object, image: _Image, where: str) -> bool:
-        """Whether a box [x, y, w, h] is usable."""
+    def is_usable(self, box: object, image: _Image, where: str) -> bool:
+        """Check a box [x, y, w, h]. Returns whether it is usable."""
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
-            self.note(NO_BOX, f"{where}: {box!r}")
+            self.add_problem(NO_BOX, f"{where}: {box!r}")
             return False
         where = f"{where}: x, y, w, h {box}, image {image.width:g} x {image.height:g}"
         x, y, w, h = box
         if not (w > 0 and h > 0 and math.isfinite(x + y + w + h)):
-            self.note(NO_AREA, where)
+            self.add_problem(NO_AREA, where)
             return False
         width, height = image.width or math.inf, image.height or math.inf
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            self.note(OUTSIDE, where)
+            self.add_problem(OUTSIDE, where)
             return False
         if min(x, y) < -SLACK or x + w > width + SLACK or y + h > height + SLACK:
-            self.note(REACHING, where)
+            self.add_problem(REACHING, where)
         return True

@@ -1,7 +1,7 @@
-"""VOC annotations as COCO's, and COCO's as VOC's; boxes stay the same numbers.
+"""Converts VOC annotations to COCO's format and back.
 
-VOC's (xmin, ymin, xmax, ymax) and COCO's (x, y, x + w, y + h) are taken to mean the same corners, as the two
-sources take them: nothing is shifted by one or clipped.
+VOC's (xmin, ymin, xmax, ymax) and COCO's (x, y, x + w, y + h) are treated as the same corners, as in `VOCDataSet` and
+`COCODataSet`. Boxes are neither shifted by one pixel nor clipped.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import os
 import shutil
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count as numbers
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional, Union
 
 from ppdet_repro.data.source.base import count, files_checked, read_label_list, require_images
 from ppdet_repro.data.source.coco import corners, image_files, owners, read_coco, sorted_categories, sorted_images
@@ -35,16 +35,20 @@ from ppdet_repro.utils.errors import UserError
 def coco_from_voc(
     entries: Sequence[tuple[Entry, Annotation]], names: Optional[Sequence[str]], image_folder: str
 ) -> dict:
-    """A COCO document of VOC annotations; file names are relative to `image_folder`.
+    """Convert VOC annotations to a COCO document. Flags for difficult objects and crowd regions are kept.
 
-    Category ids count from 1, in the order of `names` or else of the sorted names found; a name that is
-    not among `names` becomes the category id itself. `difficult` and crowd flags are kept.
+    Args:
+        entries: The files and annotations of each image.
+        names: The class names in the order of the category ids, which count from 1. By default, they are the sorted
+            names that occur. A class that is not among `names` gets its name as category id.
+        image_folder: The folder that file names become relative to.
     """
     found = sorted({item.name for _, annotation in entries for item in annotation.objects})
     categories = {name: number for number, name in enumerate(names or found, 1)}
     ids = [annotation.id for _, annotation in entries]
     own_ids = None not in ids and len(set(ids)) == len(ids)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, (entry, annotation) in enumerate(entries, 1):
         image_id = annotation.id if own_ids else number
         images.append(
@@ -76,27 +80,37 @@ def coco_from_voc(
 
 
 def convert(dataset: DatasetFiles, target: str, force: bool = False) -> str:
-    """VOC to a COCO json, COCO to a VOC devkit; see `voc_to_coco` and `coco_to_voc`."""
+    """Convert a dataset to the other format; see `voc_to_coco` and `coco_to_voc`. Returns a line that sums it up."""
     if not dataset.is_coco and not target.endswith(".json"):
-        raise UserError(f"{target}: a VOC set becomes a COCO json; give a file name that ends in .json")
+        raise UserError(f"{target}: a VOC set is converted to a COCO JSON file; give a name that ends in .json")
     with files_checked(target, "written"):
         return (coco_to_voc if dataset.is_coco else voc_to_coco)(dataset, target, force)
 
 
 def voc_to_coco(dataset: DatasetFiles, target: str, force: bool = False) -> str:
-    """Write the VOC set as one COCO json, and say in a line what was done.
+    """Write a VOC set as one COCO JSON file.
 
-    The images stay where they are; file names are relative to the folder that holds them all.
-    Raises `UserError` if the target exists (unless `force`), or the set has a mistake.
+    Images are not copied; file names are relative to the folder that contains all of them.
+
+    Args:
+        dataset: The VOC set.
+        target: The file to write.
+        force: Overwrite an existing file.
+
+    Returns:
+        A line that sums up what was written.
+
+    Raises:
+        UserError: The target exists, or the dataset has a mistake.
     """
     _refuse_existing([target], force)
     entries = read_set(dataset.anno_file, dataset.image_folder)
     if not entries:
-        raise UserError(f"{dataset.anno_file} lists no image: write one a line")
+        raise UserError(f"{dataset.anno_file} lists no image: write one per line")
     require_images([e.image for e in entries], (f"image {n}" for n in numbers(1)), dataset.anno_file)
     if dataset.label_file:
         names = read_label_list(dataset.label_file)
-    else:  # all of the folder, so that every split gets the same categories
+    else:  # from all files of the folder, so that all splits get the same categories
         names = sorted(names_in_folders({os.path.dirname(entry.xml) for entry in entries}))
     pairs = []
     for entry in entries:
@@ -114,15 +128,25 @@ def voc_to_coco(dataset: DatasetFiles, target: str, force: bool = False) -> str:
     Path(target).write_text(json.dumps(document), encoding="utf-8")
     here = os.path.relpath(folder)
     images = folder if here.startswith(os.pardir) else here
-    return f"{target}: {_sizes(entries, document['annotations'], names)}; its image_dir is {images}"
+    return f"{target}: {_sizes(len(entries), len(document['annotations']), len(names))}; its image_dir is {images}"
 
 
 def coco_to_voc(dataset: DatasetFiles, target: str, force: bool = False) -> str:
-    """Write the COCO set as a VOC devkit below the folder `target`, and say in a line what was done.
+    """Write a COCO dataset as a VOC devkit.
 
-    JPEGImages (copies), Annotations, ImageSets/Main/<name of the json>.txt and label_list.txt. Crowd regions
-    become difficult objects with <iscrowd>; masks and category ids are not kept.
-    Raises `UserError` if a file exists (unless `force`), or the set has a mistake.
+    The devkit consists of JPEGImages (copies of the images), Annotations, ImageSets/Main/<name of the JSON file>.txt
+    and label_list.txt. Crowd regions become difficult objects with <iscrowd>. Masks and category ids are lost.
+
+    Args:
+        dataset: The COCO dataset.
+        target: The folder to write to.
+        force: Overwrite existing files.
+
+    Returns:
+        A line that sums up what was written.
+
+    Raises:
+        UserError: A file exists, or the dataset has a mistake.
     """
     path = dataset.anno_file
     document = read_coco(path)
@@ -145,32 +169,30 @@ def coco_to_voc(dataset: DatasetFiles, target: str, force: bool = False) -> str:
     if times > 1:
         raise UserError(f"{path}: two images would have the VOC id {stem!r}: rename one of them")
     xml_files = [root / "Annotations" / f"{stem}.xml" for stem in stems]
-    pictures = [root / "JPEGImages" / (s + os.path.splitext(file)[1]) for s, file in zip(stems, files)]
-    copies = [(file, p) for file, p in zip(files, pictures) if not (p.exists() and p.samefile(file))]
+    targets = [root / "JPEGImages" / (s + os.path.splitext(file)[1]) for s, file in zip(stems, files)]
+    copies = [(file, p) for file, p in zip(files, targets) if not (p.exists() and p.samefile(file))]
     label_list, labels = root / "label_list.txt", "".join(f"{name}\n" for name in names)
     same_labels = label_list.is_file() and label_list.read_text(encoding="utf-8") == labels
     new = [list_file, *([] if same_labels else [label_list]), *xml_files, *(p for _, p in copies)]
     _refuse_existing(new, force)
 
-    for file in new:
-        file.parent.mkdir(parents=True, exist_ok=True)
-    for file, picture in copies:
-        shutil.copyfile(file, picture)
-    for image, picture, xml_file, items in zip(images, pictures, xml_files, objects):
+    for path_to_write in new:
+        path_to_write.parent.mkdir(parents=True, exist_ok=True)
+    for file, copy in copies:
+        shutil.copyfile(file, copy)
+    for image, copy, xml_file, items in zip(images, targets, xml_files, objects):
         annotation = Annotation(image["width"], image["height"], image["id"], items)
-        xml_file.write_bytes(_xml(annotation, picture.name))
+        xml_file.write_bytes(_xml(annotation, copy.name))
     list_file.write_text("".join(f"{stem}\n" for stem in stems), encoding="utf-8")
     label_list.write_text(labels, encoding="utf-8")
-    return f"{list_file}: {_sizes(files, boxes, names)} (label_list.txt)"
+    return f"{list_file}: {_sizes(len(files), len(boxes), len(names))} (label_list.txt)"
 
 
-def _sizes(images: Sequence, boxes: Sequence, classes: Sequence) -> str:
-    return ", ".join(
-        [count(len(images), "image"), count(len(boxes), "box", "boxes"), count(len(classes), "class", "classes")]
-    )
+def _sizes(images: int, boxes: int, classes: int) -> str:
+    return f"{count(images, 'image')}, {count(boxes, 'box', 'boxes')}, {count(classes, 'class', 'classes')}"
 
 
-def _refuse_existing(files: Iterable[os.PathLike], force: bool) -> None:
+def _refuse_existing(files: Iterable[Union[str, os.PathLike]], force: bool) -> None:
     existing = [file for file in files if os.path.exists(file)]
     if existing and not force:
         more = f" (and {len(existing) - 1} more)" if len(existing) > 1 else ""
@@ -178,7 +200,7 @@ def _refuse_existing(files: Iterable[os.PathLike], force: bool) -> None:
 
 
 def _xml(annotation: Annotation, file_name: str) -> bytes:
-    """One VOC annotation file."""
+    """Return the content of a VOC annotation file."""
     root = ElementTree.Element("annotation")
     _add(root, {"filename": file_name, "id": annotation.id})
     size = {"width": annotation.width, "height": annotation.height, "depth": 3}
@@ -193,12 +215,12 @@ def _xml(annotation: Annotation, file_name: str) -> bytes:
     return ElementTree.tostring(root, encoding="utf-8")
 
 
-def _add(element: ElementTree.Element, texts: dict[str, object]) -> None:
+def _add(element: ElementTree.Element, texts: Mapping[str, object]) -> None:
     for tag, value in texts.items():
         ElementTree.SubElement(element, tag).text = str(value)
 
 
 def _plain(value: float) -> float:
-    """The number to 3 decimals, an int where it is whole."""
+    """Round to 3 decimals; whole numbers become integers."""
     rounded = round(float(value), 3)
     return int(rounded) if rounded.is_integer() else rounded

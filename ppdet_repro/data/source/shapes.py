@@ -1,4 +1,4 @@
-"""The synthetic set's shapes and surfaces: outlines, textures, irregular blobs."""
+"""Shapes and textures of the synthetic dataset."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import math
 import cv2
 import numpy as np
 
-Outline = list[np.ndarray]  # contours [K, 2] (x, y), y down; a second one is a hole
+Outline = list[np.ndarray]
+"""Contours [K, 2] (x, y), with y pointing down. Contours after the first one are holes."""
 
 
 def _circle(radius: float = 1.0, centre: float = 0.0, points: int = 40) -> np.ndarray:
@@ -16,7 +17,7 @@ def _circle(radius: float = 1.0, centre: float = 0.0, points: int = 40) -> np.nd
 
 
 def _radial(radii: list[float]) -> np.ndarray:
-    """The polygon with these radii at equal steps of angle."""
+    """Return the polygon whose vertices have these radii, at equal angles."""
     angle = np.linspace(0, 2 * math.pi, len(radii), endpoint=False)
     return np.stack([np.cos(angle), np.sin(angle)], axis=1) * np.array(radii)[:, None]
 
@@ -68,7 +69,7 @@ SHAPES: dict[str, Outline] = {
 
 
 def area(outline: Outline) -> float:
-    """The outline's area, holes taken off (the shoelace formula)."""
+    """Return the area of an outline without its holes (shoelace formula)."""
     areas = [
         0.5 * abs(float(np.dot(p[:, 0], np.roll(p[:, 1], -1)) - np.dot(p[:, 1], np.roll(p[:, 0], -1)))) for p in outline
     ]
@@ -76,9 +77,9 @@ def area(outline: Outline) -> float:
 
 
 def pose(rng: np.random.Generator, outline: Outline, side: float, stretch: float) -> Outline:
-    """The outline at a random angle, stretched along a random axis by up to e^stretch, its area side^2.
+    """Rotate an outline at random and stretch it along a random axis by up to e^stretch. Its area becomes side^2.
 
-    Centred on the origin of its own coordinates.
+    The origin of its coordinates stays in place.
     """
     axis, turn = rng.uniform(0, 2 * math.pi, 2)
     factor = math.exp(rng.uniform(-stretch, stretch) / 2)
@@ -92,7 +93,7 @@ def _rotation(angle: float) -> np.ndarray:
 
 
 def blob(rng: np.random.Generator) -> Outline:
-    """A smooth irregular outline that is none of the shapes."""
+    """Return a random smooth outline that is different from all shapes."""
     angle = np.linspace(0, 2 * math.pi, 32, endpoint=False)
     waves = range(2, 6)
     amplitude, phase = rng.uniform(0.05, 0.3, 4), rng.uniform(0, 2 * math.pi, 4)
@@ -101,24 +102,24 @@ def blob(rng: np.random.Generator) -> Outline:
 
 
 def coverage(outline: Outline, height: int, width: int) -> np.ndarray:
-    """How much of each pixel the outline covers, uint8 [height, width], 255 inside (antialiased)."""
-    fine = np.zeros((4 * height, 4 * width), dtype=np.uint8)  # 4 x 4 samples a pixel
+    """Return how much of each pixel an outline covers: [height, width] uint8, 255 inside."""
+    fine = np.zeros((4 * height, 4 * width), dtype=np.uint8)  # 4 x 4 samples per pixel
     fixed = [np.round((contour * 4 + 1.5) * 16).astype(np.int32) for contour in outline]  # 4 fractional bits
     cv2.fillPoly(fine, fixed, 255, shift=4)
     return cv2.resize(fine, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def value_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:
-    """Smooth noise around 0.5, float32 [height, width], with `cells` bumps along the longer side."""
+    """Return smooth noise around 0.5, [height, width] float32, with `cells` bumps along the longer side."""
     rows, columns = (max(2, cells * side // max(height, width) + 1) for side in (height, width))
     grid = rng.random((rows, columns), dtype=np.float32)
     return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def texture(rng: np.random.Generator, height: int, width: int, side: float) -> np.ndarray:
-    """A random pattern in [0, 1], float32 [height, width], its period a fraction of `side` pixels.
+    """Return a random pattern with values in [0, 1], [height, width] float32.
 
-    Plain, stripes, waves, checks, dots or noise, at a random angle.
+    It is plain, or stripes, waves, checks, dots or noise at a random angle. Its period is a fraction of `side` pixels.
     """
     kind = rng.choice(["plain", "stripes", "waves", "checks", "dots", "noise"])
     turn, phase = rng.uniform(0, 2 * math.pi, 2)

@@ -1,4 +1,4 @@
-"""Pictures of a data set: samples with their boxes drawn, one file each and one contact sheet."""
+"""Draws samples of a dataset with their boxes, one file per sample and one contact sheet."""
 
 from __future__ import annotations
 
@@ -17,16 +17,23 @@ from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.visualize import contact_sheet, draw_boxes, enlarged
 
 FIELDS = ("image", "gt_bbox", "gt_class", "is_crowd", "difficult")
-MASKS = "gt_poly"  # what CopyPaste needs besides
-NO_PICTURE_AFTER = {"NormalizeImage", "NormalizeBox", "Permute"}  # numbers from here on, for networks
+MASKS = "gt_poly"  # the additional field that CopyPaste needs
+NOT_DRAWN = {"NormalizeImage", "NormalizeBox", "Permute"}  # these begin the preparation for the network
 
 
 def show(source: Source, folder: str, number: int = 16, seed: int = 0, transforms: Sequence[Any] = ()) -> Path:
-    """Draw `number` random samples of `source` into `folder`; returns the contact sheet's path.
+    """Draw random samples of a dataset.
 
-    transforms: a reader's sample and batch transforms; the pictures are then what training sees (with the
-        randomness of epoch 0 and `seed`), up to where images stop being pictures.
-    source: must carry gt_bbox and gt_class, see `FIELDS`; for CopyPaste also `MASKS`.
+    Args:
+        source: The dataset. Its data_fields must contain gt_bbox and gt_class (see `FIELDS`).
+            CopyPaste also needs `MASKS`.
+        folder: The folder to write to.
+        number: The number of samples.
+        seed: Random seed of the choice and of the transforms.
+        transforms: Sample and batch transforms of a reader, which are applied up to the normalization.
+
+    Returns:
+        The path of the contact sheet.
     """
     images = []
     target = Path(folder)
@@ -40,16 +47,16 @@ def show(source: Source, folder: str, number: int = 16, seed: int = 0, transform
     return target / "sheet.jpg"
 
 
-def pictorial(transforms: Sequence[Any]) -> list[Any]:
-    """The transforms up to the first that turns pictures into numbers for a network."""
+def before_normalization(transforms: Sequence[Any]) -> list[Any]:
+    """Return the transforms before the first one of `NOT_DRAWN`."""
     names = [type(transform).__name__ for transform in transforms]
-    stop = next((i for i, name in enumerate(names) if name in NO_PICTURE_AFTER), len(names))
+    stop = next((i for i, name in enumerate(names) if name in NOT_DRAWN), len(names))
     return list(transforms[:stop])
 
 
 def _samples(source: Source, number: int, seed: int, transforms: Sequence[Any]) -> Iterator[Sample]:
     order = np.random.default_rng(seed).permutation(len(source))[:number]
-    chosen = pictorial(transforms) or [Decode()]
+    chosen = before_normalization(transforms) or [Decode()]
     split = next((i for i, t in enumerate(chosen) if isinstance(t, BatchTransform)), len(chosen))
     for position, index in enumerate(order):
         rng = np.random.default_rng([seed, 0, position])
@@ -72,10 +79,10 @@ def _drawn(sample: Sample, names: Sequence[str]) -> np.ndarray:
         " ".join(word for word, values in flags.items() if values is not None and values[i])
         for i in range(len(sample["gt_bbox"]))
     ]
-    scores = sample["gt_score"].ravel() if "gt_score" in sample else None  # mixup's weights
+    scores = sample["gt_score"].ravel() if "gt_score" in sample else None  # weights that Mixup gives
     return draw_boxes(image, sample["gt_bbox"] * factor, sample["gt_class"].ravel(), scores, names, notes)
 
 
 def _write(path: Path, image: np.ndarray) -> None:
     if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-        raise UserError(f"{path} cannot be written: is the folder writable, the disk full?")
+        raise UserError(f"{path} cannot be written: check permissions and free space")
