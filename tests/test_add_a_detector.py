@@ -23,10 +23,17 @@ from ppdet_repro.engine.evaluation.evaluate import evaluate
 from ppdet_repro.engine.export.export_model import export_model
 from ppdet_repro.engine.models import load_trained
 from ppdet_repro.engine.training.train import train
-from ppdet_repro.modeling.anchor_points import boxes_from_distances, distances_to_sides, make_points, rows
-from ppdet_repro.modeling.boxes import clip_to_image, iou, to_original_image
+from ppdet_repro.modeling.anchor_points import make_points, rows
+from ppdet_repro.modeling.boxes import (
+    area,
+    clip_to_image,
+    distances_from_xyxy,
+    iou,
+    to_original_image,
+    xyxy_from_distances,
+)
 from ppdet_repro.modeling.ground_truth import one_hot_targets, without_padding
-from ppdet_repro.engine.export.verify import PaddleNetwork
+from ppdet_repro.runtime.paddle_network import PaddleNetwork
 
 
 class PointOutputs(NamedTuple):
@@ -61,13 +68,12 @@ class PointHead(nn.Layer):
 
     def assign(self, points: Any, boxes: paddle.Tensor) -> paddle.Tensor:
         """For each point [N] the index of the smallest box [G, 4] around it that its level learns, or -1."""
-        sides = distances_to_sides(points.centres.unsqueeze(1), boxes.unsqueeze(0), 1.0)  # [N, G, 4]
+        sides = distances_from_xyxy(points.centers.unsqueeze(1), boxes.unsqueeze(0))  # [N, G, 4]
         reach = paddle.to_tensor([0.0, *(8.0 * stride for stride in self.strides[:-1]), np.inf])  # FCOS, section 3.2
         low, high = reach.gather(points.levels).unsqueeze(1), reach.gather(points.levels + 1).unsqueeze(1)  # [N, 1]
         longest = sides.max(axis=2)
         learns = (sides.min(axis=2) > 0) & (longest >= low) & (longest < high)  # [N, G]
-        areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])  # [G]
-        areas = paddle.where(learns, areas.expand(learns.shape), paddle.full(learns.shape, np.inf))
+        areas = paddle.where(learns, area(boxes).expand(learns.shape), paddle.full(learns.shape, np.inf))  # [N, G]
         return paddle.where(learns.any(axis=1), areas.argmin(axis=1), paddle.full([len(learns)], -1, "int64"))
 
     def losses(self, raw: PointOutputs, batch: Batch) -> Losses:
@@ -77,12 +83,12 @@ class PointHead(nn.Layer):
         classes, sides, positives = [], [], 0
         for i, (boxes, labels) in enumerate(zip(batch["gt_bbox"], batch["gt_class"])):
             boxes, labels = without_padding(boxes, labels)
-            none = paddle.full([len(points.centres)], -1, "int64")
+            none = paddle.full([len(points.centers)], -1, "int64")
             owners = self.assign(points, boxes) if len(boxes) else none
             classes.append(self.loss_class(logits[i], one_hot_targets(owners, labels, self.num_classes)).sum())
             learns = paddle.nonzero(owners >= 0).reshape([-1])
             if len(learns):
-                predicted = boxes_from_distances(points.centres, distances[i], points.units).gather(learns)
+                predicted = xyxy_from_distances(points.centers, distances[i] * points.units).gather(learns)
                 sides.append(-iou(predicted, boxes.gather(owners.gather(learns))).clip(min=1e-6).log().sum())
             positives += len(learns)
         loss_cls = paddle.add_n(classes) / max(positives, 1)
@@ -93,7 +99,7 @@ class PointHead(nn.Layer):
         """Boxes [B, N, 4] in pixels of the original images and scores [B, K, N]."""
         points = make_points(raw.logits, self.strides, z=1.0)
         distances = paddle.concat([rows(level) for level in raw.distances], axis=1)  # [B, N, 4]
-        boxes = clip_to_image(boxes_from_distances(points.centres, distances, points.units), im_shape)
+        boxes = clip_to_image(xyxy_from_distances(points.centers, distances * points.units), im_shape)
         scores = paddle.concat([F.sigmoid(level.flatten(2)) for level in raw.logits], axis=2)  # [B, K, N]
         return to_original_image(boxes, scale_factor), scores
 
@@ -133,7 +139,7 @@ def test_the_sixth_detector_trains_evaluates_and_exports(tmp_path):
     folder = export_model(model, cfg, tmp_path / "exported")
     image = np.random.default_rng(0).normal(size=[1, 3, 128, 128]).astype("float32")
     inputs = {"image": image, "im_shape": np.full([1, 2], 128, "float32"), "scale_factor": np.ones([1, 2], "float32")}
-    exported = PaddleNetwork(folder).run(inputs)
+    exported = PaddleNetwork(folder / "model.pdmodel").run(inputs)
     with paddle.no_grad():
         eager = model({name: paddle.to_tensor(value) for name, value in inputs.items()})
     assert np.allclose(exported[0], eager["bbox"].numpy(), atol=1e-3)

@@ -1,6 +1,6 @@
 """Anchor boxes on feature maps.
 
-L levels, A anchors a place; H, W size of a level's map.
+B images, A anchors per location, H, W size of a level's feature map.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ import math
 from typing import List, Optional, Sequence, Union
 
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.utils.errors import UserError
 
 
 def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> List[List[float]]:
-    """xyxy anchors around the origin, sizes outermost: A = len(sizes) * len(aspect_ratios) rows.
+    """xyxy anchors around the origin, one per size and ratio, sizes outermost: A = len(sizes) * len(aspect_ratios).
 
     A size is the square root of the area in pixels, an aspect ratio is height / width.
     """
@@ -29,21 +29,29 @@ def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> List
     return anchors
 
 
-def grid_anchors(cells: paddle.Tensor, height, width, stride: float, offset: float) -> paddle.Tensor:
-    """The cell's anchors [A, 4] at every place of a map, order y, x, anchor: [H*W*A, 4] xyxy pixels."""
+def grid_anchors(cells: Tensor, height: int, width: int, stride: float, offset: float) -> Tensor:
+    """The anchors [A, 4] around the origin, moved to every location of a map: [H*W*A, 4] xyxy pixels.
+
+    The order is y, x, anchor.
+    """
     x = (paddle.arange(width, dtype="float32") + offset) * stride
     y = (paddle.arange(height, dtype="float32") + offset) * stride
     y, x = paddle.meshgrid(y, x)  # [H, W] each
-    places = paddle.stack([x, y, x, y], axis=-1).reshape([-1, 1, 4])  # [H*W, 1, 4]
-    return (places + cells).reshape([-1, 4])  # [H*W*A, 4]
+    locations = paddle.stack([x, y, x, y], axis=-1).reshape([-1, 1, 4])  # [H*W, 1, 4]
+    return (locations + cells).reshape([-1, 4])  # [H*W*A, 4]
 
 
 @register
 class AnchorGenerator(nn.Layer):
     """Anchors of every level.
 
-    Sizes and ratios are one list for all levels or a list a level; `offset` is the place of the
-    first centre in strides (0: the map's corner, as in PaddleDetection and YOLOF; 0.5: the cell's middle).
+    Args:
+        anchor_sizes: Sizes in pixels (see `cell_anchors`): one list for all levels, or one list per level.
+        aspect_ratios: Heights over widths, likewise.
+        strides: Stride of each level in input pixels.
+        variance: PaddleDetection's parameter. Only 1 is accepted: deltas are scaled by the head's `delta_std`.
+        offset: Where the first anchor's center is, in strides. 0 is the corner of the map (PaddleDetection,
+            YOLOF), 0.5 the center of its first cell.
     """
 
     def __init__(
@@ -65,11 +73,11 @@ class AnchorGenerator(nn.Layer):
 
     @property
     def num_anchors(self) -> int:
-        """Anchors a place (the same on every level)."""
+        """Anchors per location, the same on every level."""
         return len(self.levels[0])
 
-    def forward(self, feats: Sequence[paddle.Tensor]) -> List[paddle.Tensor]:
-        """Feature maps [B, C, H, W] of all levels -> anchors [H*W*A, 4] of each."""
+    def forward(self, feats: Sequence[Tensor]) -> List[Tensor]:
+        """Feature maps [B, C, H, W], one per level -> anchors [H*W*A, 4] of each level."""
         return [
             grid_anchors(paddle.to_tensor(cells, "float32"), feat.shape[2], feat.shape[3], stride, self.offset)
             for feat, cells, stride in zip(feats, self.levels, self.strides)
@@ -94,19 +102,26 @@ class RetinaAnchorGenerator(AnchorGenerator):
     ):
         strides = strides or [8.0, 16.0, 32.0, 64.0, 128.0]
         octave = [2 ** (i / scales_per_octave) for i in range(scales_per_octave)]
-        sizes = [[stride * octave_base_scale * scale for scale in octave] for stride in strides]
+        sizes: List[Union[float, List[float]]] = [[s * octave_base_scale * scale for scale in octave] for s in strides]
         super().__init__(sizes, aspect_ratios, strides, variance, offset)
 
 
-def per_level(values: Sequence, levels: int, name: str) -> List[List[float]]:
-    """One list for all levels, or a list a level, as a list of `levels` lists.
+def per_level(values: Sequence[Union[float, List[float]]], levels: int, name: str) -> List[List[float]]:
+    """One list of numbers per level, from one list for all levels or one list per level.
 
-    UserError if the number of lists is neither 1 nor `levels`.
+    Raises:
+        UserError: There are several lists, but not one per level.
     """
-    if not isinstance(values[0], (list, tuple)):
-        return [list(values)] * levels
-    if len(values) == 1:
-        return [list(values[0])] * levels
-    if len(values) != levels:
-        raise UserError(f"{name} has {len(values)} lists for {levels} levels (strides)")
-    return [list(v) for v in values]
+    lists = [list(value) for value in values if isinstance(value, (list, tuple))]
+    if not lists:
+        return [[value for value in values if not isinstance(value, list)]] * levels
+    if len(lists) == 1:
+        return lists * levels
+    if len(lists) != levels:
+        raise UserError(f"{name} has {len(lists)} lists for {levels} levels (strides)")
+    return lists
+
+
+def rows_per_anchor(maps: Tensor, width: int) -> Tensor:
+    """A head's output [B, A*width, H, W], anchors outermost, with one row per anchor: [B, H*W*A, width]."""
+    return maps.transpose([0, 2, 3, 1]).reshape([0, -1, width])

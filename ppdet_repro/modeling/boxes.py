@@ -1,7 +1,8 @@
-"""Box formats, overlaps and delta decoding. The only place where box arithmetic lives.
+"""Box formats, overlaps and delta coding. All arithmetic on tensors of boxes is in this module.
 
-N, M boxes; the formats are in the names: xyxy (x1, y1, x2, y2), cxcywh (centre, size); units are
-pixels of whatever frame the caller is in. Every function broadcasts over leading dimensions.
+Formats are in the names: xyxy (x1, y1, x2, y2); cxcywh (center, size); distances (from a point to the left, top, right
+and bottom side of a box). Units are pixels of whatever frame the caller is in. Every function broadcasts over leading
+dimensions. B images, N and M boxes.
 """
 
 from __future__ import annotations
@@ -10,69 +11,96 @@ import math
 from typing import Optional, Sequence
 
 import paddle
+from paddle import Tensor
 
 MAX_LOG_SCALE = math.log(1000.0 / 16)
-"""A predicted log width or height above this is cut, so that exp() stays finite."""
+"""Predicted log widths and heights are clipped to this value, so that exp() stays finite."""
 
 
-def cxcywh_from_xyxy(boxes: paddle.Tensor) -> paddle.Tensor:
-    """[..., 4] corners to centre and size."""
+def cxcywh_from_xyxy(boxes: Tensor) -> Tensor:
+    """Corners to center and size: [..., 4] -> [..., 4]."""
     corner1, corner2 = boxes[..., :2], boxes[..., 2:]  # not unbind: Paddle-Lite's corrupts its memory
     return paddle.concat([(corner1 + corner2) / 2, corner2 - corner1], axis=-1)  # [..., 4]
 
 
-def xyxy_from_cxcywh(boxes: paddle.Tensor) -> paddle.Tensor:
-    """[..., 4] centre and size to corners."""
-    cx, cy, w, h = boxes.unbind(-1)
-    return paddle.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], axis=-1)  # [..., 4]
+def xyxy_from_cxcywh(boxes: Tensor) -> Tensor:
+    """Center and size to corners: [..., 4] -> [..., 4]."""
+    return xyxy_from_center_size(boxes[..., :2], boxes[..., 2:])
 
 
-def xyxy_from_distances(points: paddle.Tensor, distances: paddle.Tensor) -> paddle.Tensor:
-    """Corners from points (x, y) [..., 2] and distances to left, top, right, bottom [..., 4] -> [..., 4]."""
+def xyxy_from_center_size(center: Tensor, size: Tensor) -> Tensor:
+    """Corners from centers (x, y) and sizes (width, height): [..., 2], [..., 2] -> [..., 4]."""
+    half = 0.5 * size
+    return paddle.concat([center - half, center + half], axis=-1)  # [..., 4]
+
+
+def xyxy_from_distances(points: Tensor, distances: Tensor) -> Tensor:
+    """Boxes from points (x, y) and the distances to their sides: [..., 2], [..., 4] -> [..., 4]."""
     return paddle.concat([points - distances[..., :2], points + distances[..., 2:]], axis=-1)  # [..., 4]
 
 
-def area(boxes: paddle.Tensor) -> paddle.Tensor:
+def distances_from_xyxy(points: Tensor, boxes: Tensor) -> Tensor:
+    """Distances from points (x, y) to the sides of boxes: [..., 2], [..., 4] -> [..., 4]. Negative outside the box."""
+    return paddle.concat([points - boxes[..., :2], boxes[..., 2:] - points], axis=-1)  # [..., 4]
+
+
+def area(boxes: Tensor) -> Tensor:
     """Area of xyxy boxes: [..., 4] -> [...]."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
-def intersection(a: paddle.Tensor, b: paddle.Tensor) -> paddle.Tensor:
-    """Overlapping area of xyxy boxes, broadcast: [..., 4], [..., 4] -> [...]."""
+def has_area(boxes: Tensor) -> Tensor:
+    """Whether xyxy boxes have a positive width and height: [..., 4] -> bool [...]. Padding does not."""
+    return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
+
+
+def intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Overlapping area of xyxy boxes: [..., 4], [..., 4] -> [...]."""
     corner1 = paddle.maximum(a[..., :2], b[..., :2])
     corner2 = paddle.minimum(a[..., 2:], b[..., 2:])
     sides = (corner2 - corner1).clip(min=0)  # [..., 2]
     return sides[..., 0] * sides[..., 1]
 
 
-def iou(a: paddle.Tensor, b: paddle.Tensor, eps: float = 1e-6) -> paddle.Tensor:
-    """Intersection over union of xyxy boxes, broadcast: [..., 4], [..., 4] -> [...] in [0, 1].
+def iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
+    """Intersection over union of xyxy boxes: [..., 4], [..., 4] -> [...] in [0, 1].
 
-    The union is at least `eps`, so two boxes without area overlap by 0.
+    The union is at least `eps`, so the IoU of two boxes without area is 0.
     """
     overlap = intersection(a, b)
     union = area(a) + area(b) - overlap
     return overlap / union.clip(min=eps)
 
 
-def iou_plus_eps(a: paddle.Tensor, b: paddle.Tensor, eps: float = 1e-9) -> paddle.Tensor:
-    """IoU with `eps` added to the union, broadcast: [..., 4], [..., 4] -> [...].
+def iou_plus_eps(a: Tensor, b: Tensor, eps: float = 1e-9) -> Tensor:
+    """IoU with `eps` added to the union: [..., 4], [..., 4] -> [...].
 
-    The form of PaddleDetection's YOLO losses; theirs are boxes relative to the image, so small ones feel it.
+    PaddleDetection's YOLO losses use this form. Their boxes are relative to the image, so `eps` matters for small ones.
     """
     overlap = intersection(a, b)
     return overlap / (area(a) + area(b) - overlap + eps)
 
 
-def pairwise_iou(a: paddle.Tensor, b: paddle.Tensor, eps: float = 1e-6) -> paddle.Tensor:
+def iou_of_distances(a: Tensor, b: Tensor) -> Tensor:
+    """IoU of two boxes around the same point, given by non-negative distances: [..., 4], [..., 4] -> [...]."""
+    overlap = _area_of_distances(paddle.minimum(a, b))
+    return overlap / (_area_of_distances(a) + _area_of_distances(b) - overlap).clip(min=1e-12)
+
+
+def _area_of_distances(distances: Tensor) -> Tensor:
+    left, top, right, bottom = distances.unbind(-1)
+    return (left + right) * (top + bottom)
+
+
+def pairwise_iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
     """IoU of every box of `a` [N, 4] with every box of `b` [M, 4] -> [N, M]."""
     return iou(a.unsqueeze(1), b.unsqueeze(0), eps)
 
 
-def giou(a: paddle.Tensor, b: paddle.Tensor, eps: float = 1e-10) -> paddle.Tensor:
-    """Generalised IoU of xyxy boxes, broadcast: -> [...] in [-1, 1].
+def giou(a: Tensor, b: Tensor, eps: float = 1e-10) -> Tensor:
+    """Generalized IoU of xyxy boxes: [..., 4], [..., 4] -> [...] in [-1, 1].
 
-    `eps` is added to the union and to the enclosing area, as PaddleDetection does.
+    `eps` is added to the union and to the enclosing area, as in PaddleDetection.
     Source: Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019, algorithm 1.
     """
     overlap = intersection(a, b)
@@ -84,18 +112,29 @@ def giou(a: paddle.Tensor, b: paddle.Tensor, eps: float = 1e-10) -> paddle.Tenso
     return overlap / union - (enclosing - union) / enclosing
 
 
-def l1_distance(a: paddle.Tensor, b: paddle.Tensor) -> paddle.Tensor:
-    """L1 distance of (cx, cy, w, h) between all boxes of `a` [N, 4] and `b` [M, 4], xyxy -> [N, M] pixels."""
+def l1_distance(a: Tensor, b: Tensor) -> Tensor:
+    """L1 distance in (cx, cy, w, h) of every xyxy box of `a` [N, 4] to every one of `b` [M, 4] -> [N, M]."""
     difference = cxcywh_from_xyxy(a).unsqueeze(1) - cxcywh_from_xyxy(b)  # [N, M, 4]
     return paddle.norm(difference, p=1, axis=-1)
 
 
+def centerness(distances: Tensor, eta: float) -> Tensor:
+    """How close a point is to the center of its box, from 1 at the center to 0 at the sides: [..., 4] -> [...].
+
+    A larger `eta` makes it fall faster; with 0 it is 1 everywhere.
+    Source: SAPD, equation 4, as printed in the BiFPN paper (SAPD's print exchanges two letters).
+    """
+    left, top, right, bottom = distances.unbind(-1)
+    shortest = paddle.minimum(left, right) * paddle.minimum(top, bottom)
+    return (shortest / (paddle.maximum(left, right) * paddle.maximum(top, bottom))) ** eta
+
+
 def encode_deltas(
-    boxes: paddle.Tensor,
-    anchors: paddle.Tensor,
+    boxes: Tensor,
+    anchors: Tensor,
     mean: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
     std: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
-) -> paddle.Tensor:
+) -> Tensor:
     """The inverse of `decode_deltas` for boxes with an area: xyxy [..., 4], [..., 4] -> (dx, dy, dw, dh) [..., 4]."""
     box, anchor = cxcywh_from_xyxy(boxes), cxcywh_from_xyxy(anchors)
     shift = (box[..., :2] - anchor[..., :2]) / anchor[..., 2:]
@@ -104,44 +143,57 @@ def encode_deltas(
 
 
 def decode_deltas(
-    deltas: paddle.Tensor,
-    anchors: paddle.Tensor,
+    deltas: Tensor,
+    anchors: Tensor,
     mean: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
     std: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
-    centre_clip: Optional[float] = None,
-) -> paddle.Tensor:
-    """Boxes from (dx, dy, dw, dh) relative to anchors: [..., 4], [..., 4] xyxy -> [..., 4] xyxy.
+    center_clip: Optional[float] = None,
+) -> Tensor:
+    """Boxes from deltas relative to anchors.
 
-    The centre moves by dx, dy times the anchor's size, the size is multiplied by exp(dw), exp(dh). With
-    `centre_clip` (pixels) the shift is cut to +-centre_clip and the log size above MAX_LOG_SCALE only
-    (YOLOF); without it the log size is cut on both sides. A cut value gets no gradient.
+    The center moves by dx, dy times the anchor's size; the size is multiplied by exp(dw), exp(dh).
+
+    Args:
+        deltas: (dx, dy, dw, dh) [..., 4], before they are multiplied by `std` and shifted by `mean`.
+        anchors: xyxy [..., 4].
+        center_clip: The largest shift of a center in pixels; log sizes are then clipped above only, to
+            MAX_LOG_SCALE (YOLOF). With None, shifts are not clipped and log sizes are clipped above and below.
+            A clipped value gets no gradient.
+
+    Returns:
+        xyxy boxes [..., 4].
     """
     deltas = deltas * paddle.to_tensor(list(std), deltas.dtype) + paddle.to_tensor(list(mean), deltas.dtype)
-    centre_size = cxcywh_from_xyxy(anchors)
-    centre, size = centre_size[..., :2], centre_size[..., 2:]
+    center_size = cxcywh_from_xyxy(anchors)
+    center, size = center_size[..., :2], center_size[..., 2:]
     shift, log_scale = deltas[..., :2] * size, deltas[..., 2:]
-    if centre_clip is None:
+    if center_clip is None:
         log_scale = log_scale.clip(min=-MAX_LOG_SCALE, max=MAX_LOG_SCALE)
     else:
-        shift = shift.clip(min=-centre_clip, max=centre_clip)
+        shift = shift.clip(min=-center_clip, max=center_clip)
         log_scale = log_scale.clip(max=MAX_LOG_SCALE)
-    centre, half = centre + shift, 0.5 * (size * log_scale.exp())
-    return paddle.concat([centre - half, centre + half], axis=-1)  # [..., 4]
+    return xyxy_from_center_size(center + shift, size * log_scale.exp())
 
 
-def clip_to_image(boxes: paddle.Tensor, im_shape: paddle.Tensor) -> paddle.Tensor:
-    """Cut xyxy boxes [B, N, 4] to their images, `im_shape` [B, 2] being (h, w)."""
-    w_h = swapped(im_shape)
-    limit = paddle.concat([w_h, w_h], axis=-1).unsqueeze(1)  # [B, 1, 4]
-    return paddle.minimum(boxes.clip(min=0), limit)
+def clip_to_image(boxes: Tensor, im_shape: Tensor) -> Tensor:
+    """Clip xyxy boxes [B, N, 4] to their images, of sizes `im_shape` [B, 2] (height, width)."""
+    return paddle.minimum(boxes.clip(min=0), per_coordinate(im_shape))
 
 
-def to_original_image(boxes: paddle.Tensor, scale_factor: paddle.Tensor) -> paddle.Tensor:
-    """From pixels of the network's input to the original image's: [B, N, 4], scale [B, 2] (y, x)."""
-    x_y = swapped(scale_factor)
-    return boxes / paddle.concat([x_y, x_y], axis=-1).unsqueeze(1)
+def clip_to_last_pixel(boxes: Tensor, limit: Tensor) -> Tensor:
+    """Clip xyxy boxes [B, N, 4] to images of `limit` [B, 1, 4] (w, h, w, h) as PaddleDetection's YOLO does.
+
+    The upper left corner is at least 0, the lower right corner at most the last pixel (width - 1, height - 1).
+    """
+    return paddle.concat([boxes[:, :, :2].clip(min=0), paddle.minimum(boxes[:, :, 2:], limit[:, :, 2:] - 1)], axis=-1)
 
 
-def swapped(pairs: paddle.Tensor) -> paddle.Tensor:
-    """(y, x) to (x, y), or back: [B, 2]. Not a slice of step -1: paddle2onnx 1.3.1 drops half of it."""
-    return paddle.concat([pairs[:, 1:], pairs[:, :1]], axis=1)
+def to_original_image(boxes: Tensor, scale_factor: Tensor) -> Tensor:
+    """From pixels of the network's input to those of the original images: [B, N, 4], scales [B, 2] (y, x)."""
+    return boxes / per_coordinate(scale_factor)
+
+
+def per_coordinate(pairs: Tensor) -> Tensor:
+    """One factor per coordinate of an xyxy box, from pairs (y, x): [B, 2] -> [B, 1, 4] (x, y, x, y)."""
+    xy = paddle.concat([pairs[:, 1:], pairs[:, :1]], axis=1)  # not a slice of step -1: paddle2onnx 1.3.1 drops half
+    return paddle.concat([xy, xy], axis=-1).unsqueeze(1)

@@ -1,19 +1,48 @@
-"""Ground truth as losses want it. G boxes, N anchors or points, K classes."""
+"""Ground truth in the form that losses need.
+
+G ground truths of an image, N anchors or points, K classes.
+"""
 
 from __future__ import annotations
 
+from typing import List, NamedTuple
+
 import paddle
 import paddle.nn.functional as F
+from paddle import Tensor
+
+from ppdet_repro.core.contract import Batch
+from ppdet_repro.modeling.boxes import has_area
 
 
-def without_padding(gt_boxes: paddle.Tensor, gt_classes: paddle.Tensor):
-    """The boxes [G, 4] that have an area, and their classes as [G]."""
-    kept = paddle.nonzero((gt_boxes[:, 2] > gt_boxes[:, 0]) & (gt_boxes[:, 3] > gt_boxes[:, 1])).reshape([-1])
-    return gt_boxes.gather(kept), gt_classes.reshape([-1]).gather(kept)
+class GroundTruth(NamedTuple):
+    """The objects of one image."""
+
+    boxes: Tensor  # [G, 4] xyxy, input pixels
+    classes: Tensor  # [G]
 
 
-def one_hot_targets(labels: paddle.Tensor, gt_classes: paddle.Tensor, num_classes: int) -> paddle.Tensor:
-    """Labels [N] (index of a ground truth, negative: none) and classes [G] -> [N, K] of zeros and ones."""
+def ground_truths(batch: Batch) -> List[GroundTruth]:
+    """The objects of each image of a batch, from `gt_bbox` and `gt_class`, without padding."""
+    return [without_padding(*truth) for truth in zip(batch["gt_bbox"], batch["gt_class"])]
+
+
+def without_padding(gt_boxes: Tensor, gt_classes: Tensor) -> GroundTruth:
+    """One image's boxes that have an area, and their classes: [G, 4], [G] or [G, 1]."""
+    kept = paddle.nonzero(has_area(gt_boxes)).reshape([-1])
+    return GroundTruth(gt_boxes.gather(kept), gt_classes.reshape([-1]).gather(kept))
+
+
+def one_hot_targets(labels: Tensor, gt_classes: Tensor, num_classes: int) -> Tensor:
+    """Classification targets of anchors or points.
+
+    Args:
+        labels: Index of each one's ground truth [N], negative for none.
+        gt_classes: Classes of the ground truths [G].
+
+    Returns:
+        [N, K]: 1 for the class of the ground truth, else 0.
+    """
     background = paddle.full([1], num_classes, "int64")
     classes = paddle.concat([gt_classes.astype("int64"), background])  # [G + 1]
     index = paddle.where(labels >= 0, labels.astype("int64"), paddle.full_like(labels, len(classes) - 1, "int64"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Callable, Dict, Optional, Tuple, Union
 
@@ -123,6 +124,11 @@ def conv3x3(in_channels: int, out_channels: int, bias: Optional[float] = 0.0, pa
     )
 
 
+def prior_bias(probability: float) -> float:
+    """The bias with which a last layer predicts `probability` before it is trained. RetinaNet, section 4.1."""
+    return -math.log((1 - probability) / probability)
+
+
 class ConvNorm(nn.Layer):
     """Convolution, normalization and, if one is given, an activation function.
 
@@ -160,7 +166,7 @@ def nearest(x: paddle.Tensor, height: int, width: int) -> paddle.Tensor:
 
     Where the sizes are known and not multiples of each other, rows and columns are gathered instead of interpolated,
     because an optimized program of Paddle Inference 2.6 computes `interpolate` wrongly there. In an exported program
-    sizes may also be tensors, or -1.
+    unknown sizes are tensors, or -1.
     """
     sizes = [(2, x.shape[2], height), (3, x.shape[3], width)]
     if not all(isinstance(old, int) and isinstance(new, int) and old > 0 for _, old, new in sizes):

@@ -1,33 +1,38 @@
 """Non-maximum suppression.
 
-B images, N candidate boxes, C classes, M rows kept over the whole batch.
+B images, N candidate boxes, K classes.
 """
 
 from __future__ import annotations
 
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, Optional, Tuple, Union
 
 import paddle
+from paddle import Tensor
 
+from ppdet_repro.core.contract import Detections
 from ppdet_repro.core.registry import register
 from ppdet_repro.paddle_private.operators import matrix_nms, multiclass_nms
 from ppdet_repro.utils.errors import UserError
 
 
-class Detections(NamedTuple):
-    """`bbox` [M, 6]: class, score, x1, y1, x2, y2; `bbox_num` [B] int32: rows of each image."""
-
-    bbox: paddle.Tensor
-    bbox_num: paddle.Tensor
-
-
 @register
 class MultiClassNMS:
-    """Hard suppression a class: score > `score_threshold`, the best `nms_top_k` of a class (-1: all),
-    a box with IoU > `nms_threshold` to a better one is dropped, the best `keep_top_k` of an image stay.
+    """Hard non-maximum suppression per class.
 
-    Rows come grouped by class, by score inside a class. `normalized: false` counts pixels with +1.
+    Rows are grouped by class and ordered by score within a class.
+
+    Args:
+        score_threshold: Boxes with this score or less are dropped.
+        nms_top_k: How many boxes per class take part; -1 for all.
+        keep_top_k: How many boxes per image are kept; -1 for all.
+        nms_threshold: A box whose IoU with a better box of its class is larger than this is dropped.
+        normalized: Whether a box is as wide as x2 - x1. If not, it is one pixel wider, and likewise higher.
+        nms_eta: Factor on `nms_threshold` after each box that is kept, as long as it is above 0.5; 1 for none.
+        background_label: The class to leave out; -1 for none.
     """
+
+    name = "MultiClassNMS"
 
     def __init__(
         self,
@@ -51,29 +56,39 @@ class MultiClassNMS:
 
     @property
     def settings(self) -> Dict[str, Any]:
-        """The constructor's arguments, for whoever suppresses outside Paddle."""
+        """The constructor's arguments, for a runtime that suppresses without Paddle."""
         return self.attributes
 
-    def __call__(self, boxes: paddle.Tensor, scores: paddle.Tensor) -> Detections:
-        """Boxes [B, N, 4] xyxy, scores [B, C, N]."""
+    def __call__(self, boxes: Tensor, scores: Tensor) -> Detections:
+        """Boxes [B, N, 4] xyxy and scores [B, K, N] -> detections."""
         return Detections(*multiclass_nms(boxes, scores, self.attributes))
 
 
 @register
 class MatrixNMS:
-    """Soft suppression: a box's score decays with its overlap with the better boxes of its class, all at once.
+    """Soft non-maximum suppression: the score of a box decays with its overlap with the better boxes of its class.
 
-    Among the boxes of a class with scores above `score_threshold`, best first, the i-th decays by the least over
-    j < i of (1 - iou_ij) / (1 - max_k<j iou_kj), at most 1, or of exp(s (max^2 - iou^2)) with `use_gaussian`. The
-    best `keep_top_k` of an image above `post_threshold` stay, ordered by decayed score over all classes.
-    `normalized: false` counts pixels with +1; `nms_top_k` bounds the boxes of a class (-1: all).
+    Among the boxes of a class with scores above `score_threshold`, best first, the i-th decays by the minimum over
+    j < i of (1 - iou_ij) / (1 - max_k<j iou_kj), at most 1, or of exp(s (max^2 - iou^2)) with `use_gaussian`. Rows are
+    ordered by decayed score over all classes.
 
-    Only the best `candidates` pairs of box and class of an image take part (null: all). This changes nothing as
-    long as the lowest score kept is above the best score left out: a decay depends on better boxes of the class
-    alone, and those take part, and no score grows. It is what makes an untrained network's outputs affordable.
+    Args:
+        score_threshold: Boxes with this score or less do not take part.
+        post_threshold: Boxes with this decayed score or less are dropped.
+        nms_top_k: How many boxes per class take part; -1 for all.
+        keep_top_k: How many boxes per image are kept.
+        use_gaussian: Use the Gaussian decay.
+        gaussian_sigma: s of the Gaussian decay.
+        normalized: Whether a box is as wide as x2 - x1. If not, it is one pixel wider, and likewise higher.
+        background_label: The class to leave out; -1 for none.
+        candidates: How many pairs of box and class per image take part, the best ones; None for all. This changes
+            nothing as long as the lowest score kept is above the best score left out, because scores only decrease and
+            a decay depends only on better boxes of the class. It makes an untrained network's outputs affordable.
 
     Source: Wang et al., "SOLOv2", NeurIPS 2020 ("Matrix NMS").
     """
+
+    name = "MatrixNMS"
 
     def __init__(
         self,
@@ -106,45 +121,54 @@ class MatrixNMS:
 
     @property
     def settings(self) -> Dict[str, Any]:
-        """The constructor's arguments, for whoever suppresses outside Paddle."""
+        """The constructor's arguments, for a runtime that suppresses without Paddle."""
         return {**self.attributes, "candidates": self.candidates}
 
-    def __call__(self, boxes: paddle.Tensor, scores: paddle.Tensor) -> Detections:
-        """Boxes [B, N, 4] xyxy, scores [B, C, N]."""
+    def __call__(self, boxes: Tensor, scores: Tensor) -> Detections:
+        """Boxes [B, N, 4] xyxy and scores [B, K, N] -> detections."""
         if self.candidates is not None:
             boxes, scores = best_pairs(boxes, scores, self.candidates)
         return Detections(*matrix_nms(boxes, scores, self.attributes))
 
 
-def best_boxes(boxes: paddle.Tensor, scores: paddle.Tensor, limit: int):
-    """The boxes [B, n, 4] of each image that are best in their best class, and their scores [B, C, n]; n is `limit`, or
-    N where that is smaller."""
+def best_boxes(boxes: Tensor, scores: Tensor, limit: int) -> Tuple[Tensor, Tensor]:
+    """The `limit` boxes of each image whose best class scores highest; all where there are fewer.
+
+    Boxes [B, N, 4], scores [B, K, N] -> [B, n, 4], [B, K, n].
+    """
     best = scores.max(axis=1)  # [B, N]
     index = best.topk(at_most(limit, best))[1]  # [B, n]
     return take_rows(boxes, index), take_rows(scores.transpose([0, 2, 1]), index).transpose([0, 2, 1])
 
 
-def best_pairs(boxes: paddle.Tensor, scores: paddle.Tensor, limit: int):
-    """The boxes [B, n, 4] of the `limit` best pairs of box and class of each image, and their scores [B, C, n], zero
-    for other pairs; n is at most `limit`. What ties with the last one stays with it."""
+def best_pairs(boxes: Tensor, scores: Tensor, limit: int) -> Tuple[Tensor, Tensor]:
+    """The boxes of each image's `limit` best pairs of box and class, and the scores of these pairs.
+
+    Boxes [B, N, 4], scores [B, K, N] -> [B, n, 4], [B, K, n] with n <= `limit`. Scores of all other pairs are 0. Pairs
+    that tie with the last one are kept.
+    """
     boxes, scores = best_boxes(boxes, scores, limit)  # these have the best pairs
-    flat = scores.reshape([0, -1])  # [B, C*n]
+    flat = scores.reshape([0, -1])  # [B, K*n]
     last = flat.topk(at_most(limit, flat))[0][:, -1:].unsqueeze(-1)  # [B, 1, 1]
     return boxes, scores * (scores >= last).astype(scores.dtype)
 
 
-def take_rows(values: paddle.Tensor, index: paddle.Tensor) -> paddle.Tensor:
-    """Of each image's rows those with the indices [B, n]: [B, N, D] -> [B, n, D]. One gather for the batch, which
-    Paddle-Lite has; it lacks take_along_axis."""
+def take_rows(values: Tensor, index: Tensor) -> Tensor:
+    """The rows of each image with the given indices: [B, N, D], [B, n] -> [B, n, D].
+
+    One gather for the whole batch: Paddle-Lite has it, but lacks take_along_axis.
+    """
     images, count, width = values.shape
     first = paddle.arange(images, dtype="int32").unsqueeze(1) * count  # [B, 1]
-    places = (index.astype("int32") + first).reshape([-1])  # [B*n]
-    return values.reshape([-1, width]).gather(places).reshape([images, -1, width])
+    flat = (index.astype("int32") + first).reshape([-1])  # [B*n]
+    return values.reshape([-1, width]).gather(flat).reshape([images, -1, width])
 
 
-def at_most(limit: int, values: paddle.Tensor):
-    """The limit, or the number of columns of `values` [B, n] where that is smaller; a number where that is known
-    (Paddle-Lite's top-k wants one), else a tensor."""
+def at_most(limit: int, values: Tensor) -> Union[int, Tensor]:
+    """The limit, or the number of columns of `values` [B, n] where that is smaller.
+
+    An integer where the number of columns is known (Paddle-Lite's top-k needs one), otherwise a tensor.
+    """
     columns = values.shape[1]
     if isinstance(columns, int) and columns >= 0:
         return min(limit, columns)

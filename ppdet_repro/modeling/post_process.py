@@ -1,20 +1,29 @@
-"""From a head's outputs to detections."""
+"""From a head's outputs to detections, as a part of its own."""
 
 from __future__ import annotations
 
 from typing import Any, Optional
 
+from ppdet_repro.core.contract import Suppressor
 from ppdet_repro.core.registry import Part, register
 from ppdet_repro.utils.errors import UserError
 
 
 @register
 class BBoxPostProcess:
-    """`decode(raw, im_shape, scale_factor)` gives boxes [B, N, 4] and scores [B, K, N];
-    `suppress(boxes, scores)` the detections: `nms`, or the decoder's own `select` where none is named."""
+    """A decoder, and the suppression of duplicates.
 
-    def __init__(self, decode: Part[Any], nms: Optional[Part[Any]] = None):
-        if nms is None and not hasattr(decode, "select"):
+    Args:
+        decode: `decode(raw, im_shape, scale_factor)` returns boxes [B, N, 4] and scores [B, K, N].
+        nms: Turns these into `Detections`. Without one, `decode.select` does.
+
+    Raises:
+        UserError: There is no `nms`, and `decode.select` is None.
+    """
+
+    def __init__(self, decode: Part[Any], nms: Optional[Part[Suppressor]] = None):
+        suppress: Optional[Suppressor] = decode.select if nms is None else nms
+        if suppress is None:
             raise UserError(f"BBoxPostProcess: {type(decode).__name__} needs an nms")
         self.decode = decode
-        self.suppress = decode.select if nms is None else nms
+        self.suppress: Suppressor = suppress

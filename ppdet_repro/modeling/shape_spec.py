@@ -1,4 +1,4 @@
-"""What a backbone or neck says of its outputs, so that the next part can be built."""
+"""What a backbone or neck declares about its outputs, so that the next part can be built."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class ShapeSpec(NamedTuple):
-    """One feature map: its channels, and its stride in input pixels."""
+    """One feature map: its number of channels, and its stride in input pixels."""
 
     channels: int
     stride: int

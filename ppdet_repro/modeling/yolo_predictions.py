@@ -1,7 +1,7 @@
-"""What a YOLO head predicts, at every anchor of every level.
+"""What a YOLO head predicts at every anchor of every level.
 
-B images, L levels, H, W a level's map, A its anchors a cell, K classes, N anchors of all levels. Anchors come in
-the order level, anchor, y, x; positions and sizes are relative to the network's input (0 to 1).
+B images, L levels, H, W size of a level's map, A anchors per cell, K classes, N anchors of all levels. Anchors are in
+the order level, anchor, y, x. Positions and sizes are relative to the network's input (0 to 1).
 """
 
 from __future__ import annotations
@@ -9,48 +9,48 @@ from __future__ import annotations
 from typing import List, NamedTuple, Optional, Sequence
 
 import paddle
+from paddle import Tensor
+
+from ppdet_repro.modeling.boxes import xyxy_from_center_size
 
 
 class Grid(NamedTuple):
-    """`corner` [N, 2]: the upper left of an anchor's cell (x, y); `cell` [N, 2]: the cell's width and height;
-    `anchor` [N, 2]: the anchor's."""
+    """The cell and the size of every anchor, [N, 2] each."""
 
-    corner: paddle.Tensor
-    cell: paddle.Tensor
-    anchor: paddle.Tensor
+    corner: Tensor  # x, y of the cell's upper left corner
+    cell: Tensor  # width and height of the cell
+    anchor: Tensor  # width and height of the anchor
 
 
 class YOLOPredictions(NamedTuple):
-    """`centre` [B, N, 2] logits of the place in the cell; `log_size` [B, N, 2] over the anchor's; `objectness`
-    [B, N] and `classes` [B, N, K] logits; `iou` [B, N] logits of the overlap with the object, or None."""
+    """The head's outputs, one row per anchor."""
 
-    centre: paddle.Tensor
-    log_size: paddle.Tensor
-    objectness: paddle.Tensor
-    classes: paddle.Tensor
-    iou: Optional[paddle.Tensor]
+    center: Tensor  # [B, N, 2] logits of the position in the cell
+    log_size: Tensor  # [B, N, 2] log of the size over the anchor's
+    objectness: Tensor  # [B, N] logits
+    classes: Tensor  # [B, N, K] logits
+    iou: Optional[Tensor]  # [B, N] logits of the IoU with the object, or None
     grid: Grid
 
 
 class YOLOCandidates(NamedTuple):
-    """What decoding reads: `centre`, `log_size`, `classes` and `grid` as predicted, and `confidence` [B, N], the
-    probability that there is an object."""
+    """The predictions that decoding needs."""
 
-    centre: paddle.Tensor
-    log_size: paddle.Tensor
-    confidence: paddle.Tensor
-    classes: paddle.Tensor
+    center: Tensor  # as in YOLOPredictions
+    log_size: Tensor
+    confidence: Tensor  # [B, N], the probability that there is an object
+    classes: Tensor
     grid: Grid
 
 
-def rows(maps: paddle.Tensor, anchors: int) -> paddle.Tensor:
+def rows(maps: Tensor, anchors: int) -> Tensor:
     """One level's map [B, A*C, H, W] or [B, A, C, H, W] as [B, A*H*W, C]."""
     width = maps.shape[1] // anchors if maps.ndim == 4 else maps.shape[2]
     return maps.reshape([0, anchors, width, -1]).transpose([0, 1, 3, 2]).reshape([0, -1, width])
 
 
-def level_grid(maps: paddle.Tensor, anchors: Sequence[Sequence[float]], stride: int) -> Grid:
-    """The grid of one level: its map [B, C, H, W], anchors [A, 2] (w, h) and stride in input pixels."""
+def level_grid(maps: Tensor, anchors: Sequence[Sequence[float]], stride: int) -> Grid:
+    """The grid of one level, from its map [B, C, H, W] and its anchors [A, 2] (w, h) and stride in input pixels."""
     y, x = (paddle.arange(size, dtype="float32") for size in maps.shape[2:])
     count = paddle.concat([x[-1:], y[-1:]]) + 1  # [2]: W, H
     y, x = paddle.meshgrid(y, x)  # [H, W] each
@@ -66,25 +66,21 @@ def level_grid(maps: paddle.Tensor, anchors: Sequence[Sequence[float]], stride: 
     return Grid(*(t.reshape([-1, 2]) for t in everywhere))
 
 
-def make_grid(
-    maps: Sequence[paddle.Tensor], anchors: Sequence[Sequence[Sequence[float]]], strides: Sequence[int]
-) -> Grid:
+def make_grid(maps: Sequence[Tensor], anchors: Sequence[Sequence[Sequence[float]]], strides: Sequence[int]) -> Grid:
     """The grid of all levels."""
     levels: List[Grid] = [level_grid(*level) for level in zip(maps, anchors, strides)]
     return Grid(*(paddle.concat(parts) for parts in zip(*levels)))
 
 
-def scaled_sigmoid(logits: paddle.Tensor, scale: float) -> paddle.Tensor:
-    """A sigmoid stretched about its middle, so that a cell's edges (0 and 1) are within reach.
+def scaled_sigmoid(logits: Tensor, scale: float) -> Tensor:
+    """A sigmoid scaled around its midpoint 0.5, so that finite logits reach a cell's edges (0 and 1).
 
     Source: Bochkovskiy et al., "YOLOv4", 2020 ("Eliminate grid sensitivity").
     """
-    stretched = paddle.nn.functional.sigmoid(logits)
-    return stretched if scale == 1 else scale * stretched - 0.5 * (scale - 1)
+    probability = paddle.nn.functional.sigmoid(logits)
+    return probability if scale == 1 else scale * probability - 0.5 * (scale - 1)
 
 
-def xyxy_from_cells(centre: paddle.Tensor, log_size: paddle.Tensor, grid: Grid) -> paddle.Tensor:
-    """Boxes [..., N, 4] from places in the cells [..., N, 2] (0 to 1) and log sizes over the anchors'."""
-    middle = grid.corner + centre * grid.cell
-    half = 0.5 * (log_size.exp() * grid.anchor)
-    return paddle.concat([middle - half, middle + half], axis=-1)
+def xyxy_from_cells(center: Tensor, log_size: Tensor, grid: Grid) -> Tensor:
+    """Boxes [..., N, 4] from positions in the cells (0 to 1) and log sizes over the anchors', [..., N, 2] each."""
+    return xyxy_from_center_size(grid.corner + center * grid.cell, log_size.exp() * grid.anchor)

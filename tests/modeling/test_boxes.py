@@ -23,7 +23,7 @@ def random_boxes(count, seed=0):
     return tensor(np.concatenate([corner, corner + rng.uniform(1, 60, (count, 2))], 1))
 
 
-def test_centre_size_and_corners():
+def test_center_size_and_corners():
     assert B.cxcywh_from_xyxy(tensor([[10, 20, 30, 60]])).tolist() == [[20, 40, 20, 40]]
     assert B.xyxy_from_cxcywh(tensor([[20, 40, 20, 40]])).tolist() == [[10, 20, 30, 60]]
     boxes = random_boxes(50)
@@ -61,18 +61,18 @@ class TestDecodeDeltas:
         decoded = B.decode_deltas(tensor([[0.25, -0.25, math.log(2), -math.log(2)]]), self.anchor)
         np.testing.assert_allclose(decoded, [[48 - 64, 16 - 16, 48 + 64, 16 + 16]], rtol=1e-6)
 
-    def test_centre_clip_cuts_pixels_and_stops_the_gradient(self):
+    def test_center_clip_cuts_pixels_and_stops_the_gradient(self):
         deltas = tensor([[1.0, -1.0, 0.0, 0.0]])  # a shift of +-64 px, cut to +-32
         deltas.stop_gradient = False
-        decoded = B.decode_deltas(deltas, self.anchor, centre_clip=32.0)
+        decoded = B.decode_deltas(deltas, self.anchor, center_clip=32.0)
         assert decoded.tolist() == [[32, -32, 96, 32]]
         (decoded * tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
         assert deltas.grad[0, :2].tolist() == [0, 0]
         assert (deltas.grad[0, 2:].abs() > 0).all()
 
     @pytest.mark.parametrize("clip, smallest", [(32.0, 64 * math.exp(-10)), (None, 64 * 16 / 1000)])
-    def test_log_size_is_cut_above_always_and_below_only_without_centre_clip(self, clip, smallest):
-        decoded = B.decode_deltas(tensor([[0, 0, 10, -10]]), self.anchor, centre_clip=clip)
+    def test_log_size_is_cut_above_always_and_below_only_without_center_clip(self, clip, smallest):
+        decoded = B.decode_deltas(tensor([[0, 0, 10, -10]]), self.anchor, center_clip=clip)
         w, h = (decoded[0, 2:] - decoded[0, :2]).tolist()
         assert w == pytest.approx(64 * 1000 / 16)
         assert h == pytest.approx(smallest, rel=1e-2, abs=1e-5)

@@ -472,4 +472,4 @@ def test_a_head_for_training_from_scratch_expects_few_objects(iou_aware):
     found = head.predictions(head([paddle.zeros([1, 4, 2, 2]), paddle.zeros([1, 4, 4, 4])]))
     probabilities = paddle.nn.functional.sigmoid(found.objectness)
     np.testing.assert_allclose(probabilities, np.full([1, 24], 0.01), rtol=1e-5)  # 2 x 4 anchors and 16
-    assert float(found.classes.abs().max()) == float(found.centre.abs().max()) == 0  # other biases stay
+    assert float(found.classes.abs().max()) == float(found.center.abs().max()) == 0  # other biases stay

@@ -18,15 +18,7 @@ from ppdet_repro.engine.analysis.model_info import RUNNING_STATISTICS, count_par
 from ppdet_repro.engine.analysis.show_assignment import bar_panel
 from ppdet_repro.engine.export.export_model import save_network
 from ppdet_repro.engine.export.wrappers import FinalBoxes
-from ppdet_repro.modeling.anchor_points import (
-    boxes_from_distances,
-    centredness,
-    distances_to_sides,
-    iou_of_distances,
-    make_grid,
-    make_points,
-    rows,
-)
+from ppdet_repro.modeling.anchor_points import make_grid, make_points, rows
 from ppdet_repro.modeling.assigners.anchor_point_assigner import (
     Objects,
     choose_levels,
@@ -36,9 +28,10 @@ from ppdet_repro.modeling.assigners.anchor_point_assigner import (
 )
 from ppdet_repro.modeling.assignment_drawing import LevelBars
 from ppdet_repro.modeling.backbones.resnet import ResNet
+from ppdet_repro.modeling.boxes import centerness, distances_from_xyxy, iou_of_distances, xyxy_from_distances
 from ppdet_repro.modeling.heads.sapd_head import SAPDFeat, SAPDOutputs
 from ppdet_repro.modeling.level_selection import LevelShares, OneLevel, SoftLevels, crop
-from ppdet_repro.modeling.losses.anchor_point_loss import AnchorPointLoss, PointPredictions, box_loss
+from ppdet_repro.modeling.losses.anchor_point_loss import AnchorPointLoss, PointPredictions, box_loss, positive_weights
 from ppdet_repro.modeling.losses.focal import FocalLoss
 from ppdet_repro.modeling.necks.bfp import BFP, shrink_last
 from ppdet_repro.modeling.necks.fpn import FPN
@@ -73,7 +66,11 @@ class Case:
             self.objects.append(Objects(paddle.to_tensor(boxes), paddle.to_tensor(labels.astype("int64")), shares))
         self.loss = AnchorPointLoss(FocalLoss(), eta, 0.2)
         self.targets = self.loss.targets(self.predictions, self.objects, top_k)
-        self.losses = self.loss.losses(self.predictions, self.objects, self.targets)
+        self.losses = self.losses_of(self.objects, self.targets)
+
+    def losses_of(self, objects, targets):
+        normalizer = positive_weights(targets).sum().clip(min=1.0)
+        return self.loss.losses(self.predictions, objects, targets, normalizer)
 
     def expected(self, key):
         return self.recorded[f"{self.mode}.{key}"]
@@ -162,7 +159,7 @@ def test_a_case_whose_boxes_lie_between_the_points(name):
         objects.append(image._replace(boxes=paddle.to_tensor(corners, "float32")))
     targets = small.loss.targets(small.predictions, objects, 3)
     assert all((t.levels.best == -1).all() and not t.levels.chosen.any() for t in targets)
-    losses = small.loss.losses(small.predictions, objects, targets)
+    losses = small.losses_of(objects, targets)
     assert float(losses.classes) == float(Case(name, "soft", slice(0)).losses.classes)
     assert float(losses.boxes) == 0
 
@@ -209,12 +206,12 @@ def test_valid_points_by_hand():
 
 def test_distances_by_hand():
     # Stride 8, unit 32: the point (20, 12) in the box (4, 4, 36, 28).
-    centre, box, unit = (paddle.to_tensor(v, "float32") for v in ([20, 12], [4, 4, 36, 28], [32]))
-    distances = distances_to_sides(centre, box, unit)
+    point, box, unit = (paddle.to_tensor(v, "float32") for v in ([20, 12], [4, 4, 36, 28], [32]))
+    distances = distances_from_xyxy(point, box) / unit
     assert distances.tolist() == [0.5, 0.25, 0.5, 0.5]
-    assert boxes_from_distances(centre, distances, unit).tolist() == [4, 4, 36, 28]
+    assert xyxy_from_distances(point, distances * unit).tolist() == [4, 4, 36, 28]
     # min / max: (0.5 / 0.5) * (0.25 / 0.5) = 0.5
-    assert [float(centredness(distances, eta)) for eta in (0.0, 1.0, 2.0)] == [1.0, 0.5, 0.25]
+    assert [float(centerness(distances, eta)) for eta in (0.0, 1.0, 2.0)] == [1.0, 0.5, 0.25]
 
 
 def test_box_loss_by_hand():
@@ -354,7 +351,7 @@ def test_crops_show_the_same_place_of_every_level():
     pyramid = []
     for stride in (8, 16):
         grid = make_grid(paddle.zeros([1, 1, 128 // stride, 128 // stride]), stride)
-        pyramid.append(grid.centres.T.reshape([1, 2, 128 // stride, 128 // stride]))
+        pyramid.append(grid.centers.T.reshape([1, 2, 128 // stride, 128 // stride]))
     crops = crop(pyramid, [paddle.to_tensor([[30.0, 40, 72, 96]])], [8, 16])
     across, down = 30 + 6 * (np.arange(7) + 0.5), 40 + 8 * (np.arange(7) + 0.5)
     assert crops.shape == [1, 4, 7, 7]

@@ -19,7 +19,7 @@ from ppdet_repro.modeling.backbones.darknet import DarkNet
 from ppdet_repro.modeling.backbones.mobilenet_v3 import MobileNetV3, divisible
 from ppdet_repro.modeling.heads.ttf_head import TTFHead, TTFOutputs
 from ppdet_repro.modeling.losses.ags import AdaptiveGaussianSampling
-from ppdet_repro.modeling.losses.ctfocal_loss import CTFocalLoss
+from ppdet_repro.modeling.losses.ctfocal_loss import CTFocalLoss, positive_weights
 from ppdet_repro.modeling.losses.iou_loss import GIoULoss
 from ppdet_repro.modeling.necks.ttf_fpn import TTFFPN
 from ppdet_repro.modeling.ttf_box import TTFBox, local_maxima
@@ -212,12 +212,18 @@ def test_focal_loss_by_hand():
     p, t = paddle.to_tensor([0.8, 0.5, 0.1]), paddle.to_tensor([1.0, 0.5, 0.0])
     # positive 0.2^2 * -ln 0.8; negatives 0.5^4 * 0.5^2 * -ln 0.5 and 1 * 0.1^2 * -ln 0.9
     total = 0.04 * -math.log(0.8) + 0.0625 * 0.25 * -math.log(0.5) + 0.01 * -math.log(0.9)
-    assert float(CTFocalLoss()(p, t)) == pytest.approx(total, rel=1e-5)
-    assert float(CTFocalLoss(loss_weight=3.0)(p, t)) == pytest.approx(3 * total, rel=1e-5)
+
+    def loss_of(loss, p, t, number):
+        positives = positive_weights(t)
+        assert float(positives.sum()) == number
+        return float(loss(p, t, positives, normalizer=positives.sum().clip(min=1.0)))
+
+    assert loss_of(CTFocalLoss(), p, t, 1) == pytest.approx(total, rel=1e-5)
+    assert loss_of(CTFocalLoss(loss_weight=3.0), p, t, 1) == pytest.approx(3 * total, rel=1e-5)
     two = paddle.concat([p, p]), paddle.concat([t, t])
-    assert float(CTFocalLoss()(*two)) == pytest.approx(total, rel=1e-5)  # two positives
+    assert loss_of(CTFocalLoss(), *two, 2) == pytest.approx(total, rel=1e-5)
     # a target of almost 1 is a negative; without positives the sum is divided by 1
-    assert float(CTFocalLoss()(p[1:], t[1:])) == pytest.approx(total - 0.04 * -math.log(0.8), rel=1e-5)
+    assert loss_of(CTFocalLoss(), p[1:], t[1:], 0) == pytest.approx(total - 0.04 * -math.log(0.8), rel=1e-5)
 
 
 def test_mixed_labels_count_by_their_area(head):
@@ -331,7 +337,7 @@ def test_strides_that_do_not_fit_are_refused():
     config = CONFIGS / "pafnet_10x_coco.yml"
     model = build_model(load_config(config, [*overrides, "norm_type=bn"]))
     model.check_targets([Gt2TTFTarget(down_ratio=4)])
-    with pytest.raises(UserError, match="Gt2TTFTarget.down_ratio 8 is not TTFHead's, 4"):
+    with pytest.raises(UserError, match="Gt2TTFTarget.down_ratio 8 does not fit TTFHead, which has 4"):
         model.check_targets([Gt2TTFTarget(down_ratio=8)])
     with pytest.raises(UserError, match="TTFHead.down_ratio 8 is not the stride 4"):
         build_model(load_config(config, [*overrides, "TTFHead.down_ratio=8"]))

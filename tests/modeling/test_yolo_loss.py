@@ -23,7 +23,7 @@ LOG2 = math.log(2)
 
 def predictions(requires_grad=False, **values):
     """All logits 0, except those given as arrays that broadcast to their shape."""
-    shapes = {"centre": [1, 4, 2], "log_size": [1, 4, 2], "objectness": [1, 4], "classes": [1, 4, 2], "iou": [1, 4]}
+    shapes = {"center": [1, 4, 2], "log_size": [1, 4, 2], "objectness": [1, 4], "classes": [1, 4, 2], "iou": [1, 4]}
     arrays = {name: np.zeros(shape) + values.get(name, 0) for name, shape in shapes.items()}
     tensors = {
         name: paddle.to_tensor(array, "float32", stop_gradient=not requires_grad) for name, array in arrays.items()
@@ -55,7 +55,7 @@ def targets_of(boxes, classes, scores=None, anchors=(ANCHOR,), mask=(0,), places
 
 def loss_of(prediction, targets, **options):
     settings = dict(num_classes=2, downsample=[16], scale_x_y=1.05, iou_loss=IouLoss(), iou_aware_loss=IouAwareLoss())
-    return YOLOv3Loss(**{**settings, **options})(prediction, *targets)
+    return YOLOv3Loss(**{**settings, **options})(prediction, *targets, normalizer=targets[0].shape[0])
 
 
 def test_one_box_by_hand():
@@ -107,10 +107,10 @@ def test_a_box_on_a_cell_s_edge_is_within_reach_of_the_scaled_sigmoid():
     row = targets[0][0, 1].tolist()
     assert row[:2] == [0.0, 0.5] and row[5] == 1
     s = 0.025 / 1.05
-    reached = predictions(centre=[math.log(s / (1 - s)), 0.0])
+    reached = predictions(center=[math.log(s / (1 - s)), 0.0])
     assert float(loss_of(reached, targets)["loss_xy"]) == pytest.approx(0, abs=1e-6)
     assert float(loss_of(reached, targets)["loss_iou"]) == pytest.approx(0, abs=1e-4)
-    plain = loss_of(predictions(centre=[-9.0, 0.0]), targets, scale_x_y=1.0)
+    plain = loss_of(predictions(center=[-9.0, 0.0]), targets, scale_x_y=1.0)
     assert float(plain["loss_xy"]) > 0.5  # cross entropy of y against .5 alone is log 2, times 2 - 1/8
 
 
@@ -157,7 +157,7 @@ def test_without_scaling_the_place_is_judged_by_cross_entropy():
     """Place (.75, .25), logits (1, 0): -.75 log s - .25 log(1 - s) with s = sigmoid(1), plus log 2."""
     s = 1 / (1 + math.exp(-1))
     expected = -0.75 * math.log(s) - 0.25 * math.log(1 - s) + LOG2
-    losses = loss_of(predictions(centre=[1.0, 0.0]), targets_of([(12, 4, 16, 16)], [1]), scale_x_y=1.0)
+    losses = loss_of(predictions(center=[1.0, 0.0]), targets_of([(12, 4, 16, 16)], [1]), scale_x_y=1.0)
     assert float(losses["loss_xy"]) == pytest.approx(1.75 * expected, rel=1e-6)
 
 

@@ -11,7 +11,10 @@ from parity_weights import FIXTURES, compare_detections, filled_state, ground_tr
 from paths import ROOT
 
 from ppdet_repro import build_model, load_config
-from ppdet_repro.modeling.heads.yolof_head import YOLOFOutputs, flatten, implicit_objectness, one_hot_targets
+from ppdet_repro.modeling.anchors import rows_per_anchor
+from ppdet_repro.modeling.ground_truth import one_hot_targets
+from ppdet_repro.modeling.heads.yolof_head import YOLOFOutputs
+from ppdet_repro.modeling.implicit_objectness import implicit_objectness
 
 CONFIGS = ROOT / "configs" / "yolof"
 SIZE = (128, 160)
@@ -101,8 +104,8 @@ def test_detections_from_the_image(model, recorded):
 def test_decoding_and_nms_from_recorded_head_outputs(model, recorded):
     raw = YOLOFOutputs(
         paddle.to_tensor(recorded["anchors"]),
-        flatten(paddle.to_tensor(recorded["logits"]), 80),
-        flatten(paddle.to_tensor(recorded["deltas"]), 4),
+        rows_per_anchor(paddle.to_tensor(recorded["logits"]), 80),
+        rows_per_anchor(paddle.to_tensor(recorded["deltas"]), 4),
     )
     shape, scale = (paddle.to_tensor(recorded[k]) for k in ("im_shape", "scale_factor"))
     boxes, scores = model.decode(raw, shape, scale)

@@ -22,7 +22,7 @@ def candidates(seed, images=2, boxes=80, classes=4):
 
 
 def in_numpy(component, boxes, scores):
-    entry = {"type": type(component).__name__, **component.settings}
+    entry = {"type": component.name, **component.settings}
     return suppress_batch(open_suppress(entry, "infer_cfg.yml"), boxes, scores)
 
 
@@ -60,11 +60,11 @@ def test_flat_boxes_fare_as_in_the_operator(second):
 def test_peaks_are_the_rows_of_ttfbox_without_its_filler():
     boxes, _ = candidates(0, images=1, boxes=3)
     scores = np.array([[[0.5, 0.0, 0.0], [0.0, 0.005, 0.3]]], np.float32)  # classes 0, 1, 1; the second is too low
-    rows, counts = in_numpy(TTFBox(score_thresh=0.01), boxes, scores)
+    rows, counts = in_numpy(TTFBox(score_thresh=0.01).select, boxes, scores)
     assert counts.tolist() == [2] and rows[:, 0].tolist() == [0, 1]
     np.testing.assert_allclose(rows[:, 1], [0.5, 0.3])
     np.testing.assert_array_equal(rows[:, 2:], boxes[0, [0, 2]])
-    rows, counts = in_numpy(TTFBox(score_thresh=0.6), boxes, scores)
+    rows, counts = in_numpy(TTFBox(score_thresh=0.6).select, boxes, scores)
     assert rows.shape == (0, 6) and counts.tolist() == [0]
 
 

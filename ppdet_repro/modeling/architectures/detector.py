@@ -1,51 +1,105 @@
-"""What every detector is: backbone -> neck -> head, losses in training, boxes otherwise.
+"""The base classes of all detectors: backbone -> neck -> head, losses in training mode, detections otherwise.
 
-B images, N candidate boxes, K classes.
+B images, N candidate boxes, K classes, M detections of a batch.
 """
 
 from __future__ import annotations
 
-from typing import Any, Dict, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Mapping, Sequence, Tuple
 
-import paddle
-from paddle import nn
+from paddle import Tensor, nn
+
+from ppdet_repro.core.contract import (
+    Batch,
+    DecodingHead,
+    Detections,
+    Head,
+    Losses,
+    PostProcess,
+    RawOutputs,
+    TargetTransform,
+)
+from ppdet_repro.utils.errors import UserError
 
 
 class Detector(nn.Layer):
-    """Base of the architectures. A subclass names its parts in its constructor and points `head` at the one
-    that has `forward(feats)` and `losses(raw, batch)`, `post_process` at the one that has
-    `decode(raw, im_shape, scale_factor)` and `suppress(boxes, scores)`; that may be the head, too. The
-    attributes' names are the first words of the state dict's keys."""
+    """The base class of the architectures.
+
+    A subclass stores its parts in its constructor; the attributes' names are the first words of the state dict's keys.
+    It provides `head` and `post_process` as attributes or properties; they may be the same part.
+    """
 
     backbone: nn.Layer
     neck: nn.Layer
-    head: nn.Layer
-    post_process: Any
 
-    def forward(self, batch: Dict[str, Any]) -> Dict[str, paddle.Tensor]:
-        """A batch -> the losses (entry `loss` is their total) in training mode, else
-        {`bbox`: [M, 6] class, score, x1, y1, x2, y2 in pixels of the original images, `bbox_num`: [B]}."""
+    if TYPE_CHECKING:  # at run time Paddle could not store a layer under the name of a property
+
+        @property
+        def head(self) -> Head: ...
+
+        @property
+        def post_process(self) -> PostProcess: ...
+
+    def forward(self, batch: Batch) -> Dict[str, Tensor]:
+        """Train or detect.
+
+        Returns:
+            In training mode the losses by name, where `loss` is their sum; otherwise the fields of `Detections`.
+        """
         raw = self.raw(batch["image"])
         if self.training:
             return self.losses(raw, batch)
         boxes, scores = self.decode(raw, batch["im_shape"], batch["scale_factor"])
         return self.suppress(boxes, scores)._asdict()
 
-    def raw(self, image: paddle.Tensor):
-        """Image [B, 3, H, W] -> the head's outputs."""
+    def raw(self, image: Tensor) -> RawOutputs:
+        """Images [B, 3, H, W] -> the head's outputs."""
         return self.head(self.neck(self.backbone(image)))
 
-    def losses(self, raw, batch: Dict[str, Any]) -> Dict[str, paddle.Tensor]:
+    def losses(self, raw: RawOutputs, batch: Batch) -> Losses:
         """The head's losses on a batch with ground truth."""
         return self.head.losses(raw, batch)
 
-    def decode(self, raw, im_shape: paddle.Tensor, scale_factor: paddle.Tensor):
-        """Boxes [B, N, 4] in pixels of the original images and scores [B, K, N]."""
+    def decode(self, raw: RawOutputs, im_shape: Tensor, scale_factor: Tensor) -> Tuple[Tensor, Tensor]:
+        """Boxes [B, N, 4] in pixels of the original images, and scores [B, K, N]."""
         return self.post_process.decode(raw, im_shape, scale_factor)
 
-    def suppress(self, boxes: paddle.Tensor, scores: paddle.Tensor):
-        """The final `Detections`."""
+    def suppress(self, boxes: Tensor, scores: Tensor) -> Detections:
+        """Decoded boxes and scores -> the final detections."""
         return self.post_process.suppress(boxes, scores)
 
+    @property
+    def target_settings(self) -> Mapping[str, Any]:
+        """The head's parameters, by name, that the transform which makes its training targets must share."""
+        return {}
+
     def check_targets(self, transforms: Sequence[Any]) -> None:
-        """UserError if a reader's transforms make training targets that do not fit this model."""
+        """Check that the transforms of a reader make training targets for this head.
+
+        Raises:
+            UserError: A transform and the head have different values of a parameter that they must share.
+        """
+        own = self.target_settings
+        for transform in transforms:
+            settings = transform.target_settings if isinstance(transform, TargetTransform) else {}
+            for name in [name for name in settings if name in own and settings[name] != own[name]]:
+                raise UserError(
+                    f"{type(transform).__name__}.{name} {settings[name]} does not fit {type(self.head).__name__}, "
+                    f"which has {own[name]}; write the same value for both, or once at the top level of the config"
+                )
+
+
+class SingleHeadDetector(Detector):
+    """A detector with one head, which also decodes its outputs and suppresses duplicates."""
+
+    head: DecodingHead
+
+    def __init__(self, backbone: nn.Layer, neck: nn.Layer, head: DecodingHead):
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+
+    @property
+    def post_process(self) -> PostProcess:
+        return self.head

@@ -1,19 +1,23 @@
-"""TTFNet: Training-Time-Friendly Network (Liu et al., AAAI 2020), and PAFNet, made of the same parts."""
+"""TTFNet: Training-Time-Friendly Network (Liu et al., AAAI 2020). PAFNet is built from the same parts."""
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Mapping
 
 from paddle import nn
 
+from ppdet_repro.core.contract import Head
 from ppdet_repro.core.registry import Part, register
 from ppdet_repro.modeling.architectures.detector import Detector
+from ppdet_repro.modeling.post_process import BBoxPostProcess
 from ppdet_repro.utils.errors import UserError
 
 
 @register
 class TTFNet(Detector):
-    """A backbone, a neck up to stride 4, a head of two maps, and peaks for detections."""
+    """A backbone, a neck that upsamples to stride 4, a head of two maps, and the map's peaks as detections."""
+
+    post_process: BBoxPostProcess
 
     def __init__(
         self,
@@ -34,13 +38,10 @@ class TTFNet(Detector):
             raise UserError(f"TTFBox.down_ratio {post_process.decode.down_ratio} is not TTFHead's {ratio}")
 
     @property
-    def head(self) -> nn.Layer:
+    def head(self) -> Head:
         return self.ttf_head
 
-    def check_targets(self, transforms: Sequence[Any]) -> None:
-        """UserError if Gt2TTFTarget makes maps of another stride than the head's."""
-        own = self.ttf_head.down_ratio
-        for transform in transforms:
-            theirs = getattr(transform, "down_ratio", own)
-            if theirs != own:
-                raise UserError(f"{type(transform).__name__}.down_ratio {theirs} is not TTFHead's, {own}")
+    @property
+    def target_settings(self) -> Mapping[str, Any]:
+        """For Gt2TTFTarget."""
+        return {"down_ratio": self.ttf_head.down_ratio}

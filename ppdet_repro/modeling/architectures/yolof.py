@@ -5,12 +5,12 @@ from __future__ import annotations
 from paddle import nn
 
 from ppdet_repro.core.registry import Part, register
-from ppdet_repro.modeling.architectures.detector import Detector
+from ppdet_repro.modeling.architectures.detector import SingleHeadDetector
 
 
 @register
-class YOLOF(Detector):
-    """ResNet's last map, a dilated encoder, one head."""
+class YOLOF(SingleHeadDetector):
+    """A backbone of which only the last feature map is used, a dilated encoder, and one head."""
 
     def __init__(
         self,
@@ -18,11 +18,4 @@ class YOLOF(Detector):
         neck: Part[nn.Layer] = "DilatedEncoder",
         head: Part[nn.Layer] = "YOLOFHead",
     ):
-        super().__init__()
-        self.backbone = backbone
-        self.neck = neck
-        self.head = head
-
-    @property
-    def post_process(self) -> nn.Layer:
-        return self.head
+        super().__init__(backbone, neck, head)

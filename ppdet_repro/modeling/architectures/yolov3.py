@@ -1,20 +1,23 @@
-"""YOLOv3 (Redmon and Farhadi, 2018), whose parts also make PP-YOLO and PP-YOLOv2."""
+"""YOLOv3 (Redmon and Farhadi, 2018). PP-YOLO and PP-YOLOv2 are built from the same parts."""
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Mapping, Tuple
 
-import paddle
-from paddle import nn
+from paddle import Tensor, nn
 
+from ppdet_repro.core.contract import Head, RawOutputs
 from ppdet_repro.core.registry import Part, register
 from ppdet_repro.modeling.architectures.detector import Detector
+from ppdet_repro.modeling.post_process import BBoxPostProcess
 from ppdet_repro.utils.errors import UserError
 
 
 @register
 class YOLOv3(Detector):
-    """A backbone, a neck of several levels, one head on all of them, decoding and suppression."""
+    """A backbone, a neck with several levels, a head that predicts on all of them, decoding and suppression."""
+
+    post_process: BBoxPostProcess
 
     def __init__(
         self,
@@ -37,30 +40,19 @@ class YOLOv3(Detector):
             )
 
     @property
-    def head(self) -> nn.Layer:
+    def head(self) -> Head:
         return self.yolo_head
 
-    def decode(self, raw, im_shape: paddle.Tensor, scale_factor: paddle.Tensor):
-        """Boxes [B, N, 4] in pixels of the original images and scores [B, K, N]."""
+    def decode(self, raw: RawOutputs, im_shape: Tensor, scale_factor: Tensor) -> Tuple[Tensor, Tensor]:
+        """Boxes [B, N, 4] in pixels of the original images, and scores [B, K, N]."""
         return self.post_process.decode(self.yolo_head.candidates(raw), im_shape, scale_factor)
 
-    def check_targets(self, transforms: Sequence[Any]) -> None:
-        """UserError if Gt2YoloTarget and the head have other anchors, masks or strides."""
+    @property
+    def target_settings(self) -> Mapping[str, Any]:
+        """For Gt2YoloTarget."""
         head = self.yolo_head
-        for transform in transforms:
-            for name, own in (
-                ("anchors", head.all_anchors),
-                ("anchor_masks", head.anchor_masks),
-                ("downsample_ratios", head.strides),
-            ):
-                theirs = as_lists(getattr(transform, name, own))
-                if theirs != as_lists(own):
-                    raise UserError(
-                        f"{type(transform).__name__}.{name} {theirs} does not fit YOLOv3Head, which has {own}; "
-                        "write anchors and anchor_masks once, at the top level of the config"
-                    )
-
-
-def as_lists(value: Any) -> Any:
-    """Lists, tuples and arrays of numbers as lists."""
-    return [as_lists(item) for item in value] if hasattr(value, "__iter__") else value
+        return {
+            "anchors": [list(anchor) for anchor in head.all_anchors],
+            "anchor_masks": [list(mask) for mask in head.anchor_masks],
+            "downsample_ratios": list(head.strides),
+        }

@@ -1,6 +1,7 @@
-"""Which points of a feature pyramid learn which object, and how much each counts.
+"""Which points of a feature pyramid learn which object, and the weight of each point's loss.
 
-G objects, L levels, H, W a level's map, N points of all levels, P pairs of an object and a point, K classes.
+G objects of an image, L levels, H, W size of a level's map, N points of all levels, P pairs of an object and a point,
+K classes.
 Source: SAPD, sections 3.1 to 3.3; the choice of levels by their losses is FSAF's (Zhu et al., CVPR 2019).
 """
 
@@ -10,86 +11,78 @@ from typing import Callable, NamedTuple
 
 import paddle
 import paddle.nn.functional as F
+from paddle import Tensor
 
-from ppdet_repro.modeling.anchor_points import AnchorPoints, Grid, centredness, distances_to_sides
-from ppdet_repro.modeling.boxes import area
+from ppdet_repro.modeling.anchor_points import AnchorPoints, Grid
+from ppdet_repro.modeling.boxes import area, centerness, cxcywh_from_xyxy, distances_from_xyxy, has_area
 
 NOBODY = -1
 
-PointLoss = Callable[[paddle.Tensor, paddle.Tensor, paddle.Tensor, paddle.Tensor], paddle.Tensor]
+PointLoss = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class Objects(NamedTuple):
-    """One image's ground truth: `boxes` [G, 4] xyxy input pixels, `classes` [G] int64; boxes without area learn
-    nothing. `level_weights` [G, L] is what each level counts for each object."""
+    """One image's ground truth. Boxes without area are not learned."""
 
-    boxes: paddle.Tensor
-    classes: paddle.Tensor
-    level_weights: paddle.Tensor
+    boxes: Tensor  # [G, 4] xyxy, input pixels
+    classes: Tensor  # [G] int64
+    level_weights: Tensor  # [G, L]: the weight of each level for each object
 
 
 class LevelChoice(NamedTuple):
-    """`losses` [G, L]: the mean loss of an object's points on a level, infinite where it has none; `chosen` [G, L]
-    the levels that learn it; `best` [G] int64 the one of least loss, NOBODY for an object without points."""
+    """The levels on which objects are learned."""
 
-    losses: paddle.Tensor
-    chosen: paddle.Tensor
-    best: paddle.Tensor
+    losses: Tensor  # [G, L]: mean loss of the object's points on the level, infinite where it has none
+    chosen: Tensor  # [G, L] bool
+    best: Tensor  # [G] int64: the level with the smallest loss, NOBODY for an object without points
 
 
 class PointTargets(NamedTuple):
-    """`owners` [N] int64: the object that a point learns, NOBODY for background; `distances` [N, 4] to its sides (0
-    for background); `weights` [N] of its loss (1 for background)."""
+    """What the points of one image learn."""
 
-    owners: paddle.Tensor
-    distances: paddle.Tensor
-    weights: paddle.Tensor
+    owners: Tensor  # [N] int64: the object that a point learns, NOBODY for background
+    distances: Tensor  # [N, 4] to the sides of the object's box, 0 for background
+    weights: Tensor  # [N]: weight of the point's loss, 1 for background
     levels: LevelChoice
 
 
-def valid_points(boxes: paddle.Tensor, grid: Grid, epsilon: float) -> paddle.Tensor:
+def valid_points(boxes: Tensor, grid: Grid, epsilon: float) -> Tensor:
     """Which points of a level may learn which box: [G, 4] -> bool [G, H*W].
 
-    Those in the valid box, which has the same centre and `epsilon` times the sides; if there are none, the point
-    nearest to the centre, provided that it lies inside the box. SAPD does not say what becomes of boxes between
-    the points; without the second rule most boxes below 40 pixels would have none on the finest level.
+    These are the points in the valid box, which has the same center and `epsilon` times the sides. If there are none,
+    it is the point nearest to the center, provided that it is inside the box. SAPD does not say what happens to boxes
+    between the points; without the second rule most boxes below 40 pixels would have no point on the finest level.
     """
     x1, y1, x2, y2 = boxes.unsqueeze(-1).unbind(1)  # [G, 1] each
-    columns, rows = _in_valid_side(x1, x2, grid.x, epsilon), _in_valid_side(y1, y2, grid.y, epsilon)
+    cx, cy, w, h = cxcywh_from_xyxy(boxes).unsqueeze(-1).unbind(1)  # [G, 1] each
+    columns, rows = (grid.x - cx).abs() <= epsilon * w / 2, (grid.y - cy).abs() <= epsilon * h / 2  # [G, W], [G, H]
     some = columns.any(axis=1, keepdim=True) & rows.any(axis=1, keepdim=True)  # [G, 1]
-    columns = (some & columns) | (~some & _nearest_inside(x1, x2, grid.x))  # [G, W]
-    rows = (some & rows) | (~some & _nearest_inside(y1, y2, grid.y))  # [G, H]
-    has_area = (x2 > x1) & (y2 > y1)
-    return ((rows & has_area).unsqueeze(2) & columns.unsqueeze(1)).flatten(1)
+    columns = (some & columns) | (~some & nearest_to(cx, grid.x) & (grid.x > x1) & (grid.x < x2))  # [G, W]
+    rows = (some & rows) | (~some & nearest_to(cy, grid.y) & (grid.y > y1) & (grid.y < y2))  # [G, H]
+    return ((rows & has_area(boxes).unsqueeze(1)).unsqueeze(2) & columns.unsqueeze(1)).flatten(1)
 
 
-def _in_valid_side(low, high, places, epsilon) -> paddle.Tensor:
-    """Sides [G, 1] and places [n] -> bool [G, n]."""
-    return (places - (low + high) / 2).abs() <= epsilon * (high - low) / 2
+def nearest_to(centers: Tensor, coordinates: Tensor) -> Tensor:
+    """Which of the coordinates is nearest to a center, the first of two: [G, 1], [n] -> bool [G, n]."""
+    return F.one_hot((coordinates - centers).abs().argmin(axis=1), coordinates.shape[0]) > 0
 
 
-def _nearest_inside(low, high, places) -> paddle.Tensor:
-    """The place nearest to the middle, the first of two, if it is inside: [G, 1], [n] -> bool [G, n]."""
-    nearest = F.one_hot((places - (low + high) / 2).abs().argmin(axis=1), places.shape[0]) > 0
-    return nearest & (places > low) & (places < high)
-
-
-def ranks(values: paddle.Tensor) -> paddle.Tensor:
-    """Each value's place, 0 for the least, among those of the last axis; equal ones in order: [..., n] int64."""
+def ranks(values: Tensor) -> Tensor:
+    """The rank of each value along the last axis, 0 for the smallest; equal values in order: [..., n] int64."""
     one, other = values.unsqueeze(-1), values.unsqueeze(-2)
     earlier = paddle.tril(paddle.ones([values.shape[-1]] * 2), -1) > 0
     return ((other < one) | ((other == one) & earlier)).astype("int64").sum(axis=-1)
 
 
-def choose_levels(losses: paddle.Tensor, top_k: int) -> LevelChoice:
-    """The `top_k` levels of least loss for each object: [G, L]; infinite ones are never chosen."""
+def choose_levels(losses: Tensor, top_k: int) -> LevelChoice:
+    """The `top_k` levels with the smallest losses [G, L] for each object. Infinite ones are never chosen."""
     rank, possible = ranks(losses), paddle.isfinite(losses)
     best = paddle.where(possible.any(axis=1), rank.argmin(axis=1), paddle.full([len(losses)], NOBODY, "int64"))
     return LevelChoice(losses, (rank < top_k) & possible, best)
 
 
-def smallest_owner(claims: paddle.Tensor, areas: paddle.Tensor) -> paddle.Tensor:
-    """The smallest of the objects that claim a point, the first of equals: bool [G, N], [G] -> [N] int64."""
+def smallest_owner(claims: Tensor, areas: Tensor) -> Tensor:
+    """The smallest object that claims a point, the first of equal ones: bool [G, N], areas [G] -> [N] int64."""
     none = claims.shape[0]
     order = ranks(areas).unsqueeze(1).expand(claims.shape)
     order = paddle.where(claims, order, paddle.full_like(order, none))  # [G, N]
@@ -98,25 +91,26 @@ def smallest_owner(claims: paddle.Tensor, areas: paddle.Tensor) -> paddle.Tensor
 
 @paddle.no_grad()
 def instance_losses(
-    candidates: paddle.Tensor,
-    objects: Objects,
-    points: AnchorPoints,
-    logits: paddle.Tensor,
-    distances: paddle.Tensor,
-    loss: PointLoss,
-) -> paddle.Tensor:
-    """The mean loss of each object's candidates [G, N] on each level: [G, L], infinite where there are none.
+    candidates: Tensor, objects: Objects, points: AnchorPoints, logits: Tensor, distances: Tensor, loss: PointLoss
+) -> Tensor:
+    """The mean loss of each object on each level. FSAF, section 3.2; other objects and all weights are disregarded.
 
-    FSAF, section 3.2; other objects and all weights are left out of account.
+    Args:
+        candidates: Which points may learn which object, bool [G, N].
+        logits: [N, K].
+        distances: [N, 4] in the points' units.
+        loss: `loss(logits, one-hot classes, distances, target distances)`, [P, K], [P, K], [P, 4], [P, 4] -> [P].
+
+    Returns:
+        [G, L], infinite where an object has no candidates.
     """
     (count, levels), classes = objects.level_weights.shape, logits.shape[-1]
-    owners, places = paddle.nonzero(candidates).unbind(1)  # [P] each
-    targets = distances_to_sides(
-        points.centres.gather(places), objects.boxes.gather(owners), points.units.gather(places)
-    )
+    owners, index = paddle.nonzero(candidates).unbind(1)  # [P] each: object, point
+    sides = distances_from_xyxy(points.centers.gather(index), objects.boxes.gather(owners))
+    targets = sides / points.units.gather(index)  # [P, 4]
     one_hot = F.one_hot(objects.classes.gather(owners), classes)  # [P, K]
-    pair_losses = loss(logits.gather(places), one_hot, distances.gather(places), targets)  # [P]
-    slots = (owners * levels + points.levels.gather(places)).unsqueeze(1)
+    pair_losses = loss(logits.gather(index), one_hot, distances.gather(index), targets)  # [P]
+    slots = (owners * levels + points.levels.gather(index)).unsqueeze(1)
     sums, numbers = (
         paddle.scatter_nd(slots, values, [count * levels]) for values in (pair_losses, paddle.ones_like(pair_losses))
     )
@@ -128,19 +122,26 @@ def instance_losses(
 def assign_points(
     objects: Objects,
     points: AnchorPoints,
-    logits: paddle.Tensor,
-    distances: paddle.Tensor,
+    logits: Tensor,
+    distances: Tensor,
     loss: PointLoss,
     *,
     top_k: int,
     eta: float,
     epsilon: float,
 ) -> PointTargets:
-    """One image's targets from its predictions: logits [N, K], distances [N, 4] in the points' units.
+    """One image's targets.
 
-    Each object is learned on the `top_k` levels where its points have the least `loss`(logits [P, K], one-hot
-    classes [P, K], distances [P, 4], their targets [P, 4]) -> [P]. A point that several objects claim there goes
-    to the smallest. It counts as much as it is central (see `centredness`), times its level's weight.
+    Each object is learned on the `top_k` levels where its points have the smallest mean loss. A point that several
+    objects claim there goes to the smallest one. Its weight is its centerness, times the weight of its level.
+
+    Args:
+        logits: [N, K].
+        distances: [N, 4] in the points' units.
+        loss: See `instance_losses`.
+        top_k: Number of levels that learn an object.
+        eta: See `centerness`.
+        epsilon: See `valid_points`.
     """
     count, levels = objects.level_weights.shape
     candidates = None
@@ -152,15 +153,15 @@ def assign_points(
     chosen = choice.chosen.astype("int32").gather(points.levels, axis=1) > 0  # [G, N]
     owners = smallest_owner(candidates & chosen, area(objects.boxes))
     owned, owner = owners >= 0, owners.clip(min=0)
-    targets = distances_to_sides(points.centres, objects.boxes.gather(owner), points.units)  # [N, 4]
+    targets = distances_from_xyxy(points.centers, objects.boxes.gather(owner)) / points.units  # [N, 4]
     inside = paddle.where(owned.unsqueeze(1).expand_as(targets), targets, paddle.ones_like(targets))
-    weights = centredness(inside, eta) * objects.level_weights.flatten().gather(owner * levels + points.levels)
+    weights = centerness(inside, eta) * objects.level_weights.flatten().gather(owner * levels + points.levels)
     weights = paddle.where(owned, weights, paddle.ones_like(weights))
     return PointTargets(owners, inside * owned.astype("float32").unsqueeze(1), weights, choice)
 
 
 def background(count: int, levels: int, points: AnchorPoints) -> PointTargets:
-    """The targets of an image none of whose `count` objects has a point."""
+    """The targets of an image with `count` objects, none of which has a point."""
     number = points.levels.shape[0]
     choice = LevelChoice(
         paddle.full([count, levels], float("inf")),

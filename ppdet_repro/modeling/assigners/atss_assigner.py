@@ -1,6 +1,6 @@
-"""ATSS: each ground truth draws its own line between positive and negative anchors.
+"""ATSS: each ground truth has its own IoU threshold between positive and negative anchors.
 
-N anchors, G ground truths, k candidates a level, C candidates of all levels.
+N anchors, G ground truths, k candidates per level, C candidates of all levels.
 Source: Zhang et al., "Bridging the Gap Between Anchor-based and Anchor-free Detection via Adaptive Training Sample
 Selection", CVPR 2020, algorithm 1.
 """
@@ -11,6 +11,7 @@ from typing import Sequence
 
 import numpy as np
 import paddle
+from paddle import Tensor
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.modeling.assigners.matches import NEGATIVE, Matches, matches_of, no_matches
@@ -20,12 +21,13 @@ from ppdet_repro.utils.errors import UserError
 
 @register
 class ATSSAssigner:
-    """Candidates of a box are on each level the `topk` anchors whose centres are nearest to its own. Positive are
-    those whose IoU with it is at least the candidates' mean plus their standard deviation, if their centre lies
-    inside it; an anchor that several boxes claim learns the one that it overlaps most. No anchor is ignored.
+    """Positive are the candidates whose IoU with the box is at least the candidates' mean plus standard deviation.
 
-    Of equally near anchors (several of one place) the first ones are taken. The deviation is the sample's (divided
-    by C - 1), as in the authors' code; that of a single candidate is 0.
+    Candidates of a box are, on each level, the `topk` anchors whose centers are nearest to its own; the first ones
+    where several are equally near (those of one location). The center of a positive anchor also lies inside the box. An
+    anchor that is positive for several boxes learns the one with the largest IoU. No anchor is ignored.
+
+    The deviation is the sample's (divided by C - 1), as in the authors' code; that of a single candidate is 0.
     """
 
     def __init__(self, topk: int = 9):
@@ -35,34 +37,30 @@ class ATSSAssigner:
 
     @paddle.no_grad()
     def __call__(
-        self,
-        predictions: paddle.Tensor,
-        anchors: paddle.Tensor,
-        gt_boxes: paddle.Tensor,
-        level_sizes: Sequence[int] = (),
+        self, predictions: Tensor, anchors: Tensor, gt_boxes: Tensor, level_sizes: Sequence[int] = ()
     ) -> Matches:
-        """See `Matcher`; predictions do not count."""
+        """See `Matcher`. Predictions are not used."""
         if len(gt_boxes) == 0:
             return no_matches(len(anchors))
         overlaps = pairwise_iou(gt_boxes, anchors).numpy()  # [G, N]
-        centres, gt_centres = (cxcywh_from_xyxy(boxes)[:, :2].numpy() for boxes in (anchors, gt_boxes))
+        centers, gt_centers = (cxcywh_from_xyxy(boxes)[:, :2].numpy() for boxes in (anchors, gt_boxes))
         boxes = gt_boxes.numpy()
-        distances = np.linalg.norm(gt_centres[:, None] - centres[None], axis=-1)  # [G, N]
+        distances = np.linalg.norm(gt_centers[:, None] - centers[None], axis=-1)  # [G, N]
         candidates = nearest(distances, level_sizes or [len(anchors)], self.topk)  # [G, C]
-        of_candidates = np.take_along_axis(overlaps, candidates, axis=1)  # [G, C]
-        spread = of_candidates.std(axis=1, ddof=1) if candidates.shape[1] > 1 else np.zeros(len(boxes))
-        threshold = of_candidates.mean(axis=1) + spread  # [G]
-        places = centres[candidates]  # [G, C, 2]
-        inside = ((places > boxes[:, None, :2]) & (places < boxes[:, None, 2:])).all(axis=-1)
-        gts, columns = np.nonzero((of_candidates >= threshold[:, None]) & inside)
+        candidate_overlaps = np.take_along_axis(overlaps, candidates, axis=1)  # [G, C]
+        spread = candidate_overlaps.std(axis=1, ddof=1) if candidates.shape[1] > 1 else np.zeros(len(boxes))
+        threshold = candidate_overlaps.mean(axis=1) + spread  # [G]
+        candidate_centers = centers[candidates]  # [G, C, 2]
+        inside = ((candidate_centers > boxes[:, None, :2]) & (candidate_centers < boxes[:, None, 2:])).all(axis=-1)
+        gts, columns = np.nonzero((candidate_overlaps >= threshold[:, None]) & inside)
         claims = np.full(overlaps.shape, -1.0)
-        claims[gts, candidates[gts, columns]] = of_candidates[gts, columns]
+        claims[gts, candidates[gts, columns]] = candidate_overlaps[gts, columns]
         labels = np.where(claims.max(axis=0) >= 0, claims.argmax(axis=0), NEGATIVE)
         return matches_of(paddle.to_tensor(labels.astype("int32")))
 
 
 def nearest(distances: np.ndarray, level_sizes: Sequence[int], k: int) -> np.ndarray:
-    """The `k` nearest anchors of each level, or all of a smaller one: distances [G, N] -> indices [G, C]."""
+    """The `k` nearest anchors of each level, or all where there are fewer: distances [G, N] -> indices [G, C]."""
     starts = np.cumsum([0, *level_sizes])
     parts = [
         start + np.argsort(distances[:, start:end], axis=1, kind="stable")[:, :k]

@@ -1,4 +1,4 @@
-"""Hungarian matching: one anchor for each ground truth, none for two, the sum of all distances as small as can be.
+"""Hungarian matching: a different anchor for each ground truth, with the smallest sum of distances.
 
 N anchors, G ground truths.
 """
@@ -9,6 +9,7 @@ from typing import Sequence
 
 import numpy as np
 import paddle
+from paddle import Tensor
 from scipy.optimize import linear_sum_assignment
 
 from ppdet_repro.core.registry import register
@@ -18,25 +19,21 @@ from ppdet_repro.modeling.boxes import l1_distance
 
 @register
 class HungarianAssigner:
-    """The one-to-one matching of least total distance; every other anchor is negative.
+    """The one-to-one matching with the smallest total distance. All other anchors are negative.
 
-    A pair's distance is uniform matching's: the L1 distances of (cx, cy, w, h) from the box to the anchor and to
-    its prediction, added. The paper compares with DETR's matching (Table 5e), and says only that it is top-1
-    matching where no anchor has two boxes; DETR itself has no anchors, so theirs cannot be part of its cost.
-    Where there are more boxes than anchors, some boxes get none.
+    The distance of a pair is that of uniform matching: the L1 distances in (cx, cy, w, h) from the box to the anchor
+    and to the anchor's prediction, added. YOLOF compares with DETR's matching (Table 5e) and says only that it is
+    top-1 matching where no anchor has two boxes. DETR itself has no anchors, so its cost has no term for them.
+    If there are more boxes than anchors, some boxes get none.
     Source: YOLOF, section 5.2; Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020,
     section 3.1.
     """
 
     @paddle.no_grad()
     def __call__(
-        self,
-        predictions: paddle.Tensor,
-        anchors: paddle.Tensor,
-        gt_boxes: paddle.Tensor,
-        level_sizes: Sequence[int] = (),
+        self, predictions: Tensor, anchors: Tensor, gt_boxes: Tensor, level_sizes: Sequence[int] = ()
     ) -> Matches:
-        """See `Matcher`; all levels count as one."""
+        """See `Matcher`. All levels are treated as one."""
         if len(gt_boxes) == 0:
             return no_matches(len(anchors))
         cost = l1_distance(predictions, gt_boxes) + l1_distance(anchors, gt_boxes)  # [N, G]

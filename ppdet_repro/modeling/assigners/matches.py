@@ -1,4 +1,4 @@
-"""What every matcher of anchors returns, and how every one is called, so that one can stand for another.
+"""The interface of all matchers, which assign ground truths to anchors.
 
 N anchors, G ground truths, P pairs, L levels.
 """
@@ -8,39 +8,44 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol, Sequence
 
 import paddle
+from paddle import Tensor
 
 NEGATIVE, IGNORED = -1, -2
 
 
 class Matches(NamedTuple):
-    """`labels` [N]: index of the ground truth, NEGATIVE or IGNORED. `anchors`, `gts` [P] int64: the
-    pairs that regress. A pair may stand twice, and its anchor's label may since have gone to another box."""
+    """Which anchors learn which ground truths.
 
-    labels: paddle.Tensor
-    anchors: paddle.Tensor
-    gts: paddle.Tensor
+    A pair may occur twice, and the label of a pair's anchor may be another ground truth.
+    """
+
+    labels: Tensor  # [N]: index of the ground truth, NEGATIVE or IGNORED
+    anchors: Tensor  # [P] int64: the anchors of the pairs that regress
+    gts: Tensor  # [P] int64: their ground truths
 
 
 class Matcher(Protocol):
-    """Decoded predictions [N, 4], anchors [N, 4], ground truth [G, 4], all xyxy pixels of the network's input.
-    `level_sizes` [L]: the anchors of each level, which follow one another; empty: all are of one level."""
+    """Assigns ground truths to anchors.
+
+    Args:
+        predictions: Decoded boxes [N, 4]. All boxes are xyxy in pixels of the network's input.
+        anchors: [N, 4], level by level.
+        gt_boxes: [G, 4].
+        level_sizes: Number of anchors of each level [L]. If empty, there is one level.
+    """
 
     def __call__(
-        self,
-        predictions: paddle.Tensor,
-        anchors: paddle.Tensor,
-        gt_boxes: paddle.Tensor,
-        level_sizes: Sequence[int] = (),
+        self, predictions: Tensor, anchors: Tensor, gt_boxes: Tensor, level_sizes: Sequence[int] = ()
     ) -> Matches: ...
 
 
-def matches_of(labels: paddle.Tensor) -> Matches:
-    """The matches where each positive anchor regresses to the box of its label, once: labels [N]."""
+def matches_of(labels: Tensor) -> Matches:
+    """The matches of labels [N] where every positive anchor regresses once, to the box of its label."""
     anchors = paddle.nonzero(labels >= 0).flatten()  # [P]
     return Matches(labels, anchors, labels.gather(anchors).astype("int64"))
 
 
 def no_matches(count: int) -> Matches:
-    """The matches of `count` anchors where there is no ground truth."""
+    """The matches of `count` anchors in an image without ground truths."""
     none = paddle.zeros([0], "int64")
     return Matches(paddle.full([count], NEGATIVE, "int32"), none, none)

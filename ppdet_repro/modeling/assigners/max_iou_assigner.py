@@ -1,4 +1,4 @@
-"""Matching by overlap: an anchor learns the object that it overlaps most, if enough.
+"""Matching by overlap: an anchor learns the object with which it has the largest IoU, if that is large enough.
 
 N anchors, G ground truths.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Sequence
 
 import paddle
+from paddle import Tensor
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.modeling.assigners.matches import IGNORED, NEGATIVE, Matches, matches_of, no_matches
@@ -17,11 +18,15 @@ from ppdet_repro.utils.errors import UserError
 
 @register
 class MaxIoUAssigner:
-    """An anchor whose best IoU is `positive_overlap` or more learns that box; below `negative_overlap` it is
-    background; between, it is ignored.
+    """Labels anchors by their largest IoU with a box.
 
-    `allow_low_quality`: the anchors that overlap a box most of all are positive whatever their IoU (they learn the
-    box that they overlap most, which may be another one). Source: RetinaNet, section 4; Faster R-CNN, section 3.1.2.
+    Source: RetinaNet, section 4; Faster R-CNN, section 3.1.2.
+
+    Args:
+        positive_overlap: From this IoU on, an anchor learns the box.
+        negative_overlap: Below this IoU, an anchor is background. In between it is ignored.
+        allow_low_quality: For each box, the anchors with the largest IoU with it are positive whatever that IoU is.
+            They learn the box with which they have the largest IoU themselves, which may be another one.
     """
 
     def __init__(self, positive_overlap: float, negative_overlap: float, allow_low_quality: bool = True):
@@ -35,13 +40,9 @@ class MaxIoUAssigner:
 
     @paddle.no_grad()
     def __call__(
-        self,
-        predictions: paddle.Tensor,
-        anchors: paddle.Tensor,
-        gt_boxes: paddle.Tensor,
-        level_sizes: Sequence[int] = (),
+        self, predictions: Tensor, anchors: Tensor, gt_boxes: Tensor, level_sizes: Sequence[int] = ()
     ) -> Matches:
-        """See `Matcher`; neither predictions nor levels count."""
+        """See `Matcher`. Predictions and levels are not used."""
         if len(gt_boxes) == 0:
             return no_matches(len(anchors))
         overlaps = pairwise_iou(gt_boxes, anchors)  # [G, N]

@@ -1,6 +1,6 @@
-"""RetinaNet+: RetinaNet's head with YOLOF's additions, so that the two compare fairly.
+"""RetinaNet+: RetinaNet's head with YOLOF's additions, for a fair comparison of the two.
 
-B images, H, W a level's map, A anchors a place, K classes, P matched pairs.
+B images, H, W size of a level's map, A anchors per location, K classes, P matched pairs.
 Source: YOLOF, section 5.1 ("Comparison with RetinaNet").
 """
 
@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from typing import Any, List, Optional
 
-import paddle
-from paddle import nn
+from paddle import Tensor, nn
 
 from ppdet_repro.core.registry import Part, Shared, register
-from ppdet_repro.modeling.heads.retina_head import RetinaHead, conv3x3, flatten
+from ppdet_repro.modeling.anchors import rows_per_anchor
+from ppdet_repro.modeling.heads.retina_head import RetinaHead
 from ppdet_repro.modeling.implicit_objectness import implicit_objectness
+from ppdet_repro.modeling.layers import conv3x3
 
 
 @register
 class RetinaPlusHead(RetinaHead):
-    """RetinaNet's head whose box subnet also predicts an objectness without a loss of its own, which multiplies the
-    class scores, and whose `loss_bbox` sees boxes (GIoU) instead of deltas. The third addition, group norm, is
-    `conv_feat`'s."""
+    """RetinaNet's head with objectness and a loss on boxes.
+
+    The box subnet also predicts an objectness without a loss of its own, which multiplies the class scores. `loss_bbox`
+    compares boxes (GIoU) instead of deltas. The third addition, group norm, is a setting of `conv_feat`. The parameters
+    are those of `RetinaHead`.
+    """
 
     def __init__(
         self,
@@ -47,13 +51,13 @@ class RetinaPlusHead(RetinaHead):
             nms_pre,
             weights,
         )
-        self.retina_obj = conv3x3(conv_feat.feat_out, anchor_generator.num_anchors, bias=0.0)
+        self.retina_obj = conv3x3(conv_feat.feat_out, anchor_generator.num_anchors)
 
-    def class_logits(self, for_classes: paddle.Tensor, for_boxes: paddle.Tensor) -> paddle.Tensor:
-        """A level's features [B, C, H, W] of both subnets -> [B, H*W*A, K], objectness merged."""
-        logits = flatten(self.retina_cls(for_classes), self.num_classes)
-        return implicit_objectness(logits, flatten(self.retina_obj(for_boxes), 1))
+    def class_logits(self, for_classes: Tensor, for_boxes: Tensor) -> Tensor:
+        """One level's logits [B, H*W*A, K], with the objectness, from the features [B, C, H, W] of both subnets."""
+        logits = rows_per_anchor(self.retina_cls(for_classes), self.num_classes)
+        return implicit_objectness(logits, rows_per_anchor(self.retina_obj(for_boxes), 1))
 
-    def box_losses(self, deltas: paddle.Tensor, anchors: paddle.Tensor, wanted: paddle.Tensor) -> paddle.Tensor:
-        """The loss of the decoded boxes: deltas, anchors and the boxes to learn, [P, 4] each."""
+    def box_losses(self, deltas: Tensor, anchors: Tensor, wanted: Tensor) -> Tensor:
+        """The loss of the decoded boxes: deltas, anchors and boxes to learn, [P, 4] each."""
         return self.loss_bbox(self.boxes(deltas, anchors), wanted)

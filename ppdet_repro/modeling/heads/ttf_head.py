@@ -1,25 +1,27 @@
-"""TTFNet's head: a heat map of object centres and the distances to the box's sides, at every fourth pixel.
+"""TTFNet's head: a heat map of object centers and the distances to the sides of the boxes, at stride 4.
 
-B images, K classes, H, W the map, P places that regress.
+B images, K classes, H, W size of the map, P locations that regress.
 Source: Liu et al., "Training-Time-Friendly Network for Real-Time Object Detection", AAAI 2020; PAFNet,
 section 3.1.
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-from paddle import ParamAttr, nn
+from paddle import ParamAttr, Tensor, nn
 from paddle.nn.initializer import Normal
 
+from ppdet_repro.core.contract import Batch, Losses
 from ppdet_repro.core.registry import Part, Shared, Upstream, register
 from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, WeightMap, cells, owners_of
 from ppdet_repro.modeling.boxes import xyxy_from_distances
+from ppdet_repro.modeling.layers import prior_bias
 from ppdet_repro.modeling.losses.ags import ChannelSoftmaxAGS
+from ppdet_repro.modeling.losses.ctfocal_loss import positive_weights
 from ppdet_repro.modeling.ttf_layers import DeformConv, LiteConv, bias_attr
 from ppdet_repro.utils.errors import UserError
 
@@ -29,19 +31,17 @@ NamedLayers = List[Tuple[str, nn.Layer]]
 
 
 class TTFOutputs(NamedTuple):
-    """`logits` [B, K, H, W] of the heat map; `distances` [B, 4, H, W] to the left, top, right and bottom side
-    in input pixels."""
+    """The two maps."""
 
-    logits: paddle.Tensor
-    distances: paddle.Tensor
+    logits: Tensor  # [B, K, H, W], of the heat map
+    distances: Tensor  # [B, 4, H, W] to the left, top, right and bottom side, in input pixels
 
 
 class Conv(NamedTuple):
-    """A kind of convolution: named layers from (name, in_channels, out_channels), and how the 1x1 convolution
-    after them starts (None: Paddle's default)."""
+    """A kind of convolution."""
 
-    layers: Callable[[str, int, int], NamedLayers]
-    head_weight: Optional[ParamAttr]
+    layers: Callable[[str, int, int], NamedLayers]  # (name, in_channels, out_channels) -> named layers
+    head_weight: Optional[ParamAttr]  # initialization of the 1x1 convolution after them; None: Paddle's default
 
 
 class Branch(nn.Layer):
@@ -57,7 +57,7 @@ class Branch(nn.Layer):
             channels if depth else in_channels, out_channels, 1, weight_attr=conv.head_weight, bias_attr=bias_attr(bias)
         )
 
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         return self.head(self.feat(x))
 
 
@@ -77,7 +77,7 @@ def deform_conv(name: str, in_channels: int, channels: int) -> NamedLayers:
 
 
 def lite_conv(branch: str, norm_type: str) -> Callable[[str, int, int], NamedLayers]:
-    """LiteConvs of the branch `hm` or `wh`, which end in an activation of their own."""
+    """`LiteConv` layers of the branch `hm` or `wh`. They end with an activation."""
 
     def layers(name: str, in_channels: int, channels: int) -> NamedLayers:
         return [(f"{branch}.{name}", LiteConv(in_channels, channels, norm_type))]
@@ -89,9 +89,19 @@ def lite_conv(branch: str, norm_type: str) -> Callable[[str, int, int], NamedLay
 class TTFHead(nn.Layer):
     """The two branches, their losses, and the mapping from distances to boxes.
 
-    The heat map's branch has `hm_head_conv_num` convolutions of `hm_head_planes` channels, the other branch
-    likewise; `dcn_head` makes them deformable, `lite_head` PAFNet-lite's depthwise ones. Distances are a ReLU
-    times `wh_offset_base` pixels. `ags` reweights the regression (see `losses/ags.py`; none if left out).
+    Args:
+        hm_head_planes: Channels of the heat map's branch.
+        wh_head_planes: Channels of the distances' branch.
+        hm_head_conv_num: Number of convolutions of the heat map's branch.
+        wh_head_conv_num: Number of convolutions of the distances' branch.
+        hm_loss: The loss of the heat map; see `CTFocalLoss`.
+        wh_loss: The loss of the boxes; see `GIoULoss`.
+        wh_offset_base: Distances are the ReLU of the branch's output times this number of pixels.
+        down_ratio: Stride of the maps in input pixels.
+        dcn_head: Use deformable convolutions.
+        lite_head: Use the depthwise convolutions of PAFNet-lite.
+        ags_module: Use PaddleDetection's form of AGS (`ChannelSoftmaxAGS`).
+        ags: Weights of the regression; see `losses/ags.py`. None: no AGS.
     """
 
     def __init__(
@@ -123,7 +133,7 @@ class TTFHead(nn.Layer):
             hm, wh = (Conv(lite_conv(branch, norm_type), None) for branch in ("hm", "wh"))
         else:
             hm = wh = Conv(deform_conv if dcn_head else plain_conv, normal())
-        prior = -math.log((1 - PRIOR) / PRIOR)
+        prior = prior_bias(PRIOR)
         self.hm_head = Branch(in_channels, hm_head_planes, hm_head_conv_num, num_classes, hm, prior)
         self.wh_head = Branch(in_channels, wh_head_planes, wh_head_conv_num, 4, wh, 0.0)
         self.hm_loss = hm_loss
@@ -132,61 +142,71 @@ class TTFHead(nn.Layer):
         self.down_ratio = down_ratio
         self.ags = ChannelSoftmaxAGS() if ags_module else ags
 
-    def forward(self, feats: List[paddle.Tensor]) -> TTFOutputs:
-        """[[B, C, H, W]] -> raw outputs."""
+    def forward(self, feats: List[Tensor]) -> TTFOutputs:
+        """One feature map [B, C, H, W] in a list -> raw outputs."""
         return TTFOutputs(self.hm_head(feats[0]), F.relu(self.wh_head(feats[0])) * self.wh_offset_base)
 
-    def losses(self, raw: TTFOutputs, batch: Dict[str, Any]) -> Dict[str, paddle.Tensor]:
+    def losses(self, raw: TTFOutputs, batch: Batch) -> Losses:
         """`hm_loss`, `wh_loss` and their sum `loss`.
 
-        `batch` holds `ttf_heatmap` [B, K, H, W], `ttf_box_target` [B, 4, H, W] (xyxy input pixels),
-        `ttf_reg_weight` [B, 1, H, W] and, where images were mixed, `ttf_score` [B, 1, H, W]. Boxes regress
-        wherever the weight is positive; their loss is divided by the sum of the weights (+ 1e-4). Each
-        process normalises by its own images, as in PaddleDetection.
+        `batch` holds the targets of `Gt2TTFTarget`. Boxes regress wherever the weight is positive. The heat map's loss
+        is divided by the number of positives (weighted by `ttf_score`, where images were mixed), at least 1; the boxes'
+        by the sum of the weights, + 1e-4. Each process normalizes by its own images, as in PaddleDetection.
         """
         logits, distances = raw.logits.astype("float32"), raw.distances.astype("float32")
         probabilities = F.sigmoid(logits).clip(CLIP, 1 - CLIP)
-        hm_loss = self.hm_loss(probabilities, batch["ttf_heatmap"], batch.get("ttf_score", 1.0))
-        weights = batch["ttf_reg_weight"].squeeze(1)  # [B, H, W]
-        wh_loss = self.box_loss(logits, distances, batch["ttf_box_target"], weights)
+        heatmap, weights = batch["ttf_heatmap"], batch["ttf_reg_weight"].squeeze(1)  # [B, K, H, W], [B, H, W]
+        positives = positive_weights(heatmap, batch.get("ttf_score", 1.0))
+        hm_loss = self.hm_loss(probabilities, heatmap, positives, normalizer=positives.sum().clip(min=1.0))
+        wh_loss = self.box_loss(logits, distances, batch["ttf_box_target"], weights, normalizer=weights.sum() + 1e-4)
         return {"loss": hm_loss + wh_loss, "hm_loss": hm_loss, "wh_loss": wh_loss}
 
     @paddle.no_grad()
-    def assignment(self, raw: TTFOutputs, batch: Dict[str, Any]) -> List[Assignment]:
-        """For each image the objects' centre cells, the heat map, the regression weights and AGS's factors.
+    def assignment(self, raw: TTFOutputs, batch: Batch) -> List[Assignment]:
+        """The center cells of each image's objects, the heat map, the regression weights and the factors of AGS.
 
-        An object whose places all went to smaller ones is not among the objects.
+        An object is missing if all its locations belong to smaller objects.
         """
         weights = batch["ttf_reg_weight"].squeeze(1)  # [B, H, W]
         factors = paddle.zeros_like(weights)
-        places = paddle.nonzero(weights > 0)
-        if self.ags is not None and places.shape[0]:
-            targets = batch["ttf_box_target"].transpose([0, 2, 3, 1]).gather_nd(places)
-            factor = self.ags(raw.logits.astype("float32"), places, targets)
-            factors = paddle.scatter_nd(places, factor, factors.shape)
+        locations = paddle.nonzero(weights > 0)
+        if self.ags is not None and locations.shape[0]:
+            targets = batch["ttf_box_target"].transpose([0, 2, 3, 1]).gather_nd(locations)
+            factor = self.ags(raw.logits.astype("float32"), locations, targets)
+            factors = paddle.scatter_nd(locations, factor, factors.shape)
         maps = batch["ttf_heatmap"], batch["ttf_box_target"], weights, factors
         return [self.describe(*(t[i].numpy() for t in maps)) for i in range(weights.shape[0])]
 
-    def describe(self, heatmap, targets, weights, factors) -> Assignment:
-        """One image's heat map [K, H, W], target boxes [4, H, W], weights and AGS factors [H, W]."""
+    def describe(
+        self, heatmap: np.ndarray, targets: np.ndarray, weights: np.ndarray, factors: np.ndarray
+    ) -> Assignment:
+        """From one image's heat map [K, H, W], target boxes [4, H, W], weights and factors of AGS [H, W]."""
         objects = np.unique(targets[:, weights > 0].T, axis=0)  # [G, 4]
-        centres = np.argwhere((heatmap == 1).any(axis=0))  # [n, 2]: y, x
-        owners = owners_of(targets[:, centres[:, 0], centres[:, 1]].T, objects)
+        centers = np.argwhere((heatmap == 1).any(axis=0))  # [n, 2]: y, x
+        owners = owners_of(targets[:, centers[:, 0], centers[:, 1]].T, objects)
         shown = [WeightMap("heat map", heatmap.max(axis=0)), WeightMap("regression weight", weights)]
         if self.ags is not None:
             shown.append(WeightMap("AGS factor of the GIoU", factors))
-        return Assignment(objects, [AssignedBoxes("positive cells", cells(centres, self.down_ratio), owners)], shown)
+        return Assignment(objects, [AssignedBoxes("positive cells", cells(centers, self.down_ratio), owners)], shown)
 
-    def box_loss(self, logits, distances, targets, weights) -> paddle.Tensor:
-        """Logits [B, K, H, W], distances and target boxes [B, 4, H, W], weights [B, H, W] -> a scalar."""
-        places = paddle.nonzero(weights > 0)  # [P, 3]: image, y, x
-        if places.shape[0] == 0:
+    def box_loss(
+        self, logits: Tensor, distances: Tensor, targets: Tensor, weights: Tensor, normalizer: Tensor
+    ) -> Tensor:
+        """The weighted sum over the locations with a positive weight, divided by the normalizer, as a scalar.
+
+        Args:
+            logits: Of the heat map [B, K, H, W].
+            distances: [B, 4, H, W].
+            targets: xyxy boxes in input pixels [B, 4, H, W].
+            weights: [B, H, W].
+        """
+        locations = paddle.nonzero(weights > 0)  # [P, 3]: image, y, x
+        if locations.shape[0] == 0:
             return distances.sum() * 0.0
-        weight = weights.gather_nd(places)  # [P]
+        weight = weights.gather_nd(locations)  # [P]
         distances, targets = (
-            maps.transpose([0, 2, 3, 1]).gather_nd(places) for maps in (distances, targets)
+            maps.transpose([0, 2, 3, 1]).gather_nd(locations) for maps in (distances, targets)
         )  # [P, 4] each
-        points = (places[:, 2:0:-1] * self.down_ratio).astype("float32")  # [P, 2]: x, y
-        factor = 1.0 if self.ags is None else self.ags(logits, places, targets)
-        loss = self.wh_loss(xyxy_from_distances(points, distances), targets, weight, factor)
-        return loss / (weights.sum() + 1e-4)
+        points = (locations[:, 2:0:-1] * self.down_ratio).astype("float32")  # [P, 2]: x, y
+        factor: Union[Tensor, float] = 1.0 if self.ags is None else self.ags(logits, locations, targets)
+        return self.wh_loss(xyxy_from_distances(points, distances), targets, weight, factor) / normalizer

@@ -1,6 +1,6 @@
 """YOLOv3's head, with PP-YOLO's branch that predicts the IoU.
 
-B images, H, W a level's map, A anchors a cell, K classes, N anchors of all levels, G ground truths.
+B images, H, W size of a level's map, A anchors per cell, K classes, N anchors of all levels, G ground truths.
 Source: Redmon and Farhadi, "YOLOv3", 2018; Wu et al., "IoU-aware Single-stage Object Detector", 2019, which
 PP-YOLO and PP-YOLOv2 build on.
 """
@@ -8,17 +8,18 @@ PP-YOLO and PP-YOLOv2 build on.
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, cast
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-from paddle import ParamAttr, nn
+from paddle import ParamAttr, Tensor, nn
 from paddle.regularizer import L2Decay
 
+from ppdet_repro.core.contract import Batch, Losses
 from ppdet_repro.core.registry import Part, Shared, Upstream, register
 from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, owners_of
-from ppdet_repro.modeling.boxes import xyxy_from_cxcywh
+from ppdet_repro.modeling.boxes import xyxy_from_center_size, xyxy_from_cxcywh
 from ppdet_repro.modeling.yolo_predictions import YOLOCandidates, YOLOPredictions, make_grid, rows, xyxy_from_cells
 from ppdet_repro.utils.errors import UserError
 
@@ -28,22 +29,32 @@ EPS = 1e-7
 
 
 class YOLOv3Outputs(NamedTuple):
-    """`maps`: [B, A*(5 + K), H, W] a level, coarsest first; A*(6 + K) with IoU logits, which come first.
+    """One map per level, coarsest first.
 
-    Then, anchor by anchor: x, y, w, h, objectness, classes.
+    Its channels are, anchor by anchor, x, y, w, h, objectness and classes. With `iou_aware`, the A channels of the IoU
+    logits come before them.
     """
 
-    maps: List[paddle.Tensor]
+    maps: List[Tensor]  # [B, A*(5 + K), H, W], or [B, A*(6 + K), H, W] with `iou_aware`
 
 
 @register
 class YOLOv3Head(nn.Layer):
-    """A 1x1 convolution a level, the losses, and what decoding needs.
+    """One 1x1 convolution per level, the losses, and the candidates for decoding.
 
-    `anchors` are (width, height) in input pixels, `anchor_masks` the indices of each level's, coarsest level first.
-    `iou_aware` adds an IoU a box; at inference the objectness is objectness^(1 - f) * IoU^f with f =
-    `iou_aware_factor`. `prior_prob` is the objectness that a new head gives, for training from scratch (RetinaNet,
-    section 4.1); with None it gives 0.5, and the first hundreds of updates go into unlearning that.
+    Args:
+        in_channels: Channels of each level's feature map, coarsest first.
+        strides: Stride of each level in input pixels.
+        anchors: (width, height) in input pixels, of all levels. None: YOLOv3's for COCO.
+        anchor_masks: For each level, coarsest first, the indices of its anchors.
+        loss: The losses; see `YOLOv3Loss`.
+        iou_aware: Predict the IoU of every box. At inference the confidence is then objectness^(1 - f) * IoU^f with
+            f = `iou_aware_factor`.
+        prior_prob: The objectness that a new head predicts, for training from scratch (RetinaNet, section 4.1). With
+            None it is 0.5, and the first hundreds of updates are spent on reducing it.
+
+    Raises:
+        UserError: Anchors, masks, strides and loss do not fit together.
     """
 
     def __init__(
@@ -59,16 +70,18 @@ class YOLOv3Head(nn.Layer):
         prior_prob: Optional[float] = None,
     ):
         super().__init__()
-        anchors, masks = anchors or COCO_ANCHORS, anchor_masks or COCO_MASKS
-        check(anchors, masks, strides, loss, iou_aware)
-        self.all_anchors = anchors
+        every, masks = anchors or COCO_ANCHORS, anchor_masks or COCO_MASKS
+        check(every, masks, strides, loss, iou_aware)
+        self.all_anchors = every
         self.anchor_masks = masks
-        self.anchors = [[anchors[i] for i in mask] for mask in masks]
+        self.anchors = [[every[i] for i in mask] for mask in masks]
         self.strides = strides
         self.num_classes = num_classes
         self.loss = loss
         self.split = split_iou if iou_aware else split_nothing
-        self.confidence = IouAwareObjectness(iou_aware_factor) if iou_aware else objectness
+        self.confidence: Callable[[YOLOPredictions], Tensor] = (
+            IouAwareObjectness(iou_aware_factor) if iou_aware else objectness
+        )
         width = num_classes + (6 if iou_aware else 5)
         self.yolo_output = nn.LayerList(
             [
@@ -81,17 +94,17 @@ class YOLOv3Head(nn.Layer):
             for conv, mask in zip(self.yolo_output, masks):
                 expect_objects(conv.bias, len(mask), 5 + num_classes, prior_prob)
 
-    def forward(self, feats: List[paddle.Tensor]) -> YOLOv3Outputs:
-        """[B, C, H, W] a level, coarsest first -> raw outputs."""
+    def forward(self, feats: List[Tensor]) -> YOLOv3Outputs:
+        """Feature maps [B, C, H, W], one per level, coarsest first -> raw outputs."""
         return YOLOv3Outputs([conv(feat) for conv, feat in zip(self.yolo_output, feats)])
 
     def predictions(self, raw: YOLOv3Outputs) -> YOLOPredictions:
-        """All levels' outputs, anchor by anchor, in float32."""
+        """The outputs of all levels in float32, one row per anchor."""
         maps = [m.astype("float32") for m in raw.maps]
-        ious, boxes = zip(*(self.split(m, len(anchors)) for m, anchors in zip(maps, self.anchors)))
-        boxes = paddle.concat(boxes, axis=1)  # [B, N, 5 + K]
+        ious, levels = zip(*(self.split(m, len(anchors)) for m, anchors in zip(maps, self.anchors)))
+        boxes = paddle.concat(levels, axis=1)  # [B, N, 5 + K]
         return YOLOPredictions(
-            centre=boxes[:, :, 0:2],
+            center=boxes[:, :, 0:2],
             log_size=boxes[:, :, 2:4],
             objectness=boxes[:, :, 4],
             classes=boxes[:, :, 5:],
@@ -99,29 +112,31 @@ class YOLOv3Head(nn.Layer):
             grid=make_grid(maps, self.anchors, self.strides),
         )
 
-    def losses(self, raw: YOLOv3Outputs, batch: Dict[str, Any]) -> Dict[str, paddle.Tensor]:
-        """The loss's entries and their sum `loss`.
+    def losses(self, raw: YOLOv3Outputs, batch: Batch) -> Losses:
+        """The entries of `YOLOv3Loss` and their sum `loss`, averaged over the images.
 
-        `batch` holds `target0`, `target1`, ... [B, A, 6 + K, H, W], one a level (see `Gt2YoloTarget`), and
-        `gt_cxcywh_relative` [B, G, 4], padded with zeros.
+        `batch` holds the targets of each level (`target0`, ..., see `Gt2YoloTarget`) and `gt_cxcywh_relative`
+        [B, G, 4], padded with zeros.
         """
+        targets = self.targets(batch)
+        return self.loss(self.predictions(raw), targets, batch["gt_cxcywh_relative"], normalizer=targets.shape[0])
+
+    def targets(self, batch: Batch) -> Tensor:
+        """The targets of all levels, one row per anchor: [B, N, 6 + K]."""
+        by_name = cast(Dict[str, Tensor], batch)
         levels = enumerate(self.anchors)
-        targets = [rows(batch[f"target{i}"], len(anchors)) for i, anchors in levels]
-        return self.loss(self.predictions(raw), paddle.concat(targets, axis=1), batch["gt_cxcywh_relative"])
+        return paddle.concat([rows(by_name[f"target{i}"], len(anchors)) for i, anchors in levels], axis=1)
 
     @paddle.no_grad()
-    def assignment(self, raw: YOLOv3Outputs, batch: Dict[str, Any]) -> List[Assignment]:
-        """For each image the cells and anchors that have an object, and the cells whose anchors are ignored."""
-        predictions = self.predictions(raw)
-        targets = [rows(batch[f"target{i}"], len(anchors)) for i, anchors in enumerate(self.anchors)]
-        targets = paddle.concat(targets, axis=1)  # [B, N, 6 + K]
+    def assignment(self, raw: YOLOv3Outputs, batch: Batch) -> List[Assignment]:
+        """For each image, the cells and anchors that learn an object, and the cells with ignored anchors."""
+        predictions, targets = self.predictions(raw), self.targets(batch)  # targets: [B, N, 6 + K]
         overlaps = self.loss.best_overlap(predictions, batch["gt_cxcywh_relative"])  # [B, N]
         height, width = (side * self.strides[0] for side in raw.maps[0].shape[2:])
         to_pixels = np.array([width, height] * 2, np.float32)
-        corner, cell, anchor = (t.numpy() for t in predictions.grid)  # [N, 2] each
-        cells = np.concatenate([corner, corner + cell], axis=1) * to_pixels  # [N, 4]
-        middle, half = corner + cell / 2, anchor / 2
-        anchors = np.concatenate([middle - half, middle + half], axis=1) * to_pixels  # [N, 4]
+        corner, cell, anchor = predictions.grid  # [N, 2] each
+        cells = paddle.concat([corner, corner + cell], axis=1).numpy() * to_pixels  # [N, 4]
+        anchors = xyxy_from_center_size(corner + cell / 2, anchor).numpy() * to_pixels  # [N, 4]
         truth = xyxy_from_cells(targets[:, :, :2], targets[:, :, 2:4], predictions.grid).numpy() * to_pixels
         assignments = []
         for i, boxes in enumerate(batch["gt_cxcywh_relative"]):
@@ -138,48 +153,54 @@ class YOLOv3Head(nn.Layer):
         return assignments
 
     def candidates(self, raw: YOLOv3Outputs) -> YOLOCandidates:
-        """The predictions as inference reads them."""
+        """The predictions that decoding needs."""
         p = self.predictions(raw)
-        return YOLOCandidates(p.centre, p.log_size, self.confidence(p), p.classes, p.grid)
+        return YOLOCandidates(p.center, p.log_size, self.confidence(p), p.classes, p.grid)
 
 
-def expect_objects(bias: paddle.Tensor, anchors: int, width: int, probability: float) -> None:
-    """Set the objectness in a level's bias, `anchors` times `width` numbers behind what else there may be."""
+def expect_objects(bias: Tensor, anchors: int, width: int, probability: float) -> None:
+    """Set the objectness that a level's `bias` gives, whose last `anchors` * `width` entries are the anchors'."""
     values = bias.numpy()
     values[-anchors * width :].reshape(anchors, width)[:, 4] = -math.log((1 - probability) / probability)
     bias.set_value(values)
 
 
-def split_iou(maps: paddle.Tensor, anchors: int):
+def split_iou(maps: Tensor, anchors: int) -> Tuple[Optional[Tensor], Tensor]:
     """[B, A*(6 + K), H, W] -> IoU logits [B, A*H*W] and the rest [B, A*H*W, 5 + K]."""
     return maps[:, :anchors].reshape([0, -1]), rows(maps[:, anchors:], anchors)
 
 
-def split_nothing(maps: paddle.Tensor, anchors: int):
+def split_nothing(maps: Tensor, anchors: int) -> Tuple[Optional[Tensor], Tensor]:
     """[B, A*(5 + K), H, W] -> None and the rest [B, A*H*W, 5 + K]."""
     return None, rows(maps, anchors)
 
 
-def objectness(predictions: YOLOPredictions) -> paddle.Tensor:
+def objectness(predictions: YOLOPredictions) -> Tensor:
     """The probability of an object [B, N]."""
     return F.sigmoid(predictions.objectness)
 
 
 class IouAwareObjectness:
-    """objectness^(1 - factor) * IoU^factor [B, N], at least 1e-7 away from 0 and 1."""
+    """objectness^(1 - factor) * IoU^factor [B, N], clipped to 1e-7 away from 0 and 1."""
 
     def __init__(self, factor: float):
         if not 0 <= factor <= 1:
             raise UserError(f"YOLOv3Head: iou_aware_factor {factor} is not in 0..1")
         self.factor = factor
 
-    def __call__(self, predictions: YOLOPredictions) -> paddle.Tensor:
+    def __call__(self, predictions: YOLOPredictions) -> Tensor:
         iou = F.sigmoid(predictions.iou)
         return (objectness(predictions) ** (1 - self.factor) * iou**self.factor).clip(EPS, 1 - EPS)
 
 
-def check(anchors, masks, strides, loss, iou_aware: bool) -> None:
-    """UserError if what the head is given does not fit together."""
+def check(
+    anchors: Sequence[Sequence[float]],
+    masks: Sequence[Sequence[int]],
+    strides: Sequence[int],
+    loss: nn.Layer,
+    iou_aware: bool,
+) -> None:
+    """Raise a UserError if the head's arguments do not fit together."""
     if len(masks) != len(strides):
         raise UserError(f"YOLOv3Head: {len(masks)} anchor_masks for the {len(strides)} levels of the neck")
     unknown = sorted({i for mask in masks for i in mask if not 0 <= i < len(anchors)})

@@ -1,4 +1,4 @@
-"""The loss of an anchor-point detector: focal for the classes, -ln IoU for the box, each point with a weight.
+"""The loss of an anchor-point detector: focal loss for the classes, -ln IoU for the boxes, and a weight per point.
 
 B images, N points of all levels, K classes, P points.
 """
@@ -8,41 +8,51 @@ from __future__ import annotations
 from typing import List, NamedTuple, Sequence
 
 import paddle
-from paddle import nn
+from paddle import Tensor, nn
 
-from ppdet_repro.modeling.anchor_points import AnchorPoints, iou_of_distances
+from ppdet_repro.modeling.anchor_points import AnchorPoints
 from ppdet_repro.modeling.assigners.anchor_point_assigner import Objects, PointTargets, assign_points
+from ppdet_repro.modeling.boxes import iou_of_distances
 from ppdet_repro.modeling.ground_truth import one_hot_targets
 
 MIN_IOU = 1e-6
 
 
 class PointPredictions(NamedTuple):
-    """`logits` [B, N, K]; `distances` [B, N, 4] in the units of `points`, not negative."""
+    """The predictions of all points."""
 
-    logits: paddle.Tensor
-    distances: paddle.Tensor
+    logits: Tensor  # [B, N, K]
+    distances: Tensor  # [B, N, 4], not negative, in the units of `points`
     points: AnchorPoints
 
 
 class AnchorPointLosses(NamedTuple):
-    """Sums over points and images, divided by the sum of the positive points' weights (1 at least)."""
+    """Sums over points and images, divided by the normalizer."""
 
-    classes: paddle.Tensor
-    boxes: paddle.Tensor
+    classes: Tensor
+    boxes: Tensor
 
 
-def box_loss(distances: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
-    """-ln IoU of boxes around the same points: [..., 4], [..., 4] -> [...]. An IoU below 1e-6 counts as that, so
-    that boxes which do not overlap cost a finite amount."""
+def box_loss(distances: Tensor, targets: Tensor) -> Tensor:
+    """-ln IoU of boxes around the same points: [..., 4], [..., 4] -> [...].
+
+    The IoU is at least 1e-6, so that the loss of boxes that do not overlap is finite.
+    """
     return -iou_of_distances(distances, targets).clip(min=MIN_IOU).log()
+
+
+def positive_weights(targets: Sequence[PointTargets]) -> Tensor:
+    """The weights of the points that learn an object, 0 for background: [B, N]."""
+    return paddle.stack([target.weights * (target.owners >= 0).astype("float32") for target in targets])
 
 
 class AnchorPointLoss:
     """Targets and losses of SAPD and FSAF.
 
-    `class_loss`(logits, targets in [0, 1]) is elementwise; `eta` is the steepness of the weights from a box's
-    centre to its sides (0: all 1, FSAF); `epsilon` the share of a box's sides whose points learn it.
+    Args:
+        class_loss: `class_loss(logits, targets)` with targets in [0, 1] is the loss of every element.
+        eta: How fast the weights fall from a box's center to its sides; 0: all are 1 (FSAF).
+        epsilon: Points within the box scaled by `epsilon` around its center learn the box.
     """
 
     def __init__(self, class_loss: nn.Layer, eta: float, epsilon: float):
@@ -50,12 +60,12 @@ class AnchorPointLoss:
         self.eta = eta
         self.epsilon = epsilon
 
-    def of_points(self, logits, one_hot, distances, targets) -> paddle.Tensor:
+    def of_points(self, logits: Tensor, one_hot: Tensor, distances: Tensor, targets: Tensor) -> Tensor:
         """SAPD, equation 2, of positive points: [P, K], [P, K], [P, 4], [P, 4] -> [P]."""
         return self.class_loss(logits, one_hot).sum(axis=-1) + box_loss(distances, targets)
 
     def targets(self, predictions: PointPredictions, objects: Sequence[Objects], top_k: int) -> List[PointTargets]:
-        """What the points of each image learn, on the `top_k` best levels of each object."""
+        """What the points of each image learn; an object is learned on its `top_k` best levels."""
         return [
             assign_points(
                 image,
@@ -71,20 +81,21 @@ class AnchorPointLoss:
         ]
 
     def losses(
-        self, predictions: PointPredictions, objects: Sequence[Objects], targets: Sequence[PointTargets]
+        self,
+        predictions: PointPredictions,
+        objects: Sequence[Objects],
+        targets: Sequence[PointTargets],
+        normalizer: Tensor,
     ) -> AnchorPointLosses:
-        """SAPD, equation 6 without its last term."""
+        """SAPD, equation 6 without its last term; there the normalizer is the sum of `positive_weights`."""
         classes = predictions.logits.shape[-1]
         one_hot = paddle.stack(
             [one_hot_targets(target.owners, image.classes, classes) for target, image in zip(targets, objects)]
         )  # [B, N, K]
-        sides, weights, owners = (
-            paddle.stack([getattr(target, name) for target in targets]) for name in ("distances", "weights", "owners")
-        )  # [B, N, 4], [B, N], [B, N]
-        positive = weights * (owners >= 0).astype("float32")
-        normaliser = positive.sum().clip(min=1.0)
+        sides = paddle.stack([target.distances for target in targets])  # [B, N, 4]
+        weights = paddle.stack([target.weights for target in targets])  # [B, N]
         class_losses = self.class_loss(predictions.logits, one_hot).sum(axis=-1)  # [B, N]
         box_losses = box_loss(predictions.distances, sides)  # [B, N]
         return AnchorPointLosses(
-            (class_losses * weights).sum() / normaliser, (box_losses * positive).sum() / normaliser
+            (class_losses * weights).sum() / normalizer, (box_losses * positive_weights(targets)).sum() / normalizer
         )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import paddle
-from paddle import nn
+from typing import Union
+
+from paddle import Tensor, nn
 
 from ppdet_repro.core.registry import register
 
 
 @register
 class CTFocalLoss(nn.Layer):
-    """Focal loss where only a target of exactly 1 is positive, and a negative counts the less the nearer its
-    target is to 1: positives -(1-p)^gamma log p, negatives -(1-t)^4 p^gamma log(1-p), the sum divided by the
-    number of positives (by 1 if there is none). Positives may count by scores, then also in that number.
+    """Focal loss where only targets of exactly 1 are positive.
+
+    A positive costs -(1-p)^gamma log p. A negative costs -(1-t)^4 p^gamma log(1-p), so it counts less the closer its
+    target is to 1.
 
     Source: Law and Deng, "CornerNet", ECCV 2018, equation 1; used by CenterNet, TTFNet and PAFNet.
     """
@@ -22,10 +24,20 @@ class CTFocalLoss(nn.Layer):
         self.loss_weight = loss_weight
         self.gamma = gamma
 
-    def forward(self, probabilities: paddle.Tensor, targets: paddle.Tensor, scores=1.0) -> paddle.Tensor:
-        """Probabilities in (0, 1) and targets in [0, 1], one shape, scores in [0, 1] that broadcast to it
-        -> a scalar."""
-        positive = (targets == 1).astype("float32") * scores
-        pull = -(probabilities.log() * (1 - probabilities) ** self.gamma * positive).sum()
+    def forward(self, probabilities: Tensor, targets: Tensor, positives: Tensor, normalizer: Tensor) -> Tensor:
+        """The sum over all elements, divided by the normalizer, as a scalar.
+
+        Args:
+            probabilities: In (0, 1).
+            targets: In [0, 1], of the same shape.
+            positives: How much each element counts as a positive (see `positive_weights`), of the same shape.
+            normalizer: What the sum is divided by; the papers use the number of positives, at least 1.
+        """
+        pull = -(probabilities.log() * (1 - probabilities) ** self.gamma * positives).sum()
         push = -((1 - probabilities).log() * probabilities**self.gamma * (1 - targets) ** 4).sum()
-        return (pull + push) / positive.sum().clip(min=1.0) * self.loss_weight
+        return (pull + push) / normalizer * self.loss_weight
+
+
+def positive_weights(targets: Tensor, scores: Union[Tensor, float] = 1.0) -> Tensor:
+    """The scores where the target is 1, else 0. `scores` are in [0, 1] and broadcast to the targets."""
+    return (targets == 1).astype("float32") * scores

@@ -1,10 +1,9 @@
-"""Focal losses."""
+"""Focal loss."""
 
 from __future__ import annotations
 
-import paddle
 import paddle.nn.functional as F
-from paddle import nn
+from paddle import Tensor, nn
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.utils.errors import UserError
@@ -25,7 +24,7 @@ class FocalLoss(nn.Layer):
         self.gamma = gamma
         self.loss_weight = loss_weight
 
-    def forward(self, logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
-        """Logits and targets in [0, 1], one shape -> the loss of every element."""
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Logits and targets in [0, 1], of the same shape -> the loss of every element."""
         loss = F.sigmoid_focal_loss(logits, targets, alpha=self.alpha, gamma=self.gamma, reduction="none")
         return loss * self.loss_weight

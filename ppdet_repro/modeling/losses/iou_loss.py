@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Union
 
-import paddle
 import paddle.nn.functional as F
-from paddle import nn
+from paddle import Tensor, nn
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.modeling.boxes import giou, iou_plus_eps
@@ -14,7 +13,7 @@ from ppdet_repro.modeling.boxes import giou, iou_plus_eps
 
 @register
 class GIoULoss(nn.Layer):
-    """1 - GIoU of xyxy boxes. `eps` keeps boxes without area finite."""
+    """1 - GIoU of xyxy boxes. `eps` keeps the loss of boxes without area finite."""
 
     def __init__(
         self, loss_weight: float = 1.0, eps: float = 1e-10, reduction: Literal["none", "mean", "sum"] = "none"
@@ -24,9 +23,24 @@ class GIoULoss(nn.Layer):
         self.eps = eps
         self.reduction = reduction
 
-    def forward(self, boxes: paddle.Tensor, targets: paddle.Tensor, weight=1.0, giou_factor=1.0) -> paddle.Tensor:
-        """Boxes and targets [..., 4] xyxy, an optional weight of the loss [...] and factor of the GIoU [...]
-        -> weight * (1 - factor * GIoU) [...], or a scalar if reduced."""
+    def forward(
+        self,
+        boxes: Tensor,
+        targets: Tensor,
+        weight: Union[Tensor, float] = 1.0,
+        giou_factor: Union[Tensor, float] = 1.0,
+    ) -> Tensor:
+        """weight * (1 - giou_factor * GIoU).
+
+        Args:
+            boxes: xyxy [..., 4].
+            targets: xyxy [..., 4].
+            weight: Of each box's loss [...].
+            giou_factor: Factor on each box's GIoU [...].
+
+        Returns:
+            The loss of each box [...], or a scalar if it is reduced.
+        """
         loss = (1.0 - giou_factor * giou(boxes, targets, self.eps)) * weight * self.loss_weight
         if self.reduction == "none":
             return loss
@@ -35,26 +49,26 @@ class GIoULoss(nn.Layer):
 
 @register
 class IouLoss(nn.Layer):
-    """1 - IoU^2 of xyxy boxes, 1 - IoU where `loss_square` is false. Source: Long et al., "PP-YOLO", 2020."""
+    """1 - IoU^2 of xyxy boxes; 1 - IoU if `loss_square` is false. Source: Long et al., "PP-YOLO", 2020."""
 
     def __init__(self, loss_weight: float = 2.5, loss_square: bool = True):
         super().__init__()
         self.loss_weight = loss_weight
         self.power = 2 if loss_square else 1
 
-    def forward(self, boxes: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
+    def forward(self, boxes: Tensor, targets: Tensor) -> Tensor:
         """Boxes and targets [..., 4] -> [...]."""
         return (1.0 - iou_plus_eps(boxes, targets) ** self.power) * self.loss_weight
 
 
 @register
 class IouAwareLoss(nn.Layer):
-    """How well a logit p predicts the IoU t of a box with its target; no gradient flows through t.
+    """How well a logit p predicts the IoU t of a box with its target. No gradient flows through t.
 
-    soft_label   -t log s(p) - (1 - t) log(1 - s(p)): PP-YOLOv2, equation 1; also what PaddleDetection has today
-                 for PP-YOLO
-    soft_weight  -t log s(p): PP-YOLO's, as its first code had it. The IoU is only a weight, so the best p is
-                 infinite whatever t: the loss that "will drop to 1e-5 in hundreds of iterations" (PP-YOLOv2, 4.2)
+    soft_label   -t log s(p) - (1 - t) log(1 - s(p)): PP-YOLOv2, equation 1. PaddleDetection uses it today for PP-YOLO
+                 as well.
+    soft_weight  -t log s(p): PP-YOLO's, in its first code. The IoU is only a weight, so the best p is infinite for
+                 any t: the loss that "will drop to 1e-5 in hundreds of iterations" (PP-YOLOv2, section 4.2).
     """
 
     def __init__(self, loss_weight: float = 1.0, form: Literal["soft_label", "soft_weight"] = "soft_label"):
@@ -62,16 +76,16 @@ class IouAwareLoss(nn.Layer):
         self.loss_weight = loss_weight
         self.entropy = {"soft_label": soft_label, "soft_weight": soft_weight}[form]
 
-    def forward(self, logits: paddle.Tensor, boxes: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
-        """Logits [...], boxes and targets [..., 4] xyxy -> [...]."""
+    def forward(self, logits: Tensor, boxes: Tensor, targets: Tensor) -> Tensor:
+        """Logits [...], xyxy boxes and targets [..., 4] -> [...]."""
         return self.entropy(logits, iou_plus_eps(boxes, targets).detach()) * self.loss_weight
 
 
-def soft_label(logits: paddle.Tensor, iou: paddle.Tensor) -> paddle.Tensor:
+def soft_label(logits: Tensor, iou: Tensor) -> Tensor:
     """Both [...] -> [...]."""
     return F.binary_cross_entropy_with_logits(logits, iou, reduction="none")
 
 
-def soft_weight(logits: paddle.Tensor, iou: paddle.Tensor) -> paddle.Tensor:
+def soft_weight(logits: Tensor, iou: Tensor) -> Tensor:
     """Both [...] -> [...]."""
     return -iou * F.log_sigmoid(logits)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import paddle
-from paddle import nn
+from paddle import Tensor, nn
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.utils.errors import UserError
@@ -11,7 +10,7 @@ from ppdet_repro.utils.errors import UserError
 
 @register
 class SmoothL1Loss(nn.Layer):
-    """|d| - beta / 2, below beta the parabola d^2 / (2 beta) that meets it smoothly; `beta` 0 is |d| (L1).
+    """|d| - beta / 2 for |d| >= beta, and d^2 / (2 beta) below. With `beta` 0 it is |d| (L1).
 
     Source: Girshick, "Fast R-CNN", ICCV 2015, equation 3.
     """
@@ -23,8 +22,8 @@ class SmoothL1Loss(nn.Layer):
         self.beta = beta
         self.loss_weight = loss_weight
 
-    def forward(self, values: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
-        """Both of one shape -> the loss of every element."""
+    def forward(self, values: Tensor, targets: Tensor) -> Tensor:
+        """Values and targets of the same shape -> the loss of every element."""
         distance = (values - targets).abs()
         near = distance.clip(max=self.beta)
         parabola = near**2 / (2 * self.beta) if self.beta > 0 else near

@@ -1,16 +1,17 @@
 """YOLOv3's losses, with PP-YOLO's on the IoU.
 
-B images, N anchors of all levels, K classes, G ground truths, P anchors that have one.
+B images, N anchors of all levels, K classes, G ground truths, P anchors that have an object.
 """
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional
+from typing import List, Optional
 
 import paddle
 import paddle.nn.functional as F
-from paddle import nn
+from paddle import Tensor, nn
 
+from ppdet_repro.core.contract import Losses
 from ppdet_repro.core.registry import Part, Shared, register
 from ppdet_repro.modeling.boxes import iou_plus_eps, xyxy_from_cxcywh
 from ppdet_repro.modeling.yolo_predictions import Grid, YOLOPredictions, scaled_sigmoid, xyxy_from_cells
@@ -18,18 +19,18 @@ from ppdet_repro.modeling.yolo_predictions import Grid, YOLOPredictions, scaled_
 
 @register
 class YOLOv3Loss(nn.Layer):
-    """Sums over the anchors, averaged over the images; nothing is divided by the number of boxes.
+    """Sums over the anchors, divided by the normalizer (the number of images, not of boxes).
 
-    loss_xy         the place in the cell: L1 of the scaled sigmoid, or its cross entropy if `scale_x_y` is 1
+    loss_xy         of the position in the cell: L1 of the scaled sigmoid, or cross entropy if `scale_x_y` is 1
     loss_wh         L1 of the log sizes
-    loss_iou        `iou_loss` of the boxes, where there is one
-    loss_iou_aware  `iou_aware_loss` of the predicted IoU, where there is one
-    loss_obj        cross entropy; an anchor without box whose own box overlaps one by more than `ignore_thresh`
-                    does not count
-    loss_cls        cross entropy, with `label_smooth` against targets of d and 1 - d, d = min(1/K, 1/40)
+    loss_iou        `iou_loss` of the boxes, if there is one
+    loss_iou_aware  `iou_aware_loss` of the predicted IoU, if there is one
+    loss_obj        cross entropy; an anchor without an object does not count if the IoU of its predicted box with a
+                    ground truth is larger than `ignore_thresh`
+    loss_cls        cross entropy; with `label_smooth` the targets are d and 1 - d, d = min(1/K, 1/40)
 
-    Every term of an anchor with a box is weighted by the box's score, the first three also by 2 - its area.
-    `downsample` are the levels' strides; the head checks them.
+    Every term of an anchor with an object is weighted by the object's score, the first three also by 2 - its area
+    (relative to the input). `downsample` are the strides of the levels; the head checks them.
     """
 
     def __init__(
@@ -47,79 +48,79 @@ class YOLOv3Loss(nn.Layer):
         self.smoothing = min(1 / num_classes, 1 / 40) if label_smooth else 0.0
         self.downsample = downsample or [32, 16, 8]
         self.scale_x_y = scale_x_y
-        self.centre_loss = self.entropy_in_cell if scale_x_y == 1 else self.distance_in_cell
+        self.center_loss = self.entropy_in_cell if scale_x_y == 1 else self.distance_in_cell
         self.iou_loss = iou_loss
         self.iou_aware_loss = iou_aware_loss
 
-    def forward(
-        self, predictions: YOLOPredictions, targets: paddle.Tensor, gt_boxes: paddle.Tensor
-    ) -> Dict[str, paddle.Tensor]:
-        """Targets [B, N, 6 + K] (x, y, log w, log h, scale, score, classes), boxes [B, G, 4] cx, cy, w, h relative
-        to the input, zeros where padded -> the entries above and their sum `loss`."""
-        images = targets.shape[0]
-        places = with_one_more(paddle.nonzero(targets[:, :, 5] > 0))  # [P + 1, 2]: image, anchor
-        target = targets.gather_nd(places)  # [P + 1, 6 + K]
-        score = target[:, 5] * (paddle.arange(len(places)) < len(places) - 1).astype("float32")  # [P + 1]
+    def forward(self, predictions: YOLOPredictions, targets: Tensor, gt_boxes: Tensor, normalizer: float) -> Losses:
+        """The losses above and their sum `loss`.
+
+        Args:
+            targets: x, y, log w, log h, scale, score and classes of every anchor [B, N, 6 + K] (see `Gt2YoloTarget`).
+            gt_boxes: cxcywh relative to the input [B, G, 4], padded with zeros.
+            normalizer: What all sums are divided by.
+        """
+        index = with_one_more(paddle.nonzero(targets[:, :, 5] > 0))  # [P + 1, 2]: image, anchor
+        target = targets.gather_nd(index)  # [P + 1, 6 + K]
+        score = target[:, 5] * (paddle.arange(len(index)) < len(index) - 1).astype("float32")  # [P + 1]
         scaled = score * target[:, 4]  # [P + 1]
-        centre, log_size, classes = (
-            t.gather_nd(places) for t in (predictions.centre, predictions.log_size, predictions.classes)
+        center, log_size, classes = (
+            t.gather_nd(index) for t in (predictions.center, predictions.log_size, predictions.classes)
         )
-        grid = Grid(*(t.gather(places[:, 1]) for t in predictions.grid))
-        boxes = xyxy_from_cells(scaled_sigmoid(centre, self.scale_x_y), log_size, grid)  # [P + 1, 4]
+        grid = Grid(*(t.gather(index[:, 1]) for t in predictions.grid))
+        boxes = xyxy_from_cells(scaled_sigmoid(center, self.scale_x_y), log_size, grid)  # [P + 1, 4]
         truth = xyxy_from_cells(target[:, :2], target[:, 2:4], grid)  # [P + 1, 4]
         losses = {
-            "loss_xy": (self.centre_loss(centre, target[:, :2]).sum(axis=-1) * scaled).sum(),
+            "loss_xy": (self.center_loss(center, target[:, :2]).sum(axis=-1) * scaled).sum(),
             "loss_wh": ((log_size - target[:, 2:4]).abs().sum(axis=-1) * scaled).sum(),
         }
         if self.iou_loss is not None:
             losses["loss_iou"] = (self.iou_loss(boxes, truth) * scaled).sum()
-        if self.iou_aware_loss is not None:
-            iou = predictions.iou.gather_nd(places)  # [P + 1]
+        if self.iou_aware_loss is not None and predictions.iou is not None:
+            iou = predictions.iou.gather_nd(index)  # [P + 1]
             losses["loss_iou_aware"] = (self.iou_aware_loss(iou, boxes, truth) * score).sum()
         losses["loss_obj"] = self.objectness_loss(predictions, targets[:, :, 5], gt_boxes)
         losses["loss_cls"] = (self.class_loss(classes, target[:, 6:]).sum(axis=-1) * score).sum()
-        losses = {name: value / images for name, value in losses.items()}
+        losses = {name: value / normalizer for name, value in losses.items()}
         return {**losses, "loss": sum(losses.values())}
 
-    def entropy_in_cell(self, logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
+    def entropy_in_cell(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Both [P, 2] -> [P, 2]."""
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
 
-    def distance_in_cell(self, logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
+    def distance_in_cell(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Both [P, 2] -> [P, 2]."""
         return (scaled_sigmoid(logits, self.scale_x_y) - targets).abs()
 
-    def class_loss(self, logits: paddle.Tensor, targets: paddle.Tensor) -> paddle.Tensor:
-        """Both [P, K] -> [P, K]; a box's classes have targets of 1, all others of 0, before smoothing."""
+    def class_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Both [P, K] -> [P, K]. Positive targets count as 1 before smoothing."""
         targets = (targets > 0).astype("float32") * (1 - 2 * self.smoothing) + self.smoothing
         return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
 
-    def objectness_loss(
-        self, predictions: YOLOPredictions, scores: paddle.Tensor, gt_boxes: paddle.Tensor
-    ) -> paddle.Tensor:
-        """Scores [B, N] of the anchors' boxes, 0 where there is none; boxes [B, G, 4] -> a sum over all anchors."""
+    def objectness_loss(self, predictions: YOLOPredictions, scores: Tensor, gt_boxes: Tensor) -> Tensor:
+        """The sum over all anchors, from the scores of their objects [B, N] (0: no object) and `gt_boxes` [B, G, 4]."""
         has_box = (scores > 0).astype("float32")  # [B, N]
         counts = (self.best_overlap(predictions, gt_boxes) <= self.ignore_thresh).astype("float32")  # [B, N]
         loss = F.binary_cross_entropy_with_logits(predictions.objectness, has_box, reduction="none")
         return (loss * (scores + (1 - has_box) * counts)).sum()
 
     @paddle.no_grad()
-    def best_overlap(self, predictions: YOLOPredictions, gt_boxes: paddle.Tensor) -> paddle.Tensor:
+    def best_overlap(self, predictions: YOLOPredictions, gt_boxes: Tensor) -> Tensor:
         """The largest IoU [B, N] of each predicted box with any ground truth of its image."""
         truth = without_padding(gt_boxes)  # [B, g, 4]
         if truth.shape[1] == 0:
             return paddle.zeros_like(predictions.objectness)
-        centre = scaled_sigmoid(predictions.centre, self.scale_x_y)
-        boxes = xyxy_from_cells(centre, predictions.log_size, predictions.grid)  # [B, N, 4]
+        center = scaled_sigmoid(predictions.center, self.scale_x_y)
+        boxes = xyxy_from_cells(center, predictions.log_size, predictions.grid)  # [B, N, 4]
         return iou_plus_eps(boxes.unsqueeze(2), xyxy_from_cxcywh(truth).unsqueeze(1)).max(axis=-1)
 
 
-def with_one_more(places: paddle.Tensor) -> paddle.Tensor:
-    """[P, 2] -> [P + 1, 2]: a last row, to be weighted by 0, so that sums over no box are defined."""
-    return paddle.concat([places, paddle.zeros([1, 2], places.dtype)])
+def with_one_more(index: Tensor) -> Tensor:
+    """[P, 2] -> [P + 1, 2]: with one more row, whose loss counts 0, so that sums are defined without objects too."""
+    return paddle.concat([index, paddle.zeros([1, 2], index.dtype)])
 
 
-def without_padding(gt_boxes: paddle.Tensor) -> paddle.Tensor:
-    """Boxes [B, G, 4] cx, cy, w, h without the last places, which hold no box in any image."""
-    filled = paddle.nonzero(gt_boxes[:, :, 2] > 0)  # [n, 2]: image, place
+def without_padding(gt_boxes: Tensor) -> Tensor:
+    """cxcywh boxes [B, G, 4] without the last columns, those that are padding in every image."""
+    filled = paddle.nonzero(gt_boxes[:, :, 2] > 0)  # [n, 2]: image, column
     return gt_boxes[:, : int(filled[:, 1].max()) + 1] if len(filled) else gt_boxes[:, :0]
