@@ -3,8 +3,8 @@
 B images, G ground truths, L levels of feature maps, N candidate boxes, K classes, M detections of a whole batch.
 
 Boxes are `xyxy` (x1, y1, x2, y2) unless a name says otherwise. Ground truth boxes are in pixels of the network's input,
-detections in pixels of the original images. Pairs of sizes and scales are ordered (y, x), as PaddleDetection orders
-them. This module does not import Paddle: for the type checker a `Tensor` is Paddle's, at run time it is not looked at.
+detections in pixels of the original images. Pairs of sizes and scales are ordered (y, x), as in PaddleDetection. This
+module does not import Paddle: `Tensor` is Paddle's class for type checkers and `Any` at run time.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ RawOutputs = Any
 tensor per level, in it."""
 
 PerImage = Union[Tensor, List[Tensor]]
-"""A tensor per image, or, where all images have equally many entries, one tensor with a leading dimension B."""
+"""A tensor per image; or one tensor with a leading dimension B if all images have the same number of entries."""
 
 
 class Batch(TypedDict, total=False):
-    """What a reader yields. Which keys are there depends on the dataset's `data_fields` and on the transforms."""
+    """A batch from a reader. Which keys it has depends on the dataset's `data_fields` and on the transforms."""
 
     image: Tensor  # [B, 3, H, W] float32
     im_id: Tensor  # [B, 1] int64
     im_shape: Tensor  # [B, 2] float32: height and width after resizing, without padding
     scale_factor: Tensor  # [B, 2] float32: resized over original size
-    progress: Tensor  # [1] float32: how far training is, from 0 to 1; in training only
+    progress: Tensor  # [1] float32: the progress of training, from 0 to 1; in training only
 
-    # Ground truth. `PadBox` fills up with zeros: a box without area is padding.
+    # Ground truth. `PadBox` appends zeros: a box without area is padding.
     gt_bbox: PerImage  # [G, 4] float32, xyxy, pixels of the network's input
     gt_class: PerImage  # [G, 1] int32 ([G] after PadBox)
-    gt_score: PerImage  # [G, 1] float32 ([G] after PadBox): the weight that Mixup gives
+    gt_score: PerImage  # [G, 1] float32 ([G] after PadBox): the weight from Mixup
     is_crowd: PerImage  # [G, 1] int32 ([G] after PadBox)
     difficult: PerImage  # [G, 1] int32 ([G] after PadBox)
 
-    # What YOLOv3's loss needs besides: see NormalizeBox, BboxXYXY2XYWH and Gt2YoloTarget.
+    # What YOLOv3's loss also needs: see NormalizeBox, BboxXYXY2XYWH and Gt2YoloTarget.
     gt_xyxy_relative: PerImage  # [G, 4] float32, xyxy over the input's width and height
     gt_cxcywh_relative: PerImage  # [G, 4] float32, center and size over the input's width and height
     target0: Tensor  # [B, A, 6 + K, H / stride, W / stride] float32: coarsest level

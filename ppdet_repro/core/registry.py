@@ -1,16 +1,16 @@
-"""Components that a YAML file can name, and what their constructors' annotations mean.
+"""Registers the components that a YAML file can name, and marks where their parameters come from.
 
-A class becomes a component with `@register`; its name is the name in YAML.
-Constructor parameters say by their annotation where a value comes from:
+`@register` makes a class a component; the name of the class is its name in YAML. The annotation of a constructor
+parameter says where its value comes from:
 
-    backbone: Part[nn.Layer]        another component: a name, {name: X, ...}, {X: {...}} or !X {...}
-    transforms: list[Part[Any]]     a list of them
-    num_classes: Shared[int] = 80   the component's own section, else the top level, else the default
-    in_channels: Upstream[list[int]]  the YAML, else the previous part's output; both must agree
-    depth: int = 50                 a plain value
+    backbone: Part[nn.Layer]          another component: a name, {name: X, ...}, {X: {...}} or !X {...}
+    transforms: list[Part[Any]]       a list of components
+    num_classes: Shared[int] = 80     the component's own section, else the top level, else the default
+    in_channels: Upstream[list[int]]  the YAML, else the output of the previous part; they must agree
+    depth: int = 50                   a plain value
 
-What an `Upstream` parameter receives is told by its name: one with `stride` in it the strides of the previous
-part's `out_shape`, one with `scale` in it their reciprocals, any other the channels.
+The name of an `Upstream` parameter says which property of the previous part's `out_shape` it receives: the strides if
+it contains `stride`, their reciprocals if it contains `scale`, otherwise the channels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _registered: dict[str, type] = {}
 
 
 def register(cls: type) -> type:
-    """Make a class a component that YAML can name. Two classes of one name are an error."""
+    """Make a class a component; a `ValueError` if another class of that name is one already."""
     known = _registered.get(cls.__name__)
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ValueError(f"component {cls.__name__!r} is registered twice: {known.__module__} and {cls.__module__}")
@@ -37,5 +37,5 @@ def register(cls: type) -> type:
 
 
 def registered() -> Mapping[str, type]:
-    """The classes registered so far, those of modules that nobody imported yet missing."""
+    """The classes registered so far by name. Those of modules that are not imported yet are missing."""
     return _registered

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ppdet_repro.core.config import Config, build, build_model
+from ppdet_repro.core.config import Config, UnknownParameter, build, build_model
 from ppdet_repro.engine.model_weights import load_exact
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.slim.distill import Distilled
@@ -79,6 +79,6 @@ def with_teacher(student: Detector, teacher_cfg: Config, offline: bool = False) 
             name: build(teacher_cfg, run.distill_loss, student_channels=a.channels, teacher_channels=b.channels)
             for name, a, b in zip(names, own, theirs)
         }
-    except TypeError as error:
+    except UnknownParameter as error:
         raise UserError(f"{where}: distill_loss: {error}; take CWDFeatureLoss or FGDFeatureLoss") from error
     return Distilled(student, teacher, losses)

@@ -10,7 +10,7 @@ import pytest
 from paths import ROOT
 from toy_components import FEAT_IN, SoftNMS, ToyBackbone, ToyOptimizer, built, write
 
-from ppdet_repro.core.config import build, build_model, load_config, show
+from ppdet_repro.core.config import UnknownParameter, build, build_model, load_config, show
 from ppdet_repro.utils.errors import UserError
 
 
@@ -66,7 +66,7 @@ def test_given_objects_beat_the_config_and_count_as_parts_before():
     model = build(cfg, "ToyDetector", backbone=backbone)
     assert model.backbone is backbone and model.neck.in_channels == [64]
     assert build(cfg, "ToyTrainer", optimizer="mine").optimizer == "mine"  # required, and not in the config
-    with pytest.raises(TypeError, match="ToyDetector has no parameter backbon"):
+    with pytest.raises(UnknownParameter, match="ToyDetector has no parameter backbon"):
         build(cfg, "ToyDetector", backbon=backbone)
 
 

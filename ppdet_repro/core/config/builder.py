@@ -49,6 +49,10 @@ class Config:
         return {**checker.run_settings([]), **checker.document([])}
 
 
+class UnknownParameter(TypeError):
+    """`build` was given an argument that the component does not take."""
+
+
 class Source(NamedTuple):
     """The last part that was built and has outputs: the name of its class and its `out_shape`."""
 
@@ -139,7 +143,7 @@ def build(cfg: Config, name: str, **given: Any) -> Any:
 
     Raises:
         UserError: The config lacks something, or a constructor refuses a value.
-        TypeError: The component has no parameter of a name in `given`.
+        UnknownParameter: The component has no parameter of a name in `given`.
 
     Example:
         >>> from ppdet_repro import build, load_config
@@ -167,7 +171,7 @@ def construct(plan: Plan, source: Optional[Source], given: Dict[str, Any]) -> An
     component = plan.component
     unknown = set(given) - set(component.parameters)
     if unknown:
-        raise TypeError(f"{component.name} has no parameter {', '.join(sorted(unknown))}")
+        raise UnknownParameter(f"{component.name} has no parameter {', '.join(sorted(unknown))}")
     arguments = dict(given)
     inner = source
     for name, parameter in component.parameters.items():
