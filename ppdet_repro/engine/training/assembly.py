@@ -40,13 +40,12 @@ def assemble(cfg: Config, world: World, evaluation: Optional[Evaluation], offlin
         UserError: The config, its datasets and this machine do not fit together.
     """
     settings, make = cfg.run, partial(build, cfg)
-    dataset = loaded(make("TrainDataset"))
+    folder = Path(settings.save_dir) / cfg.name
+
+    dataset = make("TrainDataset")
+    dataset.load()
     check_classes(dataset, cfg, "TrainDataset")
-    evaluate = None
-    if evaluation is not None:
-        eval_dataset = loaded(make("EvalDataset"))
-        check_evaluation(eval_dataset, cfg)
-        evaluate = bound(evaluation, cfg, eval_dataset)
+    evaluate = None if evaluation is None else bound(evaluation, cfg, make("EvalDataset"))
     phases = make("TrainPhases")
     readers = [make("TrainReader", **reader_arguments(phase)) for phase in phases.phases]
     with named(cfg.path):
@@ -67,9 +66,9 @@ def assemble(cfg: Config, world: World, evaluation: Optional[Evaluation], offlin
     schedule = make("LearningRate").schedule(data.updates_per_epoch, scale)
     ema, learners = moving_average(settings, model), Learners(model)
     with named(cfg.path):
-        for phase in reversed(phases.phases):  # a mistake in any phase ends the run here; the first phase remains
+        for phase in reversed(phases.phases):  # finds mistakes in all phases; the last one entered is the first phase
             learners.enter(phase)
-    folder = Path(settings.save_dir) / cfg.name
+
     return Run(
         folder=folder,
         world=world,
@@ -92,12 +91,6 @@ def assemble(cfg: Config, world: World, evaluation: Optional[Evaluation], offlin
     )
 
 
-def loaded(dataset: Source) -> Source:
-    """The dataset, after it has read its annotations. UserError: they are missing or broken."""
-    dataset.load()
-    return dataset
-
-
 @contextmanager
 def named(path: Path) -> Iterator[None]:
     """Put the config's path before the messages of UserErrors."""
@@ -108,7 +101,9 @@ def named(path: Path) -> Iterator[None]:
 
 
 def bound(evaluation: Evaluation, cfg: Config, dataset: Source) -> Callable[[nn.Layer], Dict[str, float]]:
-    """An evaluation that needs nothing but the detector."""
+    """The evaluation as a function of the detector alone. UserError: it cannot run on the dataset."""
+    dataset.load()
+    check_evaluation(dataset, cfg)
     return lambda detector: evaluation(detector, cfg, dataset)
 
 
