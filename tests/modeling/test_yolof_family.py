@@ -53,7 +53,7 @@ def test_one_map_becomes_one_level():
 
 @pytest.mark.parametrize("neck", [SiMo, SiSo])
 def test_a_single_input_encoder_refuses_three(neck):
-    with pytest.raises(UserError, match="one map in, not 3"):
+    with pytest.raises(UserError, match=r"in_channels \[8, 8, 8\] must have one value"):
         neck([8, 8, 8])
 
 

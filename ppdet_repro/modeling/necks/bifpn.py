@@ -1,6 +1,6 @@
-"""Feature pyramids P3 to P7 fused cell by cell: BiFPN, and what its paper compares it with.
+"""Feature pyramids P3 to P7 that are fused by a series of cells: BiFPN, and the necks its paper compares it with.
 
-B images, C channels, H, W a level's map; levels count from 3, stride 8.
+B images, C channels; H, W size of a feature map. Levels are numbered from 3 (stride 8).
 Source: "An anchor-free object detector based on soften optimized bi-directional FPN", CVIU 2022, sections 3.1 and 3.2
 (here "the paper"); the other wiring and the layers of a node: Tan et al., "EfficientDet", CVPR 2020.
 """
@@ -16,7 +16,7 @@ from paddle import ParamAttr, nn
 from paddle.nn.initializer import Constant, TruncatedNormal
 
 from ppdet_repro.core.registry import Shared, Upstream, register
-from ppdet_repro.modeling.layers import batch_norm, nearest
+from ppdet_repro.modeling.layers import ConvNorm, batch_norm, conv2d, nearest
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.utils.errors import UserError
 
@@ -24,24 +24,27 @@ FIRST, LAST = 3, 7  # levels
 LEVELS = range(FIRST, LAST + 1)
 MOMENTUM, EPSILON = 0.99, 1e-3  # of all batch norms
 WEIGHT_EPSILON = 1e-4  # of equation 1
-CUT = 0.87962566103423978  # the standard deviation of a normal distribution that is cut at 2
+TRUNCATED_STD = 0.87962566103423978  # standard deviation of a standard normal distribution truncated at +-2
 
 
 class Node(NamedTuple):
-    """A map of a cell and what is fused in it, each named by its kind and level: i the cell's input, t what came down
-    from coarser levels, o the cell's output. A level without o puts its input out."""
+    """A map of a cell, and the maps that are fused into it.
+
+    A map is named by its kind and level: `i` is an input of the cell, `t` an intermediate map on the way down, `o` an
+    output. The output of a level without an `o` is its input.
+    """
 
     name: str
     sources: Tuple[str, ...]
 
 
 def wiring(*rows: str) -> Tuple[Node, ...]:
-    """Nodes in the order in which they are computed, from lines "node: sources"."""
+    """Nodes in the order of computation, from strings such as "t6: i6 i7" (node: sources)."""
     pairs = (row.split(": ") for row in rows)
     return tuple(Node(name, tuple(sources.split())) for name, sources in pairs)
 
 
-# The paper's equation 2, which it writes out for level 5; what does not exist at another level is left out there.
+# Equation 2 of the paper, which gives it for level 5. Sources that do not exist at another level are left out.
 PAPER = wiring(
     "t6: i6 i7", "t5: i5 i6 t6", "t4: i4 i5 t5", "o3: i3 i4 t4",
     "o4: i4 t4 t5 o3", "o5: i5 t5 t6 o4", "o6: i6 t6 o5", "o7: i7 o6",
@@ -58,55 +61,37 @@ WIRINGS = {"paper": PAPER, "efficientdet": EFFICIENTDET}
 
 
 def level_of(name: str) -> int:
-    """The level of a cell's map: t5 -> 5."""
+    """The level of a map: "t5" -> 5."""
     return int(name[1])
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1) -> nn.Conv2D:
-    """Convolution of unchanged size without bias, weights of variance 1 / fan-in."""
-    std = 1 / math.sqrt(in_channels // groups * kernel_size**2) / CUT
-    return nn.Conv2D(
-        in_channels,
-        out_channels,
-        kernel_size,
-        padding=kernel_size // 2,
-        groups=groups,
-        weight_attr=ParamAttr(initializer=TruncatedNormal(0.0, std)),
-        bias_attr=False,
-    )
+    """Convolution that keeps the map's size, without bias; initial weights have the variance 1 / fan-in."""
+    std = 1 / math.sqrt(in_channels // groups * kernel_size**2) / TRUNCATED_STD
+    attr = ParamAttr(initializer=TruncatedNormal(0.0, std))
+    return conv2d(in_channels, out_channels, kernel_size, groups=groups, weight_attr=attr)
 
 
 def norm(channels: int, norm_type: str) -> nn.BatchNorm2D:
-    """A neck's batch norm."""
+    """Batch norm with the momentum and epsilon of these necks; its weight decay is the optimizer's."""
     return batch_norm(channels, norm_type, None, momentum=MOMENTUM, epsilon=EPSILON)
 
 
 def halve(x: paddle.Tensor) -> paddle.Tensor:
-    """Max pooling 3x3 of stride 2; an even side is padded at its end alone: [B, C, H, W] -> half of H and W, rounded
-    up."""
+    """3x3 max pooling with stride 2: [B, C, H, W] -> half of H and W, rounded up. An even side is padded at its end."""
     return F.max_pool2d(x, 3, stride=2, padding="SAME")
 
 
 def enlarge(x: paddle.Tensor, like: paddle.Tensor) -> paddle.Tensor:
-    """Nearest neighbours, to the height and width of `like`."""
+    """Resize with nearest neighbors to the height and width of `like`."""
     return nearest(x, like.shape[2], like.shape[3])
 
 
-class Lateral(nn.Layer):
-    """1x1 convolution and batch norm."""
-
-    def __init__(self, in_channels: int, channels: int, norm_type: str):
-        super().__init__()
-        self.conv = conv(in_channels, channels)
-        self.norm = norm(channels, norm_type)
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.norm(self.conv(x))
-
-
 class Fusion(nn.Layer):
-    """A mean of `inputs` maps with weights that are learned (those below 0 count as 0), swish, depthwise separable
-    convolution, batch norm. The paper, equations 1 and 2."""
+    """A weighted mean of `inputs` maps, Swish, depthwise separable convolution, batch norm.
+
+    The weights of the mean are learned; negative ones count as 0. Source: the paper, equations 1 and 2.
+    """
 
     def __init__(self, inputs: int, channels: int, norm_type: str):
         super().__init__()
@@ -116,21 +101,21 @@ class Fusion(nn.Layer):
         self.norm = norm(channels, norm_type)
 
     def forward(self, maps: Sequence[paddle.Tensor]) -> paddle.Tensor:
-        """Maps of one size -> one map."""
+        """Maps [B, C, H, W] of the same size -> one such map."""
         return self.convolve(sum(share * x for share, x in zip(self.shares().unbind(), maps)))
 
     def shares(self) -> paddle.Tensor:
-        """What each map is multiplied by [inputs]."""
+        """The factor of each map, [inputs]."""
         weights = F.relu(self.weights)
         return weights / (weights.sum() + WEIGHT_EPSILON)
 
     def convolve(self, fused: paddle.Tensor) -> paddle.Tensor:
-        """What follows the mean."""
+        """The layers after the mean: [B, C, H, W] -> the same shape."""
         return self.norm(self.pointwise(self.depthwise(F.swish(fused))))
 
 
 class Cell(nn.Layer):
-    """One pass over all levels, wired by a list of nodes."""
+    """One pass over all levels, computed node by node."""
 
     def __init__(self, nodes: Sequence[Node], channels: int, norm_type: str):
         super().__init__()
@@ -139,14 +124,14 @@ class Cell(nn.Layer):
             self.add_sublayer(node.name, Fusion(len(node.sources), channels, norm_type))
 
     def forward(self, levels: Sequence[paddle.Tensor]) -> List[paddle.Tensor]:
-        """Levels, finest first -> as many of the same sizes."""
+        """Levels, finest first -> as many levels of the same sizes."""
         maps = {f"i{level}": x for level, x in zip(LEVELS, levels)}
         for node in self.nodes:
             maps[node.name] = getattr(self, node.name)(self.resized(node, maps))
         return [maps.get(f"o{level}", maps[f"i{level}"]) for level in LEVELS]
 
     def resized(self, node: Node, maps: Dict[str, paddle.Tensor]) -> List[paddle.Tensor]:
-        """A node's sources in its own level's size; none is more than one level away."""
+        """The sources of a node, resized to the node's level. They are at most one level apart."""
         level, found = level_of(node.name), []
         for source in node.sources:
             x = maps[source]
@@ -159,8 +144,10 @@ class Cell(nn.Layer):
 
 
 class FusedPyramid(nn.Layer):
-    """P3 to P5 from C3 to C5 by a 1x1 convolution and batch norm each, P6 so from C5 and halved, P7 halved again; then
-    `repeats` cells of `nodes`, each with its own weights."""
+    """Levels P3 to P7 from C3 to C5, then `repeats` cells of `nodes`, each with its own weights.
+
+    P3 to P5 are a 1x1 convolution and batch norm of C3 to C5; P6 is another one of C5, halved; P7 is P6 halved again.
+    """
 
     def __init__(
         self,
@@ -175,7 +162,9 @@ class FusedPyramid(nn.Layer):
         owner = type(self).__name__
         if len(in_channels) != 3:
             raise UserError(f"{owner}: in_channels {list(in_channels)} are not those of three maps, C3 to C5")
-        self.laterals = nn.LayerList([Lateral(c, channels, norm_type) for c in (*in_channels, in_channels[-1])])
+        self.laterals = nn.LayerList(
+            [ConvNorm(conv(c, channels), norm(channels, norm_type)) for c in (*in_channels, in_channels[-1])]
+        )
         self.cells = nn.LayerList([Cell(nodes, channels, norm_type) for _ in range(repeats)])
         strides = [*strides, 2 * strides[-1], 4 * strides[-1]]
         self.out_shape = [ShapeSpec(channels, stride) for stride in strides]
@@ -192,8 +181,16 @@ class FusedPyramid(nn.Layer):
 
 @register
 class BiFPN(FusedPyramid):
-    """Bidirectional pyramid. `wiring` paper: the paper's equation 2, where each node also sees the input above it and
-    each output the map above it on the way down; efficientdet: without these."""
+    """Bidirectional feature pyramid.
+
+    Args:
+        in_channels, strides: of the backbone's maps C3 to C5
+        out_channel: channels of all levels
+        repeats: number of cells
+        wiring: `paper` is the paper's equation 2, where each node on the way down also reads the input of the next
+            coarser level, and each output also the intermediate map of that level; `efficientdet` is without these
+        norm_type: see `layers.batch_norm`
+    """
 
     def __init__(
         self,
@@ -209,7 +206,9 @@ class BiFPN(FusedPyramid):
 
 @register
 class CellFPN(FusedPyramid):
-    """Every level sees what the coarser ones see, made of BiFPN's nodes (the paper, figure 2b)."""
+    """A feature pyramid network made of BiFPN's nodes: information flows from coarse to fine (the paper, figure 2b)."""
+
+    nodes = TOP_DOWN
 
     def __init__(
         self,
@@ -219,27 +218,19 @@ class CellFPN(FusedPyramid):
         repeats: int = 3,
         norm_type: Shared[str] = "bn",
     ):
-        super().__init__(in_channels, strides, out_channel, TOP_DOWN, repeats, norm_type)
+        super().__init__(in_channels, strides, out_channel, self.nodes, repeats, norm_type)
 
 
 @register
-class CellPANet(FusedPyramid):
-    """Down as CellFPN, then up again, made of BiFPN's nodes (the paper, figure 2c)."""
+class CellPANet(CellFPN):
+    """A path aggregation network made of BiFPN's nodes: as `CellFPN`, then back up (the paper, figure 2c)."""
 
-    def __init__(
-        self,
-        in_channels: Upstream[List[int]],
-        strides: Upstream[List[int]],
-        out_channel: int = 256,
-        repeats: int = 3,
-        norm_type: Shared[str] = "bn",
-    ):
-        super().__init__(in_channels, strides, out_channel, DOWN_AND_UP, repeats, norm_type)
+    nodes = DOWN_AND_UP
 
 
 @register
 class NoFusion(FusedPyramid):
-    """The levels as they come from the backbone, each for itself (the paper, figure 2a)."""
+    """The levels without fusion (the paper, figure 2a)."""
 
     def __init__(
         self,

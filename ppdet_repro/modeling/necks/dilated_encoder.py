@@ -1,4 +1,4 @@
-"""YOLOF's encoder: one feature map in, one out, with a ladder of receptive fields.
+"""The encoder of YOLOF: one feature map in, one out, with receptive fields of several sizes.
 
 Source: Chen et al., "You Only Look One-level Feature", CVPR 2021, section 4.1 and figure 5.
 """
@@ -12,7 +12,8 @@ from paddle import ParamAttr, nn
 from paddle.nn.initializer import Constant, KaimingUniform, Normal
 
 from ppdet_repro.core.registry import Upstream, register
-from ppdet_repro.modeling.layers import activation, batch_norm
+from ppdet_repro.modeling.layers import activation, batch_norm, conv2d
+from ppdet_repro.modeling.necks.encoders import single
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.utils.errors import UserError
 
@@ -20,24 +21,17 @@ from ppdet_repro.utils.errors import UserError
 def conv_norm_act(
     in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1, act: str = "relu"
 ) -> nn.Sequential:
-    """Convolution with bias, weights N(0, 0.01), of unchanged size; batch norm without decay; activation."""
-    return nn.Sequential(
-        nn.Conv2D(
-            in_channels,
-            out_channels,
-            kernel_size,
-            padding=dilation * (kernel_size - 1) // 2,
-            dilation=dilation,
-            weight_attr=ParamAttr(initializer=Normal(0.0, 0.01)),
-            bias_attr=ParamAttr(initializer=Constant(0.0)),
-        ),
-        batch_norm(out_channels),
-        activation(act),
-    )
+    """Convolution with bias and weights from N(0, 0.01), batch norm without weight decay, activation.
+
+    It is a `Sequential` rather than a `ConvNorm` because the layers are numbered in PaddleDetection's checkpoints.
+    """
+    normal, zero = ParamAttr(initializer=Normal(0.0, 0.01)), ParamAttr(initializer=Constant(0.0))
+    conv = conv2d(in_channels, out_channels, kernel_size, dilation=dilation, weight_attr=normal, bias_attr=zero)
+    return nn.Sequential(conv, batch_norm(out_channels), activation(act))
 
 
 class PlainBlock(nn.Layer):
-    """1x1 down, 3x3 dilated, 1x1 up (table 5c's encoder without shortcuts)."""
+    """1x1 convolution to fewer channels, dilated 3x3, 1x1 back (the encoder without shortcuts of table 5c)."""
 
     def __init__(self, channels: int, mid_channels: int, dilation: int, act: str):
         super().__init__()
@@ -50,18 +44,25 @@ class PlainBlock(nn.Layer):
 
 
 class DilatedBlock(PlainBlock):
-    """The same as a residual block. The sum has no activation after it."""
+    """The same as a residual block, without an activation after the sum."""
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return x + self.conv3(self.conv2(self.conv1(x)))
+        return x + super().forward(x)
 
 
 @register
 class DilatedEncoder(nn.Layer):
-    """Projector (1x1 and 3x3 convolution, each with batch norm and no ReLU), then dilated residual blocks.
+    """A projector (1x1 and 3x3 convolution, each with batch norm and without activation), then dilated blocks.
 
-    The first `num_residual_blocks` of `block_dilations` are built, none for 0: the projector alone. Without
-    `shortcut` the blocks are not residual.
+    Args:
+        in_channels: channels of the backbone's only map; a list of one number
+        out_channels: channels of the output; a list of one number, by default 512
+        block_mid_channels: channels of the 3x3 convolutions in the blocks
+        num_residual_blocks: build this many of the blocks in `block_dilations`; 0 leaves only the projector
+        block_dilations: dilations of the blocks, by default 2, 4, 6 and 8
+        stride: of the backbone's map
+        shortcut: use residual blocks
+        act: activation in the blocks
     """
 
     def __init__(
@@ -77,12 +78,12 @@ class DilatedEncoder(nn.Layer):
     ):
         super().__init__()
         dilations = [2, 4, 6, 8] if block_dilations is None else block_dilations
-        in_channels = only("in_channels", in_channels or [2048])
-        channels = only("out_channels", out_channels or [512])
+        backbone_channels = single("DilatedEncoder: in_channels", in_channels or [2048])
+        channels = single("DilatedEncoder: out_channels", out_channels or [512])
         if len(dilations) < num_residual_blocks:
             raise UserError(f"DilatedEncoder: {num_residual_blocks} blocks but only {len(dilations)} block_dilations")
         kaiming = ParamAttr(initializer=KaimingUniform(negative_slope=1, nonlinearity="leaky_relu"))
-        self.lateral_conv = nn.Conv2D(in_channels, channels, 1, weight_attr=kaiming)
+        self.lateral_conv = nn.Conv2D(backbone_channels, channels, 1, weight_attr=kaiming)
         self.lateral_norm = batch_norm(channels)
         self.fpn_conv = nn.Conv2D(channels, channels, 3, padding=1, weight_attr=kaiming)
         self.fpn_norm = batch_norm(channels)
@@ -93,14 +94,7 @@ class DilatedEncoder(nn.Layer):
         self.out_shape = [ShapeSpec(channels, stride)]
 
     def forward(self, feats: List[paddle.Tensor]) -> List[paddle.Tensor]:
-        """[[B, C, H, W]] -> [[B, out_channels, H, W]]."""
+        """A list of one map [B, C, H, W] -> a list of one map [B, out_channels, H, W]."""
         x = self.lateral_norm(self.lateral_conv(feats[0]))
         x = self.fpn_norm(self.fpn_conv(x))
         return [self.dilated_encoder_blocks(x)]
-
-
-def only(key: str, values: List[int]) -> int:
-    """The single value of a list. UserError if the list holds more: YOLOF has one level."""
-    if len(values) != 1:
-        raise UserError(f"DilatedEncoder: {key} {values} must have one value; the backbone's return_idx one stage")
-    return values[0]

@@ -1,6 +1,6 @@
-"""The encoders that YOLOF's study compares with a feature pyramid: one map in or one map out, or both.
+"""The encoders that the YOLOF paper compares with a feature pyramid, for one or several maps in and out.
 
-Multiple in, multiple out (MiMo) is `FPN`. C channels; C3 to C5 the backbone's maps, P3 to P7 the levels.
+Multiple in, multiple out (MiMo) is `FPN`. C channels; C3 to C5 are the backbone's maps, P3 to P7 the levels.
 Source: YOLOF, section 1, figures 1 and 8, appendix A ("Detailed Structures of All Encoders").
 """
 
@@ -13,26 +13,29 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from ppdet_repro.core.registry import Upstream, register
-from ppdet_repro.modeling.necks.fpn import conv
+from ppdet_repro.modeling.necks.fpn import add_coarser, conv
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.utils.errors import UserError
 
 
-def one_map(name: str, in_channels: List[int]) -> int:
-    """The channels of the only input. UserError if there are more: the backbone's return_idx wants one stage."""
-    if len(in_channels) != 1:
-        raise UserError(f"{name}: one map in, not {len(in_channels)}; give the backbone return_idx: [3]")
-    return in_channels[0]
+def single(key: str, values: List[int]) -> int:
+    """The only value of a list. `key` names the list. UserError: there are more."""
+    if len(values) != 1:
+        raise UserError(f"{key} {values} must have one value; give the backbone one stage, such as return_idx: [3]")
+    return values[0]
 
 
 @register
 class SiMo(nn.Layer):
-    """C5 in, P3 to P7 out: an FPN without the 1x1 convolutions of C3 and C4, whose places have nothing but the
-    enlarged coarser sum; P6 and P7 are 3x3 convolutions of stride 2, of C5 and of P6."""
+    """Single in, multiple out: C5 -> P3 to P7.
+
+    An FPN without C3 and C4: their levels only get the enlarged map of the coarser one. P6 and P7 are 3x3 convolutions
+    with stride 2 of C5 and of P6.
+    """
 
     def __init__(self, in_channels: Upstream[List[int]], out_channel: int = 256, stride: Upstream[int] = 32):
         super().__init__()
-        channels, fan = one_map("SiMo", in_channels), 9 * out_channel
+        channels, fan = single("SiMo: in_channels", in_channels), 9 * out_channel
         self.lateral = conv(channels, out_channel, 1, 1, channels)
         self.outputs = nn.LayerList([conv(out_channel, out_channel, 3, 1, fan) for _ in range(3)])  # P3 to P5
         self.p6 = conv(channels, out_channel, 3, 2, fan)
@@ -51,8 +54,11 @@ class SiMo(nn.Layer):
 
 @register
 class MiSo(nn.Layer):
-    """C3 to C5 in, P5 out: an FPN's downward path, then PANet's upward one, where a 3x3 convolution of stride 2 of
-    each finer map is added to the next coarser one. The maps must be twice as high and wide as the next."""
+    """Multiple in, single out: C3 to C5 -> P5.
+
+    The top-down path of an FPN, then the bottom-up path of PANet, where a 3x3 convolution with stride 2 of each finer
+    map is added to the next coarser one. Each map must be twice as high and wide as the next.
+    """
 
     def __init__(self, in_channels: Upstream[List[int]], strides: Upstream[List[int]], out_channel: int = 256):
         super().__init__()
@@ -65,9 +71,7 @@ class MiSo(nn.Layer):
 
     def forward(self, feats: List[paddle.Tensor]) -> List[paddle.Tensor]:
         """C3 to C5 -> [P5]."""
-        sums = [lateral(feat) for lateral, feat in zip(self.laterals, feats)]
-        for i in reversed(range(len(sums) - 1)):
-            sums[i] = sums[i] + F.interpolate(sums[i + 1], scale_factor=2.0, mode="nearest")
+        sums = add_coarser([lateral(feat) for lateral, feat in zip(self.laterals, feats)])
         maps = [layer(x) for layer, x in zip(self.smooth, sums)]
         x = maps[0]
         for layer, coarser in zip(self.down, maps[1:]):
@@ -77,11 +81,11 @@ class MiSo(nn.Layer):
 
 @register
 class SiSo(nn.Layer):
-    """C5 in, P5 out: a 1x1 and a 3x3 convolution."""
+    """Single in, single out: C5 -> P5, by a 1x1 and a 3x3 convolution."""
 
     def __init__(self, in_channels: Upstream[List[int]], out_channel: int = 256, stride: Upstream[int] = 32):
         super().__init__()
-        channels = one_map("SiSo", in_channels)
+        channels = single("SiSo: in_channels", in_channels)
         self.lateral = conv(channels, out_channel, 1, 1, channels)
         self.output = conv(out_channel, out_channel, 3, 1, 9 * out_channel)
         self.out_shape = [ShapeSpec(out_channel, stride)]

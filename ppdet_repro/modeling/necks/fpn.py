@@ -1,8 +1,8 @@
-"""Feature pyramid: every level sees what the coarser ones see.
+"""Feature pyramid network: every level gets the information of the coarser ones.
 
-The parameter names are PaddleDetection's, so published detectors load.
-Source: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017; the levels beyond the backbone's: Lin et
-al., "Focal Loss for Dense Object Detection", ICCV 2017, section 4.
+Parameters have the names of PaddleDetection, so published detectors load.
+Source: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017; the additional levels: Lin et al.,
+"Focal Loss for Dense Object Detection", ICCV 2017, section 4.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from paddle import ParamAttr, nn
 from paddle.nn.initializer import XavierUniform
 
 from ppdet_repro.core.registry import Upstream, register
+from ppdet_repro.modeling.layers import conv2d
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.utils.errors import UserError
 
@@ -22,26 +23,37 @@ LAST_STAGE = 5  # a backbone's last map is C5
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int, fan_out: int) -> nn.Conv2D:
-    """Convolution with bias 0, weights uniform by Xavier's rule for `fan_out`."""
-    return nn.Conv2D(
-        in_channels,
-        out_channels,
-        kernel_size,
-        stride=stride,
-        padding=kernel_size // 2,
-        weight_attr=ParamAttr(initializer=XavierUniform(fan_out=fan_out)),
-    )
+    """Convolution with a bias that starts at 0, and Xavier uniform initialization with the given `fan_out`."""
+    attr = ParamAttr(initializer=XavierUniform(fan_out=fan_out))
+    return conv2d(in_channels, out_channels, kernel_size, stride, weight_attr=attr, bias_attr=None)
+
+
+def add_coarser(maps: List[paddle.Tensor]) -> List[paddle.Tensor]:
+    """Add to each map the sum at the next coarser level, enlarged twice: maps, finest first -> as many sums.
+
+    Each map must be twice as high and wide as the next one.
+    """
+    sums = [maps[-1]]
+    for x in maps[-2::-1]:
+        sums.append(x + F.interpolate(sums[-1], scale_factor=2.0, mode="nearest"))
+    return sums[::-1]
 
 
 @register
 class FPN(nn.Layer):
-    """1x1 convolutions of the backbone's maps, each joined by the next coarser one enlarged twice, and a 3x3
-    convolution of each sum; no norm.
+    """1x1 convolutions of the backbone's maps are summed from coarse to fine; a 3x3 convolution follows each sum.
 
-    `extra_stage` further levels are 3x3 convolutions of stride 2 where `has_extra_convs` is true, the first of the
-    backbone's last map (`use_c5`) or of the pyramid's, with a ReLU before each but the first
-    (`relu_before_extra_convs`); else a single one is every second place of the last level. Each map of the backbone
-    must be twice as high and wide as the next (pad images to a multiple of 32).
+    Each map of the backbone must be twice as high and wide as the next (pad images to a multiple of 32).
+
+    Args:
+        in_channels: of the backbone's maps, finest first; the last one is C5
+        out_channel: channels of all levels
+        spatial_scales: reciprocals of the strides of the backbone's maps
+        has_extra_convs: compute the additional levels by 3x3 convolutions with stride 2. Without it there can only be
+            one, which takes every second location of the last level.
+        extra_stage: number of additional levels
+        use_c5: the first additional convolution reads C5 rather than the last level
+        relu_before_extra_convs: apply ReLU before each additional convolution but the first
     """
 
     def __init__(
@@ -62,7 +74,9 @@ class FPN(nn.Layer):
         self.use_c5 = use_c5
         self.between = nn.ReLU() if relu_before_extra_convs else nn.Identity()
         fan = 9 * out_channel
-        self.lateral_names, self.output_names, self.extra_names = [], [], []
+        self.lateral_names: List[str] = []
+        self.output_names: List[str] = []
+        self.extra_names: List[str] = []
         for stage, channels in enumerate(in_channels, first):
             name = "fpn_inner_res5_sum" if stage == LAST_STAGE else f"fpn_inner_res{stage}_sum_lateral"
             self.add_sublayer(name, conv(channels, out_channel, 1, 1, channels))
@@ -80,10 +94,8 @@ class FPN(nn.Layer):
         self.out_shape = [ShapeSpec(out_channel, stride) for stride in strides]
 
     def forward(self, feats: List[paddle.Tensor]) -> List[paddle.Tensor]:
-        """Maps of the backbone, finest first -> the levels, finest first."""
-        sums = [getattr(self, name)(feat) for name, feat in zip(self.lateral_names, feats)]
-        for i in reversed(range(len(sums) - 1)):
-            sums[i] = sums[i] + F.interpolate(sums[i + 1], scale_factor=2.0, mode="nearest")
+        """The backbone's maps, finest first -> the levels, finest first."""
+        sums = add_coarser([getattr(self, name)(feat) for name, feat in zip(self.lateral_names, feats)])
         levels = [getattr(self, name)(x) for name, x in zip(self.output_names, sums)]
         source = feats[-1] if self.use_c5 else levels[-1]
         for i, name in enumerate(self.extra_names):
