@@ -18,7 +18,7 @@ from parity_weights import compare_detections, filled_state
 from tiny_yolof import write_images
 
 from ppdet_repro.core.config import build, build_model, load_config
-from ppdet_repro.core.config.schema import Plan, Setting
+from ppdet_repro.core.config.plan import Plan, Setting
 from ppdet_repro.engine.export.export_model import export_model
 
 ROOT = Path(__file__).parents[1] / "configs"

@@ -11,7 +11,7 @@ from ppdet_repro.core.config.components import REQUIRED, Parameter
 from ppdet_repro.core.config.document import Node, Problems, raise_problems
 from ppdet_repro.core.config.plan import FromUpstream, Plan, Setting
 from ppdet_repro.core.config.reading import load_document
-from ppdet_repro.core.config.run import NO_EFFECT, ExportSettings, RunSettings
+from ppdet_repro.core.config.run import NO_EFFECT, ExportSettings, PaperRow, RunSettings
 from ppdet_repro.core.config.schema import Checker
 from ppdet_repro.core.config.types import ListOf, OneOf, TupleOf, Type, VariadicTuple, spell
 from ppdet_repro.utils.errors import UserError
@@ -109,7 +109,7 @@ def _load(path: Path, overrides: Sequence[str], over: Optional[Path] = None) -> 
     for key in NO_EFFECT.keys() & written:
         get_logger().info(f"{written[key]}: {key} has no effect: {NO_EFFECT[key]}")
     values = {key: setting.plain() for key, setting in settings.items()}
-    values["export"] = ExportSettings(**values["export"])
+    values["export"], values["paper"] = ExportSettings(**values["export"]), PaperRow(**values["paper"])
     return Config(path, document, RunSettings(**values))
 
 
@@ -183,7 +183,7 @@ def construct(plan: Plan, source: Optional[Source], given: Dict[str, Any]) -> An
                 if parameter.default == REQUIRED:
                     raise UserError(f"{where(plan)}{component.name} needs {name!r}; no part before gives it")
             elif setting.origin is not None or setting.has_parts():
-                arguments[name] = materialise(setting, inner)
+                arguments[name] = materialize(setting, inner)
         out_shape = getattr(arguments.get(name), "out_shape", None)
         if out_shape is not None:
             inner = Source(type(arguments[name]).__name__, out_shape)
@@ -199,17 +199,17 @@ def where(plan: Plan) -> str:
     return f"{plan.origin}: "
 
 
-def materialise(setting: Setting, source: Optional[Source]) -> Any:
+def materialize(setting: Setting, source: Optional[Source]) -> Any:
     """The value of a setting, with its parts built. Lists and dicts are fresh copies."""
     value = setting.value
     if isinstance(value, Plan):
         return construct(value, source, {})
     if isinstance(value, list):
-        return [materialise(item, source) for item in value]
+        return [materialize(item, source) for item in value]
     if isinstance(value, tuple):
-        return tuple(materialise(item, source) for item in value)
+        return tuple(materialize(item, source) for item in value)
     if isinstance(value, dict):
-        return {key: materialise(item, source) for key, item in value.items()}
+        return {key: materialize(item, source) for key, item in value.items()}
     return value
 
 
