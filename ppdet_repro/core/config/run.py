@@ -50,6 +50,26 @@ class ExportSettings:
 
 
 @dataclass(frozen=True)
+class PaperRow:
+    """What a paper says about the size of a config's network. `ppdet-repro info` compares it with the network's size.
+
+    A config inherits the row of its base like any other setting, but only the config that `config` names is compared.
+    """
+
+    config: Optional[str] = None  # name of the config that the row describes, without .yml
+    source: str = ""  # paper, table and row
+    parameters: float = 0.0  # millions of parameters
+    gflops: float = 0.0  # the paper's cost per image, in units of 1e9
+    area: float = 0.0  # mean area of the network's inputs that the cost is for, in pixels
+    inputs: str = ""  # which inputs these are, and where `area` is from
+    operations: Literal[1, 2] = 1  # operations that the paper counts for a multiplication with an addition
+    deformable: Literal["all", "parameters", "none"] = "all"  # what the paper counts of deformable convolutions
+    network: str = ""  # how the paper's network differs from the config's
+    overrides: List[str] = field(default_factory=list)  # what turns the config's network into the paper's
+    remarks: str = ""  # what explains the rest of the difference
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """The settings of a whole run. Names and defaults are PaddleDetection's where it has them."""
 
@@ -103,6 +123,7 @@ class RunSettings:
     output_eval: Optional[str] = None  # folder for the result files of evaluation
     save_prediction_only: bool = False  # write the result files and compute no metric
     # reports
+    paper: PaperRow = field(default_factory=PaperRow)  # what a paper says about the network's size
     print_flops: bool = False  # log the multiply-adds before training
     print_params: bool = False  # log the number of parameters before training
     use_vdl: bool = False  # write curves for VisualDL
