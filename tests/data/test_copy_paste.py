@@ -1,4 +1,4 @@
-"""Copy-Paste: which pixels and boxes there are afterwards, by hand, and that boxes go with the pixels."""
+"""Copy-Paste: the resulting pixels and boxes, computed by hand, and that boxes stay on their objects."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PLAIN = {"target_size": 8, "scaling": (1.0, 1.0), "flip": 0.0}
 
 
 def rectangle(x1, y1, x2, y2):
-    """A polygon that covers the pixels x1..x2 - 1, y1..y2 - 1."""
+    """A polygon that covers the pixels from x1 to x2 - 1 and from y1 to y2 - 1."""
     return [[x1, y1, x2, y1, x2, y2, x1, y2]]
 
 
 def sample(value, boxes, crowd=None, size=(8, 8)):
-    """An image of one value, with objects that fill their boxes and are `value` + 1, + 2, ..."""
+    """An image filled with `value`. Its objects fill their boxes with `value` + 1, `value` + 2, ..."""
     image = np.full((*size, 3), value, np.uint8)
     for i, (x1, y1, x2, y2) in enumerate(boxes, 1):
         image[y1:y2, x1:x2] = value + i
@@ -40,7 +40,7 @@ def apply(transform, first, second, seed=0):
 
 
 def test_pasted_pixels_and_boxes_by_hand():
-    """The object pasted at columns 4 to 7 leaves the left part of one object, covers another, and a third as it was."""
+    """The object pasted at columns 4 to 7 hides a part of one object, all of another, and nothing of the third."""
     first = sample(10, [(0, 0, 6, 2), (5, 1, 7, 3), (0, 5, 3, 8)])
     out = apply(CopyPaste(**PLAIN, share=1.0), first, sample(100, [(4, 0, 8, 4)]))
     expected = np.full((8, 8), 10)
@@ -52,7 +52,7 @@ def test_pasted_pixels_and_boxes_by_hand():
 
 
 def test_an_object_keeps_its_box_where_the_sides_are_still_seen():
-    """A hole in the middle does not shrink a box, and fractions of untouched sides stay."""
+    """A hole in the middle does not shrink a box, and visible sides keep their fractions of pixels."""
     first = sample(10, [(0, 0, 8, 8)])
     first["gt_bbox"] = np.array([[0.25, 0, 8, 7.5]], np.float32)
     out = apply(CopyPaste(**PLAIN, share=1.0), first, sample(100, [(3, 3, 5, 5)]))
@@ -90,7 +90,7 @@ def test_images_are_resized_mirrored_and_filled_up():
 
 
 def test_boxes_and_masks_go_with_the_pixels_through_every_jitter():
-    """A white object on black, which reaches where its box and its mask say, up to the blur of its edges."""
+    """The white pixels on black end where the box and the mask end, up to the blur of their edges."""
     for seed in range(40):
         given = sample(0, [(8, 6, 30, 26)], size=(40, 50))
         given["image"] = given["image"] * 255
@@ -105,7 +105,7 @@ def test_boxes_and_masks_go_with_the_pixels_through_every_jitter():
 
 @pytest.mark.parametrize("kind", ["polygons", "counts", "compressed"])
 def test_masks_of_every_kind(kind):
-    """Pixels 2 to 3 of columns 1 to 2, of 4 rows and 5 columns; run lengths go down the columns."""
+    """Rows 2 to 3 of columns 1 to 2 in an image of 4 rows and 5 columns. Run lengths go down the columns."""
     pixels = np.zeros((4, 5), bool)
     pixels[2:4, 1:3] = True
     segmentation = {
@@ -137,7 +137,7 @@ def test_what_copy_paste_refuses():
         Compose([Halve(), CopyPaste(8)])(sample(1, []), draw)
     with pytest.raises(UserError, match="object 0 has no segmentation"):
         CopyPaste(8)({**sample(1, [(0, 0, 2, 2)]), "gt_poly": [None]}, draw)
-    with pytest.raises(UserError, match=r"scaling \[2, 1\] is not"):
+    with pytest.raises(UserError, match=r"scaling \[2, 1\] must be"):
         CopyPaste(8, scaling=[2, 1])
     with pytest.raises(UserError, match="target_size 0"):
         CopyPaste(0)

@@ -410,10 +410,10 @@ def test_convert_mistakes(voc, coco, tmp_path):
 # --- drawing
 
 
-def test_class_colours_are_stable_and_apart():
+def test_class_colors_are_stable_and_apart():
     assert class_colour(3) == class_colour(3)
-    colours = np.array([class_colour(i) for i in range(20)], float)
-    apart = np.linalg.norm(colours[:, None] - colours[None], axis=2) + 1000 * np.eye(20)
+    colors = np.array([class_colour(i) for i in range(20)], float)
+    apart = np.linalg.norm(colors[:, None] - colors[None], axis=2) + 1000 * np.eye(20)
     assert apart.min() > 25
 
 

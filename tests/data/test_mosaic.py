@@ -1,4 +1,4 @@
-"""Mosaic and the jittered crop, by hand."""
+"""Mosaic and the jittered crop, computed by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ppdet_repro.utils.errors import UserError
 
 
 def flat(value, height=40, width=40, box=(0, 0, 40, 40)):
-    """An image of one value with one box, whose class is the value."""
+    """An image whose pixels and whose only class have the same value."""
     return {
         "image": np.full((height, width, 3), value, np.uint8),
         "gt_bbox": np.array([box], np.float32),

@@ -1,4 +1,4 @@
-"""The reader: which samples, the same whatever the workers, and what happens when something breaks."""
+"""The readers: order of samples, independence of the number of workers, and behavior when something fails."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from ppdet_repro.utils.errors import UserError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux only")
 
-# ---------------------------------------------------------------- which samples
+# ---------------------------------------------------------------- order of samples
 
 
 def test_positions_of_one_process():
@@ -42,14 +42,14 @@ def test_positions_of_one_process():
 
 
 def test_training_positions_of_two_processes_wrap_around():
-    # 9 images are lengthened to 10: two steps of 2 x 2, then 1 + 1, the last being the first again
+    # 9 images are extended to 10: two steps of 2 x 2, then 1 + 1, where the last image is the first one again
     ranks = [batch_positions(9, 2, rank, 2, wrap=True, drop_last=False) for rank in (0, 1)]
     assert ranks[0] == [range(0, 2), range(4, 6), range(8, 9)]
     assert ranks[1] == [range(2, 4), range(6, 8), range(9, 10)]
 
 
 def test_evaluation_positions_of_three_processes_are_one_processs_batches():
-    # 14 images, 3 a batch: 0-2, 3-5, 6-8, 9-11, 12-13, dealt out in turn
+    # 14 images, 3 per batch: 0-2, 3-5, 6-8, 9-11, 12-13, distributed in turn
     ranks = [batch_positions(14, 3, rank, 3, wrap=False, drop_last=False) for rank in range(3)]
     assert ranks == [[range(0, 3), range(9, 12)], [range(3, 6), range(12, 14)], [range(6, 9)]]
 
@@ -87,7 +87,7 @@ def test_the_order_depends_on_seed_and_epoch_and_is_a_permutation():
 
 
 class Images:
-    """A dataset of `count` pictures of 24 x 32 px, one or two boxes each."""
+    """A dataset of `count` images of 24 x 32 pixels with one or two boxes each."""
 
     def __init__(self, folder, count=10):
         self.files = [str(folder / f"{i}.png") for i in range(count)]
@@ -115,7 +115,7 @@ def images(tmp_path):
 
 
 class Note:
-    """Writes down what a transform can know: progress, and how many threads OpenCV would use."""
+    """Records the progress that a transform is given, and the number of threads that OpenCV would use."""
 
     def __call__(self, sample, ctx):
         sample["noted"] = np.array([ctx.progress])
@@ -124,7 +124,7 @@ class Note:
 
 
 class Fail:
-    """Does `how` when the image with `im_id` comes."""
+    """Calls `how` for the image with id `im_id`."""
 
     def __init__(self, how, im_id=5):
         self.how, self.im_id = how, im_id
@@ -150,7 +150,7 @@ def train_reader(*extra, **options):
 
 
 def epoch_of(reader, dataset, epoch=1, workers=0, **options):
-    """All batches of an epoch, as numpy."""
+    """Returns all batches of an epoch as NumPy arrays."""
     run = {"epoch": epoch, "epochs_total": 4, "seed": 7, "workers": workers, **options}
     loader = reader.batches(dataset, **run)
     out = []
@@ -192,7 +192,7 @@ def test_the_number_of_workers_changes_nothing(images, workers, shared):
 
 
 def test_epochs_and_seeds_differ_and_are_repeatable(images):
-    reader = train_reader(shuffle=False)  # so that what differs is drawn for the samples
+    reader = train_reader(shuffle=False)  # so that only the random numbers of samples differ
     epochs = [epoch_of(reader, images, epoch) for epoch in (0, 1)]
     assert_equal(epochs[1], epoch_of(train_reader(shuffle=False), images, 1))  # as after an interruption
     assert abs(epochs[0][0]["image"] - epochs[1][0]["image"]).max() > 0
@@ -225,7 +225,7 @@ def test_evaluation_sees_every_image_once_with_its_boxes_as_lists(images):
 
 
 def test_progress_is_that_of_training(images):
-    batches = epoch_of(train_reader(Note()), images, epoch=1)  # 3 steps an epoch, 4 epochs
+    batches = epoch_of(train_reader(Note()), images, epoch=1)  # 3 steps per epoch, 4 epochs
     expected = np.array([1, 1 + 1 / 3, 1 + 2 / 3]) / 4
     np.testing.assert_allclose([batch["noted"][:, 0] for batch in batches], np.tile(expected, [3, 1]).T)
     np.testing.assert_allclose([batch["progress"] for batch in batches], expected.reshape(3, 1), rtol=1e-6)
@@ -280,7 +280,7 @@ def test_what_a_reader_refuses(images):
             train_reader().batches(images, epoch=0, epochs_total=1, **values)
     with pytest.raises(UserError, match="batch_size 0"):
         train_reader(batch_size=0)
-    with pytest.raises(UserError, match=r"inputs_def: unknown \['shape'\]"):
+    with pytest.raises(UserError, match=r"inputs_def: unknown keys \['shape'\]"):
         train_reader(inputs_def={"shape": [3, 8, 8]})
     target = Gt2YoloTarget([[8, 8]], [[0]], [8], num_classes=80)
     with pytest.raises(UserError, match="Gt2YoloTarget has num_classes 80, the model has 3"):
@@ -343,7 +343,7 @@ def test_a_dataset_without_a_readable_image_is_an_error(tmp_path):
 
 def test_a_broken_image_that_was_drawn_for_mixing_is_stepped_over_too(images):
     break_image(images, 3)
-    for epoch in range(8):  # about 4 samples an epoch would blend with image 3 if the draw were not repeated
+    for epoch in range(8):  # about 4 samples per epoch would blend with image 3 if the draw were not repeated
         epoch_of(train_reader(), images, epoch, epochs_total=8)
 
 
@@ -354,7 +354,7 @@ def test_a_broken_image_is_an_error_in_evaluation(images, workers):
         epoch_of(readers.EvalReader([Decode(), Permute()], batch_size=2), images, workers=workers)
 
 
-# ---------------------------------------------------------------- workers in trouble
+# ---------------------------------------------------------------- failures of workers
 
 
 def fails_within(seconds, match, reader, images, workers=2):
@@ -384,7 +384,7 @@ def test_a_bus_error_means_that_shared_memory_ran_out(images):
 @linux
 @pytest.mark.parametrize("shared", [True, False])
 def test_workers_killed_from_outside_never_leave_the_parent_waiting(images, shared):
-    """At any moment: idle, at work, or in the middle of sending."""
+    """They may be idle, at work, or sending a result."""
     for delay in (0.0, 0.002, 0.02):
         reader = train_reader(use_shared_memory=shared, batch_size=1)
         loader = iter(reader.batches(images, epoch=0, epochs_total=1, seed=0, workers=2))
@@ -426,7 +426,7 @@ def test_a_users_mistake_in_a_worker_reads_as_in_the_main_process(images):
 
 @linux
 def test_too_little_memory_to_share_is_one_clear_error(images):
-    """A real limit: this process and its children may not make files, or shared memory, over 4 KB."""
+    """This process and its children get a real limit: files and shared memory of at most 4 KB."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
@@ -447,7 +447,7 @@ print(sum(map(len, ordered_map(__import__('numpy').zeros, [10**6] * 8, 2))))
 
 @linux
 def test_a_tiny_dev_shm_is_no_obstacle():
-    """A container's 64 MB, say, in which PaddleDetection's workers end with a bus error."""
+    """Containers often have 64 MB, in which PaddleDetection's workers end with a bus error."""
     command = ["unshare", "--map-root-user", "--mount", "bash", "-c", TINY_SHM, sys.executable]
     try:
         run = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -541,7 +541,7 @@ def test_batches_stay_what_they_are_when_the_next_has_come(images):
 
 
 def test_no_two_random_streams_are_the_same():
-    """Sample, retried sample, batch and order draw from streams of their own, whatever the numbers."""
+    """Samples, retried samples, batches and the order use different random generators for all seeds and positions."""
     seeds = {
         "sample": [3, 0, 0],
         "retried": [3, 0, 0, 1],

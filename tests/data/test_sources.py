@@ -1,4 +1,4 @@
-"""Data sources: what is read, what is left out, and what a user's mistake is answered with."""
+"""Data sources: what they read and leave out, and the messages about mistakes."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_coco_crowd_regions_are_left_out_unless_asked_for(coco):
 
 
 def test_coco_boxes_are_not_clipped_but_must_touch_the_image(coco):
-    """PaddleDetection does not clip either (Resize does); it also keeps boxes quite outside, we do not."""
+    """As in PaddleDetection, Resize clips boxes later. Unlike there, boxes outside their image are left out."""
     outside = [annotation(1, [100, 0, 9, 9]), annotation(1, [0, -9, 9, 9])]
     source = coco([annotation(1, [-5, 50, 200, 30]), *outside])
     assert source.record(0)["gt_bbox"].tolist() == [[-5, 50, 195, 80]]
@@ -128,7 +128,7 @@ def test_coco_empty_images(coco):
     assert [int(everything.record(i)["im_id"][0]) for i in range(3)] == [2, 1, 3]
     empty = everything.record(1)
     assert empty["gt_bbox"].shape == (0, 4) and empty["gt_class"].shape == (0, 1)
-    # 1 image with boxes, a half of all may be empty: int(1 * 0.5 / 0.5) = 1
+    # 1 image has boxes, and half of all images may have none: int(1 * 0.5 / 0.5) = 1
     assert len(coco(boxes, images=(1, 2, 3), allow_empty=True, empty_ratio=0.5)) == 2
 
 

@@ -41,7 +41,7 @@ def test_yolo_target_of_one_box_by_hand():
     out = target([[20, 40, 12, 10]], [2], [0.75])
     assert out.shape == (2, 9, 4, 4) and out.dtype == np.float32
     # best anchor 16x8: 12*8 / (120 + 128 - 96) = .63, against 8x8: 64/120 = .53
-    # centre 20/16 = 1.25 -> column 1, .25; 40/16 = 2.5 -> row 2, .5
+    # center 20/16 = 1.25 -> column 1, .25; 40/16 = 2.5 -> row 2, .5
     expected = [0.25, 0.5, np.log(12 / 16), np.log(10 / 8), 2 - 120 / 4096, 0.75, 0, 0, 1]
     np.testing.assert_allclose(out[1, :, 2, 1], expected, rtol=1e-6)
     out[1, :, 2, 1] = 0
@@ -55,13 +55,13 @@ def test_no_boxes_and_padding_give_no_targets():
     assert not target([[20, 20, 8, 8]], scores=[0]).any()
 
 
-def test_a_centre_on_a_cells_edge_belongs_to_the_cell_that_it_opens():
+def test_a_center_on_a_cells_edge_belongs_to_the_cell_that_it_opens():
     out = target([[32, 16, 8, 8]])  # 32/16 = 2 and 16/16 = 1 exactly
     assert np.argwhere(out[0, 5]).tolist() == [[1, 2]]
     assert out[0, :2, 1, 2].tolist() == [0, 0]
 
 
-def test_a_centre_on_the_far_border_belongs_to_the_last_cell():
+def test_a_center_on_the_far_border_belongs_to_the_last_cell():
     """PaddleDetection fails with an index error here."""
     out = target([[64, 64, 8, 8]])
     assert np.argwhere(out[0, 5]).tolist() == [[3, 3]]
@@ -171,7 +171,7 @@ def test_the_gaussian_has_a_sixth_of_its_side_as_sigma():
 
 
 def test_ttf_target_of_one_box_by_hand():
-    # 40 x 32 px = 10 x 8 cells: radii int(10/2*.54) = 2 and int(8/2*.54) = 2; centre (34/4, 30/4) = (8, 7)
+    # 40 x 32 px = 10 x 8 cells: radii int(10/2*.54) = 2 and int(8/2*.54) = 2; center (34/4, 30/4) = (8, 7)
     heatmap, box, weight = ttf([[14, 14, 54, 46]], [1])
     assert heatmap.shape == (2, 16, 16) and box.shape == (4, 16, 16) and weight.shape == (1, 16, 16)
     assert not heatmap[0].any()
@@ -190,7 +190,7 @@ def test_no_boxes_give_an_empty_map():
 
 
 def test_a_tiny_object_is_one_cell():
-    # 5 px = 1.25 cells: radius int(1.25/2*.54) = 0; centre (22.5/4) = 5
+    # 5 px = 1.25 cells: radius int(1.25/2*.54) = 0; center (22.5/4) = 5
     heatmap, box, weight = ttf([[20, 20, 25, 25]])
     assert np.argwhere(heatmap[0]).tolist() == [[5, 5]] and heatmap[0, 5, 5] == 1
     assert weight[0, 5, 5] == pytest.approx(np.log(36), rel=1e-6)
@@ -198,13 +198,13 @@ def test_a_tiny_object_is_one_cell():
 
 
 def test_at_the_border_the_gaussian_is_cut_and_its_visible_part_shares_the_weight():
-    # 40 px at the left: centre (0 + 40)/2/4 = (5, 5), radius int(10/2*.54) = 2: inside. A box that the
-    # image cuts to 8 px: centre (1, 5), radii int(2/2*.54) = 0 and 2
+    # 40 px at the left: center (0 + 40)/2/4 = (5, 5), radius int(10/2*.54) = 2: inside. A box that the
+    # image cuts to 8 px: center (1, 5), radii int(2/2*.54) = 0 and 2
     heatmap, _, weight = ttf([[0, 0, 8, 40]])
     assert np.argwhere(heatmap[0]).tolist() == [[y, 1] for y in range(3, 8)]
     assert weight.sum() == pytest.approx(np.log(9 * 41), rel=1e-6)
     # reaching beyond the map: 40 px box around (62, 32): sides in cells min(82/4, 15) - 42/4 = 4.5 and 10,
-    # radii int(4.5/2*.54) = 1 and 2, centre (15, 8): columns 14 and 15, the third would be 16
+    # radii int(4.5/2*.54) = 1 and 2, center (15, 8): columns 14 and 15, the third would be 16
     heatmap, _, weight = ttf([[42, 12, 82, 52]])
     assert np.flatnonzero(heatmap[0].any(axis=0)).tolist() == [14, 15]
     assert np.flatnonzero(heatmap[0].any(axis=1)).tolist() == [6, 7, 8, 9, 10]
@@ -213,7 +213,7 @@ def test_at_the_border_the_gaussian_is_cut_and_its_visible_part_shares_the_weigh
 
 
 def test_a_box_without_area_on_the_far_border_is_left_out():
-    heatmap, box, weight = ttf([[64, 10, 64, 30]])  # centre cell 16 of 0..15
+    heatmap, box, weight = ttf([[64, 10, 64, 30]])  # center cell 16 of 0..15
     assert not heatmap.any() and (box == -1).all() and not weight.any()
 
 

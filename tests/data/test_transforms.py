@@ -1,4 +1,4 @@
-"""Sample and batch transforms: hand-computed numbers, then what must always hold."""
+"""Sample and batch transforms: numbers computed by hand, and properties that always hold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ppdet_repro.data.transform import color, preprocess
 from ppdet_repro.data.transform.base import Compose, Context, ImageError, TransformError, apply_to_batch
 from ppdet_repro.data.transform.boxes import BboxXYXY2XYWH, NormalizeBox, PadBox
 from ppdet_repro.data.transform.color import RandomDistort
-from ppdet_repro.data.transform.decode import Decode, is_cut_off_jpeg
+from ppdet_repro.data.transform.decode import Decode, is_truncated_jpeg
 from ppdet_repro.data.transform.erase import Cutout, GridMask, stripes
 from ppdet_repro.data.transform.geometry import Crop, RandomCrop, RandomExpand, RandomFlip, RandomShift, boxes_in_crop
 from ppdet_repro.data.transform.mix import Cutmix, Mixup
@@ -22,7 +22,7 @@ from ppdet_repro.utils.errors import UserError
 
 
 class Scripted:
-    """A random generator that gives the listed values, whatever is asked."""
+    """A random generator that returns the listed values, whichever method is called."""
 
     def __init__(self, *values):
         self.values = list(values)
@@ -41,7 +41,7 @@ def context(seed: int = 0, **values) -> Context:
     return Context(np.random.default_rng(seed), **values)
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def noise_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -67,25 +67,25 @@ def encoded(kind: str, image: np.ndarray) -> bytes:
 
 
 def test_decode_gives_rgb_and_the_files_own_size(tmp_path):
-    image = picture(6, 9)
+    image = noise_image(6, 9)
     path = tmp_path / "a.png"
     path.write_bytes(encoded(".png", image))
     out = Decode()({"im_file": str(path), "h": 100.0, "w": 100.0}, context())
     np.testing.assert_array_equal(out["image"], image)
-    assert (out["h"], out["w"]) == (6, 9)  # the annotation's 100 x 100 was wrong
+    assert (out["h"], out["w"]) == (6, 9)  # the size in the annotation, 100 x 100, was wrong
     assert out["im_shape"].tolist() == [6, 9] and out["scale_factor"].tolist() == [1, 1]
 
 
 def test_decode_takes_bytes_and_arrays():
-    image = picture(6, 9)
+    image = noise_image(6, 9)
     for given in (encoded(".png", image), image):
         np.testing.assert_array_equal(Decode()({"image": given}, context())["image"], image)
 
 
-def test_decode_makes_grey_and_transparent_images_three_channels():
-    grey = cv2.imencode(".png", picture(4, 4)[..., 0])[1].tobytes()
-    clear = cv2.imencode(".png", np.dstack([picture(4, 4), picture(4, 4)[..., :1]]))[1].tobytes()
-    for data in (grey, clear):
+def test_decode_makes_gray_and_transparent_images_three_channels():
+    gray = cv2.imencode(".png", noise_image(4, 4)[..., 0])[1].tobytes()
+    clear = cv2.imencode(".png", np.dstack([noise_image(4, 4), noise_image(4, 4)[..., :1]]))[1].tobytes()
+    for data in (gray, clear):
         assert Decode()({"image": data}, context())["image"].shape == (4, 4, 3)
 
 
@@ -103,12 +103,12 @@ def test_decode_turns_images_as_exif_says():
 
 
 def test_a_jpeg_is_cut_off_when_the_end_after_its_scan_is_missing():
-    thumbnail = encoded(".jpg", picture(8, 8))
-    whole = jpeg_with_exif(picture(32, 32), 1, thumbnail)
-    assert not is_cut_off_jpeg(whole)
-    assert not is_cut_off_jpeg(whole + b"camera's trailing bytes")
-    for cut in (3, 100, len(whole) // 2, len(whole) - 1):  # the thumbnail's end mark must not count
-        assert is_cut_off_jpeg(whole[:cut])
+    thumbnail = encoded(".jpg", noise_image(8, 8))
+    whole = jpeg_with_exif(noise_image(32, 32), 1, thumbnail)
+    assert not is_truncated_jpeg(whole)
+    assert not is_truncated_jpeg(whole + b"camera's trailing bytes")
+    for cut in (3, 100, len(whole) // 2, len(whole) - 1):  # the end marker of the thumbnail must not count
+        assert is_truncated_jpeg(whole[:cut])
 
 
 @pytest.mark.parametrize(
@@ -117,8 +117,8 @@ def test_a_jpeg_is_cut_off_when_the_end_after_its_scan_is_missing():
         ("missing.jpg", None, "cannot be read"),
         ("empty.jpg", b"", "empty"),
         ("page.jpg", b"<html>not found</html>", "not an image"),
-        ("half.jpg", encoded(".jpg", picture(64, 64))[:900], "cut off"),
-        ("half.png", encoded(".png", picture(64, 64))[:900], "not an image, or is damaged"),
+        ("half.jpg", encoded(".jpg", noise_image(64, 64))[:900], "cut off"),
+        ("half.png", encoded(".png", noise_image(64, 64))[:900], "not an image, or is damaged"),
     ],
 )
 def test_broken_files_are_named(tmp_path, name, data, reason):
@@ -144,7 +144,7 @@ def test_sizes_with_kept_ratio():
 
 
 def test_resize_scales_and_clips_boxes_and_multiplies_the_scale_factor():
-    given = sample(picture(20, 40), [[10, 5, 45, 25], [-4, -2, 8, 6]])
+    given = sample(noise_image(20, 40), [[10, 5, 45, 25], [-4, -2, 8, 6]])
     given["scale_factor"] = np.array([2, 3], np.float32)
     out = Resize([40, 20], keep_ratio=False)(given, context())  # y times 2, x times 0.5
     assert out["image"].shape == (40, 20, 3) and out["im_shape"].tolist() == [40, 20]
@@ -153,9 +153,9 @@ def test_resize_scales_and_clips_boxes_and_multiplies_the_scale_factor():
 
 
 def test_one_scale_for_both_sides_as_paddledetection_deploys():
-    """29 x 50 into 40 x 60: 40 / 29 would make 50 to 68.97, so 60 / 50 decides: 34.8 x 60. Evaluation makes that 35
-    whole pixels and scales by 35 / 29; deployment by 1.2, so that both show the same number of pixels."""
-    outs = [Resize([40, 60], True, one_scale=one_scale)(sample(picture(29, 50)), context()) for one_scale in (0, 1)]
+    """29 x 50 fits into 40 x 60 with a scale of 60 / 50, as 40 / 29 would make 50 to 68.97. The height becomes 34.8.
+    Evaluation rounds it to 35 and scales by 35 / 29, deployment scales by 1.2; the sizes of the images are equal."""
+    outs = [Resize([40, 60], True, one_scale=one_scale)(sample(noise_image(29, 50)), context()) for one_scale in (0, 1)]
     assert [out["im_shape"].tolist() for out in outs] == [[35, 60], [35, 60]]
     np.testing.assert_allclose(outs[0]["scale_factor"], [35 / 29, 1.2], rtol=1e-6)
     np.testing.assert_allclose(outs[1]["scale_factor"], [1.2, 1.2], rtol=1e-6)
@@ -170,9 +170,9 @@ def test_the_long_side_decides_only_if_it_would_be_too_long_after_rounding():
 
 
 def test_resize_keeps_eight_bits_unlike_paddledetection():
-    """PaddleDetection casts to float32 here. Values are the same; eight bits are four times faster to
-    normalise. Only resizing twice would differ, by the rounding in between."""
-    out = Resize(8, keep_ratio=True)(sample(picture(20, 40)), context())
+    """PaddleDetection converts to float32 here. The values are the same, and 8-bit images are normalized four times
+    faster. Only resizing twice would differ, because of the rounding in between."""
+    out = Resize(8, keep_ratio=True)(sample(noise_image(20, 40)), context())
     assert out["image"].dtype == np.uint8
 
 
@@ -185,13 +185,13 @@ def test_resize_refuses_what_is_no_size_and_no_interpolation():
 
 def test_random_resize_draws_from_the_list():
     transform = RandomResize([[8, 100], [12, 100]])
-    sizes = {transform(sample(picture(20, 40)), context(seed))["image"].shape[:2] for seed in range(20)}
+    sizes = {transform(sample(noise_image(20, 40)), context(seed))["image"].shape[:2] for seed in range(20)}
     assert sizes == {(8, 16), (12, 24)}
 
 
 def test_random_resize_draws_the_short_side_from_the_range():
     transform = RandomResize([[8, 100], [12, 100]], random_range=True)
-    sizes = {transform(sample(picture(20, 40)), context(seed))["image"].shape[0] for seed in range(60)}
+    sizes = {transform(sample(noise_image(20, 40)), context(seed))["image"].shape[0] for seed in range(60)}
     assert sizes == {8, 9, 10, 11, 12}
 
 
@@ -199,7 +199,7 @@ def test_a_batch_is_resized_to_one_size():
     transform = BatchRandomResize([8, 16, 24], keep_ratio=False, random_interp=True)
     seen = set()
     for seed in range(30):
-        batch = transform([sample(picture(20, 40)), sample(picture(9, 7))], context(seed))
+        batch = transform([sample(noise_image(20, 40)), sample(noise_image(9, 7))], context(seed))
         shapes = {each["image"].shape for each in batch}
         assert len(shapes) == 1
         seen |= shapes
@@ -213,10 +213,10 @@ def test_random_sizes_must_be_a_list():
         RandomResize(320)
 
 
-# ---------------------------------------------------------------- normalisation, channels, padding
+# ---------------------------------------------------------------- normalization, channels, padding
 
 
-def test_normalisation_by_hand():
+def test_normalization_by_hand():
     image = np.array([[[255, 0, 51]]], np.uint8)
     out = NormalizeImage()({"image": image}, context())["image"]
     # (1 - .485)/.229 = 2.248908, -.456/.224 = -2.035714, (.2 - .406)/.225 = -.915556
@@ -230,7 +230,7 @@ def test_normalisation_by_hand():
 
 @pytest.mark.parametrize("is_scale", [True, False])
 def test_the_table_for_eight_bits_equals_the_arithmetic_bit_for_bit(is_scale):
-    image = picture(30, 50)
+    image = noise_image(30, 50)
     plain = image.astype(np.float32)
     if is_scale:
         plain *= 1.0 / 255.0
@@ -241,31 +241,31 @@ def test_the_table_for_eight_bits_equals_the_arithmetic_bit_for_bit(is_scale):
         given = image.astype(dtype)
         out = transform({"image": given}, context())["image"]
         np.testing.assert_array_equal(out, plain)
-        np.testing.assert_array_equal(given, image)  # the caller's array is not touched
+        np.testing.assert_array_equal(given, image)  # the caller's array does not change
         assert out.dtype == np.float32 and out.transpose(2, 0, 1).flags.c_contiguous
 
 
-def test_normalisation_wants_one_value_a_channel():
+def test_normalization_wants_one_value_a_channel():
     with pytest.raises(UserError, match="one value per channel"):
         NormalizeImage(mean=[0.5], std=[0.1, 0.1])
-    with pytest.raises(UserError, match="std not 0"):
+    with pytest.raises(UserError, match="std must not be 0"):
         NormalizeImage(std=[0.1, 0, 0.1])
 
 
 def test_permute_puts_channels_first():
-    image = picture(4, 5)
+    image = noise_image(4, 5)
     np.testing.assert_array_equal(Permute()({"image": image}, context())["image"][1], image[..., 1])
 
 
 def test_a_letterbox_is_a_resize_and_a_pad():
-    """20 x 40 fits into 32 x 32 as 16 x 32; the other 16 rows are grey, and boxes end at the picture's rows."""
-    given = sample(picture(20, 40), [[0, 0, 40, 20]])
+    """20 x 40 fits into 32 x 32 as 16 x 32; the other 16 rows are gray, and boxes are clipped to the 16 rows."""
+    given = sample(noise_image(20, 40), [[0, 0, 40, 20]])
     out = Compose([Resize([32, 32], keep_ratio=True), Pad(32, [128, 127, 126])])(given, context())
     assert out["image"].shape == (32, 32, 3) and out["image"].dtype == np.uint8
     assert (out["image"][16:] == [128, 127, 126]).all() and out["image"][:16].std() > 20
     assert out["gt_bbox"].tolist() == [[0, 0, 32, 16]] and out["im_shape"].tolist() == [16, 32]
     with pytest.raises(UserError, match=r"Pad: image .* is 20 x 40, more than 32 x 32; put a Resize"):
-        Pad(32)(sample(picture(20, 40)), context())
+        Pad(32)(sample(noise_image(20, 40)), context())
 
 
 def test_pad_batch_fills_the_bottom_and_the_right_with_zeros():
@@ -297,7 +297,7 @@ def test_the_rows_of_one_array_are_stacked_without_a_copy():
 
 
 def test_flip_by_hand_and_twice():
-    given = sample(picture(8, 10), [[1, 2, 4, 6]])
+    given = sample(noise_image(8, 10), [[1, 2, 4, 6]])
     image, box = given["image"].copy(), given["gt_bbox"].copy()
     out = RandomFlip(1.0)(given, context())
     assert out["gt_bbox"].tolist() == [[6, 2, 9, 6]]  # 10 - 4, 10 - 1
@@ -315,7 +315,7 @@ def test_flip_happens_with_its_probability():
 
 
 def test_shift_by_hand():
-    given = sample(picture(10, 12), [[1, 1, 4, 4], [8, 0, 11, 2.5], [0, 8, 12, 10]])
+    given = sample(noise_image(10, 12), [[1, 1, 4, 4], [8, 0, 11, 2.5], [0, 8, 12, 10]])
     image = given["image"]
     out = RandomShift(1.0, max_shift=8)(given, scripted(0.0, (-2, 3)))  # up 2, right 3
     np.testing.assert_array_equal(out["image"][:8, 3:], image[2:, :9])
@@ -327,9 +327,9 @@ def test_shift_by_hand():
 
 
 def test_a_shift_that_loses_every_box_does_not_happen():
-    """PaddleDetection moves the boxes nevertheless, in place, and leaves the image: a slip."""
+    """PaddleDetection moves the boxes nevertheless, but not the image, which is a mistake."""
     for boxes in ([[0, 0, 3, 3]], []):
-        given = sample(picture(10, 12), boxes)
+        given = sample(noise_image(10, 12), boxes)
         image, before = given["image"], given["gt_bbox"].copy()
         out = RandomShift(1.0, max_shift=9)(given, scripted(0.0, (-9, -9)))
         assert out["image"] is image
@@ -346,17 +346,17 @@ def test_expand_by_hand():
 
 
 def test_expand_and_distort_skip_with_their_probability_a_quirk_kept():
-    image = picture(4, 6)
+    image = noise_image(4, 6)
     assert RandomExpand(prob=1.0)(sample(image), context())["image"] is image
     never = [0.5, 1.5, 1.0]
     out = RandomDistort([-18, 18, 1.0], never, never, never)(sample(image), context())
     np.testing.assert_array_equal(out["image"], image)
 
 
-def test_a_crop_keeps_boxes_whose_centre_is_inside():
+def test_a_crop_keeps_boxes_whose_center_is_inside():
     boxes = np.array([[0, 0, 6, 6], [0, 0, 3, 3], [4, 4, 8, 8], [4, 4, 9, 9]], np.float32)
     clipped, keep = boxes_in_crop(boxes, Crop(2, 2, 6, 6))
-    # centres 3, 1.5, 6 (the far border is outside) and 6.5
+    # centers 3, 1.5, 6 (the far border is outside) and 6.5
     assert keep.tolist() == [True, False, False, False]
     assert clipped[0].tolist() == [0, 0, 4, 4]
 
@@ -382,13 +382,13 @@ def test_crops_stay_inside_and_move_boxes_with_the_pixels(options):
 
 
 def test_the_largest_overlap_must_reach_the_threshold():
-    given = sample(picture(20, 20), [[0, 0, 20, 20]])
+    given = sample(noise_image(20, 20), [[0, 0, 20, 20]])
     # scale .5, aspect 1, at the top left: IoU 100/400 < .3, so the crop is refused, and the last try too
     out = RandomCrop(thresholds=[0.3], allow_no_crop=False, num_attempts=2)(
         given, scripted(0.0, [0], 0.5, 1.0, 0, 0, 0.5, 1.0, 0, 0)
     )
     assert out["image"].shape == (20, 20, 3)
-    # at threshold .2 it would do, but the centre (10, 10) is outside [0, 10)
+    # it reaches a threshold of .2, but the center (10, 10) is outside [0, 10)
     out = RandomCrop(thresholds=[0.2], allow_no_crop=False, num_attempts=1)(given, scripted(0.0, [0], 0.5, 1.0, 0, 0))
     assert out["image"].shape == (20, 20, 3)
     out = RandomCrop(thresholds=[0.2], allow_no_crop=False, num_attempts=1)(given, scripted(0.0, [0], 0.5, 1.0, 5, 4))
@@ -400,31 +400,31 @@ def test_cover_all_box_asks_the_same_of_every_box():
     draws = (0.0, [0], 0.5, 1.0, 0, 0)  # the top left quarter holds the first box only
     for cover, size in ((False, 10), (True, 20)):
         transform = RandomCrop(thresholds=[0.1], allow_no_crop=False, num_attempts=1, cover_all_box=cover)
-        assert transform(sample(picture(20, 20), boxes), scripted(*draws))["image"].shape[0] == size
+        assert transform(sample(noise_image(20, 20), boxes), scripted(*draws))["image"].shape[0] == size
 
 
 def test_images_without_boxes_are_not_cropped():
-    image = picture(20, 20)
+    image = noise_image(20, 20)
     assert RandomCrop()(sample(image, []), context())["image"] is image
 
 
-# ---------------------------------------------------------------- colour
+# ---------------------------------------------------------------- color
 
 
-def test_colour_changes_by_hand():
+def test_color_changes_by_hand():
     image = Image.fromarray(np.array([[[100, 50, 200], [0, 0, 0]]], np.uint8))
     assert np.asarray(color.scale_brightness(image, 1.5))[0, 0].tolist() == [150, 75, 255]
     assert np.asarray(color.scale_brightness(image, -3))[0, 0].tolist() == [0, 0, 0]
-    # grey of the first pixel: .299*100 + .587*50 + .114*200 = 82; grey + .5*(value - grey)
+    # gray of the first pixel: .299*100 + .587*50 + .114*200 = 82; gray + .5*(value - gray)
     assert np.asarray(color.scale_saturation(image, 0.5))[0, 0].tolist() == [91, 66, 141]
-    # mean grey 41: 41 + .5 * (value - 41)
+    # mean gray 41: 41 + .5 * (value - 41)
     assert np.asarray(color.scale_contrast(image, 0.5))[0, 1].tolist() == [20, 20, 20]
 
 
 def test_the_circle_of_hues_is_closed():
     red = Image.new("RGB", (1, 1), (255, 0, 0))  # hue 0
     shifted = np.asarray(color.shift_hue(red, -10.7).convert("HSV"))[0, 0]
-    assert shifted[0] in (245, 246)  # 0 - 10 (cut, not rounded) = 246, less one by the way to RGB and back
+    assert shifted[0] in (245, 246)  # 0 - 10 (truncated) = 246; the conversion to RGB and back may subtract one
     np.testing.assert_array_equal(np.asarray(color.shift_hue(red, 0.9)), np.asarray(red))
 
 
@@ -437,7 +437,7 @@ def test_distortion_in_fixed_order_can_permute_channels():
 
 
 def test_distortion_gives_floats_and_leaves_the_given_image():
-    image = picture(8, 8)
+    image = noise_image(8, 8)
     before = image.copy()
     for random_apply in (True, False):
         out = RandomDistort(random_apply=random_apply)(sample(image), context(3))["image"]
@@ -467,7 +467,7 @@ def test_mixup_by_hand():
 
 def test_cutmix_by_hand():
     given, draw = two((8, 8), (8, 8))
-    out = Cutmix()(given, scripted(0.75, 4, 2, draw=draw))  # half the sides, 4 x 4, centre x 4, y 2
+    out = Cutmix()(given, scripted(0.75, 4, 2, draw=draw))  # half the sides, 4 x 4, center x 4, y 2
     expected = np.full((8, 8), 100)
     expected[0:4, 2:6] = 200
     np.testing.assert_array_equal(out["image"][..., 0], expected)
@@ -492,10 +492,10 @@ def test_mixing_without_boxes_and_without_a_dataset(mix):
         mix(alpha=0)
 
 
-# ---------------------------------------------------------------- hiding
+# ---------------------------------------------------------------- cutout and grid mask
 
 
-def test_cutout_covers_a_square_of_the_mean_colour_clipped_at_the_border():
+def test_cutout_covers_a_square_of_the_mean_color_clipped_at_the_border():
     image = np.zeros((8, 12, 3), np.uint8)
     out = Cutout(size=0.5, fill_value=[9, 9, 9])(sample(image), scripted(0.0, 1, 6))  # 4 x 4 at y -1, x 4
     expected = np.zeros((8, 12))
@@ -520,7 +520,7 @@ def test_grid_mask_by_hand():
 
 
 def test_grid_masks_probability_grows_with_training_not_with_a_workers_counter():
-    """PaddleDetection's `upper_iter` counts the samples of one worker; ours is training's progress."""
+    """In PaddleDetection, it grows with the number of samples that one worker has drawn, up to `upper_iter`."""
     transform = GridMask(prob=0.8, upper_iter=1)
     hidden = {}
     for progress in (0.0, 0.5, 1.0):
@@ -560,7 +560,7 @@ def test_relative_boxes_with_center_and_size_then_padding():
 
 
 def test_padding_before_and_after_the_change_of_format_is_the_same():
-    """PaddleDetection's configs pad in between; both orders give the same."""
+    """PaddleDetection's configs apply PadBox in between. Both orders give the same boxes."""
     given = sample(np.zeros((20, 40, 3)), [[4, 2, 12, 10]])
     orders = ([PadBox(2), BboxXYXY2XYWH()], [BboxXYXY2XYWH(), PadBox(2)])
     first, second = (Compose([NormalizeBox(), *order])(dict(given), context()) for order in orders)
@@ -617,7 +617,7 @@ def test_sample_transforms_may_stand_among_batch_transforms():
 
 def test_the_same_seed_gives_the_same_sample():
     transforms = [RandomDistort(), RandomExpand(), RandomCrop(), RandomFlip(), Cutout()]
-    outs = [Compose(transforms)(sample(picture(30, 40)), context(5)) for _ in range(2)]
+    outs = [Compose(transforms)(sample(noise_image(30, 40)), context(5)) for _ in range(2)]
     for key in outs[0]:
         np.testing.assert_array_equal(outs[0][key], outs[1][key])
 
@@ -651,11 +651,11 @@ def test_a_readers_transforms_as_a_preprocess_list():
 
 
 def test_deployment_prepares_images_as_evaluation_does(tmp_path):
-    image = picture(20, 40)
+    image = noise_image(20, 40)
     path = tmp_path / "a.png"
     path.write_bytes(encoded(".png", image))
-    inputs = preprocess.from_list(ITEMS)([str(path), picture(40, 20, 1)])
-    samples = [Compose(READER[:-1])({"image": each}, context()) for each in (image, picture(40, 20, 1))]
+    inputs = preprocess.from_list(ITEMS)([str(path), noise_image(40, 20, 1)])
+    samples = [Compose(READER[:-1])({"image": each}, context()) for each in (image, noise_image(40, 20, 1))]
     samples = PadBatch(32)(samples, context())
     np.testing.assert_array_equal(inputs.image, np.stack([each["image"] for each in samples]))
     assert inputs.image.dtype == np.float32 and inputs.image.shape == (2, 3, 64, 64)
@@ -665,8 +665,10 @@ def test_deployment_prepares_images_as_evaluation_does(tmp_path):
 
 
 def test_deployment_scales_both_sides_alike_where_evaluation_makes_whole_pixels():
-    inputs = preprocess.from_list([{"type": "Resize", "target_size": [40, 60]}, {"type": "Permute"}])([picture(29, 50)])
-    expected = Resize([40, 60], True, one_scale=True)(sample(picture(29, 50)), context())
+    inputs = preprocess.from_list([{"type": "Resize", "target_size": [40, 60]}, {"type": "Permute"}])(
+        [noise_image(29, 50)]
+    )
+    expected = Resize([40, 60], True, one_scale=True)(sample(noise_image(29, 50)), context())
     np.testing.assert_array_equal(inputs.image[0], expected["image"].transpose(2, 0, 1))
     np.testing.assert_allclose(inputs.scale_factor, [[1.2, 1.2]], rtol=1e-6)
     assert inputs.im_shape.tolist() == [[35, 60]]
@@ -677,22 +679,22 @@ def test_a_letterbox_in_deployment():
     items = preprocess.to_list(letterbox)
     assert items[1] == {"type": "Pad", "size": [32, 32], "fill_value": [128, 128, 128]}
     assert preprocess.to_list(letterbox, image_shape=[3, 64, 64])[1]["size"] == [64, 64]
-    inputs = preprocess.from_list(items)([picture(20, 40)])
-    expected = Compose(letterbox)(sample(picture(20, 40)), context())
+    inputs = preprocess.from_list(items)([noise_image(20, 40)])
+    expected = Compose(letterbox)(sample(noise_image(20, 40)), context())
     np.testing.assert_array_equal(inputs.image[0], expected["image"])
     assert inputs.im_shape.tolist() == [[16, 32]]
 
 
 def test_deployment_pads_different_sizes_even_without_being_told():
     resize_only = preprocess.from_list([{"type": "Resize", "target_size": 16}, {"type": "Permute"}])
-    assert resize_only([picture(8, 16), picture(16, 8)]).image.shape == (2, 3, 16, 16)
+    assert resize_only([noise_image(8, 16), noise_image(16, 8)]).image.shape == (2, 3, 16, 16)
 
 
 @pytest.mark.parametrize(
     "item, message",
     [
-        ({"type": "WarpAffine"}, "'WarpAffine'; known are Resize"),
-        ({"type": "Resize", "size": 3}, r"Resize has unknown \['size'\]"),
+        ({"type": "WarpAffine"}, "'WarpAffine' in Preprocess; known types are Resize"),
+        ({"type": "Resize", "size": 3}, r"Resize has unknown keys \['size'\]"),
         ({"type": "Resize"}, "needs a target_size"),
         ({"type": "Pad"}, "Pad needs a size"),
     ],

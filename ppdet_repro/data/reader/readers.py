@@ -45,14 +45,14 @@ class _Reader:
             raise UserError(f"{name}: batch_size {batch_size} must be at least 1")
         unknown = set(inputs_def or ()) - set(INPUTS)
         if unknown:
-            raise UserError(f"{name}.inputs_def: unknown {sorted(unknown)}; known are {list(INPUTS)}")
+            raise UserError(f"{name}.inputs_def: unknown keys {sorted(unknown)}; known keys are {list(INPUTS)}")
         self.image_shape: Optional[list[int]] = (inputs_def or {}).get("image_shape")
         for transform in self.preprocess:
             classes = getattr(transform, "num_classes", num_classes)
             if classes != num_classes:
                 raise UserError(
                     f"{name}: {type(transform).__name__} has num_classes {classes}, the model has "
-                    f"{num_classes}; leave num_classes out there"
+                    f"{num_classes}; remove num_classes from the transform"
                 )
         self._warned: set[str] = set()
 

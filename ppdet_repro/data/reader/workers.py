@@ -151,7 +151,9 @@ class _Worker:
             raise UserError(content)
         if kind == "error":
             summary, details = content
-            raise UserError(f"{self.name} failed: {summary}; worker_num=0 shows where") from WorkerTraceback(details)
+            raise UserError(f"{self.name} failed: {summary}; set worker_num=0 to see where") from WorkerTraceback(
+                details
+            )
         return pickle.loads(content, buffers=buffers if block is None else block.parts(sizes))
 
     def death(self) -> UserError:

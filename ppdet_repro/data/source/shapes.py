@@ -11,9 +11,9 @@ Outline = list[np.ndarray]
 """Contours [K, 2] (x, y), with y pointing down. Contours after the first one are holes."""
 
 
-def _circle(radius: float = 1.0, centre: float = 0.0, points: int = 40) -> np.ndarray:
+def _circle(radius: float = 1.0, center: float = 0.0, points: int = 40) -> np.ndarray:
     angle = np.linspace(0, 2 * math.pi, points, endpoint=False)
-    return np.stack([centre + radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+    return np.stack([center + radius * np.cos(angle), radius * np.sin(angle)], axis=1)
 
 
 def _radial(radii: list[float]) -> np.ndarray:
@@ -25,14 +25,14 @@ def _radial(radii: list[float]) -> np.ndarray:
 def _crescent() -> np.ndarray:
     outer = np.linspace(0.62, 2 * math.pi - 0.62, 32)
     tip = np.array([math.cos(0.62), math.sin(0.62)])
-    centre = 0.45
-    radius = math.hypot(tip[0] - centre, tip[1])
-    start = math.atan2(-tip[1], tip[0] - centre)
+    center = 0.45
+    radius = math.hypot(tip[0] - center, tip[1])
+    start = math.atan2(-tip[1], tip[0] - center)
     inner = np.linspace(start, start - (2 * math.pi + 2 * start), 24)[1:-1]
     return np.concatenate(
         [
             np.stack([np.cos(outer), np.sin(outer)], axis=1),
-            np.stack([centre + radius * np.cos(inner), radius * np.sin(inner)], axis=1),
+            np.stack([center + radius * np.cos(inner), radius * np.sin(inner)], axis=1),
         ]
     )
 

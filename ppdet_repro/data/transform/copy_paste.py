@@ -96,7 +96,7 @@ class CopyPaste:
         if target_size < 1:
             raise UserError(f"CopyPaste: target_size {target_size} must be at least 1")
         if len(scaling) != 2 or not 0 < scaling[0] <= scaling[1]:
-            raise UserError(f"CopyPaste: scaling {list(scaling)} is not [smallest, largest], above 0")
+            raise UserError(f"CopyPaste: scaling {list(scaling)} must be [smallest, largest] with numbers above 0")
         self.target_size, (self.smallest, self.largest) = target_size, scaling
         self.flip, self.share, self.fill_value = flip, share, fill_value
 

@@ -41,8 +41,8 @@ def decode_image(data: bytes) -> np.ndarray:
     """
     if not data:
         raise ValueError("is an empty file")
-    if is_cut_off_jpeg(data):
-        raise ValueError("is cut off (a JPEG without its end)")
+    if is_truncated_jpeg(data):
+        raise ValueError("is cut off (a JPEG file without an end marker)")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -52,7 +52,7 @@ def decode_image(data: bytes) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
-def is_cut_off_jpeg(data: bytes) -> bool:
+def is_truncated_jpeg(data: bytes) -> bool:
     """Return whether the bytes are a JPEG without an end marker after the start of the scan.
 
     Segments are skipped by their length, because the thumbnail in an EXIF segment has an end marker of its own.

@@ -85,10 +85,12 @@ def from_list(items: Sequence[dict[str, Any]], source: str = "infer_cfg.yml") ->
         values = dict(item)
         kind = values.pop("type", None)
         if kind not in KINDS:
-            raise UserError(f"{source}: Preprocess has type {kind!r}; known are {', '.join(KINDS)}")
+            raise UserError(f"{source}: unknown type {kind!r} in Preprocess; known types are {', '.join(KINDS)}")
         make, known = KINDS[kind]
         if set(values) - known:
-            raise UserError(f"{source}: {kind} has unknown {sorted(set(values) - known)}; known are {sorted(known)}")
+            raise UserError(
+                f"{source}: {kind} has unknown keys {sorted(set(values) - known)}; known keys are {sorted(known)}"
+            )
         if kind == "PadStride":
             values = {"pad_to_stride": values.get("stride", 0)}
         if kind == "Resize":

@@ -90,7 +90,7 @@ def interpolation(code: int, owner: str) -> int:
     """
     if code not in RANDOM_INTERPOLATIONS:
         raise UserError(
-            f"{owner}: interp {code!r} is not known; use 0 (nearest), 1 (bilinear), 2 (cubic), 3 (area) or 4 (Lanczos)"
+            f"{owner}: unknown interp {code!r}; use 0 (nearest), 1 (bilinear), 2 (cubic), 3 (area) or 4 (Lanczos)"
         )
     return code
 
