@@ -14,7 +14,7 @@ from toy_components import problems, write
 from ppdet_repro.core.config import components, load_config
 from ppdet_repro.core.config.document import Node, Problem
 from ppdet_repro.core.config.reading import compose
-from ppdet_repro.core.config.run import NO_EFFECT, UNSUPPORTED_HARDWARE, ExportSettings, RunSettings
+from ppdet_repro.core.config.run import NO_EFFECT, UNSUPPORTED_HARDWARE, ExportSettings, PaperRow, RunSettings
 from ppdet_repro.core.config.schema import Checker, Scope
 from ppdet_repro.core.config.types import parse_annotation
 from ppdet_repro.utils.logger import get_logger
@@ -37,14 +37,14 @@ TrainDataset: {name: ToySets}
     )
     assert report == [
         "a.yml:2: unknown key 'epochs'; did you mean 'epoch'?",
-        "a.yml:3: num_classes wants an integer, got 'many'",
+        "a.yml:3: num_classes must be an integer, got 'many'",
         "a.yml:4: no component 'ToyBackbon'; did you mean 'ToyBackbone'?",
-        "a.yml:6: ToyBackbone.depth wants an integer, got 5.5",
+        "a.yml:6: ToyBackbone.depth must be an integer, got 5.5",
         "a.yml:7: architecture: no component 'ToyDetectr'; did you mean 'ToyDetector'?",
         "a.yml:8: export has no key 'nmss'; did you mean 'nms'?",
         "a.yml:9: TrainDataset: no component 'ToySets'; did you mean 'ToySet'?",
         "base/nms.yml:6: HardNMS has no parameter 'keep_topk'; did you mean 'keep_top_k'?",
-        "command line: seed wants at least 0, got -1",
+        "command line: seed must be at least 0, got -1",
     ]
 
 
@@ -56,7 +56,7 @@ def test_an_unknown_parameter_without_a_near_one_lists_what_there_is():
 def test_a_number_that_yaml_takes_for_text_says_how_to_write_it():
     for written, right in (("1e-4", "1.0e-4"), ("2.5e3", "2.5e+3"), ("-1.e5", "-1.0e+5")):
         assert problems(f"ema_decay: {written}") == [
-            f"a.yml:1: ema_decay wants a number, got {written!r}, which YAML reads as text; write {right}"
+            f"a.yml:1: ema_decay must be a number, got {written!r}, which YAML reads as text; write {right}"
         ]
     assert load_config(write("a.yml", "ema_decay: 1.0e-4")).run.ema_decay == 1e-4
 
@@ -71,11 +71,11 @@ def test_a_missing_parameter_names_the_part_that_lacks_it():
 
 def test_a_section_that_nothing_uses_may_lack_parameters_but_not_have_wrong_ones():
     load_config(write("a.yml", "ToyLoss: {gamma: 1.0}\nToyNeck:"))
-    assert problems("ToyLoss: {gamma: x}") == ["a.yml:1: ToyLoss.gamma wants a number, got 'x'"]
+    assert problems("ToyLoss: {gamma: x}") == ["a.yml:1: ToyLoss.gamma must be a number, got 'x'"]
 
 
 def test_a_section_must_be_a_mapping():
-    assert problems("ToyLoss: [1]") == ["a.yml:1: ToyLoss wants a mapping of parameters, got [1]"]
+    assert problems("ToyLoss: [1]") == ["a.yml:1: ToyLoss must be a mapping of parameters, got [1]"]
 
 
 def test_a_trainer_without_epochs_is_incomplete():
@@ -102,37 +102,37 @@ def test_plain_values_are_not_components():
     "annotation, text, expected",
     [
         ("int", "3", 3),
-        ("int", "true", "X wants an integer, got true"),
-        ("int", "3.0", "X wants an integer, got 3.0"),
+        ("int", "true", "X must be an integer, got true"),
+        ("int", "3.0", "X must be an integer, got 3.0"),
         ("float", "3", 3.0),
         ("float", ".5", 0.5),
         ("float", "35.", 35.0),
-        ("float", "false", "X wants a number, got false"),
-        ("float", "NULL", "X wants a number, got null"),
-        ("bool", "1", "X wants true or false, got 1"),
+        ("float", "false", "X must be a number, got false"),
+        ("float", "NULL", "X must be a number, got null"),
+        ("bool", "1", "X must be true or false, got 1"),
         ("bool", "False", False),
         ("str", "11point", "11point"),
-        ("str", "50", "X wants text, got 50"),
+        ("str", "50", "X must be text, got 50"),
         ("Optional[str]", "null", None),
         ("str | None", "x", "x"),
         ("Any", "{a: [1, x]}", {"a": [1, "x"]}),
         ("list[int]", "[1, 2]", [1, 2]),
-        ("List[int]", "5", "X wants a list (an integer each), got 5"),
-        ("Sequence[float]", "[1, a]", "X[1] wants a number, got 'a'"),
+        ("List[int]", "5", "X must be a list (an integer each), got 5"),
+        ("Sequence[float]", "[1, a]", "X[1] must be a number, got 'a'"),
         ("Tuple[int, int]", "[1, 2]", (1, 2)),
-        ("Tuple[int, int]", "[1]", "X wants a list of 2 (an integer, an integer), got [1]"),
+        ("Tuple[int, int]", "[1]", "X must be a list of 2 (an integer, an integer), got [1]"),
         ("tuple[float, ...]", "[1, 2, 3]", (1.0, 2.0, 3.0)),
         ("Dict[str, int]", "{a: 1}", {"a": 1}),
-        ("Dict[str, int]", "{a: x}", "X.a wants an integer, got 'x'"),
-        ("dict[str, int]", "{1: 1}", "a key of X wants text, got 1"),
-        ("dict", "!ToyAdam {}", "X wants a mapping, got {name: 'ToyAdam'}"),
+        ("Dict[str, int]", "{a: x}", "X.a must be an integer, got 'x'"),
+        ("dict[str, int]", "{1: 1}", "a key of X must be text, got 1"),
+        ("dict", "!ToyAdam {}", "X must be a mapping, got {name: 'ToyAdam'}"),
         ("Literal['O1', 'O2']", "O2", "O2"),
-        ("Literal['O1', 'O2']", "O3", "X wants 'O1' or 'O2', got 'O3'"),
-        ("Literal[18, 34, 50]", "17", "X wants one of 18, 34, 50, got 17"),
-        ("Literal[0, 1]", "false", "X wants 0 or 1, got false"),
+        ("Literal['O1', 'O2']", "O3", "X must be 'O1' or 'O2', got 'O3'"),
+        ("Literal[18, 34, 50]", "17", "X must be one of 18, 34, 50, got 17"),
+        ("Literal[0, 1]", "false", "X must be 0 or 1, got false"),
         ("Union[int, List[int]]", "[1]", [1]),
-        ("Union[int, List[int]]", "[x]", "X[0] wants an integer, got 'x'"),
-        ("Union[int, List[int]]", "x", "X wants an integer or a list (an integer each), got 'x'"),
+        ("Union[int, List[int]]", "[x]", "X[0] must be an integer, got 'x'"),
+        ("Union[int, List[int]]", "x", "X must be an integer or a list (an integer each), got 'x'"),
         ("Union[int, float]", "3", 3),
         ("Optional[List[Union[float, List[float]]]]", "[1, [2]]", [1.0, [2.0]]),
     ],
@@ -166,20 +166,20 @@ def test_a_setting_without_effect_loads_with_one_line_in_the_log(caplog, monkeyp
 
 
 def reads_of_run_settings() -> Set[str]:
-    """The fields that the package reads as `run.field`, `cfg.run.field`, `export.field` or `settings.field`."""
+    """The fields that the package reads as attributes of `run`, `cfg.run`, `export`, `paper` or `settings`."""
     found = set()
     for path in (ROOT / "ppdet_repro").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.value, (ast.Attribute, ast.Name)):
                 owner = node.value.attr if isinstance(node.value, ast.Attribute) else node.value.id
-                if owner in ("run", "export", "settings"):
+                if owner in ("run", "export", "paper", "settings"):
                     found.add(node.attr)
     return found
 
 
 def test_every_run_setting_is_read_or_known_to_have_no_effect():
     known = reads_of_run_settings() | set(NO_EFFECT) | set(UNSUPPORTED_HARDWARE)
-    names = [field.name for cls in (RunSettings, ExportSettings) for field in fields(cls)]
+    names = [field.name for cls in (RunSettings, ExportSettings, PaperRow) for field in fields(cls)]
     assert [name for name in names if name not in known] == []
 
 

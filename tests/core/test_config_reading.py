@@ -30,12 +30,12 @@ def test_base_may_be_one_name_an_absolute_path_and_have_bases_itself(tmp_path):
     assert load_config(write("c.yml", f"_BASE_: {tmp_path}/deep/middle.yml")).run.epoch == 7
 
 
-def test_bases_in_a_circle_are_an_error():
+def test_bases_in_a_cycle_are_an_error():
     write("b.yml", "_BASE_: a.yml")
-    assert problems("_BASE_: b.yml") == ["b.yml: _BASE_ goes in a circle: a.yml -> b.yml -> a.yml"]
+    assert problems("_BASE_: b.yml") == ["b.yml: _BASE_ files include each other in a cycle: a.yml -> b.yml -> a.yml"]
 
 
-def test_a_missing_file_is_named_with_the_file_that_wants_it():
+def test_a_missing_file_is_named_with_the_file_that_includes_it():
     assert problems("_BASE_: [gone.yml]") == ["gone.yml: no such file (named by _BASE_ in a.yml)"]
     with pytest.raises(UserError, match="^nowhere.yml: no such file$"):
         load_config("nowhere.yml")
@@ -247,4 +247,4 @@ def test_bad_overrides_are_reported(override, message):
 
 
 def test_a_wrong_override_is_placed_on_the_command_line():
-    assert problems("epoch: 1", "epoch=a") == ["command line: epoch wants an integer, got 'a'"]
+    assert problems("epoch: 1", "epoch=a") == ["command line: epoch must be an integer, got 'a'"]

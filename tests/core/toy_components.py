@@ -41,7 +41,7 @@ class ToyNeck:
 
 @register
 class ToyBranch:
-    """A part of the head that wants one map's channels."""
+    """A part of the head that takes the channels of one feature map."""
 
     def __init__(self, feat_in: Upstream[int], convs: int = 2):
         self.feat_in, self.convs = feat_in, convs

@@ -229,7 +229,7 @@ def from_upstream(plan: Plan, parameter: Parameter, setting: Setting, source: So
                 "leave it out or make them agree"
             )
         return written
-    if wants_list(parameter.type):
+    if accepts_lists(parameter.type):
         return values
     if len(values) != 1:
         raise UserError(f"{where(plan)}{name} is for one feature map, but {source.name} gives {len(values)}")
@@ -243,7 +243,7 @@ def shape_value(parameter: str, shape: Any) -> Any:
     return 1.0 / shape.stride if "scale" in parameter else shape.channels
 
 
-def wants_list(type_: Type) -> bool:
+def accepts_lists(type_: Type) -> bool:
     """Whether a type accepts lists."""
     options = type_.options if isinstance(type_, OneOf) else (type_,)
     return any(isinstance(option, (ListOf, VariadicTuple, TupleOf)) for option in options)

@@ -62,7 +62,7 @@ def load_file(path: Path, chain: Sequence[Path], problems: Problems) -> Node:
     path = Path(os.path.normpath(path))
     if path in chain:
         cycle = " -> ".join(display(p) for p in (*chain[chain.index(path) :], path))
-        raise UserError(f"{display(chain[-1])}: {BASE} goes in a circle: {cycle}")
+        raise UserError(f"{display(chain[-1])}: {BASE} files include each other in a cycle: {cycle}")
     document = parse(read_text(path, chain), path, problems)
     own = Node({key: node for key, node in document.value.items() if key != BASE}, document.origin)
     merged = Node({}, document.origin)
@@ -91,7 +91,7 @@ def base_names(base: Node) -> list[str]:
     names = base.plain() if isinstance(base.value, list) else [base.value]
     for name in names:
         if not isinstance(name, str):
-            raise UserError(f"{base.origin}: {BASE} wants a file name or a list of them, got {name!r}")
+            raise UserError(f"{base.origin}: {BASE} must be a file name or a list of file names, got {name!r}")
     return names
 
 
@@ -134,7 +134,7 @@ class Converter:
         if tag and isinstance(node, yaml.ScalarNode) and not node.value:
             return Node({}, origin, tag)
         if tag and not isinstance(node, yaml.MappingNode):
-            raise UserError(f"{origin}: !{tag} wants a mapping of parameters")
+            raise UserError(f"{origin}: !{tag} must be followed by a mapping of parameters")
         if isinstance(node, yaml.ScalarNode):
             return Node(self.loader.construct_object(node), origin)
         self.open.append(node)
@@ -160,7 +160,7 @@ class Converter:
             pairs[key], lines[key] = self.convert(value_node, origin), origin.line
         for mapping in included:
             if not isinstance(mapping, yaml.MappingNode):
-                raise UserError(f"{self.origin(mapping)}: '<<' wants a mapping or a list of mappings")
+                raise UserError(f"{self.origin(mapping)}: the value of '<<' must be a mapping or a list of mappings")
             pairs = {**self.convert(mapping).value, **pairs}
         return pairs
 

@@ -135,7 +135,7 @@ class Checker:
         """
         section = self.top.get(component.name, Node({}))
         if section.tag or not isinstance(section.value, (dict, type(None))):
-            text = f"{component.name} wants a mapping of parameters, got {spell(section.plain())}"
+            text = f"{component.name} must be a mapping of parameters, got {spell(section.plain())}"
             scope.report(section.origin, text)
             section = Node({}, section.origin)
         form = part_form(inline) if inline else None
@@ -269,7 +269,7 @@ class Checker:
         if component is not None:
             return Setting(self.component(component, where, scope, inline=node), node.origin)
         if form is None:
-            text = f"{where} wants a component: a name or {{name: X, ...}}, got {spell(node.plain())}"
+            text = f"{where} must be a component: a name or {{name: X, ...}}, got {spell(node.plain())}"
         else:
             text = f"{where}: no component {form.name!r}{nearest(form.name, components.names())}"
         scope.report(node.origin, text)
@@ -282,7 +282,7 @@ class Checker:
         settings = self.record(RUN_TYPE, Node(given), "", scope).value
         for key, setting in settings.items():
             if key in run.AT_LEAST and setting.value is not None and setting.value < run.AT_LEAST[key]:
-                scope.report(setting.origin, f"{key} wants at least {run.AT_LEAST[key]}, got {setting.value}")
+                scope.report(setting.origin, f"{key} must be at least {run.AT_LEAST[key]}, got {setting.value}")
             if key in run.UNSUPPORTED_HARDWARE and setting.value:
                 scope.report(setting.origin, f"{key} must be false: only CPUs and NVIDIA GPUs are supported")
         if "TrainReader" in self.top and "epoch" not in given:
@@ -313,7 +313,7 @@ def has_shape(type_: Type, node: Node) -> bool:
 
 def wrong_type(type_: Type, node: Node, where: str) -> str:
     """The message about a value of the wrong type, with a hint if YAML 1.1 reads a number such as 1e-4 as text."""
-    text = f"{where} wants {describe(type_)}, got {spell(node.plain())}"
+    text = f"{where} must be {describe(type_)}, got {spell(node.plain())}"
     options = type_.options if isinstance(type_, OneOf) else (type_,)
     if isinstance(node.value, str) and Scalar("float") in options:
         number = re.fullmatch(r"([-+]?\d+)(\.\d*)?[eE]([-+]?)(\d+)", node.value)

@@ -203,11 +203,11 @@ def convert_scalar(type_: Type, value: Any) -> Any:
             return float(value)
         if type(value) is SCALARS[type_.name]:
             return value
-    raise ValueError(f"wants {describe(type_)}, got {spell(value)}")
+    raise ValueError(f"must be {describe(type_)}, got {spell(value)}")
 
 
 def describe(type_: Type) -> str:
-    """The type in words, as the object of "wants"."""
+    """The type in words, to follow "must be"."""
     if isinstance(type_, Scalar):
         return NOUNS[type_.name]
     if isinstance(type_, PartOf):
