@@ -47,7 +47,7 @@ class DilatedBlock(PlainBlock):
     """The same as a residual block, without an activation after the sum."""
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return x + super().forward(x)
+        return x + PlainBlock.forward(self, x)  # Paddle cannot trace super()
 
 
 @register

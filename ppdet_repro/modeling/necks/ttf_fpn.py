@@ -31,7 +31,7 @@ class Upsample(ConvNorm):
     """Convolution, batch norm, activation, then twice the height and width."""
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return enlarge(super().forward(x))
+        return enlarge(ConvNorm.forward(self, x))  # Paddle cannot trace super()
 
 
 def deformable_upsample(in_channels: int, out_channels: int, norm_type: str) -> Upsample:
@@ -133,7 +133,6 @@ class TTFFPN(nn.Layer):
         shortcut_num: the number of convolutions in each shortcut, starting with the finest map: (3, 2, 1) are three
             convolutions at stride 4 and one at stride 16. If it is shorter than `planes`, the last doublings have no
             shortcut.
-        norm_type: see `layers.batch_norm`
         lite_neck: use the depthwise convolutions of PAFNet-lite
         fusion_method: add the shortcut to the upsampled map, or concatenate them
         dcn_neck: use deformable convolutions; ordinary ones train faster on CPUs
