@@ -1,14 +1,14 @@
-"""What is timed: models, with the papers' speeds, and engines, with what they need."""
+"""The models to measure, with the speeds that their papers report, and the engines, with their requirements."""
 
 from __future__ import annotations
 
 from typing import Collection, Dict, List, NamedTuple, Optional
 
-from ppdet_repro.runtime.paddle_engine import Build
+from ppdet_repro.runtime.paddle_options import Build
 
 
 class Model(NamedTuple):
-    """A config, and what its paper says of the speed of that model."""
+    """A config, and the speed that the paper reports for the model."""
 
     config: str
     paper: str = ""
@@ -32,20 +32,30 @@ SETS: Dict[str, List[Model]] = {"small": SMALL, "full": FULL}
 
 
 class Engine(NamedTuple):
-    """An engine in a precision: its flags for infer.py, whether it wants a GPU, TensorRT or a quantised model, what
-    a model is exported for to run in it, and the Python package that it is."""
+    """An engine in one precision, and its requirements.
+
+    Attributes:
+        name: Its name in the results.
+        precision: The precision.
+        flags: Its flags for infer.py.
+        gpu: Whether it needs a GPU.
+        tensorrt: Whether it needs a Paddle with TensorRT.
+        quantized: Whether it needs a quantized model.
+        target: The target for which a model has to be exported.
+        package: The Python package that contains it.
+    """
 
     name: str
     precision: str
     flags: Dict[str, object]
     gpu: bool = False
     tensorrt: bool = False
-    quantised: bool = False
+    quantized: bool = False
     target: str = "paddle"
     package: str = "paddle"
 
-    def why_not(self, build: Build, packages: Collection[str], quantised: bool, batch_size: int = 1) -> Optional[str]:
-        """Why it cannot run the model here, where `packages` are installed; None if it can."""
+    def why_not(self, build: Build, packages: Collection[str], quantized: bool, batch_size: int = 1) -> Optional[str]:
+        """The reason why it cannot run a model on this machine, with these packages; None if it can."""
         if self.gpu and "gpu" not in build.devices:
             return "no GPU"
         if self.tensorrt and not build.tensorrt:
@@ -53,20 +63,20 @@ class Engine(NamedTuple):
         if self.package not in packages:
             return f"{self.package} is not installed"
         if self.target == "lite" and batch_size > 1:
-            return "Paddle-Lite's models take one image at a time"
+            return "Paddle-Lite's models take one image per batch"
         if self.precision == "bf16" and not build.bfloat16:
             return "the CPU has no AVX-512"
-        if self.quantised and not quantised:
-            return "the model is not quantised"
-        if quantised and not self.quantised and not self.gpu:
-            return "the model is quantised"
+        if self.quantized and not quantized:
+            return "the model is not quantized"
+        if quantized and not self.quantized and not self.gpu:
+            return "the model is quantized"
         return None
 
 
 ENGINES = [
-    Engine("Paddle, oneDNN", "fp32", {}),  # the first one that runs is what the others are compared with
+    Engine("Paddle, oneDNN", "fp32", {}),  # the others are compared with the first one that runs
     Engine("Paddle, oneDNN", "bf16", {"enable_mkldnn_bfloat16": True}),
-    Engine("Paddle, oneDNN", "int8", {}, quantised=True),
+    Engine("Paddle, oneDNN", "int8", {}, quantized=True),
     Engine("Paddle, no oneDNN", "fp32", {"enable_mkldnn": False}),
     Engine("ONNX Runtime", "fp32", {"engine": "onnxruntime"}, target="onnx", package="onnxruntime"),
     Engine("OpenVINO", "fp32", {"engine": "openvino"}, target="onnx", package="openvino"),
@@ -74,5 +84,5 @@ ENGINES = [
     Engine("Paddle, CUDA", "fp32", {"device": "gpu"}, gpu=True),
     Engine("TensorRT", "fp32", {"device": "gpu", "run_mode": "trt_fp32"}, gpu=True, tensorrt=True),
     Engine("TensorRT", "fp16", {"device": "gpu", "run_mode": "trt_fp16"}, gpu=True, tensorrt=True),
-    Engine("TensorRT", "int8", {"device": "gpu", "run_mode": "trt_int8"}, gpu=True, tensorrt=True, quantised=True),
+    Engine("TensorRT", "int8", {"device": "gpu", "run_mode": "trt_int8"}, gpu=True, tensorrt=True, quantized=True),
 ]

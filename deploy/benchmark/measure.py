@@ -1,6 +1,7 @@
-"""Time one model on one engine; a process of its own, so that an engine that crashes costs one row.
+"""Measure the speed of one model in one engine.
 
-Reads a job (json) from standard input, prints one line of json. Milliseconds are those of a batch.
+`run.py` starts this in a child process, so that an engine that crashes loses one row only. It reads a job (json) from
+standard input and prints one line of json. All times are milliseconds per batch.
 """
 
 from __future__ import annotations
@@ -10,20 +11,19 @@ import json
 import sys
 import time
 from argparse import Namespace
-from typing import Callable, Dict, Iterable, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
 
 import numpy as np
 
 from ppdet_repro.metrics.coco import evaluate_coco, load_coco_json
 from ppdet_repro.metrics.detections import ImageDetections, coco_rows
-from ppdet_repro.runtime.engines import open_engine, open_pipeline
+from ppdet_repro.runtime.engines import open_network, open_pipeline
 from ppdet_repro.runtime.model_folder import ModelFolder, open_model_folder
-from ppdet_repro.runtime.networks import NETWORKS
 from ppdet_repro.runtime.pipeline import Pipeline, batched
 from ppdet_repro.runtime.sources import coco_images
 from ppdet_repro.utils.errors import UserError, run_command
 
-LEAST = 3  # timed runs, however slow
+LEAST = 3  # timed runs, however slow the engine is
 
 
 def main() -> None:
@@ -42,31 +42,24 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def time_network(job: Dict, flags: Namespace) -> List[float]:
-    """Times of the network alone, as the papers have it; its outputs go to the file that the job names."""
+def time_network(job: Dict[str, Any], flags: Namespace) -> List[float]:
+    """The times of the network alone, as papers report them. Its outputs are written to the file that the job names."""
     model = open_model_folder(job["network"], engine=flags.engine)
-    run = network_alone(model, flags)
+    network = open_network(model, flags)
     height, width = input_size(model)
     pixels = np.random.default_rng(0).uniform(0, 255, [flags.batch_size, 3, height, width])
     inputs = {
-        "image": pixels.astype(np.float32) if normalises_inside(model) else ((pixels - 114) / 57).astype(np.float32),
+        "image": (pixels if contains_normalization(model) else (pixels - 114) / 57).astype(np.float32),
         "im_shape": np.full([flags.batch_size, 2], (height, width), np.float32),
         "scale_factor": np.ones([flags.batch_size, 2], np.float32),
     }
-    times = timed([lambda: run(inputs)] * (job["warmup"] + job["repeats"]), job["warmup"], job["seconds"])
-    np.savez(job["outputs"], *run(inputs))
+    times = timed([lambda: network.run(inputs)] * (job["warmup"] + job["repeats"]), job["warmup"], job["seconds"])
+    np.savez(job["outputs"], *network.run(inputs))
     return times
 
 
-def network_alone(model: ModelFolder, flags: Namespace) -> Callable[[Mapping[str, np.ndarray]], List[np.ndarray]]:
-    """What runs a model that does not end in boxes."""
-    if flags.engine == "paddle":
-        return open_engine(model, flags).outputs
-    return NETWORKS[flags.engine](model.program, flags.cpu_threads).run
-
-
 def average_precision(pipeline: Pipeline, flags: Namespace, classes: int) -> float:
-    """COCO AP on the pictures of --eval_json."""
+    """COCO AP on the images of --eval_json."""
     images = coco_images(flags.eval_json, flags.image_dir, classes)
     stream = pipeline.stream(batched(images.files, flags.batch_size))
     found = [image.rows for detected in stream for image in detected]
@@ -75,8 +68,10 @@ def average_precision(pipeline: Pipeline, flags: Namespace, classes: int) -> flo
 
 
 def timed(calls: Iterable[Callable[[], object]], warmup: int, seconds: float) -> List[float]:
-    """Milliseconds of each call after the first `warmup`; no more calls once these have taken `seconds`, but at least
-    three."""
+    """The milliseconds of each call after the first `warmup` ones.
+
+    Stops as soon as these calls have taken `seconds` in total, but not before the third.
+    """
     times: List[float] = []
     for call in calls:
         start = time.perf_counter()
@@ -88,17 +83,18 @@ def timed(calls: Iterable[Callable[[], object]], warmup: int, seconds: float) ->
 
 
 def input_size(model: ModelFolder) -> Sequence[int]:
-    """Height and width of the network's input: what Resize aims at, rounded up to the stride of the padding."""
+    """Height and width of the network's input: the target size of Resize, rounded up to the stride of the padding."""
     sizes: Optional[Sequence[int]] = next(
         (step["target_size"] for step in model.preprocess if step["type"] == "Resize"), None
     )
     stride = next((step.get("stride", 1) for step in model.preprocess if step["type"] == "PadStride"), 1)
     if sizes is None:
-        raise UserError(f"{model.program.parent}: infer_cfg.yml has no Resize; its input size is unknown")
+        raise UserError(f"{model.config_file} has no Resize, so the input size is unknown")
     return [-(-side // max(1, stride)) * max(1, stride) for side in sizes]
 
 
-def normalises_inside(model: ModelFolder) -> bool:
+def contains_normalization(model: ModelFolder) -> bool:
+    """Whether the network normalizes the image itself."""
     return all(step["type"] != "NormalizeImage" for step in model.preprocess)
 
 

@@ -1,4 +1,4 @@
-"""The results as csv, markdown and a plot."""
+"""The results as CSV, as Markdown and as a plot."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ FLOOR = 1e-8  # where a difference of zero is drawn
 
 
 class Row(NamedTuple):
-    """One line. Times are medians of a batch in milliseconds, None where not measured; `difference`: of the
-    network's outputs from the first engine's, over their largest value; `ap`: COCO AP, if pictures with truth were
-    given; `threads`: None where the engine offers no choice; `repeats`: timed runs, the fewest of the row's two times;
-    `remark`: why it was not run."""
+    """One row of the results. Times are milliseconds per batch, None where not measured.
+
+    Attributes:
+        threads: None if the engine has no such setting.
+        repeats: The number of timed runs; the smaller number if the two times have different ones.
+        difference: The largest difference of the network's outputs from the first engine's, relative to their largest
+            value.
+        ap: COCO AP, if there were annotations.
+        remark: The reason why it was not measured.
+    """
 
     model: str
     engine: str
@@ -41,7 +47,7 @@ class Row(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A row in the plot: colours tell the models, markers the engines."""
+    """A row in the plot. Colors distinguish models, markers engines."""
 
     model: str
     engine: str
@@ -50,7 +56,7 @@ class Point(NamedTuple):
 
 
 def write_csv(path: Path, rows: Sequence[Row], machine: Dict[str, str]) -> None:
-    """All columns, the machine's facts repeated in each line."""
+    """Write all columns. The facts about the machine are repeated in each line."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow([*COLUMNS, *machine])
@@ -59,19 +65,19 @@ def write_csv(path: Path, rows: Sequence[Row], machine: Dict[str, str]) -> None:
 
 
 def markdown(rows: Sequence[Row], machine: Dict[str, str]) -> str:
-    """A page: the machine, the protocol, the table."""
+    """A page with the machine, the protocol and the table."""
     first = rows[0]
     facts = "\n".join(f"- {name}: {value}" for name, value in machine.items())
     lines = [
         "# Benchmark",
         "",
         facts,
-        f"- batch {first.batch}, {first.threads} threads (Paddle-Lite's Python package offers no choice of them), "
-        f"{first.warmup} warm-up runs, then {runs(rows)} timed ones; median (95th percentile) in ms a batch",
-        "- network: without preprocessing, decoding and suppression, as PP-YOLOv2's paper times it; end to end: from "
-        "the picture's file to the boxes, not overlapped",
+        f"- batch {first.batch}, {first.threads} threads (Paddle-Lite's Python package has no such setting), "
+        f"{first.warmup} warm-up runs, then {runs(rows)} timed runs; median (95th percentile) in ms per batch",
+        "- network: without preprocessing, decoding and suppression, as in PP-YOLOv2's paper; end to end: from the "
+        "image file to the boxes, without overlap of stages",
         "- difference: of the network's outputs from the first engine's, relative to their largest value",
-        "- the papers' figures are the papers', on their hardware; everything else was measured here",
+        "- the papers' figures are quoted, on their hardware; everything else was measured on this machine",
         "",
         "| model | engine | precision | input | network | end to end | difference | AP | weights | paper |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -89,7 +95,7 @@ def markdown(rows: Sequence[Row], machine: Dict[str, str]) -> str:
 
 
 def runs(rows: Sequence[Row]) -> str:
-    """How many runs were timed: slow engines have fewer."""
+    """The number of timed runs as text; slow engines have fewer."""
     counts = [row.repeats for row in rows if not row.remark] or [0]
     return f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
 
@@ -99,7 +105,7 @@ def _time(median: Optional[float], p95: Optional[float]) -> str:
 
 
 def draw(path: Path, rows: Sequence[Row]) -> None:
-    """AP against end-to-end latency where AP was measured, else the difference against the network's latency."""
+    """Plot AP against end-to-end latency if AP was measured, otherwise the difference against the network's latency."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -107,18 +113,18 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
 
     with_ap = any(row.ap is not None for row in rows)
     points = [p for row in rows if (p := point(row, with_ap)) is not None]
-    colours = {model: f"C{i % 10}" for i, model in enumerate(dict.fromkeys(p.model for p in points))}
+    colors = {model: f"C{i % 10}" for i, model in enumerate(dict.fromkeys(p.model for p in points))}
     markers = dict(zip(dict.fromkeys(p.engine for p in points), itertools.cycle("osD^v<>Ph*X")))
     figure, axes = plt.subplots(figsize=(10, 5), constrained_layout=True)
     for p in points:
-        axes.plot(p.latency, p.height, markers[p.engine], color=colours[p.model], alpha=0.8)
+        axes.plot(p.latency, p.height, markers[p.engine], color=colors[p.model], alpha=0.8)
     axes.set_xscale("log")
     if with_ap:
-        axes.set(xlabel="end to end, ms a batch", ylabel="AP")
+        axes.set(xlabel="end to end, ms per batch", ylabel="AP")
     else:
-        axes.set(xlabel="network, ms a batch", ylabel="difference of outputs (relative; lowest: none)", yscale="log")
+        axes.set(xlabel="network, ms per batch", ylabel="relative difference of outputs (lowest: none)", yscale="log")
     axes.grid(alpha=0.3)
-    keys = [axes.plot([], [], "o", color=colour, label=model)[0] for model, colour in colours.items()]
+    keys = [axes.plot([], [], "o", color=color, label=model)[0] for model, color in colors.items()]
     keys += [axes.plot([], [], marker, color="grey", label=engine)[0] for engine, marker in markers.items()]
     if keys:
         figure.legend(handles=keys, fontsize=7, loc="outside right center")
@@ -127,7 +133,7 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
 
 
 def point(row: Row, with_ap: bool) -> Optional[Point]:
-    """Where a row stands in the plot; None if it has no such numbers."""
+    """The position of a row in the plot; None if it lacks the numbers."""
     latency = row.end_to_end_ms if with_ap else row.network_ms
     height = row.ap if with_ap else row.difference
     if latency is None or height is None or math.isnan(height):

@@ -1,4 +1,4 @@
-"""Time models on every engine and precision that this machine has; see benchmark.sh."""
+"""Measure the speed of models in every engine and precision that this machine supports; see benchmark.sh."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Union
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Union
 
 import cv2
 import numpy as np
@@ -25,23 +25,29 @@ from ppdet_repro.runtime.options import build_parser
 from ppdet_repro.utils.cli import at_least_one
 from ppdet_repro.utils.cpu_env import usable_cores
 from ppdet_repro.utils.errors import UserError, run_command
-from ppdet_repro.utils.pictures import write_picture
+from ppdet_repro.utils.visualize import write_image
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "onnxruntime", "openvino", "paddlelite", "numpy")
-PICTURES, PICTURE_SIZE = 8, (480, 640)  # made where no --image_dir is given
+IMAGES, IMAGE_SIZE = 8, (480, 640)  # generated if there is no --image_dir
 
 
 class Export(NamedTuple):
-    """A model exported for one target: the network alone (None for an export of the user's), and whole."""
+    """The exports of a model for one target: the network alone (None for models of the user), and with final boxes."""
 
     network: Optional[Path]
     whole: Path
 
 
 class Subject(NamedTuple):
-    """A model to time: its export for a target (paddle, onnx or lite; UserError if there is none), and the paper's
-    figure."""
+    """A model to measure.
+
+    Attributes:
+        name: Its name in the results.
+        export: The exports for a target (paddle, onnx or lite); raises UserError if there are none.
+        weights: Where its weights come from.
+        paper: The speed that the paper reports.
+    """
 
     name: str
     export: Callable[[str], Export]
@@ -52,42 +58,17 @@ class Subject(NamedTuple):
 def main() -> None:
     flags = parse_flags()
 
-    from cases import ENGINES, SETS
-
-    from ppdet_repro.runtime.paddle_engine import installed_build
+    from cases import SETS
 
     flags.output.mkdir(parents=True, exist_ok=True)
-    images = find_images(flags.image_dir) if flags.image_dir else make_pictures(flags.output / "pictures")
+    images = find_images(flags.image_dir) if flags.image_dir else make_images(flags.output / "images")
     if not images:
         raise UserError(f"there is no image in {flags.image_dir}")
-    build, rows, begun = installed_build(), [], time.monotonic()
-    packages = [name for name in {engine.package for engine in ENGINES} if importlib.util.find_spec(name)]
+    begun = time.monotonic()
     subjects = [own(folder) for folder in flags.model_dir] or [
-        made_up(model.config, model.paper, flags.output / "models") for model in SETS[flags.set]
+        with_random_weights(model.config, model.paper, flags.output / "models") for model in SETS[flags.set]
     ]
-    for subject in subjects:
-        exports = {"paddle": attempt(subject, "paddle")}
-        quantised = holds_int8(exports["paddle"])
-        reference: Optional[Path] = None
-        for engine in ENGINES:
-            row = Row(
-                subject.name, engine.name, engine.precision, "", flags.batch_size,
-                None if engine.target == "lite" else flags.cpu_threads, flags.warmup, flags.repeats,
-                weights=subject.weights, paper=subject.paper,
-            )  # fmt: skip
-            reason = engine.why_not(build, packages, quantised, flags.batch_size)
-            if reason is None and engine.target not in exports:
-                exports[engine.target] = attempt(subject, engine.target)
-            export = reason or exports[engine.target]
-            if isinstance(export, str):
-                row = row._replace(remark=f"not run: {export}")
-            else:
-                outputs = flags.output / "outputs" / f"{subject.name}-{len(rows)}.npz"
-                row = row._replace(input="x".join(map(str, target_size(export.whole))))
-                row = measured(row, export, engine.flags, images, outputs, reference or outputs, flags)
-                reference = reference or (outputs if outputs.is_file() else None)
-            rows.append(row)
-            print(f"{row.model}, {row.engine} {row.precision}: {row.remark or describe(row)}", flush=True)
+    rows = [row for subject in subjects for row in measure_subject(subject, images, flags)]
     machine = {**this_machine(), "seconds": f"{time.monotonic() - begun:.0f}"}
     write_csv(flags.output / "benchmark.csv", rows, machine)
     (flags.output / "benchmark.md").write_text(markdown(rows, machine), encoding="utf-8")
@@ -95,18 +76,64 @@ def main() -> None:
     print(f"benchmark.md, benchmark.csv and benchmark.png in {flags.output}, after {machine['seconds']} seconds")
 
 
+def measure_subject(subject: Subject, images: List[str], flags: argparse.Namespace) -> Iterator[Row]:
+    """A row per engine for one model. Each row is also printed."""
+    from cases import ENGINES
+
+    from ppdet_repro.runtime.paddle_options import installed_build
+
+    build = installed_build()
+    packages = [name for name in {engine.package for engine in ENGINES} if importlib.util.find_spec(name)]
+    exports = {"paddle": attempt(subject, "paddle")}
+    quantized = holds_int8(exports["paddle"])
+    reference: Optional[Path] = None
+    for number, engine in enumerate(ENGINES):
+        row = Row(
+            subject.name, engine.name, engine.precision, "", flags.batch_size,
+            None if engine.target == "lite" else flags.cpu_threads, flags.warmup, flags.repeats,
+            weights=subject.weights, paper=subject.paper,
+        )  # fmt: skip
+        reason = engine.why_not(build, packages, quantized, flags.batch_size)
+        if reason is None and engine.target not in exports:
+            exports[engine.target] = attempt(subject, engine.target)
+        export = reason or exports[engine.target]
+        if isinstance(export, str):
+            row = row._replace(remark=f"not run: {export}")
+        else:
+            outputs = flags.output / "outputs" / f"{subject.name}-{number}.npz"
+            row = row._replace(input="x".join(map(str, target_size(export.whole))))
+            row = measured(row, export, engine.flags, images, outputs, reference or outputs, flags)
+            reference = reference or (outputs if outputs.is_file() else None)
+        print(f"{row.model}, {row.engine} {row.precision}: {row.remark or describe(row)}", flush=True)
+        yield row
+
+
 def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--set", choices=["small", "full"], default="small", help="models, with random weights")
-    parser.add_argument("--model_dir", type=Path, nargs="+", default=[], help="your exports instead of a set")
-    parser.add_argument("--image_dir", help="pictures for the end-to-end column; made up without it")
-    parser.add_argument("--eval_json", help="COCO file of --image_dir: AP of the --model_dir models")
-    parser.add_argument("--cpu_threads", type=at_least_one, default=usable_cores())
-    parser.add_argument("--batch_size", type=at_least_one, default=1)
-    parser.add_argument("--warmup", type=at_least_one, default=3)
-    parser.add_argument("--repeats", type=at_least_one, default=20)
-    parser.add_argument("--seconds", type=at_least_one, default=3, help="enough for one time, of 3 runs or more")
-    parser.add_argument("--output", type=Path, default=Path("output/benchmark"))
+    parser.add_argument(
+        "--set",
+        choices=["small", "full"],
+        default="small",
+        help="models to measure, with random weights (default: small)",
+    )
+    parser.add_argument(
+        "--model_dir", type=Path, nargs="+", default=[], metavar="DIR", help="exported models to measure instead"
+    )
+    parser.add_argument("--image_dir", metavar="DIR", help="images for the end-to-end times (default: random ones)")
+    parser.add_argument(
+        "--eval_json", metavar="FILE", help="COCO annotation file of --image_dir: also measure the AP of --model_dir"
+    )
+    parser.add_argument("--cpu_threads", type=at_least_one, default=usable_cores(), help="default: all cores")
+    parser.add_argument("--batch_size", type=at_least_one, default=1, help="default: 1")
+    parser.add_argument("--warmup", type=at_least_one, default=3, help="runs that are not timed (default: 3)")
+    parser.add_argument("--repeats", type=at_least_one, default=20, help="timed runs (default: 20)")
+    parser.add_argument(
+        "--seconds", type=at_least_one, default=3,
+        help="time limit for the timed runs, of which there are at least 3 (default: 3)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=Path, default=Path("output/benchmark"), metavar="DIR", help="default: output/benchmark"
+    )
     flags = parser.parse_args()
     if flags.eval_json and not (flags.image_dir and flags.model_dir):
         raise UserError("--eval_json needs --image_dir and --model_dir; random weights have no AP")
@@ -114,26 +141,26 @@ def parse_flags() -> argparse.Namespace:
 
 
 def own(folder: Path) -> Subject:
-    """An exported folder of the user's, and those beside it for other engines. UserError if it is not whole."""
+    """An exported folder of the user, and the folders beside it for other targets. UserError if a file is missing."""
     open_model_folder(folder)
     return Subject(folder.name, partial(beside, folder), "yours", "")
 
 
 def beside(folder: Path, target: str) -> Export:
-    """The export of a Paddle folder's model for a target, where tools/export_model.py writes it."""
+    """The export for a target that tools/export_model.py wrote beside a Paddle export. UserError if there is none."""
     whole = folder if target == "paddle" else folder.with_name(f"{folder.name}_{target}")
     if not whole.is_dir():
         raise UserError(f"there is no {whole}; tools/export_model.py --target {target} writes it")
     return Export(None, whole)
 
 
-def made_up(config: str, paper: str, folder: Path) -> Subject:
-    """A config's model with random weights; its exports go below `folder` when they are asked for."""
-    return Subject(Path(config).name, partial(exported, config, folder), "random", paper)
+def with_random_weights(config: str, paper: str, folder: Path) -> Subject:
+    """A config's model with random weights. Its exports are written below `folder` when they are needed."""
+    return Subject(Path(config).name, partial(export_random, config, folder), "random", paper)
 
 
-def exported(config: str, folder: Path, target: str) -> Export:
-    """A config's exports for a target, made unless they are there. UserError if that fails."""
+def export_random(config: str, folder: Path, target: str) -> Export:
+    """Export a config's model for a target unless that was done before. UserError if it fails."""
     name = Path(config).name if target == "paddle" else f"{Path(config).name}_{target}"
     if not (folder / "whole" / name).is_dir():
         print(f"exporting {config} for {target}", flush=True)
@@ -146,7 +173,7 @@ def exported(config: str, folder: Path, target: str) -> Export:
 
 
 def attempt(subject: Subject, target: str) -> Union[Export, str]:
-    """A model's export for a target, or why there is none."""
+    """A model's export for a target, or the reason why there is none."""
     try:
         return subject.export(target)
     except UserError as error:
@@ -154,17 +181,17 @@ def attempt(subject: Subject, target: str) -> Union[Export, str]:
 
 
 def holds_int8(export: Union[Export, str]) -> bool:
-    """Whether a Paddle model is there and quantised."""
-    from ppdet_repro.runtime.paddle_program import is_quantised, read_operators
+    """Whether there is a Paddle model, and it is quantized."""
+    from ppdet_repro.runtime.paddle_program import is_quantized, read_operators
 
-    return isinstance(export, Export) and is_quantised(read_operators(open_model_folder(export.whole).program))
+    return isinstance(export, Export) and is_quantized(read_operators(open_model_folder(export.whole).network_file))
 
 
 def measured(
     row: Row, export: Export, engine_flags: Dict[str, object], images: List[str], outputs: Path, reference: Path,
     flags: argparse.Namespace,
 ) -> Row:  # fmt: skip
-    """The row with its numbers, from a process of its own; with the reason if that fails."""
+    """The row with the results of `measure.py`, or with the reason why that failed."""
     defaults = vars(build_parser().parse_args([f"--model_dir={export.whole}"]))
     settings = {**defaults, "batch_size": flags.batch_size, "cpu_threads": flags.cpu_threads, **engine_flags}
     outputs.parent.mkdir(parents=True, exist_ok=True)
@@ -200,8 +227,8 @@ def measured(
 
 
 def difference(outputs: Path, reference: Path) -> float:
-    """The largest difference of any output, relative to the largest value of the reference's; infinity if their
-    number or sizes differ."""
+    """The largest difference of any output, relative to the largest value of that output in the reference. Infinity if
+    the number or the sizes of the outputs differ."""
     with np.load(outputs) as ours, np.load(reference) as theirs:
         if ours.files != theirs.files:
             return float("inf")
@@ -212,27 +239,28 @@ def difference(outputs: Path, reference: Path) -> float:
 
 
 def describe(row: Row) -> str:
+    """The median times of a row as text."""
     network = "" if row.network_ms is None else f"network {row.network_ms:.1f} ms, "
     return f"{network}end to end {row.end_to_end_ms:.1f} ms"
 
 
 def target_size(folder: Path) -> List[int]:
-    """Height and width that the model's pictures are resized to."""
+    """Height and width to which the model's preprocessing resizes images."""
     steps = yaml.safe_load((folder / "infer_cfg.yml").read_text(encoding="utf-8"))["Preprocess"]
     return next((step["target_size"] for step in steps if step["type"] == "Resize"), [])
 
 
-def make_pictures(folder: Path) -> List[str]:
-    """Smooth random pictures as JPEG files."""
-    rng, (height, width) = np.random.default_rng(0), PICTURE_SIZE
-    for i in range(PICTURES):
+def make_images(folder: Path) -> List[str]:
+    """Write smooth random images as JPEG files."""
+    rng, (height, width) = np.random.default_rng(0), IMAGE_SIZE
+    for i in range(IMAGES):
         coarse = rng.integers(0, 255, (height // 20, width // 20, 3), np.uint8)
-        write_picture(folder / f"{i}.jpg", cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
+        write_image(folder / f"{i}.jpg", cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC))
     return find_images(str(folder))
 
 
 def this_machine() -> Dict[str, str]:
-    """Hardware and versions."""
+    """Hardware and versions by name."""
     names = {}
     for package in PACKAGES:
         try:
@@ -248,7 +276,7 @@ def this_machine() -> Dict[str, str]:
 
 
 def cpu_name() -> str:
-    """The CPU's name as Linux has it, else the machine's type."""
+    """The name of the CPU on Linux, otherwise the type of the machine."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
@@ -257,6 +285,7 @@ def cpu_name() -> str:
 
 
 def last_line(text: str) -> str:
+    """The last line that is not empty, without the prefix of error messages."""
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1].strip().removeprefix("error: ") if lines else "no message"
 

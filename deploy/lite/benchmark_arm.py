@@ -1,7 +1,8 @@
-"""Time .nb models on Android phones with Paddle-Lite's benchmark_bin, and compare with the paper's figure.
+"""Measure the speed of .nb models on Android phones with Paddle-Lite's benchmark_bin, and compare with the paper.
 
-benchmark_bin prints the mean of its runs, no quantiles: it is started --rounds times, and median and p95 are those of
-the rounds' means. Written from Paddle-Lite's source and tested with a stand-in for adb; no phone was used.
+benchmark_bin prints the mean of its runs, but no quantiles. So it is started --rounds times; median and p95 are those
+of the means. This was written from Paddle-Lite's source and tested with a replacement of adb. It was never run on a
+phone.
 """
 
 from __future__ import annotations
@@ -19,18 +20,24 @@ from ppdet_repro.utils.cli import at_least_one
 from ppdet_repro.utils.errors import UserError, run_command
 
 PAPER_MS, PAPER_SOC = 26.00, "kirin990"  # PAFNet-lite, 320 px: PAFNet, table 2, "Latency on ARM 4xCore(ms)"
-BIG_CORES, NO_BIND = 0, 3  # benchmark_bin's power modes: bound to the big cores, or left to the system
+BIG_CORES, NO_BIND = 0, 3  # power modes of benchmark_bin: bound to the big cores, or scheduled by the system
 
 
 class Protocol(NamedTuple):
-    """How Paddle-Lite's own tables were measured: runs that do not count, runs that do, and whether more than one
-    thread is bound to the big cores."""
+    """How the tables in Paddle-Lite's documentation were measured.
+
+    Attributes:
+        warmup: The number of runs that are not timed.
+        repeats: The number of timed runs.
+        binds_threads: Whether more than one thread is bound to the big cores.
+    """
 
     warmup: int
     repeats: int
     binds_threads: bool
 
     def power_mode(self, threads: int) -> int:
+        """The power mode for a number of threads."""
         return BIG_CORES if threads == 1 or self.binds_threads else NO_BIND
 
 
@@ -38,14 +45,14 @@ PROTOCOLS = {"v2.9": Protocol(10, 100, False), "v2.11": Protocol(20, 600, True)}
 
 
 class Case(NamedTuple):
-    """One line of the table."""
+    """One row of the results."""
 
     model: Path
     protocol: str
     threads: int
 
     def command(self, phone: Phone, flags: argparse.Namespace) -> List[str]:
-        """The command that runs it once."""
+        """The command that measures it once."""
         protocol = PROTOCOLS[self.protocol]
         parts = [
             f"./{flags.binary.name}",
@@ -88,7 +95,7 @@ def main() -> None:
             try:
                 for row in measure(phone, cases, flags):
                     table.writerow(row)
-                    file.flush()  # a cable that is pulled costs one line, not all
+                    file.flush()  # unplugging the phone loses one row only
                     print(sentence(row))
             except UserError as error:
                 failures.append(f"{phone.serial}: {error}")
@@ -100,21 +107,24 @@ def main() -> None:
 def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", type=Path, required=True, help="benchmark_bin, built for the phone")
-    parser.add_argument("--model", type=Path, nargs="+", required=True, help=".nb files for arm")
-    parser.add_argument("--device", nargs="+", default=[], metavar="SERIAL", help="phones; all without it")
-    parser.add_argument("--threads", type=at_least_one, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), help="Paddle-Lite's")
-    parser.add_argument("--rounds", type=at_least_one, default=5, help="starts of benchmark_bin for each line")
-    parser.add_argument("--input_shape", default="1,3,320,320")
-    parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp32")
-    parser.add_argument("--cores", metavar="MASK", help="bind by taskset too, such as f0 for the cores 4 to 7")
-    parser.add_argument("--output", type=Path, default=Path("output/lite/benchmark_arm.csv"))
-    parser.add_argument("--dry-run", action="store_true", help="print the commands, run nothing")
+    parser.add_argument("--model", type=Path, nargs="+", required=True, metavar="FILE", help=".nb files for arm")
+    parser.add_argument("--device", nargs="+", default=[], metavar="SERIAL", help="phones (default: all)")
+    parser.add_argument("--threads", type=at_least_one, nargs="+", default=[1, 2, 4], help="default: 1 2 4")
+    parser.add_argument(
+        "--protocol", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS),
+        help="the measurement of which version of Paddle-Lite's documentation (default: all)",
+    )  # fmt: skip
+    parser.add_argument("--rounds", type=at_least_one, default=5, help="starts of benchmark_bin per row (default: 5)")
+    parser.add_argument("--input_shape", default="1,3,320,320", help="default: 1,3,320,320")
+    parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp32", help="default: fp32")
+    parser.add_argument("--cores", metavar="MASK", help="also bind with taskset, such as f0 for the cores 4 to 7")
+    parser.add_argument("--output", type=Path, default=Path("output/lite/benchmark_arm.csv"), metavar="FILE")
+    parser.add_argument("--dry-run", action="store_true", help="only print the commands")
     return parser.parse_args()
 
 
 def check_files(flags: argparse.Namespace) -> None:
-    """UserError if the binary or a model is not there."""
+    """UserError if the binary or a model does not exist."""
     if not flags.binary.is_file():
         raise UserError(
             f"--binary {flags.binary} is not a file; Paddle-Lite's lite/tools/build_android.sh --with_benchmark=ON "
@@ -126,7 +136,7 @@ def check_files(flags: argparse.Namespace) -> None:
 
 
 def measure(phone: Phone, cases: Sequence[Case], flags: argparse.Namespace) -> Iterator[Dict[str, object]]:
-    """The rows of a phone, one after the other."""
+    """Measure all cases on a phone; yields a row per case."""
     for command in phone.push_commands([flags.binary, *flags.model]):
         run(command)
     facts = phone.facts()
@@ -139,7 +149,7 @@ def measure(phone: Phone, cases: Sequence[Case], flags: argparse.Namespace) -> I
 def make_row(
     facts: PhoneFacts, case: Case, flags: argparse.Namespace, outputs: Sequence[str], celsius: Sequence[float]
 ) -> Dict[str, object]:
-    """One line of the csv from the outputs of all rounds."""
+    """A row of the results from the outputs of all rounds."""
     rounds = [parse_times(output) for output in outputs]
     means = [times["avg"] for times in rounds]
     protocol = PROTOCOLS[case.protocol]
@@ -172,12 +182,12 @@ def make_row(
 
 
 def is_papers_model(name: str) -> bool:
-    """Whether the paper has a figure for the model: PAFNet-lite."""
+    """Whether the paper reports the speed of the model, which is PAFNet-lite."""
     return "pafnet_lite" in name.lower().replace("-", "_")
 
 
 def sentence(row: Dict[str, object]) -> str:
-    """A row for the reader, beside the paper's figure where there is one."""
+    """A row as text, compared with the paper's figure if there is one."""
     text = (
         f"{row['device']} ({row['soc']}): {row['model']}, {row['protocol']}, {row['threads']} threads: median "
         f"{row['median_ms']} ms, p95 {row['p95_ms']} ms"
@@ -185,11 +195,11 @@ def sentence(row: Dict[str, object]) -> str:
     if not row["paper_ms"]:
         return text
     ratio = float(str(row["median_ms"])) / PAPER_MS
-    return f"{text}; {ratio:.2f} of the paper's {PAPER_MS:.2f} ms, which differs: {'; '.join(differences(row))}"
+    return f"{text}; {ratio:.2f} of the paper's {PAPER_MS:.2f} ms; the conditions differ: {'; '.join(differences(row))}"
 
 
 def differences(row: Dict[str, object]) -> List[str]:
-    """In what this measurement is not, or may not be, the paper's."""
+    """The conditions that differ, or may differ, from those of the paper."""
     found = []
     if PAPER_SOC not in str(row["soc"]).lower().replace(" ", ""):
         found.append(f"Kirin 990, not {row['soc']}")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Times .nb models on Android phones by adb and Paddle-Lite's benchmark_bin; see benchmark_arm.py and
+# Measures the speed of .nb models on Android phones with adb and Paddle-Lite's benchmark_bin; see benchmark_arm.py and
 # docs/deploy_run.md.
 #
 #   deploy/lite/benchmark_arm.sh --binary benchmark_bin --model pafnet_lite.nb            # all phones, both protocols

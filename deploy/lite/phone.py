@@ -1,4 +1,4 @@
-"""An Android phone behind adb: what it is, and how benchmark_bin is put on it and run."""
+"""Android phones: their properties, and how to run benchmark_bin on them with adb."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Dict, List, NamedTuple, Sequence
 from ppdet_repro.utils.errors import UserError
 
 FOLDER = "/data/local/tmp/benchmark"
-TIMEOUT = 1800  # seconds for one command; 600 repeats of a slow model take minutes
+TIMEOUT = 1800  # seconds per command; 600 repeats of a slow model take minutes
 STATES = {
-    "unauthorized": "has not allowed this computer: unlock it and accept USB debugging",
-    "offline": "does not answer: plug it in again",
-    "no permissions": "may not be opened by this user: see adb's page on udev rules",
+    "unauthorized": "has not authorized this computer: unlock the phone and accept USB debugging",
+    "offline": "does not respond: plug it in again",
+    "no permissions": "cannot be accessed by this user: see adb's documentation of udev rules",
 }
 TIMES = re.compile(r"^\s*(init|first|min|max|avg|average)\s*=\s*([0-9.]+)", re.MULTILINE)
 
 
 class PhoneFacts(NamedTuple):
-    """What a result must be read with."""
+    """The properties of a phone that affect its results."""
 
     device: str
     soc: str
@@ -30,25 +30,28 @@ class PhoneFacts(NamedTuple):
 
 
 class Phone:
-    """One phone. All methods raise UserError if adb fails, with its last line."""
+    """A phone. All methods raise UserError, with the last line of adb's output, if adb fails."""
 
     def __init__(self, serial: str):
         self.serial = serial
 
     def command(self, *arguments: str) -> List[str]:
+        """An adb command for this phone."""
         return ["adb", "-s", self.serial, *arguments]
 
     def shell(self, line: str) -> str:
-        """What a command prints on the phone."""
+        """The output of a command on the phone."""
         return run(self.command("shell", line))
 
     def push_commands(self, files: Sequence[Path]) -> List[List[str]]:
-        """What puts the files into FOLDER; the first one becomes executable."""
+        """The commands that copy the files to FOLDER and make the first one executable."""
         pushes = [self.command("push", str(file), f"{FOLDER}/{file.name}") for file in files]
         prepare = self.command("shell", f"mkdir -p {FOLDER}")
         return [prepare, *pushes, self.command("shell", f"chmod 755 {FOLDER}/{shlex.quote(files[0].name)}")]
 
     def facts(self) -> PhoneFacts:
+        """Query the properties of the phone."""
+
         def prop(*names: str) -> str:
             return next((value for name in names if (value := self.shell(f"getprop {name}").strip())), "unknown")
 
@@ -61,7 +64,7 @@ class Phone:
         )
 
     def temperature(self) -> float:
-        """Degrees Celsius of the hottest CPU sensor, of the battery where none can be read; NaN without either."""
+        """The temperature in degrees Celsius: of the hottest CPU sensor, otherwise of the battery, otherwise NaN."""
         listing = self.shell(
             "for z in /sys/class/thermal/thermal_zone*; do "
             'echo "$(cat $z/type 2>/dev/null) $(cat $z/temp 2>/dev/null)"; done'
@@ -75,20 +78,20 @@ class Phone:
 
 
 def degrees(text: str) -> float:
-    """A sensor's number, which is in degrees or in thousandths of them."""
+    """Degrees from the number of a sensor, which is in degrees or in thousandths of a degree."""
     value = float(text)
     return value / 1000 if abs(value) > 200 else value
 
 
 def attached(wanted: Sequence[str]) -> List[Phone]:
-    """The phones with these serial numbers, or all. UserError if there is none, or one of them is not ready."""
+    """The phones with these serial numbers, or all phones. UserError if there is none, or one is not ready."""
     lines = run(["adb", "devices"]).splitlines()
     states = dict(line.split("\t", 1) for line in lines if "\t" in line)
     if not states:
-        raise UserError("adb sees no phone: plug one in and switch USB debugging on (adb devices lists it then)")
+        raise UserError("adb finds no phone: plug one in and enable USB debugging, so that `adb devices` lists it")
     for serial in wanted or states:
         if serial not in states:
-            raise UserError(f"adb sees no phone {serial}; there are {', '.join(states)}")
+            raise UserError(f"adb finds no phone {serial}; it finds {', '.join(states)}")
         if states[serial].strip() != "device":
             state = next((s for s in STATES if states[serial].startswith(s)), "")
             raise UserError(f"phone {serial} {STATES.get(state, 'is in state ' + states[serial].strip())}")
@@ -96,7 +99,7 @@ def attached(wanted: Sequence[str]) -> List[Phone]:
 
 
 def run(command: Sequence[str]) -> str:
-    """What a command prints. UserError if it is not there, fails or hangs."""
+    """Run a command and return its output. UserError if it is not installed, fails or hangs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except FileNotFoundError as error:
@@ -112,8 +115,11 @@ def run(command: Sequence[str]) -> str:
 
 
 def parse_times(output: str) -> Dict[str, float]:
-    """init, first, min, max and avg milliseconds of benchmark_bin's output. UserError if it timed nothing (it exits
-    with 0 when it only prints its help)."""
+    """The times init, first, min, max and avg, in milliseconds, from the output of benchmark_bin.
+
+    Raises:
+        UserError: The output contains no times. (benchmark_bin also exits with code 0 when it only prints its help.)
+    """
     times = {("avg" if name == "average" else name): float(value) for name, value in TIMES.findall(output)}
     if "avg" not in times:
         last = [line for line in output.splitlines() if line.strip()]
@@ -122,5 +128,6 @@ def parse_times(output: str) -> Dict[str, float]:
 
 
 def lite_version(output: str) -> str:
+    """The version of Paddle-Lite from the output of benchmark_bin."""
     found = re.search(r"benchmark_bin version:\s*(\S+)", output)
     return found.group(1) if found else "unknown"

@@ -22,7 +22,7 @@ Found by converting networks of one operator each, and the detectors, with paddl
 
 from __future__ import annotations
 
-from typing import List
+from typing import List, Set
 
 from paddle.base.proto import framework_pb2
 
@@ -85,7 +85,7 @@ def slices_of_weights(program: Program) -> List[str]:
     found = []
     for block in program.blocks:
         parameters = {name for name, variable in variables(block).items() if variable.persistable}
-        computed = set()
+        computed: Set[str] = set()
         for operator in block.ops:
             if operator.type == "feed":  # its input, the list of the network's inputs, is marked as persistable
                 continue

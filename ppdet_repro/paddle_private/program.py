@@ -11,7 +11,11 @@ from paddle.base.proto import framework_pb2
 from ppdet_repro.utils.errors import UserError
 
 if TYPE_CHECKING:  # protobuf makes these classes at run time: a type checker cannot see them
-    Program = Block = Operator = Variable = Slot = Any
+    Program = Any
+    Block = Any
+    Operator = Any
+    Variable = Any
+    Slot = Any
 else:
     Program = framework_pb2.ProgramDesc
     Block = framework_pb2.BlockDesc

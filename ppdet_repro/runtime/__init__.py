@@ -1,1 +1,1 @@
-"""Exported models outside Paddle: the runtimes that run them, and from their outputs to detections in numpy."""
+"""Deployment: exported models in the engines that run them, from images to detections, without training code."""

@@ -1,4 +1,4 @@
-"""Matrix NMS in numpy, for runtimes whose graph cannot hold it (ONNX Runtime, OpenVINO).
+"""Matrix NMS in NumPy, for exported networks that cannot contain it (ONNX, Paddle-Lite).
 
 N boxes, C classes, P pairs of a box and a class, n pairs of one class, M rows kept.
 Source: Wang et al., "SOLOv2", NeurIPS 2020 ("Matrix NMS").
@@ -26,8 +26,15 @@ def matrix_nms(
     background_label: int = -1,
     candidates: Optional[int] = 2048,
 ) -> np.ndarray:
-    """One image's boxes [N, 4] xyxy and scores [C, N] -> rows [M, 6]: class, decayed score, x1, y1, x2, y2, best
-    first. The parameters are `MatrixNMS`'s (modeling/nms.py), and so is the result."""
+    """Suppress the boxes of one image. Parameters and results are those of `MatrixNMS` in modeling/nms.py.
+
+    Args:
+        boxes: xyxy, [N, 4].
+        scores: [C, N].
+
+    Returns:
+        Rows [M, 6]: class, decayed score, x1, y1, x2, y2, in order of descending score.
+    """
     places = best_pairs(scores, score_threshold, candidates)  # [P]
     classes, index = np.divmod(places, scores.shape[1])
     raw = scores.ravel()[places]
@@ -51,7 +58,7 @@ def matrix_nms(
 
 
 def best_pairs(scores: np.ndarray, threshold: float, limit: Optional[int]) -> np.ndarray:
-    """Places [P] in the flattened scores [C, N] of the `limit` best above the threshold (all, if it is None)."""
+    """Indices [P] into the flattened scores [C, N]: the `limit` best above the threshold, or all if `limit` is None."""
     if limit is not None and limit < scores.shape[1]:
         columns = np.argpartition(scores.max(axis=0), -limit)[-limit:]  # these boxes have the best pairs
     else:
@@ -65,10 +72,10 @@ def best_pairs(scores: np.ndarray, threshold: float, limit: Optional[int]) -> np
 
 
 def decay(ious: np.ndarray, gaussian_sigma: Optional[float] = None) -> np.ndarray:
-    """What the scores of a class's boxes, best first, are multiplied by: IoUs [n, n] -> [n].
+    """The factors [n] for the scores of a class's boxes in order of descending score, from their IoUs [n, n].
 
-    The i-th: the least over j < i of (1 - iou_ij) / (1 - max_k<j iou_kj), at most 1; or of exp(s (max^2 - iou^2)).
-    A box that another one covers exactly suppresses nothing.
+    Factor i is the minimum over j < i of (1 - iou_ij) / (1 - max_k<j iou_kj), but at most 1. With a sigma, it is the
+    minimum of exp(sigma (max_k<j iou_kj^2 - iou_ij^2)). A box with the same corners as a better one decays no others.
     """
     above = np.triu(ious, 1)  # [n, n]: row j suppresses column i > j
     covered = above.max(axis=0, initial=0.0)[:, None]  # [n, 1]

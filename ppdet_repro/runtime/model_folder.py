@@ -1,4 +1,4 @@
-"""The folder that tools/export_model.py (ours or PaddleDetection's) writes."""
+"""The folder that tools/export_model.py, of this package or of PaddleDetection, writes."""
 
 from __future__ import annotations
 
@@ -10,19 +10,26 @@ import yaml
 from ppdet_repro.runtime.networks import FILES
 from ppdet_repro.utils.errors import UserError
 
-ARCHITECTURES = ("YOLO", "YOLOF", "TTFNet", "RetinaNet", "SAPD")  # whose exports end in bbox and bbox_num
+ARCHITECTURES = ("YOLO", "YOLOF", "TTFNet", "RetinaNet", "SAPD")  # their exports end in bbox and bbox_num
 
 
 class ModelFolder(NamedTuple):
-    """The files of an exported model and what its infer_cfg.yml says.
+    """An exported model: its files, and what its infer_cfg.yml says.
 
-    `preprocess`: the steps from a decoded image to the network's input; `labels`: class names by class;
-    `dynamic_shape`: the input size is free; `min_subgraph_size`: TensorRT takes subgraphs from this size on;
-    `post_process`: what turns the outputs into boxes, if the model does not.
+    Attributes:
+        network_file: The network in the engine's format.
+        config_file: infer_cfg.yml, or inference.yml.
+        arch: One of `ARCHITECTURES`.
+        preprocess: The steps from a decoded image to the network's input.
+        labels: The name of each class.
+        dynamic_shape: Whether the network takes inputs of any size.
+        min_subgraph_size: The number of operators from which on TensorRT takes a subgraph.
+        draw_threshold: The lowest score of a box that is drawn.
+        post_process: What turns the outputs into final boxes; None if the network contains it.
     """
 
-    program: Path
-    parameters: Path
+    network_file: Path
+    config_file: Path
     arch: str
     preprocess: List[Dict[str, Any]]
     labels: List[str]
@@ -31,10 +38,23 @@ class ModelFolder(NamedTuple):
     draw_threshold: float
     post_process: Optional[Dict[str, Any]] = None
 
+    @property
+    def folder(self) -> Path:
+        """The folder itself."""
+        return self.network_file.parent
+
 
 def open_model_folder(path: Union[str, Path], fastdeploy_names: bool = False, engine: str = "paddle") -> ModelFolder:
-    """Read the folder of a model exported for an engine. UserError if it, a file or an entry is missing, or if the
-    architecture is unknown."""
+    """Read the folder of an exported model.
+
+    Args:
+        path: The folder.
+        fastdeploy_names: Whether the files have the names that FastDeploy uses.
+        engine: The engine that will run the model, see `FILES`.
+
+    Raises:
+        UserError: The folder, a file or an entry is missing, or the architecture is unknown.
+    """
     folder = Path(path)
     stem, config = ("inference", "inference.yml") if fastdeploy_names else ("model", "infer_cfg.yml")
     if not folder.is_dir():
@@ -48,13 +68,12 @@ def open_model_folder(path: Union[str, Path], fastdeploy_names: bool = False, en
         if names[0] in missing:
             hint += _other_engines(folder, engine)
         raise UserError(f"{folder} lacks {', '.join(missing)} (or it is empty){hint}; export the model again")
-    return ModelFolder(files[0], files[-2], **_read_config(files[-1]))
+    return ModelFolder(files[0], files[-1], **_read_config(files[-1]))
 
 
 def _other_engines(folder: Path, engine: str) -> str:
-    """What a folder is for, if not for this engine."""
-    known = {"paddle": "model.pdmodel", **FILES}
-    others = [name for name, file in known.items() if name != engine and (folder / file).is_file()]
+    """A hint at the engines that the folder has files for, other than this one."""
+    others = [name for name, file in FILES.items() if name != engine and (folder / file).is_file()]
     return f"; it is for --engine={' or '.join(others)}" if others else ""
 
 

@@ -1,4 +1,4 @@
-"""The command line of infer.py: PaddleDetection's names, meanings and defaults."""
+"""The flags of infer.py, with PaddleDetection's names, meanings and defaults."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ RUN_MODES = ("paddle", "trt_fp32", "trt_fp16", "trt_int8")
 
 
 def run_mode(text: str) -> str:
-    """A run mode; `fluid` is an old name of `paddle`."""
+    """Parse a run mode. `fluid` is an old name of `paddle`."""
     return "paddle" if text == "fluid" else text
 
 
-def share(text: str) -> float:
-    """A number from 0 to less than 1."""
+def fraction(text: str) -> float:
+    """Parse a number of at least 0 and less than 1."""
     value = float(text)
     if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 to less than 1")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0 and less than 1")
     return value
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of all flags."""
+    """A parser of all flags of infer.py."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     return parser
@@ -34,69 +34,105 @@ def build_parser() -> argparse.ArgumentParser:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add all flags of infer.py."""
     add_model_flags(parser)
-    source = parser.add_argument_group("what to look at (the first one given counts)")
-    source.add_argument("--video_file", help="a video")
-    source.add_argument("--camera_id", type=int, default=-1, help="a camera, until Ctrl-C")
-    source.add_argument("--image_file", help="an image")
-    source.add_argument("--image_dir", help="all images of a folder")
-    source.add_argument("--eval_json", help="a COCO file: run its images, found under --image_dir, and print the AP")
-    source.add_argument("--batch_size", type=at_least_one, default=1, help="images at a time")
+    source = parser.add_argument_group("input (if several are given, the first of these is used)")
+    source.add_argument("--video_file", metavar="FILE", help="a video file")
+    source.add_argument(
+        "--camera_id", type=int, default=-1, metavar="N", help="number of a camera; Ctrl-C stops it (default: none)"
+    )
+    source.add_argument("--image_file", metavar="FILE", help="an image file")
+    source.add_argument("--image_dir", metavar="DIR", help="all images of a folder")
+    source.add_argument(
+        "--eval_json",
+        metavar="FILE",
+        help="COCO annotation file: run on its images, below --image_dir, and print the AP",
+    )
+    source.add_argument("--batch_size", type=at_least_one, default=1, metavar="N", help="images per batch (default: 1)")
 
     result = parser.add_argument_group("results")
-    result.add_argument("--output_dir", default="output", help="where pictures and files go")
-    result.add_argument("--threshold", type=float, default=0.5, help="lowest score of a box that is drawn")
-    add_switch(result, "--save_images", True, "draw the boxes")
-    add_switch(result, "--save_results", False, "write bbox.json, rows as in COCO's result files, all scores")
-    add_switch(result, "--save_csv", False, "write boxes.csv: file or frame, class, score, corners")
-    add_switch(result, "--use_coco_category", False, "in bbox.json: COCO's category ids, and image ids from file names")
-    result.add_argument("--task_type", choices=["Detection"], default="Detection", help="boxes with upright sides")
+    result.add_argument(
+        "--output_dir", default="output", metavar="DIR", help="folder for images and files (default: output)"
+    )
+    result.add_argument(
+        "--threshold", type=float, default=0.5, help="lowest score of a box that is drawn (default: 0.5)"
+    )
+    add_switch(result, "--save_images", True, "draw the boxes (default: True)")
+    add_switch(result, "--save_results", False, "write bbox.json in COCO's result format, with boxes of all scores")
+    add_switch(result, "--save_csv", False, "write boxes.csv: image or frame, class, score, corners")
+    add_switch(
+        result, "--use_coco_category", False, "write COCO's category ids, and image ids from file names, to bbox.json"
+    )
+    result.add_argument(
+        "--task_type", choices=["Detection"], default="Detection", help="kind of task (default: Detection)"
+    )
 
-    slices = parser.add_argument_group("large images, in overlapping slices")
-    add_switch(slices, "--slice_infer", False, "slice every image")
-    slices.add_argument("--slice_size", type=at_least_one, nargs=2, default=[640, 640], metavar=("H", "W"))
-    slices.add_argument("--overlap_ratio", type=share, nargs=2, default=[0.25, 0.25], metavar=("H", "W"))
-    slices.add_argument("--combine_method", choices=["nms", "concat"], default="nms", help="how slices are merged")
-    slices.add_argument("--match_threshold", type=float, default=0.6, help="nms: boxes that match so much are one")
-    slices.add_argument("--match_metric", choices=["iou", "ios"], default="ios", help="ios: over the smaller box")
+    slices = parser.add_argument_group("large images: detection on overlapping slices")
+    add_switch(slices, "--slice_infer", False, "cut every image into slices")
+    slices.add_argument(
+        "--slice_size", type=at_least_one, nargs=2, default=[640, 640], metavar=("H", "W"),
+        help="size of a slice in pixels (default: 640 640)",
+    )  # fmt: skip
+    slices.add_argument(
+        "--overlap_ratio", type=fraction, nargs=2, default=[0.25, 0.25], metavar=("H", "W"),
+        help="overlap of slices as a fraction of their size (default: 0.25 0.25)",
+    )  # fmt: skip
+    slices.add_argument(
+        "--combine_method", choices=["nms", "concat"], default="nms",
+        help="nms: remove duplicates from different slices; concat: keep all boxes (default: nms)",
+    )  # fmt: skip
+    slices.add_argument(
+        "--match_threshold", type=float, default=0.6, help="overlap from which on boxes are duplicates (default: 0.6)"
+    )
+    slices.add_argument(
+        "--match_metric", choices=["iou", "ios"], default="ios",
+        help="overlap: intersection over union, or over the smaller box (default: ios)",
+    )  # fmt: skip
 
     add_engine_flags(parser)
-    add_switch(parser, "--use_gpu", False, "of old; say --device=gpu")
-    add_switch(parser, "--run_benchmark", False, "time each batch 100 times after 50 runs that do not count")
+    add_switch(parser, "--use_gpu", False, "no longer supported; use --device=gpu")
+    add_switch(parser, "--run_benchmark", False, "time each batch 100 times, after 50 runs for warm-up")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that name the model."""
-    parser.add_argument("--model_dir", required=True, help="folder that tools/export_model.py wrote")
-    add_switch(parser, "--use_fd_format", False, "the folder holds inference.yml and inference.pdmodel (FastDeploy)")
+    """Add the flags that name the model."""
+    parser.add_argument("--model_dir", required=True, metavar="DIR", help="folder that tools/export_model.py wrote")
+    add_switch(
+        parser, "--use_fd_format", False, "the folder contains inference.yml and inference.pdmodel, as for FastDeploy"
+    )
 
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say what runs the model, and how."""
+    """Add the flags that say what runs the model, and how."""
     engine = parser.add_argument_group("engine")
     engine.add_argument(
-        "--engine", choices=ENGINES, default="paddle", help="onnxruntime and openvino run NAME_onnx, lite NAME_lite"
+        "--engine", choices=ENGINES, default="paddle",
+        help="onnxruntime and openvino run an ONNX export, lite a Paddle-Lite export (default: paddle)",
+    )  # fmt: skip
+    engine.add_argument(
+        "--device", type=str.lower, choices=DEVICES, default="cpu", help="device to run on (default: cpu)"
     )
-    engine.add_argument("--device", type=str.lower, choices=DEVICES, default="cpu")
-    engine.add_argument("--run_mode", type=run_mode, choices=RUN_MODES, default="paddle", help="trt_*: TensorRT")
-    engine.add_argument("--cpu_threads", type=at_least_one, default=1)
-    add_switch(engine, "--enable_mkldnn", True, "oneDNN kernels on the CPU")
+    engine.add_argument(
+        "--run_mode", type=run_mode, choices=RUN_MODES, default="paddle",
+        help="paddle, or TensorRT in a precision (default: paddle)",
+    )  # fmt: skip
+    engine.add_argument("--cpu_threads", type=at_least_one, default=1, metavar="N", help="CPU threads (default: 1)")
+    add_switch(engine, "--enable_mkldnn", True, "use oneDNN on the CPU (default: True)")
     add_switch(engine, "--enable_mkldnn_bfloat16", False, "convolutions in bfloat16 on the CPU; needs oneDNN")
     add_switch(
-        engine,
-        "--enable_mkldnn_int8",
-        None,
-        "compute a quantised model in int8 on the CPU (it is done unless this is False); needs oneDNN",
-    )
-    engine.add_argument("--trt_min_shape", type=at_least_one, default=1, help="shortest side of a dynamic input")
-    engine.add_argument("--trt_max_shape", type=at_least_one, default=1280, help="longest side")
-    engine.add_argument("--trt_opt_shape", type=at_least_one, default=640, help="usual side")
-    add_switch(engine, "--trt_calib_mode", False, "TensorRT calibrates int8 itself")
-    add_switch(engine, "--collect_trt_shape_info", False, "run once to write --tuned_trt_shape_file")
+        engine, "--enable_mkldnn_int8", None,
+        "compute a quantized model in int8 on the CPU; needs oneDNN (default: if the model is quantized)",
+    )  # fmt: skip
+    for name, default, side in (("min", 1, "shortest"), ("max", 1280, "longest"), ("opt", 640, "most frequent")):
+        engine.add_argument(
+            f"--trt_{name}_shape", type=at_least_one, default=default, metavar="PIXELS",
+            help=f"{side} side of an input of free size (default: {default})",
+        )  # fmt: skip
+    add_switch(engine, "--trt_calib_mode", False, "let TensorRT calibrate int8 itself")
+    add_switch(engine, "--collect_trt_shape_info", False, "run without TensorRT and write --tuned_trt_shape_file")
     engine.add_argument(
-        "--tuned_trt_shape_file",
-        default="shape_range_info.pbtxt",
-        help="shape ranges for TensorRT; if it does not exist they are collected on the first batch",
-    )
+        "--tuned_trt_shape_file", default="shape_range_info.pbtxt", metavar="FILE",
+        help="shape ranges for TensorRT; if the file does not exist, the first batch defines them "
+        "(default: shape_range_info.pbtxt)",
+    )  # fmt: skip
     engine.add_argument(
-        "--trt_cache_dir", help="where TensorRT's engines are kept; ~/.cache/ppdet_repro/tensorrt without it"
+        "--trt_cache_dir", metavar="DIR", help="cache of TensorRT's engines (default: ~/.cache/ppdet_repro/tensorrt)"
     )

@@ -1,47 +1,107 @@
-"""TensorRT inside Paddle Inference: precision, shape ranges, and engines kept between runs.
+"""TensorRT inside Paddle Inference: precision, shape ranges, and engines that are kept between runs.
 
-Written for Paddle 2.6's interface and tested against a recorder of its calls; not run, for want of a GPU.
+Written for Paddle 2.6's interface, and tested against a recorder of its calls. It was never run on a GPU.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence
 
+import numpy as np
 from paddle import inference
 
 from ppdet_repro.runtime.model_folder import ModelFolder
-from ppdet_repro.runtime.paddle_program import count_of, digest
+from ppdet_repro.runtime.paddle_network import create_predictor, make_config, parameters_of, run_predictor
+from ppdet_repro.runtime.paddle_options import PaddleOptions, check_options, check_precision, installed_build
+from ppdet_repro.runtime.paddle_program import read_operators
 
 PRECISION = {
     "trt_fp32": inference.PrecisionType.Float32,
     "trt_fp16": inference.PrecisionType.Half,
     "trt_int8": inference.PrecisionType.Int8,
 }
-LEFT_TO_PADDLE = {  # operators that TensorRT does not take; each parts the network into two engines
+LEFT_TO_PADDLE = {  # operators that TensorRT cannot run; each of them splits the network into two engines
     "deformable_conv": "DCN, where the input size is free",
     "matrix_nms": "suppression",
     "multiclass_nms3": "suppression, unless TensorRT's plugin fits",
 }
 
 
-def left_out(operators: Sequence[str]) -> Optional[str]:
-    """A sentence that names the operators which TensorRT leaves to Paddle; None if it takes all."""
-    found = count_of(operators, LEFT_TO_PADDLE)
+class TensorRtNetwork:
+    """A Paddle inference model with subgraphs that TensorRT runs. It is loaded at the first run, whose inputs define
+    missing shape ranges."""
+
+    def __init__(self, model: ModelFolder, options: PaddleOptions):
+        """UserError if the installed Paddle cannot run the model as the options say, or its program is damaged."""
+        check_options(options, installed_build())
+        self.operators = read_operators(model.network_file)
+        check_precision(options, self.operators, model.folder)
+        self.model, self.options = model, options
+        self._predictor: Optional[inference.Predictor] = None
+        if sentence := describe_left_out(self.operators):
+            print(sentence)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> List[np.ndarray]:
+        """See `Network.run`."""
+        if self._predictor is None:
+            self._predictor = self._load(inputs)
+        return run_predictor(self._predictor, inputs)
+
+    def _load(self, inputs: Mapping[str, np.ndarray]) -> inference.Predictor:
+        """A predictor with TensorRT, or, with --collect_trt_shape_info, one that collects shape ranges.
+
+        Missing shape ranges are collected first, by a run without TensorRT on these inputs.
+        """
+        options, model = self.options, self.model
+        if options.collect_trt_shape_info:
+            return self._collector(options.tuned_trt_shape_file)
+        cache = cache_folder(options.trt_cache_dir, model, options.run_mode, options.batch_size)
+        shapes = shape_file(options.tuned_trt_shape_file, cache, model)
+        if shapes is not None and not shapes.is_file():
+            cache.mkdir(parents=True, exist_ok=True)
+            run_predictor(self._collector(str(shapes)), inputs)  # the file is written when the predictor is deleted
+        config = make_config(model.network_file, options, self.operators)
+        configure_tensorrt(config, options, model, cache, shapes)
+        return create_predictor(config, model.folder)
+
+    def _collector(self, path: str) -> inference.Predictor:
+        """A predictor without TensorRT that writes the shape ranges of its runs to a file."""
+        config = make_config(self.model.network_file, self.options, self.operators)
+        config.collect_shape_range_info(path)
+        return create_predictor(config, self.model.folder)
+
+
+def describe_left_out(operators: Sequence[str]) -> Optional[str]:
+    """A sentence that names the operators that TensorRT leaves to Paddle; None if there are none."""
+    counts = Counter(operators)
+    found = [f"{counts[name]} {name} ({remark})" for name, remark in LEFT_TO_PADDLE.items() if counts[name]]
     if not found:
         return None
-    names = "; ".join(f"{count} {name} ({remark})" for name, count, remark in found)
-    return f"TensorRT cannot take these operators, Paddle runs them on the GPU: {names}"
+    return f"TensorRT cannot run these operators, Paddle runs them on the GPU: {'; '.join(found)}"
 
 
 def cache_folder(root: Optional[str], model: ModelFolder, run_mode: str, batch_size: int) -> Path:
-    """Where this model's engines live: a folder of its own for each content of the model, TensorRT version,
-    precision and batch size, so that an old engine is never loaded."""
+    """The folder for this model's engines.
+
+    Each content of the model, TensorRT version, precision and batch size has its own, so that an outdated engine is
+    never loaded.
+    """
     base = Path(root) if root else _default_root()
     version = ".".join(map(str, inference.get_trt_compile_version()))
-    model_hash = digest([model.program, model.parameters])
-    return base / f"{model_hash}-tensorrt{version}-{run_mode.removeprefix('trt_')}-batch{batch_size}"
+    content = digest([model.network_file, parameters_of(model.network_file)])
+    return base / f"{content}-tensorrt{version}-{run_mode.removeprefix('trt_')}-batch{batch_size}"
+
+
+def digest(files: Sequence[Path]) -> str:
+    """A short hash of the contents of the files."""
+    hashed = hashlib.sha256()
+    for file in files:
+        hashed.update(file.read_bytes())
+    return hashed.hexdigest()[:16]
 
 
 def _default_root() -> Path:
@@ -49,15 +109,17 @@ def _default_root() -> Path:
 
 
 def shape_file(given: str, cache: Path, model: ModelFolder) -> Optional[Path]:
-    """The file of shape ranges: the one given if it exists, else the cache's (which may not exist yet); None for
-    a model of fixed input size, which needs none."""
+    """The file of shape ranges: `given` if it exists, otherwise one in the cache, which may not exist yet. None for a
+    model with a fixed input size, which needs no ranges."""
     if Path(given).is_file():
         return Path(given)
     return cache / "shape_ranges.pbtxt" if model.dynamic_shape else None
 
 
-def configure_tensorrt(config: Any, options: Any, model: ModelFolder, cache: Path, shapes: Optional[Path]) -> None:
-    """Set a `paddle.inference.Config` for TensorRT; `options` is an EngineOptions."""
+def configure_tensorrt(
+    config: inference.Config, options: PaddleOptions, model: ModelFolder, cache: Path, shapes: Optional[Path]
+) -> None:
+    """Enable TensorRT in a configuration."""
     cache.mkdir(parents=True, exist_ok=True)
     config.set_optim_cache_dir(str(cache))
     config.enable_tensorrt_engine(
@@ -69,17 +131,12 @@ def configure_tensorrt(config: Any, options: Any, model: ModelFolder, cache: Pat
         use_calib_mode=options.trt_calib_mode,
     )
     if shapes is not None and shapes.is_file():
-        config.enable_tuned_tensorrt_dynamic_shape(str(shapes), True)  # True: rebuild for sizes beyond
+        config.enable_tuned_tensorrt_dynamic_shape(str(shapes), True)  # True: rebuild for sizes outside the ranges
     elif model.dynamic_shape:
         sides = (options.trt_min_shape, options.trt_max_shape, options.trt_opt_shape)
         config.set_trt_dynamic_shape_info(*(input_shapes(options.batch_size, side) for side in sides))
 
 
 def input_shapes(batch_size: int, side: int) -> Dict[str, List[int]]:
-    """The inputs' shapes for images of side x side pixels."""
+    """The shapes of the inputs for images of side x side pixels."""
     return {"image": [batch_size, 3, side, side], "im_shape": [batch_size, 2], "scale_factor": [batch_size, 2]}
-
-
-def version() -> Tuple[int, ...]:
-    """TensorRT's version in the installed Paddle, (0, 0, 0) if it has none."""
-    return tuple(inference.get_trt_compile_version())

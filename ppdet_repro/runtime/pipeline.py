@@ -1,35 +1,35 @@
-"""From images to detections: preprocessing, the engine, and the time each takes.
+"""From images to detections: preprocessing, the engine, and the time of each stage.
 
-B images of a batch, M boxes of an image.
+B images per batch, M boxes per image.
 """
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Protocol, Sequence, Tuple, TypeVar, Union
+from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Protocol, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
 
 from ppdet_repro.data.transform.decode import decode_image
 from ppdet_repro.data.transform.preprocess import Preprocess
 from ppdet_repro.metrics.detections import split_batch
-from ppdet_repro.runtime.overlap import ahead
+from ppdet_repro.runtime.background import prefetch
 from ppdet_repro.runtime.timing import StageTimer
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.image_header import header_size
 
-Image = Union[str, np.ndarray]  # a file, or RGB [H, W, 3] uint8
+Image = Union[str, np.ndarray]  # the path of a file, or RGB [H, W, 3] uint8
 T = TypeVar("T")
 
 BENCHMARK_WARM_UPS = 50
 BENCHMARK_REPEATS = 100
-MAX_PIXELS = 2**27  # of a picture: 134 million, 400 MB when decoded
+MAX_PIXELS = 2**27  # per image: 134 million, 400 MB when decoded
 
 
 class Engine(Protocol):
-    """Runs a model."""
+    """A model that is loaded and ends in final boxes."""
 
-    def run(self, inputs: Dict[str, np.ndarray]) -> Tuple[np.ndarray, np.ndarray]:
-        """image [B, 3, H, W], im_shape and scale_factor [B, 2] -> boxes [sum of M, 6], each image's M [B]."""
+    def run(self, inputs: Mapping[str, np.ndarray]) -> Tuple[np.ndarray, np.ndarray]:
+        """`image` [B, 3, H, W], `im_shape` and `scale_factor` [B, 2] -> boxes [sum of M, 6], M of each image [B]."""
 
 
 class Detected(NamedTuple):
@@ -40,14 +40,14 @@ class Detected(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A batch before the network: its RGB images and the engine's inputs."""
+    """A batch before the network: its RGB images, and the engine's inputs."""
 
-    pictures: List[np.ndarray]
+    images: List[np.ndarray]
     inputs: Dict[str, np.ndarray]
 
 
 class Pipeline:
-    """Detects on batches of images and keeps the time; the engine's very first run does not count."""
+    """Detects on batches of images and measures the time. The engine's first run, a warm-up, is not measured."""
 
     def __init__(self, preprocess: Preprocess, engine: Engine):
         self.preprocess = preprocess
@@ -56,16 +56,16 @@ class Pipeline:
         self._is_warm = False
 
     def __call__(self, images: Sequence[Image]) -> List[Detected]:
-        """What is found on each image. UserError if a file is not an image."""
+        """The detections on each image. UserError if a file is not an image."""
         return self._detect(self._prepare(images))
 
     def stream(self, batches: Iterable[Sequence[Image]]) -> Iterator[List[Detected]]:
-        """What is found on each batch; the next batches are read and preprocessed while the network computes."""
-        for prepared in ahead(map(self._prepare, batches)):
+        """The detections on each batch. The next batches are read and preprocessed while the network computes."""
+        for prepared in prefetch(map(self._prepare, batches)):
             yield self._detect(prepared)
 
     def benchmark(self, images: Sequence[Image]) -> None:
-        """Time the batch `BENCHMARK_REPEATS` times, after `BENCHMARK_WARM_UPS` runs that do not count."""
+        """Time the batch `BENCHMARK_REPEATS` times, after `BENCHMARK_WARM_UPS` runs of the engine."""
         inputs = self.preprocess([read(image) for image in images])._asdict()
         for _ in range(BENCHMARK_WARM_UPS):
             self.engine.run(inputs)
@@ -75,24 +75,24 @@ class Pipeline:
 
     def _prepare(self, images: Sequence[Image]) -> Prepared:
         with self.timer.stage("preprocess"):
-            pictures = [read(image) for image in images]
-            return Prepared(pictures, self.preprocess(pictures)._asdict())
+            decoded = [read(image) for image in images]
+            return Prepared(decoded, self.preprocess(decoded)._asdict())
 
     def _detect(self, prepared: Prepared) -> List[Detected]:
-        pictures, inputs = prepared
+        images, inputs = prepared
         if not self._is_warm:
             self.engine.run(inputs)
             self._is_warm = True
         with self.timer.stage("inference"):
             bbox, bbox_num = self.engine.run(inputs)
         with self.timer.stage("postprocess"):
-            found = split_batch(range(len(pictures)), bbox, bbox_num)
-        self.timer.images += len(pictures)
-        return [Detected(picture, rows) for picture, (_, rows) in zip(pictures, found)]
+            found = split_batch(np.arange(len(images)), bbox, bbox_num)
+        self.timer.images += len(images)
+        return [Detected(image, rows) for image, (_, rows) in zip(images, found)]
 
 
 def read(image: Image) -> np.ndarray:
-    """The image itself, or that in the file. UserError if the file is not an image, or a huge one."""
+    """Decode the image if it is a file. UserError if the file is not an image, or has more than `MAX_PIXELS`."""
     if isinstance(image, np.ndarray):
         return image
     try:
@@ -105,10 +105,10 @@ def read(image: Image) -> np.ndarray:
 
 
 def decode_bounded(data: bytes, max_pixels: int) -> np.ndarray:
-    """The RGB image [H, W, 3] in a file's bytes, decoded only if its header announces at most `max_pixels`.
+    """Decode the bytes of a file to an RGB image [H, W, 3], unless its header announces more than `max_pixels`.
 
     Raises:
-        ValueError: says what is wrong with the bytes.
+        ValueError: The bytes are not an image, are damaged, or are too large an image; the message says which.
     """
     size = header_size(data)
     if size is None and data:
@@ -122,7 +122,7 @@ def decode_bounded(data: bytes, max_pixels: int) -> np.ndarray:
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[List[T]]:
-    """Lists of `size` items, the last may be shorter."""
+    """Group the items in lists of `size`. The last list may be shorter."""
     batch: List[T] = []
     for item in items:
         batch.append(item)

@@ -1,6 +1,6 @@
-"""Large images in overlapping slices: detect on each, shift, merge.
+"""Detection on large images: cut into overlapping slices, detect on each, merge the boxes.
 
-M boxes of an image; a row is class, score, x1, y1, x2, y2 in pixels.
+M boxes per image; a row is class, score, x1, y1, x2, y2 in pixels.
 """
 
 from __future__ import annotations
@@ -9,15 +9,22 @@ from typing import Iterable, Iterator, List, Literal, NamedTuple, Sequence, Tupl
 
 import numpy as np
 
-from ppdet_repro.runtime.overlap import ahead
+from ppdet_repro.runtime.background import prefetch
 from ppdet_repro.runtime.pipeline import Detected, Image, Pipeline, batched, read
 from ppdet_repro.utils.boxes import overlaps
 
 
 class SliceOptions(NamedTuple):
-    """Slices of `slice_size` (height, width) pixels that overlap by `overlap_ratio` of it; `combine_method`
-    `nms` drops, of two boxes of a class whose `match_metric` reaches `match_threshold`, the worse; `concat`
-    keeps all."""
+    """How to cut images and to merge boxes.
+
+    Attributes:
+        slice_size: Height and width of a slice in pixels.
+        overlap_ratio: Overlap of neighboring slices as a fraction of their height and width.
+        combine_method: "concat" keeps all boxes. "nms" drops duplicates: the lower-scoring of two boxes of a class
+            that overlap by at least `match_threshold`.
+        match_threshold: See `combine_method`.
+        match_metric: Intersection over union ("iou"), or over the area of the smaller box ("ios").
+    """
 
     slice_size: Tuple[int, int] = (640, 640)
     overlap_ratio: Tuple[float, float] = (0.25, 0.25)
@@ -27,7 +34,7 @@ class SliceOptions(NamedTuple):
 
 
 class SlicedPipeline:
-    """A pipeline for large images; its timer counts slices."""
+    """A pipeline for large images. Its timer counts slices as images."""
 
     def __init__(self, pipeline: Pipeline, options: SliceOptions, batch_size: int):
         self.pipeline = pipeline
@@ -36,13 +43,13 @@ class SlicedPipeline:
         self.timer = pipeline.timer
 
     def __call__(self, images: Sequence[Image]) -> List[Detected]:
-        """What is found on each image. UserError if a file is not an image."""
+        """The detections on each image. UserError if a file is not an image."""
         return [self._detect(read(image)) for image in images]
 
     def stream(self, batches: Iterable[Sequence[Image]]) -> Iterator[List[Detected]]:
-        """What is found on each batch of images; the next ones are read while the network computes."""
-        for pictures in ahead([read(image) for image in images] for images in batches):
-            yield self(pictures)
+        """The detections on each batch of images. The next batches are read while the network computes."""
+        for decoded in prefetch([read(image) for image in images] for images in batches):
+            yield self(decoded)
 
     def benchmark(self, images: Sequence[Image]) -> None:
         """Time the slices of the images, `batch_size` at a time."""
@@ -72,16 +79,17 @@ class SlicedPipeline:
 
 
 def starts(length: int, size: int, overlap: float) -> List[int]:
-    """Where slices of `size` pixels begin along a side; the last one ends with the side."""
+    """The first pixel of each slice of `size` pixels along a side. The last slice ends with the side."""
     step = max(1, size - int(overlap * size))
     count = 1 + max(0, -(-(length - size) // step))
     return [max(0, min(i * step, length - size)) for i in range(count)]
 
 
 def merge(rows: np.ndarray, threshold: float, metric: Literal["iou", "ios"]) -> np.ndarray:
-    """Rows [M, 6] without those that match a better one of their class, by falling score.
+    """The rows [M, 6] in order of descending score, without duplicates.
 
-    `iou`: intersection over union; `ios`: over the smaller box, so a part is dropped for its whole.
+    A row is a duplicate if it overlaps a better row of its class by at least `threshold`. With the metric
+    "ios", a box and a part of it are duplicates.
     """
     rows = rows[np.argsort(-rows[:, 1], kind="stable")]
     boxes = rows[:, 2:] + np.array([0, 0, 1, 1], rows.dtype)  # corners are pixels that belong to the box

@@ -1,4 +1,4 @@
-"""What a model looks at: image files, or the frames of a video."""
+"""Reading input: lists of image files, and the frames of a video."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ppdet_repro.data.source.coco import COCODataSet
 from ppdet_repro.data.source.image_folder import find_images
 from ppdet_repro.utils.errors import UserError
 
-DEFAULT_RATE = 25.0  # frames a second, where a camera does not say
-MISSING_SHARE = 0.02  # of the frames that a video announces: some containers only estimate their number
+DEFAULT_RATE = 25.0  # frames per second, for cameras that do not report a rate
+MISSING_SHARE = 0.02  # of the announced frames of a video; some containers only estimate their number
 
 
 class ImageList(NamedTuple):
-    """Image files, the id of each in result files, and the category id of each class."""
+    """Image files, the id of each file in results, and the category id of each class."""
 
     files: List[str]
     ids: List[int]
@@ -28,8 +28,14 @@ class ImageList(NamedTuple):
 
 
 class Video(NamedTuple):
-    """An open video or camera: the name of its copy, frames a second, how many frames its file announces (0 if
-    it does not say), and RGB images [H, W, 3]."""
+    """An open video or camera.
+
+    Attributes:
+        name: The name of the file to write its frames to.
+        rate: Frames per second.
+        announced: The number of frames according to the file's header; 0 if unknown.
+        frames: RGB images [H, W, 3].
+    """
 
     name: str
     rate: float
@@ -37,21 +43,23 @@ class Video(NamedTuple):
     frames: Iterator[np.ndarray]
 
 
-def list_images(image_file: Optional[str], image_dir: Optional[str], classes: int) -> ImageList:
-    """The image, or the folder's images in natural order; ids count from 0, categories are the classes.
+def list_images(path: str, classes: int) -> ImageList:
+    """An image file, or all images of a folder in natural order. Ids count from 0; category ids are class numbers.
 
-    UserError if there is none.
+    Raises:
+        UserError: There is no image.
     """
-    files = find_images(image_file or image_dir)
+    files = find_images(path)
     if not files:
-        raise UserError(f"there is no image in {image_dir}")
+        raise UserError(f"there is no image in {path}")
     return ImageList(files, list(range(len(files))), list(range(classes)))
 
 
 def with_coco_ids(images: ImageList, category_ids: Sequence[int]) -> ImageList:
-    """The same files with COCO's ids: an image's is the number that its file is called.
+    """The same files with COCO's ids: the id of an image is the number in its file name.
 
-    UserError if a file is called otherwise, or the model's classes are not COCO's 80.
+    Raises:
+        UserError: A file name is not a number, or the model does not have COCO's 80 classes.
     """
     if len(images.category_ids) != len(category_ids):
         raise UserError(
@@ -61,14 +69,17 @@ def with_coco_ids(images: ImageList, category_ids: Sequence[int]) -> ImageList:
     stems = [Path(file).stem for file in images.files]
     if not all(stem.isdigit() for stem in stems):
         strange = next(stem for stem in stems if not stem.isdigit())
-        raise UserError(f"--use_coco_category wants image files called by their id; {strange!r} is not a number")
+        raise UserError(
+            f"--use_coco_category needs image files that are named by their id; {strange!r} is not a number"
+        )
     return ImageList(images.files, [int(stem) for stem in stems], list(category_ids))
 
 
 def coco_images(path: str, image_dir: Optional[str], classes: int) -> ImageList:
-    """All images of a COCO annotation file, with its ids, below `image_dir`.
+    """All images of a COCO annotation file, with its ids. Their paths are relative to `image_dir`.
 
-    UserError if the file is not COCO json, an image is missing or the model has another number of classes.
+    Raises:
+        UserError: The file is not COCO json, an image is missing, or the model has another number of classes.
     """
     if image_dir is None:
         raise UserError("--eval_json needs --image_dir, the folder of its images")
@@ -80,7 +91,7 @@ def coco_images(path: str, image_dir: Optional[str], classes: int) -> ImageList:
 
 @contextmanager
 def open_video(path: Optional[str], camera_id: int) -> Iterator[Video]:
-    """Open a video file, or the camera with this number. UserError if it cannot be opened."""
+    """Open a video file, or a camera by its number if there is no file. UserError if it cannot be opened."""
     if path is not None and not os.path.isfile(path):
         raise UserError(f"--video_file {path} is not a file")
     capture = cv2.VideoCapture(camera_id if path is None else path)
@@ -88,7 +99,7 @@ def open_video(path: Optional[str], camera_id: int) -> Iterator[Video]:
     try:
         first = next(frames, None)
         if first is None:
-            what = f"camera {camera_id} gives no picture" if path is None else f"{path} is not a video"
+            what = f"camera {camera_id} delivers no image" if path is None else f"{path} is not a video"
             raise UserError(f"{what}, or OpenCV has no decoder for it")
         rate = capture.get(cv2.CAP_PROP_FPS)
         name = f"camera_{camera_id}.mp4" if path is None else f"{Path(path).stem}.mp4"
@@ -99,10 +110,10 @@ def open_video(path: Optional[str], camera_id: int) -> Iterator[Video]:
 
 
 def check_complete(path: str, read: int, announced: int) -> None:
-    """UserError if a video gave clearly fewer frames than its file announces."""
+    """UserError if clearly fewer frames of a video could be read than its file announces."""
     if announced - read > max(1, MISSING_SHARE * announced):
         raise UserError(
-            f"{path} ends early: {read} of {announced} frames could be read; what was found on them is written"
+            f"{path} ends early: {read} of {announced} frames could be read; the results for them are written"
         )
 
 
@@ -112,29 +123,3 @@ def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
         if not there:
             return
         yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
-
-
-class VideoWriter:
-    """Writes RGB pictures of one size as an mp4 file; closes it on leaving the `with`."""
-
-    def __init__(self, path: Path, rate: float):
-        self.path = path
-        self.rate = rate
-        self._writer: Optional[cv2.VideoWriter] = None
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._writer is not None:
-            self._writer.release()
-
-    def write(self, picture: np.ndarray) -> None:
-        """Append a picture [H, W, 3]. UserError if the file cannot be written."""
-        if self._writer is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            codec, (height, width) = cv2.VideoWriter_fourcc(*"mp4v"), picture.shape[:2]
-            self._writer = cv2.VideoWriter(str(self.path), codec, self.rate, (width, height))
-            if not self._writer.isOpened():
-                raise UserError(f"cannot write the video {self.path}")
-        self._writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))

@@ -1,14 +1,15 @@
-"""From decoded boxes to detections in numpy, where the exported graph ends before the suppression.
+"""Suppression in NumPy, for exported networks that end in decoded boxes.
 
-N candidate boxes, C classes, n candidates of one class, M rows kept. What to do is the entry `PostProcess` of
-infer_cfg.yml, with the names and parameters of the components that do it in Paddle (modeling/nms.py,
-modeling/ttf_box.py); the results are theirs.
+N candidate boxes, C classes, n candidates of one class, M rows kept.
+
+The entry `PostProcess` of infer_cfg.yml describes the suppression. Its names and parameters are those of the Paddle
+components in modeling/nms.py and modeling/ttf_box.py. The results are the same, too.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Callable, Dict, List, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Set, Tuple
 
 import numpy as np
 
@@ -21,7 +22,7 @@ Suppress = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def open_suppress(entry: Mapping[str, Any], source: str) -> Suppress:
-    """The function that a `PostProcess` entry describes. UserError, which names the `source`, if there is none."""
+    """The function that a `PostProcess` entry of the file `source` describes. UserError if the entry is wrong."""
     settings = dict(entry)
     kind = settings.pop("type", None)
     if kind not in KINDS:
@@ -35,7 +36,7 @@ def open_suppress(entry: Mapping[str, Any], source: str) -> Suppress:
 
 
 def suppress_batch(suppress: Suppress, boxes: np.ndarray, scores: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """Boxes [B, N, 4], scores [B, C, N] -> rows of all images [sum of M, 6], each image's M [B]."""
+    """Boxes [B, N, 4] and scores [B, C, N] -> rows of all images [sum of M, 6], and M of each image [B]."""
     rows = [suppress(*image) for image in zip(boxes, scores)]
     return np.concatenate(rows), np.array([len(found) for found in rows], np.int32)
 
@@ -50,8 +51,10 @@ def multiclass_nms(
     normalized: bool,
     background_label: int,
 ) -> np.ndarray:
-    """Hard suppression a class; rows grouped by class, by score inside a class. Of boxes without area that touch the
-    best stays alone, as in Paddle's operator, where 0 / 0 is not below the threshold."""
+    """Hard suppression per class. The rows are grouped by class and ordered by score within a class.
+
+    Of boxes without area that touch, only the best is kept, as in Paddle's operator: 0 / 0 is not below the threshold.
+    """
     found: List[np.ndarray] = [np.zeros((0, 6), boxes.dtype)]
     for label in np.flatnonzero((scores > score_threshold).any(axis=1)):
         if label == background_label:
@@ -71,24 +74,27 @@ def multiclass_nms(
     return rows
 
 
-def keep(overlaps: np.ndarray, threshold: float) -> np.ndarray:
-    """Which of the boxes, best first, overlap no better one that is kept by more than the threshold: [n, n] -> [n]."""
-    kept = np.ones(len(overlaps), bool)
-    for i, row in enumerate(overlaps):
+def keep(ious: np.ndarray, threshold: float) -> np.ndarray:
+    """Greedy selection of boxes in order of descending score: IoUs [n, n] -> mask [n].
+
+    A box is kept unless its IoU with a better box that is kept is above the threshold.
+    """
+    kept = np.ones(len(ious), bool)
+    for i, row in enumerate(ious):
         if kept[i]:
             kept[i + 1 :] &= row[i + 1 :] <= threshold
     return kept
 
 
 def peaks(boxes: np.ndarray, scores: np.ndarray, score_thresh: float) -> np.ndarray:
-    """TTFNet's: the boxes that score above the threshold in their one class."""
+    """TTFNet's suppression: the boxes whose best class scores above the threshold."""
     classes, best = scores.argmax(axis=0), scores.max(axis=0)  # [N] each
     above = best > score_thresh
     rows = np.concatenate([classes[:, None], best[:, None], boxes], axis=1)
     return rows[above].astype(boxes.dtype)
 
 
-KINDS: Dict[str, Tuple[Callable[..., np.ndarray], set]] = {
+KINDS: Dict[str, Tuple[Callable[..., np.ndarray], Set[str]]] = {
     "MultiClassNMS": (
         multiclass_nms,
         {"score_threshold", "nms_top_k", "keep_top_k", "nms_threshold", "normalized", "background_label", "nms_eta"},

@@ -1,4 +1,4 @@
-"""Where the time of a run goes."""
+"""Time measurement by stage."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ STAGES = ("preprocess", "inference", "postprocess")
 
 
 class StageTimer:
-    """Seconds of each stage of each batch, and the number of images they were spent on.
+    """Collects the seconds of each stage for each batch, and the number of images.
 
-    Stages of different batches may overlap, in threads; those of one kind must not.
+    Different stages may run at the same time in different threads; a stage must not overlap with itself.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class StageTimer:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure the body as one batch's time in the stage."""
+        """Measure the body of the `with` statement as the time of one batch in a stage."""
         start = time.perf_counter()
         if name == "inference" and self._first_inference is None:
             self._first_inference = start
@@ -36,26 +36,26 @@ class StageTimer:
         self.seconds[name].append(self._end - start)
 
     def wall(self) -> float:
-        """Seconds from the first batch to the last result: less than the sum of the stages where they overlap.
+        """Seconds from the first batch to the last result. Less than the sum of the stages if they overlap.
 
-        The first batch's preprocessing counts, the warm-up after it does not.
+        Includes the preprocessing of the first batch, but not the warm-up after it.
         """
         if self._first_inference is None:
             return float(sum(map(sum, self.seconds.values())))
         return self.seconds["preprocess"][0] + self._end - self._first_inference
 
     def table(self) -> str:
-        """Milliseconds an image in each stage: mean, and median and 95th percentile over the batches."""
+        """Milliseconds per image in each stage as text: mean, median and 95th percentile over the batches."""
         if not self.images:
             return "no image was timed"
         batches = len(self.seconds["inference"])
         times = {stage: seconds[:batches] for stage, seconds in self.seconds.items()}
         times["total"] = np.sum(list(times.values()), axis=0)
-        images_a_batch = self.images / batches
+        images_per_batch = self.images / batches
         rows = []
         for stage, seconds in times.items():
-            milliseconds = 1000.0 * np.asarray(seconds) / images_a_batch
+            milliseconds = 1000.0 * np.asarray(seconds) / images_per_batch
             rows.append([stage, *map(float, (milliseconds.mean(), *np.percentile(milliseconds, [50, 95])))])
-        header = ["ms an image", "mean", "median", "p95"]
+        header = ["ms per image", "mean", "median", "p95"]
         rate = self.images / self.wall()
-        return f"{text_table(header, rows)}\n{self.images} images, {rate:.2f} a second (warm-up not counted)"
+        return f"{text_table(header, rows)}\n{self.images} images, {rate:.2f} per second (warm-up not counted)"

@@ -1,1 +1,1 @@
-"""A small HTTP server around an exported detector: a page to try it, and a JSON API."""
+"""An HTTP server for an exported detector: a JSON API, and a page that uses it."""

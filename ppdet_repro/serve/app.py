@@ -1,4 +1,4 @@
-"""The HTTP side: routes, their documented schema, and the limits of an upload."""
+"""The web application: routes, the schema of their answers, and the limits of uploads."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pydantic import BaseModel, Field
 from ppdet_repro.serve.detector import Answer, QueuedDetector, Refusal
 
 PAGE = Path(__file__).with_name("page.html")
-HEADERS = {  # the page is one file: nothing is fetched from elsewhere
+HEADERS = {  # the page is a single file, which loads nothing from elsewhere
     "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src blob: data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
 }
-PICTURE_BODY = {
+IMAGE_BODY = {
     "requestBody": {
-        "description": "the bytes of a picture: JPEG, PNG, BMP, WebP or TIFF",
+        "description": "the bytes of an image: JPEG, PNG, BMP, WebP or TIFF",
         "required": True,
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
@@ -29,31 +29,31 @@ PICTURE_BODY = {
 
 
 class Box(BaseModel):
-    """One object."""
+    """A detected object."""
 
-    class_id: int = Field(description="number of the class, from 0")
+    class_id: int = Field(description="number of the class, counted from 0")
     name: str = Field(description="name of the class")
-    score: float = Field(description="0 to 1")
-    box: List[float] = Field(description="x1, y1, x2, y2 in pixels of the upload", min_length=4, max_length=4)
+    score: float = Field(description="from 0 to 1")
+    box: List[float] = Field(description="x1, y1, x2, y2 in pixels of the image", min_length=4, max_length=4)
 
 
 class Detections(BaseModel):
-    """What was found on a picture."""
+    """The detections on an image."""
 
-    width: int = Field(description="of the picture, in pixels, turned as its EXIF orientation says")
-    height: int
-    boxes: List[Box] = Field(description="best first")
-    milliseconds: Dict[str, float] = Field(description="spent in preprocess, inference, postprocess")
+    width: int = Field(description="width of the image in pixels, after applying its EXIF orientation")
+    height: int = Field(description="height of the image in pixels")
+    boxes: List[Box] = Field(description="in order of descending score")
+    milliseconds: Dict[str, float] = Field(description="time per stage: preprocess, inference, postprocess")
 
 
 class Error(BaseModel):
-    """Why there is no answer."""
+    """The reason for a refusal."""
 
     detail: str
 
 
 class ModelInfo(BaseModel):
-    """What the server runs, and what it accepts."""
+    """The model of the server, and its limits."""
 
     architecture: str
     classes: List[str]
@@ -65,7 +65,7 @@ class ModelInfo(BaseModel):
 
 
 REFUSALS = {
-    400: "no body",
+    400: "the request has no body",
     408: "the upload took too long",
     413: "too many bytes, or too many pixels when decoded",
     415: "not an image, or a damaged one",
@@ -78,8 +78,15 @@ REFUSALS = {
 def create_app(
     detector: QueuedDetector, architecture: str, draw_threshold: float, hosts: Sequence[str] = ("*",)
 ) -> FastAPI:
-    """The application; `draw_threshold` is the score from which boxes are returned unless a request says, `hosts`
-    the names under which a browser may ask (so that a page elsewhere cannot pass for this one)."""
+    """Create the application.
+
+    Args:
+        detector: Runs the model.
+        architecture: The model's architecture, for information.
+        draw_threshold: The lowest score of returned boxes, unless a request contains another one.
+        hosts: The host names that a request may contain. A page of another site cannot use the server under a name of
+            its own.
+    """
     app = FastAPI(title="ppdet_repro detector", version="1", docs_url=None, redoc_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     limits = detector.limits
@@ -108,14 +115,14 @@ def create_app(
 
     @app.post(
         "/api/detect",
-        openapi_extra=PICTURE_BODY,
+        openapi_extra=IMAGE_BODY,
         responses={status: {"model": Error, "description": reason} for status, reason in REFUSALS.items()},
     )
     async def detect(
         request: Request,
-        threshold: Optional[float] = Query(None, ge=0, le=1, description="lowest score that is returned"),
+        threshold: Optional[float] = Query(None, ge=0, le=1, description="lowest score of returned boxes"),
     ) -> Detections:
-        """Detect objects on the picture that is the request's body."""
+        """Detect objects on the image in the request's body."""
         data = await read_body(request, limits.max_bytes, limits.timeout)
         answer = await detector.detect(data)
         return as_json(answer, detector.labels, draw_threshold if threshold is None else threshold)
@@ -124,18 +131,22 @@ def create_app(
 
 
 async def read_body(request: Request, max_bytes: int, timeout: float) -> bytes:
-    """The request's body; Refusal as soon as it is, or says that it is, too long, or if it comes too slowly."""
-    too_long = Refusal(413, f"the upload is larger than {max_bytes} bytes")
+    """Read the request's body.
+
+    Raises:
+        Refusal: The body is larger than `max_bytes` or takes longer than `timeout` seconds.
+    """
+    too_large = Refusal(413, f"the upload is larger than {max_bytes} bytes")
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length) > max_bytes:
-        raise too_long
+        raise too_large
 
     async def read() -> bytes:
         data = bytearray()
         async for chunk in request.stream():
             data += chunk
             if len(data) > max_bytes:
-                raise too_long
+                raise too_large
         return bytes(data)
 
     try:
@@ -145,7 +156,7 @@ async def read_body(request: Request, max_bytes: int, timeout: float) -> bytes:
 
 
 def as_json(answer: Answer, labels: List[str], threshold: float) -> Detections:
-    """The answer's detections that score at least `threshold`."""
+    """The detections with a score of at least `threshold`."""
     boxes = [
         Box(class_id=int(label), name=labels[int(label)], score=score, box=corners)
         for label, score, *corners in answer.rows.tolist()

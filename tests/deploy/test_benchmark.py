@@ -1,4 +1,4 @@
-"""benchmark.sh: which rows there are, what they are compared with, and that it ends with a table and a plot."""
+"""benchmark.sh: the rows, the outputs that they are compared with, and the table and the plot."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tiny_yolof import tiny_model, write_config, write_images
 
 from ppdet_repro.core.config import load_config
 from ppdet_repro.engine.export.export_model import export_model
-from ppdet_repro.runtime.paddle_engine import Build
+from ppdet_repro.runtime.paddle_options import Build
 
 CPU = Build(("cpu",), False)
 GPU = Build(("cpu", "gpu"), True)
@@ -32,7 +32,7 @@ PACKAGES = {"paddle", "onnxruntime", "openvino", "paddlelite"}
 
 
 def reasons(build, packages=PACKAGES, **options):
-    options = {"quantised": False, **options}
+    options = {"quantized": False, **options}
     return {f"{engine.name} {engine.precision}": engine.why_not(build, packages, **options) for engine in ENGINES}
 
 
@@ -40,7 +40,7 @@ def test_rows_that_need_a_gpu_say_so():
     assert reasons(CPU) == {
         "Paddle, oneDNN fp32": None,
         "Paddle, oneDNN bf16": None,
-        "Paddle, oneDNN int8": "the model is not quantised",
+        "Paddle, oneDNN int8": "the model is not quantized",
         "Paddle, no oneDNN fp32": None,
         "ONNX Runtime fp32": None,
         "OpenVINO fp32": None,
@@ -50,7 +50,7 @@ def test_rows_that_need_a_gpu_say_so():
         "TensorRT fp16": "no GPU",
         "TensorRT int8": "no GPU",
     }
-    assert reasons(GPU)["TensorRT fp16"] is None and reasons(GPU)["TensorRT int8"] == "the model is not quantised"
+    assert reasons(GPU)["TensorRT fp16"] is None and reasons(GPU)["TensorRT int8"] == "the model is not quantized"
     assert reasons(GPU._replace(tensorrt=False))["TensorRT fp32"] == "this Paddle has no TensorRT"
     assert reasons(CPU._replace(bfloat16=False))["Paddle, oneDNN bf16"] == "the CPU has no AVX-512"
 
@@ -62,14 +62,14 @@ def test_rows_whose_runtime_is_missing_say_so():
     assert found["Paddle-Lite, x86 fp32"] == "paddlelite is not installed"
     assert found["Paddle, oneDNN fp32"] is None and found["TensorRT fp32"] == "no GPU"
     batches = reasons(CPU, batch_size=2)
-    assert batches["Paddle-Lite, x86 fp32"] == "Paddle-Lite's models take one image at a time"
+    assert batches["Paddle-Lite, x86 fp32"] == "Paddle-Lite's models take one image per batch"
     assert batches["ONNX Runtime fp32"] is None
 
 
-def test_a_quantised_model_is_timed_in_int8_alone():
-    quantised = reasons(CPU, quantised=True)
-    assert quantised["Paddle, oneDNN int8"] is None
-    assert quantised["Paddle, oneDNN fp32"] == quantised["ONNX Runtime fp32"] == "the model is quantised"
+def test_a_quantized_model_is_timed_in_int8_alone():
+    quantized = reasons(CPU, quantized=True)
+    assert quantized["Paddle, oneDNN int8"] is None
+    assert quantized["Paddle, oneDNN fp32"] == quantized["ONNX Runtime fp32"] == "the model is quantized"
 
 
 @pytest.mark.parametrize("model", [model for models in SETS.values() for model in models], ids=lambda m: m.config)
@@ -102,10 +102,10 @@ def test_the_table_marks_the_papers_figures_and_what_was_not_run():
     page = markdown([row, missing], {"hardware": "a CPU"})
     assert "| pafnet | Paddle | fp32 | 320x320 | 10.0 (12.0) | 20.0 (21.0) | 0.0e+00 |  | random | 26.00 ms |" in page
     assert "| TensorRT | fp16 | 320x320 | not run: no GPU |" in page
-    assert "- hardware: a CPU" in page and "3 warm-up runs, then 20 timed ones" in page
+    assert "- hardware: a CPU" in page and "3 warm-up runs, then 20 timed runs" in page
     slow = row._replace(engine="Paddle-Lite, x86", threads=None, repeats=3)
-    assert "then 3 to 20 timed ones" in markdown([row, slow, missing], {})
-    assert "the papers' figures are the papers'" in page
+    assert "then 3 to 20 timed runs" in markdown([row, slow, missing], {})
+    assert "the papers' figures are quoted" in page
     assert point(row, with_ap=False) == ("pafnet", "Paddle, fp32", 10.04, 1e-8)
     assert point(missing, with_ap=False) is None
     assert point(row._replace(ap=0.3), with_ap=True) == ("pafnet", "Paddle, fp32", 20.0, 0.3)
@@ -170,7 +170,7 @@ def test_a_model_of_free_size_is_timed_alone_and_whole(target, tmp_path):
     config = tmp_path / "tiny.yml"
     write_config(tmp_path, write_images(tmp_path / "data", count=1))
     config.write_text(config.read_text().replace("[96, 128], keep_ratio: true", "[64, 64], keep_ratio: false"))
-    model = benchmark.made_up(str(config.with_suffix("")), "", tmp_path / "models")
+    model = benchmark.with_random_weights(str(config.with_suffix("")), "", tmp_path / "models")
     export = benchmark.attempt(model, target)
     assert isinstance(export, benchmark.Export), export
     engine = next(engine for engine in ENGINES if engine.target == target)

@@ -1,4 +1,4 @@
-"""deploy/lite/benchmark_arm.sh against a stand-in for adb that answers like the real one; no phone is used."""
+"""deploy/lite/benchmark_arm.sh with a replacement of adb that answers like the real one; no phone is used."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ppdet_repro.utils.errors import UserError
 
 SCRIPT = ROOT / "deploy" / "lite" / "benchmark_arm.sh"
 
-# Two phones: P1, a Kirin 990, and P2; P3 is listed as $P3. Files that are pushed lie in $PHONES/SERIAL. The n-th start
-# of benchmark_bin on a phone takes 20 + n ms with 4 threads.
+# Two phones: P1, a Kirin 990, and P2. P3 exists if its state is in $P3. Pushed files are in $PHONES/SERIAL. The n-th
+# start of benchmark_bin on a phone takes 20 + n ms with 4 threads.
 ADB = r'''#!/usr/bin/env python3
 import os, re, shutil, sys
 from pathlib import Path
@@ -107,7 +107,7 @@ avg   = {mean:.3f}
 
 @pytest.fixture
 def phones(tmp_path):
-    """Run the script with the stand-in; `phones.folder` is what the phones hold."""
+    """Runs the script with the replacement of adb; `phones.folder` contains the files of the phones."""
     (tmp_path / "bin").mkdir()
     adb = tmp_path / "bin" / "adb"
     adb.write_text(ADB.replace("#!/usr/bin/env python3", f"#!{sys.executable}", 1))
@@ -147,11 +147,11 @@ def test_all_phones_threads_and_protocols_are_measured(phones):
     assert (first["median_ms"], first["mean_ms"], first["p95_ms"]) == ("88.000", "88.000", "91.600")
     assert (first["min_ms"], first["max_ms"], first["init_ms"]) == ("83.000", "95.000", "12.500")
     assert (first["soc"], first["android"], first["governor"]) == ("kirin990", "10", "schedutil")
-    assert first["lite"] == "v2.13-rc" and first["celsius_before"] == "43.0"  # the hottest CPU sensor
-    assert table[-1]["celsius_before"] == "31.2"  # no sensor may be read: the battery's
+    assert first["lite"] == "v2.13-rc" and first["celsius_before"] == "43.0"  # of the hottest CPU sensor
+    assert table[-1]["celsius_before"] == "31.2"  # of the battery, because no sensor can be read
 
 
-def test_the_papers_figure_stands_beside_with_what_differs(phones):
+def test_results_are_compared_with_the_papers_figure_and_the_conditions_listed(phones):
     done = phones("--rounds", "1", "--threads", "4", "--protocol", "v2.11", models=("pafnet_lite.nb", "yolof.nb"))
     lines = done.stdout.splitlines()
     kirin = next(line for line in lines if "kirin990" in line and "pafnet_lite" in line)
@@ -177,22 +177,22 @@ def test_a_dry_run_prints_the_commands_and_touches_nothing(phones):
 @pytest.mark.parametrize(
     "flags, environ, message",
     [
-        ([], {"NO_PHONES": "1"}, "adb sees no phone: plug one in"),
-        (["--device", "P9"], {}, "adb sees no phone P9; there are P1, P2"),
-        ([], {"P3": "unauthorized"}, "phone P3 has not allowed this computer"),
-        ([], {"P3": "no permissions (user in plugdev group)"}, "phone P3 may not be opened by this user"),
-        ([], {"P3": "offline"}, "phone P3 does not answer"),
+        ([], {"NO_PHONES": "1"}, "adb finds no phone: plug one in"),
+        (["--device", "P9"], {}, "adb finds no phone P9; it finds P1, P2"),
+        ([], {"P3": "unauthorized"}, "phone P3 has not authorized this computer"),
+        ([], {"P3": "no permissions (user in plugdev group)"}, "phone P3 cannot be accessed by this user"),
+        ([], {"P3": "offline"}, "phone P3 does not respond"),
         (["--model", "absent.nb"], {}, "--model absent.nb is not a file"),
         (["--binary", "absent"], {}, "--binary absent is not a file; Paddle-Lite's lite/tools/build_android.sh"),
     ],
 )
-def test_what_is_missing_is_one_line(phones, flags, environ, message):
+def test_what_is_missing_is_an_error_of_one_line(phones, flags, environ, message):
     done = phones(*flags, **environ)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_without_adb_the_message_says_what_to_install(phones):
+def test_the_error_without_adb_says_what_to_install(phones):
     done = phones(path="/nonexistent:/bin")
     if (Path("/bin") / "adb").exists():
         pytest.skip("adb is in /bin")
@@ -202,14 +202,14 @@ def test_without_adb_the_message_says_what_to_install(phones):
 @pytest.mark.parametrize(
     "content, message", [("x86", "not executable: 64-bit ELF file"), ("help", "benchmark_bin printed no times")]
 )
-def test_a_binary_that_does_not_run_is_said_for_each_phone(phones, content, message):
+def test_a_binary_that_does_not_run_is_an_error_per_phone(phones, content, message):
     (phones.folder / "benchmark_bin").write_text(content)
     done = phones("--rounds", "1")
     assert done.returncode == 2 and done.stderr.count(message) == 2
     assert "P1: " in done.stderr and "P2: " in done.stderr and rows(phones) == []
 
 
-def test_old_binaries_say_average():
+def test_old_binaries_print_average():
     assert parse_times("min = 30.1  \nmax = 35.0\naverage = 31.5\n") == {"min": 30.1, "max": 35.0, "avg": 31.5}
     with pytest.raises(UserError, match=r"its last line: \(nothing\)"):
         parse_times("")

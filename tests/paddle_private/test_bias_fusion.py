@@ -1,4 +1,4 @@
-"""Biases in exported programs: added as they are, and nothing else is changed."""
+"""Biases in exported programs are added without reshaping; nothing else changes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import pytest
 from paddle import nn
 from paddle.base.proto import framework_pb2
 
-from ppdet_repro.engine.export.verify import PaddleNetwork
 from ppdet_repro.paddle_private.bias_fusion import remove_bias_reshapes
 from ppdet_repro.paddle_private.program import operator_types as operators
-from ppdet_repro.paddle_private.program import read_program
+from ppdet_repro.paddle_private.program import read_program, write_program
+from ppdet_repro.runtime.paddle_network import PaddleNetwork
 
 
 class Network(nn.Layer):
@@ -37,9 +37,9 @@ def saved(tmp_path):
     return tmp_path
 
 
-def test_a_program_computes_the_same_with_plain_biases(saved):
+def test_a_program_computes_the_same_without_the_reshapes(saved):
     image = {"image": np.random.default_rng(0).normal(size=(2, 3, 2, 5)).astype(np.float32)}
-    (expected,) = PaddleNetwork(saved).run(image)
+    (expected,) = PaddleNetwork(saved / "model.pdmodel").run(image)
     program = read_program(saved / "model.pdmodel")
     before = operators(program)
     assert before.count("reshape2") == 5  # three biases, the scale and the row
@@ -48,12 +48,12 @@ def test_a_program_computes_the_same_with_plain_biases(saved):
     assert after.count("reshape2") == 2 and [kind for kind in before if kind != "reshape2"] == [
         kind for kind in after if kind != "reshape2"
     ]
-    (saved / "model.pdmodel").write_bytes(program.SerializeToString())
-    (found,) = PaddleNetwork(saved).run(image)
+    write_program(program, saved / "model.pdmodel")
+    (found,) = PaddleNetwork(saved / "model.pdmodel").run(image)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_program_without_them_is_left_alone(tmp_path):
+def test_a_program_without_biases_does_not_change(tmp_path):
     paddle.jit.save(nn.ReLU(), str(tmp_path / "model"), [paddle.static.InputSpec([None, 3], "float32", "image")])
     program = read_program(tmp_path / "model.pdmodel")
     before = framework_pb2.ProgramDesc()

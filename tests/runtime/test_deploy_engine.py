@@ -1,6 +1,6 @@
-"""The Paddle engine of deploy/python: precisions, oneDNN's operators, TensorRT's shape ranges and cache.
+"""Paddle Inference: precisions, oneDNN's operators, TensorRT's shape ranges and cache.
 
-TensorRT and CUDA need a GPU: what is tested of them is what Paddle is asked for, not a run.
+TensorRT and CUDA need a GPU. Only the calls of Paddle's settings for them are tested.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from tiny_yolof import tiny_model, write_config, write_images
 
 from ppdet_repro.core.config import load_config
 from ppdet_repro.engine.export.export_model import export_model
-from ppdet_repro.runtime import paddle_engine
 from ppdet_repro.runtime import paddle_tensorrt as tensorrt
 from ppdet_repro.runtime.model_folder import ModelFolder, open_model_folder
-from ppdet_repro.runtime.paddle_engine import EngineOptions, PaddleEngine, check_precision, configure
-from ppdet_repro.runtime.paddle_program import digest, is_quantised, multiplies_only_outside, read_operators
+from ppdet_repro.runtime.paddle_network import PaddleNetwork, configure, run_predictor
+from ppdet_repro.runtime.paddle_options import PaddleOptions, check_precision, installed_build
+from ppdet_repro.runtime.paddle_program import is_quantized, multiplies_only_before_convolutions, read_operators
 from ppdet_repro.utils.errors import UserError
 
 INPUTS = {
@@ -30,7 +30,7 @@ INPUTS = {
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A little YOLOF that normalises its input itself."""
+    """A small YOLOF that normalizes its input itself."""
     folder = tmp_path_factory.mktemp("engine")
     write_config(folder, write_images(folder / "data", count=1))
     config = folder / "tiny.yml"
@@ -44,7 +44,7 @@ def model(exported):
 
 
 class Recorder:
-    """Takes the place of paddle.inference.Config and remembers what was asked of it."""
+    """Replaces paddle.inference.Config and records the calls of its methods."""
 
     def __init__(self, *files):
         self.calls = {}
@@ -53,74 +53,74 @@ class Recorder:
         return lambda *args, **options: self.calls.__setitem__(name, options or args)
 
 
-def asked(model, operators=(), **options):
+def calls_for(operators=(), **options):
     recorder = Recorder()
-    configure(recorder, EngineOptions(**options), model, operators)
+    configure(recorder, PaddleOptions(**options), operators)
     return recorder.calls
 
 
 # CPU ------------------------------------------------------------------------------------------------------
 
 
-def test_a_products_place_decides_who_computes_it():
-    normalises = ["feed", "elementwise_mul", "conv2d", "relu", "conv2d", "elementwise_mul"]
+def test_products_before_and_between_convolutions_are_distinguished():
+    normalizes = ["feed", "elementwise_mul", "conv2d", "relu", "conv2d", "elementwise_mul"]
     excites = ["elementwise_mul", "conv2d", "elementwise_mul", "conv2d"]  # squeeze and excitation
-    assert multiplies_only_outside(normalises)
-    assert not multiplies_only_outside(excites)
-    assert not multiplies_only_outside(["conv2d", "conv2d", "elementwise_mul"])  # nothing to gain
-    assert not multiplies_only_outside(["elementwise_mul"])
+    assert multiplies_only_before_convolutions(normalizes)
+    assert not multiplies_only_before_convolutions(excites)
+    assert not multiplies_only_before_convolutions(["conv2d", "conv2d", "elementwise_mul"])  # nothing to gain
+    assert not multiplies_only_before_convolutions(["elementwise_mul"])
 
 
-def test_onednn_leaves_the_normalisation_to_paddle_and_finds_the_same(model):
-    operators = read_operators(model.program)
-    assert multiplies_only_outside(operators)
-    calls = asked(model, operators)
+def test_paddle_normalizes_instead_of_onednn_and_finds_the_same(model):
+    operators = read_operators(model.network_file)
+    assert multiplies_only_before_convolutions(operators)
+    calls = calls_for(operators)
     (ours,) = calls["set_mkldnn_op"]
     assert {"conv2d", "fused_conv2d"} <= ours and "elementwise_mul" not in ours
-    assert "set_mkldnn_op" not in asked(model, [o for o in operators if o != "elementwise_mul"])
-    config = inference.Config(str(model.program), str(model.parameters))
-    configure(config, EngineOptions(), model)  # without knowledge of the operators: oneDNN multiplies
-    plain = paddle_engine.run_predictor(inference.create_predictor(config), INPUTS)
-    bbox, bbox_num = PaddleEngine(model, EngineOptions()).run(INPUTS)
+    assert "set_mkldnn_op" not in calls_for([o for o in operators if o != "elementwise_mul"])
+    config = inference.Config(str(model.network_file), str(model.folder / "model.pdiparams"))
+    configure(config, PaddleOptions())  # without the operators: oneDNN multiplies
+    plain = run_predictor(inference.create_predictor(config), INPUTS)
+    bbox, bbox_num = PaddleNetwork(model.network_file).run(INPUTS)
     assert bbox_num.tolist() == plain[1].tolist() and bbox_num[0] > 0
     np.testing.assert_allclose(bbox, plain[0], atol=1e-4)
 
 
 def test_bfloat16_is_for_convolutions_so_that_boxes_stay_exact(model):
-    calls = asked(model, enable_mkldnn_bfloat16=True)
+    calls = calls_for(enable_mkldnn_bfloat16=True)
     assert "enable_mkldnn_bfloat16" in calls
     (operators,) = calls["set_bfloat16_op"]
     assert "conv2d" in operators and not {"elementwise_add", "exp", "concat"} & operators
 
 
-@pytest.mark.skipif(not paddle_engine.installed_build().bfloat16, reason="the CPU has no AVX-512")
+@pytest.mark.skipif(not installed_build().bfloat16, reason="the CPU has no AVX-512")
 def test_bfloat16_finds_about_the_same(model):
-    exact, _ = PaddleEngine(model, EngineOptions()).run(INPUTS)
-    short, _ = PaddleEngine(model, EngineOptions(enable_mkldnn_bfloat16=True)).run(INPUTS)
-    assert (exact[0] != short[0]).any()  # it does compute otherwise
+    exact, _ = PaddleNetwork(model.network_file).run(INPUTS)
+    short, _ = PaddleNetwork(model.network_file, PaddleOptions(enable_mkldnn_bfloat16=True)).run(INPUTS)
+    assert (exact[0] != short[0]).any()  # it does compute in another precision
     np.testing.assert_allclose(short[0, 1:], exact[0, 1:], rtol=0.05, atol=1.0)
 
 
-def test_a_quantised_model_computes_in_int8_unless_told_otherwise(model):
-    quantised = ["quantize_linear", "conv2d", "dequantize_linear"]
-    assert is_quantised(quantised) and is_quantised(["fake_quantize_moving_average_abs_max"])
-    assert not is_quantised(["conv2d", "dequantize_linear"])
-    (operators,) = asked(model, quantised)["enable_mkldnn_int8"]
+def test_a_quantized_model_computes_in_int8_unless_a_flag_prevents_it():
+    quantized = ["quantize_linear", "conv2d", "dequantize_linear"]
+    assert is_quantized(quantized) and is_quantized(["fake_quantize_moving_average_abs_max"])
+    assert not is_quantized(["conv2d", "dequantize_linear"])
+    (operators,) = calls_for(quantized)["enable_mkldnn_int8"]
     assert operators == {"conv2d", "depthwise_conv2d", "fused_conv2d"}  # and nothing of decoding
-    assert "enable_mkldnn_int8" not in asked(model, quantised, enable_mkldnn_int8=False)
-    assert "enable_mkldnn_int8" not in asked(model, ["conv2d"])
+    assert "enable_mkldnn_int8" not in calls_for(quantized, enable_mkldnn_int8=False)
+    assert "enable_mkldnn_int8" not in calls_for(["conv2d"])
 
 
 @pytest.mark.parametrize(
     "options, operators, message",
     [
-        ({"enable_mkldnn_int8": True}, ["conv2d"], "--enable_mkldnn_int8: m is not a quantised model"),
-        ({"enable_mkldnn_bfloat16": True}, ["quantize_linear"], "m is quantised and computes in int8"),
+        ({"enable_mkldnn_int8": True}, ["conv2d"], "--enable_mkldnn_int8: m is not a quantized model"),
+        ({"enable_mkldnn_bfloat16": True}, ["quantize_linear"], "m is quantized and computes in int8"),
     ],
 )
-def test_a_precision_that_the_model_lacks_is_one_line(options, operators, message):
+def test_a_precision_that_the_model_lacks_is_an_error(options, operators, message):
     with pytest.raises(UserError, match=message):
-        check_precision(EngineOptions(**options), operators, Path("m"))
+        check_precision(PaddleOptions(**options), operators, Path("m"))
 
 
 # TensorRT -------------------------------------------------------------------------------------------------
@@ -130,13 +130,13 @@ def plain_model(folder, dynamic_shape=True):
     files = [folder / name for name in ("model.pdmodel", "model.pdiparams")]
     for file in files:
         file.write_bytes(file.name.encode())
-    return ModelFolder(*files, "YOLOF", [], [], dynamic_shape, 40, 0.5)
+    return ModelFolder(files[0], folder / "infer_cfg.yml", "YOLOF", [], [], dynamic_shape, 40, 0.5)
 
 
 def tensorrt_calls(folder, dynamic_shape=True, shapes=None, **options):
     recorder = Recorder()
     model = plain_model(folder, dynamic_shape)
-    tensorrt.configure_tensorrt(recorder, EngineOptions(**options), model, folder / "cache", shapes)
+    tensorrt.configure_tensorrt(recorder, PaddleOptions(**options), model, folder / "cache", shapes)
     return recorder.calls
 
 
@@ -179,42 +179,38 @@ def test_an_engine_is_kept_for_one_content_version_precision_and_batch(tmp_path,
     monkeypatch.setattr(inference, "get_trt_compile_version", lambda: (8, 6, 1))
     others.append(tensorrt.cache_folder(str(tmp_path), model, "trt_fp16", 1))
     assert "tensorrt8.6.1-fp16-batch1" in others[-1].name
-    model.parameters.write_bytes(b"other weights")
+    (model.folder / "model.pdiparams").write_bytes(b"other weights")
     others.append(tensorrt.cache_folder(str(tmp_path), model, "trt_fp16", 1))
     assert len({first, *others}) == 5
-    assert digest([model.program]) != digest([model.parameters])
 
 
 def test_operators_that_tensorrt_leaves_out_are_named():
     operators = ["conv2d", "deformable_conv", "deformable_conv", "matrix_nms"]
-    sentence = tensorrt.left_out(operators)
+    sentence = tensorrt.describe_left_out(operators)
     assert "2 deformable_conv (DCN" in sentence and "1 matrix_nms" in sentence and "\n" not in sentence
-    assert tensorrt.left_out(["conv2d"]) is None
+    assert tensorrt.describe_left_out(["conv2d"]) is None
 
 
 def test_missing_shape_ranges_are_collected_by_a_real_run_without_tensorrt(model, tmp_path, monkeypatch):
-    """On the CPU: the collecting run is real, TensorRT itself is recorded."""
-    options = EngineOptions(trt_cache_dir=str(tmp_path))
-    engine = PaddleEngine(model, options)
-    engine.options, engine._predictor = options._replace(run_mode="trt_fp16"), None
-    made = []
-    real = engine._create
+    """On the CPU: the run that collects is real, TensorRT itself is recorded."""
+    monkeypatch.setattr(tensorrt, "check_options", lambda options, build: None)
+    network = tensorrt.TensorRtNetwork(model, PaddleOptions(run_mode="trt_fp16", trt_cache_dir=str(tmp_path)))
+    created = []
+    real = tensorrt.create_predictor
 
-    def create(config):
-        made.append(config)
-        return real(config)
+    def create(config, folder):
+        created.append(config)
+        return real(config, folder)
 
     recorded = {}
-    monkeypatch.setattr(engine, "_create", create)
+    monkeypatch.setattr(tensorrt, "create_predictor", create)
     monkeypatch.setattr(
-        paddle_engine,
-        "configure_tensorrt",
-        lambda config, options, model, cache, shapes: recorded.update(shapes=shapes),
+        tensorrt, "configure_tensorrt", lambda config, options, model, cache, shapes: recorded.update(shapes=shapes)
     )
-    bbox, _ = engine.run(INPUTS)
-    assert len(bbox) and len(made) == 2  # one that collects, one that would have TensorRT
+    bbox, _ = network.run(INPUTS)
+    assert len(bbox) and len(created) == 2  # one that collects, one that would have TensorRT
     text = recorded["shapes"].read_text()
     assert 'name: "image"' in text and "max_shape: 128" in text
     assert recorded["shapes"].parent.name.endswith("fp16-batch1")
-    engine.run(INPUTS)
-    assert len(made) == 2  # both are made once
+    network.run(INPUTS)
+    assert len(created) == 2  # each is created once

@@ -1,4 +1,4 @@
-"""deploy/python/infer.py: flags, the engine's settings, batches, videos, results and mistakes."""
+"""deploy/python/infer.py: flags, settings of the engine, batches, videos, results and wrong input."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,11 +18,13 @@ from ppdet_repro.core.config import load_config
 from ppdet_repro.data.transform.decode import read_image
 from ppdet_repro.data.transform.preprocess import from_list
 from ppdet_repro.engine.evaluation.evaluate import evaluate
-from ppdet_repro.engine.export import export_model as export
+from ppdet_repro.engine.export import infer_cfg
+from ppdet_repro.engine.export.export_model import export_model
 from ppdet_repro.metrics.coco import evaluate_coco, load_coco_json
-from ppdet_repro.runtime.model_folder import ARCHITECTURES, ModelFolder, open_model_folder
+from ppdet_repro.runtime.model_folder import ARCHITECTURES, open_model_folder
 from ppdet_repro.runtime.options import build_parser
-from ppdet_repro.runtime.paddle_engine import Build, EngineOptions, PaddleEngine, check_options, configure
+from ppdet_repro.runtime.paddle_network import PaddleNetwork, configure
+from ppdet_repro.runtime.paddle_options import Build, PaddleOptions, check_options
 from ppdet_repro.runtime.pipeline import Pipeline, batched
 from ppdet_repro.runtime.slicing import SlicedPipeline, SliceOptions, merge, starts
 from ppdet_repro.runtime.timing import StageTimer
@@ -34,7 +35,7 @@ DEPLOY = ROOT / "deploy" / "python"
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A folder with a little set in `data`, the config `tiny.yml` and room for exports."""
+    """A folder with a small dataset in `data` and the config `tiny.yml`."""
     folder = tmp_path_factory.mktemp("tiny")
     write_config(folder, write_images(folder / "data"))
     return folder
@@ -47,12 +48,12 @@ def model(tiny):
 
 @pytest.fixture(scope="module")
 def exported(tiny, model):
-    return export.export_model(model, load_config(tiny / "tiny.yml"), tiny / "export")
+    return export_model(model, load_config(tiny / "tiny.yml"), tiny / "export")
 
 
 @pytest.fixture
 def infer(exported, tmp_path, monkeypatch, capsys):
-    """Run infer.py's main on the exported model with flags; its standard output."""
+    """Runs infer.py on the exported model with flags and returns its standard output."""
     spec = importlib.util.spec_from_file_location("deploy_infer", DEPLOY / "infer.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -82,7 +83,7 @@ def test_flags_and_defaults_are_paddledetections():
         "overlap_ratio": [0.25, 0.25], "combine_method": "nms", "match_threshold": 0.6, "match_metric": "ios",
     }  # fmt: skip
     assert {name: flags[name] for name in expected} == expected
-    assert flags["enable_mkldnn"] is True  # a departure: oneDNN is what makes the CPU fast, so it is on
+    assert flags["enable_mkldnn"] is True  # unlike in PaddleDetection, because oneDNN makes the CPU fast
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_fluid_is_the_old_name_of_paddle():
 
 
 class Recorder:
-    """Takes the place of paddle.inference.Config and remembers what was asked of it."""
+    """Replaces paddle.inference.Config and records the calls of its methods."""
 
     def __init__(self):
         self.calls = {}
@@ -125,10 +126,9 @@ class Recorder:
         return lambda *args, **options: self.calls.__setitem__(name, options or args)
 
 
-def settings(dynamic_shape=True, **options):
-    model = ModelFolder(Path("m"), Path("p"), "YOLOF", [], [], dynamic_shape, 40, 0.5)
+def settings(**options):
     recorder = Recorder()
-    configure(recorder, EngineOptions(**options), model)
+    configure(recorder, PaddleOptions(**options))
     return recorder.calls
 
 
@@ -154,12 +154,12 @@ CPU_BUILD = Build(("cpu",), False)
 @pytest.mark.parametrize(
     "options, build, message",
     [
-        ({"device": "gpu"}, CPU_BUILD, "--device=gpu: .* this machine has none; here are --device=cpu"),
+        ({"device": "gpu"}, CPU_BUILD, "--device=gpu: .* not present in this machine; possible here: --device=cpu"),
         ({"run_mode": "trt_fp16"}, CPU_BUILD, "--run_mode=trt_fp16 needs --device=gpu, not cpu"),
         (
             {"device": "gpu", "run_mode": "trt_fp16"},
             Build(("cpu", "gpu"), False),
-            r"the installed Paddle has no TensorRT; here are --device=cpu\|gpu --run_mode=paddle$",
+            r"the installed Paddle has no TensorRT; possible here: --device=cpu\|gpu --run_mode=paddle$",
         ),
         ({"enable_mkldnn_bfloat16": True, "enable_mkldnn": False}, CPU_BUILD, "needs --enable_mkldnn and"),
         (
@@ -171,20 +171,20 @@ CPU_BUILD = Build(("cpu",), False)
         ({"trt_min_shape": 800}, CPU_BUILD, "--trt_min_shape, --trt_opt_shape and --trt_max_shape"),
     ],
 )
-def test_what_the_machine_cannot_do_is_one_line(options, build, message):
+def test_what_the_machine_does_not_support_is_an_error_of_one_line(options, build, message):
     with pytest.raises(UserError, match=message):
-        check_options(EngineOptions(**options), build)
+        check_options(PaddleOptions(**options), build)
 
 
 # The model's folder ---------------------------------------------------------------------------------------
 
 
 def test_every_architecture_that_is_exported_is_known():
-    assert {arch for arch, _ in export.ARCHITECTURES.values()} == set(ARCHITECTURES)
+    assert {arch for arch, _ in infer_cfg.ARCHITECTURES.values()} == set(ARCHITECTURES)
 
 
 def broken_copy(exported, tmp_path, **changes):
-    """The exported folder with entries of infer_cfg.yml changed, None drops one."""
+    """A copy of the exported folder with other entries in infer_cfg.yml; None removes an entry."""
     folder = tmp_path / "model"
     folder.mkdir()
     for path in exported.iterdir():
@@ -196,7 +196,7 @@ def broken_copy(exported, tmp_path, **changes):
     return folder
 
 
-def test_a_folder_that_is_not_whole_is_one_line(exported, tmp_path):
+def test_a_missing_file_of_the_folder_is_an_error_of_one_line(exported, tmp_path):
     with pytest.raises(UserError, match="is not a folder; tools/export_model.py writes one"):
         open_model_folder(tmp_path / "missing")
     folder = broken_copy(exported, tmp_path)
@@ -215,19 +215,19 @@ def test_a_folder_that_is_not_whole_is_one_line(exported, tmp_path):
         ({"Preprocess": "Resize"}, "is not an infer_cfg.yml"),
     ],
 )
-def test_a_strange_infer_cfg_is_one_line(exported, tmp_path, changes, message):
+def test_a_wrong_infer_cfg_is_an_error_of_one_line(exported, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         open_model_folder(broken_copy(exported, tmp_path, **changes))
 
 
 @pytest.mark.parametrize("name, size", [("model.pdmodel", 0), ("model.pdmodel", 1000), ("model.pdiparams", 1000)])
-def test_a_damaged_model_is_one_line(exported, tmp_path, name, size):
+def test_a_damaged_model_is_an_error_of_one_line(exported, tmp_path, name, size):
     folder = broken_copy(exported, tmp_path)
     content = (folder / name).read_bytes()[:size] or b"damaged"
     (folder / name).unlink()
     (folder / name).write_bytes(content)
     with pytest.raises(UserError, match="export it again") as caught:
-        PaddleEngine(open_model_folder(folder), EngineOptions())
+        PaddleNetwork(open_model_folder(folder).network_file)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
 
 
@@ -235,7 +235,7 @@ def test_a_damaged_model_is_one_line(exported, tmp_path, name, size):
 
 
 class Fake:
-    """An engine that finds one box a picture whose score is the picture's mean, and a row of filler."""
+    """An engine that finds one box per image, whose score is the mean of the pixels, and a row of filler."""
 
     def __init__(self):
         self.shapes = []
@@ -246,12 +246,12 @@ class Fake:
         return np.array(rows, np.float32).reshape(-1, 6), np.full(len(rows), 2, np.int32)
 
 
-def test_images_of_different_sizes_make_one_padded_batch_and_the_first_run_is_not_counted():
+def test_images_of_different_sizes_make_one_padded_batch_and_the_first_run_is_not_measured():
     engine = Fake()
     pipeline = Pipeline(from_list([{"type": "Permute"}, {"type": "PadStride", "stride": 32}]), engine)
     images = [np.full((40, 60, 3), 9, np.uint8), np.full((64, 20, 3), 5, np.uint8)]
     found = pipeline(images)
-    assert engine.shapes == [(2, 3, 64, 64)] * 2  # warm-up, then the run that counts
+    assert engine.shapes == [(2, 3, 64, 64)] * 2  # the warm-up, then the run that is measured
     assert [len(image.rows) for image in found] == [1, 1]
     np.testing.assert_allclose(found[0].rows[0, 1], 9 * 40 * 60 / 64**2)
     pipeline(images[:1])
@@ -259,7 +259,7 @@ def test_images_of_different_sizes_make_one_padded_batch_and_the_first_run_is_no
     assert [len(times) for times in pipeline.timer.seconds.values()] == [2, 2, 2]
 
 
-def test_a_benchmark_counts_a_hundred_runs_after_fifty_that_do_not():
+def test_a_benchmark_measures_a_hundred_runs_after_fifty_for_warm_up():
     engine = Fake()
     pipeline = Pipeline(from_list([{"type": "Permute"}]), engine)
     pipeline.benchmark([np.zeros((8, 8, 3), np.uint8)] * 2)
@@ -272,7 +272,7 @@ def test_batched():
     assert list(batched([], 2)) == []
 
 
-def test_slices_cover_a_side_with_overlap_and_end_with_it():
+def test_slices_cover_a_side_with_overlap_and_end_with_the_side():
     assert starts(100, 40, 0.25) == [0, 30, 60]  # 30 apart, the last one ends at 100
     assert starts(105, 40, 0.25) == [0, 30, 60, 65]
     assert starts(30, 40, 0.25) == [0]
@@ -306,10 +306,10 @@ def test_timing_table_is_per_image():
     timer.seconds = {"preprocess": [0.02, 0.02], "inference": [0.1, 0.3], "postprocess": [0.0, 0.0]}
     timer.images = 4  # two batches of two
     lines = timer.table().splitlines()
-    assert lines[0].split() == ["ms", "an", "image", "mean", "median", "p95"]
-    assert lines[3].split() == ["inference", "100.000", "100.000", "145.000"]  # 50 and 150 ms an image
+    assert lines[0].split() == ["ms", "per", "image", "mean", "median", "p95"]
+    assert lines[3].split() == ["inference", "100.000", "100.000", "145.000"]  # 50 and 150 ms per image
     assert lines[5].split()[:2] == ["total", "110.000"]
-    assert lines[6] == "4 images, 9.09 a second (warm-up not counted)"
+    assert lines[6] == "4 images, 9.09 per second (warm-up not counted)"
 
 
 def test_deployment_gives_evaluations_ap(tiny, model, infer, tmp_path):
@@ -352,13 +352,13 @@ def test_ids_count_from_zero_or_are_cocos(tiny, infer, tmp_path):
 def test_coco_ids_come_from_file_names(tiny):
     from ppdet_repro.runtime.sources import list_images, with_coco_ids
 
-    images = list_images(None, str(tiny / "data" / "images"), classes=2)
+    images = list_images(str(tiny / "data" / "images"), classes=2)
     assert with_coco_ids(images, [3, 5]) == (images.files, [0, 1, 2, 3, 4, 5], [3, 5])
     with pytest.raises(UserError, match="'photo' is not a number"):
         with_coco_ids(images._replace(files=["photo.jpg"], ids=[0]), [3, 5])
 
 
-def test_pictures_of_one_name_in_two_folders_are_kept_apart(tiny, infer, tmp_path):
+def test_images_of_the_same_name_in_two_folders_are_both_written(tiny, infer, tmp_path):
     source = read_image(str(tiny / "data" / "images" / "000.png"))
     for name in ("a", "b"):
         (tmp_path / "in" / name).mkdir(parents=True)
@@ -393,12 +393,12 @@ def test_a_video_comes_out_with_as_many_frames(tiny, infer, tmp_path):
         (["--image_dir={tmp}/empty"], "there is no image in .*empty"),
         (["--video_file={tmp}/absent.mp4"], "--video_file .*absent.mp4 is not a file"),
         (["--video_file={tmp}/fake.jpg"], "fake.jpg is not a video"),
-        (["--eval_json={tmp}/fake.jpg", "--image_dir={tmp}"], "fake.jpg is not valid json"),
-        (["--image_dir={tmp}", "--use_gpu=True"], "--use_gpu is of old; use --device=gpu"),
+        (["--eval_json={tmp}/fake.jpg", "--image_dir={tmp}"], "fake.jpg is not valid JSON"),
+        (["--image_dir={tmp}", "--use_gpu=True"], "--use_gpu is no longer supported; use --device=gpu"),
     ],
 )
-def test_mistakes_in_the_input_are_one_line(infer, tmp_path, flags, message):
-    (tmp_path / "fake.jpg").write_bytes(b"not a picture")
+def test_wrong_input_is_an_error_of_one_line(infer, tmp_path, flags, message):
+    (tmp_path / "fake.jpg").write_bytes(b"not an image")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=message) as caught:
         infer(*(flag.format(tmp=tmp_path) for flag in flags))
@@ -407,7 +407,7 @@ def test_mistakes_in_the_input_are_one_line(infer, tmp_path, flags, message):
 
 def test_an_export_without_post_processing_says_so(tiny, model, infer, tmp_path):
     cfg = load_config(tiny / "tiny.yml", ["export.benchmark=true"])
-    folder = export.export_model(model, cfg, tmp_path)
+    folder = export_model(model, cfg, tmp_path)
     with pytest.raises(UserError, match="not in boxes .* export it with export.post_process and export.nms on"):
         infer(f"--image_dir={tiny / 'data' / 'images'}", model_dir=folder)
 
@@ -416,6 +416,7 @@ def test_the_command_imports_no_training_code_and_ends_with_code_two(tmp_path):
     program = f"""
 import runpy, sys
 sys.argv = ["infer.py", "--model_dir=absent", "--image_dir=."]
+sys.path.insert(0, {str(DEPLOY)!r})  # as Python does for a script
 try:
     runpy.run_path({str(DEPLOY / "infer.py")!r}, run_name="__main__")
 finally:

@@ -1,4 +1,4 @@
-"""deploy/python on what goes wrong, and on what runs beside the network."""
+"""deploy/python/infer.py on wrong input; and the work beside the network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tiny_yolof import tiny_model, write_config, write_images
 from ppdet_repro.core.config import load_config
 from ppdet_repro.data.transform.preprocess import from_list
 from ppdet_repro.engine.export.export_model import export_model
-from ppdet_repro.runtime.overlap import Behind, ahead
+from ppdet_repro.runtime.background import BackgroundCalls, prefetch
 from ppdet_repro.runtime.pipeline import Pipeline, read
 from ppdet_repro.runtime.sources import check_complete
 from ppdet_repro.utils.errors import UserError, run_command
@@ -31,7 +31,7 @@ DEPLOY = ROOT / "deploy" / "python"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """`data/images`, and the exported model in `export/tiny`."""
+    """A folder with images in `data/images`, and an exported model in `export/tiny`."""
     folder = tmp_path_factory.mktemp("inputs")
     write_config(folder, write_images(folder / "data", count=3))
     export_model(tiny_model(folder / "tiny.yml"), load_config(folder / "tiny.yml"), folder / "export")
@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 
 
 class Done(NamedTuple):
-    """What a command left behind."""
+    """The result of a command."""
 
     returncode: int
     stdout: str
@@ -48,7 +48,7 @@ class Done(NamedTuple):
 
 @pytest.fixture
 def command(folder, monkeypatch, capsys):
-    """Run infer.py as its command line does, in this process; results go to `folder / out`."""
+    """Runs infer.py with flags in this process. Results go to `folder / out`."""
     spec = importlib.util.spec_from_file_location("deploy_infer", DEPLOY / "infer.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -68,7 +68,7 @@ def exported(folder):
 
 
 def png_bomb(width, height):
-    """A PNG of a few bytes that announces a huge black picture."""
+    """A PNG of a few bytes that announces a huge black image."""
 
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -82,11 +82,11 @@ def png_bomb(width, height):
     )
 
 
-# Bad input, to the exit code ------------------------------------------------------------------------------
+# Wrong input ----------------------------------------------------------------------------------------------
 
 
 def bad_inputs(folder):
-    """What a user may give by mistake, in `folder / bad`; flags and the words of the answer."""
+    """Wrong files in `folder / bad`: by name, the flags and a part of the expected message."""
     bad = folder / "bad"
     (bad / "empty").mkdir(parents=True)
     (bad / "half").mkdir()
@@ -99,24 +99,22 @@ def bad_inputs(folder):
     (bad / "strange" / "infer_cfg.yml").write_text(
         (export / "infer_cfg.yml").read_text().replace("arch: YOLOF", "arch: Mask2Former")
     )
-    (bad / "text.jpg").write_text("not a picture")
+    (bad / "text.jpg").write_text("not an image")
     (bad / "bomb.png").write_bytes(png_bomb(60000, 60000))
     images = f"--image_dir={folder / 'data' / 'images'}"
     return {
         "no folder": ([f"--model_dir={bad / 'absent'}", images], "absent is not a folder"),
         "half": ([f"--model_dir={bad / 'half'}", images], "half lacks model.pdiparams"),
         "architecture": ([f"--model_dir={bad / 'strange'}", images], "architecture 'Mask2Former' is not one of"),
-        "picture": ([f"--image_file={bad / 'text.jpg'}"], "text.jpg is not an image"),
+        "image": ([f"--image_file={bad / 'text.jpg'}"], "text.jpg is not an image"),
         "empty": ([f"--image_dir={bad / 'empty'}"], "there is no image in"),
-        "run mode": ([images, "--run_mode=trt_fp16"], "needs --device=gpu, not cpu; here are --device="),
-        "device": ([images, "--device=npu"], "--device=npu: the installed Paddle or this machine has none; here are"),
+        "run mode": ([images, "--run_mode=trt_fp16"], "needs --device=gpu, not cpu; possible here: --device="),
+        "device": ([images, "--device=npu"], "not present in this machine; possible here: "),
         "bomb": ([f"--image_file={bad / 'bomb.png'}"], "would be 60000 x 60000 pixels when decoded"),
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["no folder", "half", "architecture", "picture", "empty", "run mode", "device", "bomb"]
-)
+@pytest.mark.parametrize("name", ["no folder", "half", "architecture", "image", "empty", "run mode", "device", "bomb"])
 def test_bad_input_is_one_line_and_exit_code_two(command, folder, tmp_path, name):
     inputs = tmp_path / "inputs"
     inputs.mkdir()
@@ -129,7 +127,7 @@ def test_bad_input_is_one_line_and_exit_code_two(command, folder, tmp_path, name
     assert len(lines) == 1 and lines[0].startswith("error: ") and words in lines[0], done.stderr
 
 
-def test_a_video_that_ends_early_is_said_after_its_frames_are_written(command, folder, tmp_path):
+def test_a_video_that_ends_early_is_an_error_after_its_frames_are_written(command, folder, tmp_path):
     whole = tmp_path / "whole.avi"
     writer = cv2.VideoWriter(str(whole), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (96, 64))
     noise = np.random.default_rng(0)
@@ -176,10 +174,10 @@ def test_boxes_come_as_csv(command, folder):
         assert 0 < float(row["score"]) <= 1 and float(row["x1"]) <= float(row["x2"])
 
 
-# Beside the network ---------------------------------------------------------------------------------------
+# Work beside the network ---------------------------------------------------------------------------------------
 
 
-def test_items_are_made_ahead_in_order():
+def test_items_are_prefetched_in_order():
     made = []
 
     def items():
@@ -187,44 +185,44 @@ def test_items_are_made_ahead_in_order():
             made.append(i)
             yield i
 
-    stream = ahead(items(), depth=2)
+    stream = prefetch(items(), depth=2)
     assert next(stream) == 0
     time.sleep(0.1)
     assert made == [0, 1, 2]  # two ahead, no more
     assert list(stream) == [1, 2, 3, 4, 5]
-    assert list(ahead(iter([]))) == []
+    assert list(prefetch(iter([]))) == []
 
 
-def test_a_mistake_made_ahead_is_raised_where_the_items_are_used():
+def test_an_exception_while_prefetching_is_raised_where_the_items_are_used():
     def items():
         yield 1
-        raise UserError("the second picture is none")
+        raise UserError("the second is no image")
 
-    stream = ahead(items())
+    stream = prefetch(items())
     assert next(stream) == 1
-    with pytest.raises(UserError, match="the second picture is none"):
+    with pytest.raises(UserError, match="the second is no image"):
         next(stream)
 
 
-def test_work_is_done_behind_in_order_and_finished_on_leaving():
+def test_background_calls_are_in_order_and_finished_on_leaving():
     done = []
-    with Behind(depth=1) as later:
+    with BackgroundCalls(depth=1) as later:
         for i in range(5):
             later(lambda i=i: (time.sleep(0.01), done.append(i)))
     assert done == [0, 1, 2, 3, 4]
 
 
-def test_a_mistake_behind_is_raised():
+def test_an_exception_of_a_background_call_is_raised():
     def fail():
         raise UserError("the disk is full")
 
     with pytest.raises(UserError, match="the disk is full"):
-        with Behind() as later:
+        with BackgroundCalls() as later:
             later(fail)
 
 
 def test_the_next_batch_is_prepared_while_the_network_computes():
-    """The engine waits in batch 0 until batch 1 has been prepared: alone, it would wait for ever."""
+    """The engine waits in batch 0 until batch 1 has been prepared: otherwise it would wait for ever."""
     second = threading.Event()
 
     class Waiting:
@@ -248,10 +246,10 @@ ONLY = """
 import importlib, sys
 
 class Only:
-    '''Nothing may be imported but the standard library, numpy, OpenCV, PyYAML and this package.'''
+    '''Refuses every import but the standard library, NumPy, OpenCV, Pillow, PyYAML, tabulate and this package.'''
     def find_spec(self, name, path=None, target=None):
         top = name.split(".")[0]
-        if top not in sys.stdlib_module_names and top not in ("numpy", "cv2", "yaml", "ppdet_repro"):
+        if top not in sys.stdlib_module_names and top not in ("numpy", "cv2", "PIL", "yaml", "tabulate", "ppdet_repro"):
             raise ModuleNotFoundError(f"deployment must not need {name}")
 
 sys.meta_path.insert(0, Only())
@@ -272,8 +270,8 @@ print([m for m in sys.modules if m.startswith(tuple("ppdet_repro." + name for na
 """
 
 
-@pytest.mark.skipif(sys.version_info < (3, 10), reason="sys.stdlib_module_names is of Python 3.10")
-def test_without_its_engine_deployment_needs_numpy_opencv_and_yaml_alone(folder, tmp_path):
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="sys.stdlib_module_names is new in Python 3.10")
+def test_without_its_engine_deployment_needs_few_packages(folder, tmp_path):
     names = {
         "DEPLOY": DEPLOY,
         "ROOT": ROOT,

@@ -1,4 +1,4 @@
-"""tools/serve.py: the JSON API, its limits, and the page in a browser where there is one."""
+"""tools/serve.py: the JSON API, its limits, and the page, in a browser if one is installed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LABELS = ["cat", "<b>dog</b>"]
 
 
 class Fake:
-    """An engine with three boxes on every picture; waits for `gate`."""
+    """An engine that finds three boxes on every image, and waits for `gate`."""
 
     def __init__(self):
         self.gate = threading.Event()
@@ -43,13 +43,13 @@ class Fake:
         return np.array(rows, np.float32), np.array([3], np.int32)
 
 
-def picture(height=40, width=60, suffix=".png"):
+def image(height=40, width=60, suffix=".png"):
     return cv2.imencode(suffix, np.full((height, width, 3), 90, np.uint8))[1].tobytes()
 
 
 @pytest.fixture
 def served():
-    """Make a client for limits, with the engine behind it."""
+    """Creates a client of an application with the given limits, and its engine."""
     clients = []
 
     def make(**limits):
@@ -69,9 +69,9 @@ def served():
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp", ".webp", ".tif"])
-def test_a_picture_gets_its_boxes_best_first(served, suffix):
+def test_an_image_gets_its_boxes_in_order_of_score(served, suffix):
     client, _ = served()
-    answer = client.post("/api/detect?threshold=0.3", content=picture(suffix=suffix))
+    answer = client.post("/api/detect?threshold=0.3", content=image(suffix=suffix))
     assert answer.status_code == 200
     found = answer.json()
     assert (found["width"], found["height"]) == (60, 40)
@@ -81,13 +81,13 @@ def test_a_picture_gets_its_boxes_best_first(served, suffix):
     assert set(found["milliseconds"]) == {"preprocess", "inference", "postprocess"}
 
 
-def test_boxes_below_the_threshold_stay_away(served):
+def test_boxes_below_the_threshold_are_not_returned(served):
     client, _ = served()
-    assert len(client.post("/api/detect", content=picture()).json()["boxes"]) == 1  # the model's own 0.5
-    assert client.post("/api/detect?threshold=0.95", content=picture()).json()["boxes"] == []
+    assert len(client.post("/api/detect", content=image()).json()["boxes"]) == 1  # the default, 0.5
+    assert client.post("/api/detect?threshold=0.95", content=image()).json()["boxes"] == []
 
 
-def test_the_schema_is_documented_and_no_page_is_fetched_from_elsewhere(served):
+def test_the_schema_is_documented_and_nothing_is_loaded_from_elsewhere(served):
     client, _ = served()
     schema = client.get("/openapi.json").json()
     detect = schema["paths"]["/api/detect"]["post"]
@@ -111,13 +111,13 @@ def test_the_schema_is_documented_and_no_page_is_fetched_from_elsewhere(served):
     "body, limits, status, reason",
     [
         (b"", {}, 400, "the request has no body"),
-        (b"not a picture", {}, 415, "the upload is not an image"),
+        (b"not an image", {}, 415, "the upload is not an image"),
         (b"GIF89a" + b"\0" * 50, {}, 415, "the upload is not an image"),
-        (picture()[:-20], {}, 415, "the upload is not an image, or is damaged"),
-        (picture(suffix=".jpg")[:-20], {}, 415, "the upload is cut off"),
-        (picture(), {"max_bytes": 50}, 413, "the upload is larger than 50 bytes"),
-        (picture(40, 60), {"max_pixels": 2399}, 413, "the picture is 60 x 40 pixels"),
-        (png_bomb(60000, 60000), {}, 413, "the picture is 60000 x 60000 pixels; at most 25 million"),
+        (image()[:-20], {}, 415, "the upload is not an image, or is damaged"),
+        (image(suffix=".jpg")[:-20], {}, 415, "the upload is cut off"),
+        (image(), {"max_bytes": 50}, 413, "the upload is larger than 50 bytes"),
+        (image(40, 60), {"max_pixels": 2399}, 413, "the image is 60 x 40 pixels"),
+        (png_bomb(60000, 60000), {}, 413, "the image is 60000 x 60000 pixels; at most 25 million"),
     ],
 )
 def test_a_bad_upload_is_refused(served, body, limits, status, reason):
@@ -126,18 +126,18 @@ def test_a_bad_upload_is_refused(served, body, limits, status, reason):
     assert answer.status_code == status and answer.json()["detail"].startswith(reason)
 
 
-def test_a_picture_at_the_limits_is_taken(served):
-    client, _ = served(max_bytes=len(picture()), max_pixels=2400)
-    assert client.post("/api/detect", content=picture()).status_code == 200
+def test_an_image_at_the_limits_is_accepted(served):
+    client, _ = served(max_bytes=len(image()), max_pixels=2400)
+    assert client.post("/api/detect", content=image()).status_code == 200
 
 
 @pytest.mark.parametrize("threshold", ["2", "-1", "high"])
 def test_a_wrong_threshold_is_refused(served, threshold):
     client, _ = served()
-    assert client.post(f"/api/detect?threshold={threshold}", content=picture()).status_code == 422
+    assert client.post(f"/api/detect?threshold={threshold}", content=image()).status_code == 422
 
 
-def test_an_upload_without_a_length_is_cut_at_the_limit(served):
+def test_an_upload_without_a_length_is_refused_at_the_limit(served):
     client, _ = served(max_bytes=1000)
     sent = []
 
@@ -168,7 +168,7 @@ def test_a_full_queue_refuses_and_serves_again_when_it_is_empty(served):
     engine.gate.clear()
     answers = []
     threads = [
-        threading.Thread(target=lambda: answers.append(client.post("/api/detect", content=picture()))) for _ in range(3)
+        threading.Thread(target=lambda: answers.append(client.post("/api/detect", content=image()))) for _ in range(3)
     ]
     for thread in threads:
         thread.start()
@@ -180,20 +180,20 @@ def test_a_full_queue_refuses_and_serves_again_when_it_is_empty(served):
     for thread in threads:
         thread.join(10)
     assert [answer.status_code for answer in answers] == [429, 200, 200]
-    assert client.post("/api/detect", content=picture()).status_code == 200
+    assert client.post("/api/detect", content=image()).status_code == 200
 
 
 def test_an_answer_that_takes_too_long_is_504_and_the_next_one_is_not(served):
     client, engine = served(timeout=0.1)
     engine.gate.clear()
-    answer = client.post("/api/detect", content=picture())
+    answer = client.post("/api/detect", content=image())
     assert answer.status_code == 504 and answer.json()["detail"] == "no answer within 0.1 seconds"
     engine.gate.set()
     time.sleep(0.1)
-    assert client.post("/api/detect", content=picture()).status_code == 200
+    assert client.post("/api/detect", content=image()).status_code == 200
 
 
-def test_a_page_under_another_name_gets_nothing(served):
+def test_a_request_with_another_host_name_is_refused(served):
     client, _ = served()
     detector = QueuedDetector(Pipeline(from_list([{"type": "Permute"}]), Fake()), LABELS, Limits())
     with TestClient(create_app(detector, "YOLOF", 0.5, ["127.0.0.1"])) as local:
@@ -206,7 +206,7 @@ def test_a_page_under_another_name_gets_nothing(served):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """tools/serve.py as a process on a little model: its address."""
+    """tools/serve.py in a process with a small model: its address, and the folder."""
     pytest.importorskip("uvicorn")
     import socket
 
@@ -248,7 +248,7 @@ def test_the_command_serves_an_exported_model(server):
         assert client.post(f"{url}/api/detect", content=b"text").status_code == 415
 
 
-def test_without_a_model_the_command_is_one_line(tmp_path):
+def test_without_a_model_the_command_ends_with_an_error_of_one_line(tmp_path):
     command = [sys.executable, str(ROOT / "tools" / "serve.py"), f"--model_dir={tmp_path / 'absent'}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2 and "absent is not a folder" in done.stderr and "Traceback" not in done.stderr
@@ -264,7 +264,7 @@ def test_the_page_shows_boxes_in_a_browser(server, tmp_path):
     url, folder = server
     with httpx.Client() as client:
         wait_for(client, url)
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     with playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page()

@@ -11,7 +11,6 @@ from tiny_yolof import tiny_model, write_training_config
 from ppdet_repro.core.config import build, load_config
 from ppdet_repro.engine.distributed import running_statistics
 from ppdet_repro.engine.export.export_model import export_model
-from ppdet_repro.engine.export.verify import PaddleNetwork
 from ppdet_repro.engine.model_weights import load_pretrained, weights_of
 from ppdet_repro.engine.models import build_untrained, load_trained
 from ppdet_repro.engine.training.checkpoint import list_checkpoints
@@ -19,6 +18,7 @@ from ppdet_repro.engine.training.train import train
 from ppdet_repro.paddle_private.program import operator_types as operators
 from ppdet_repro.paddle_private.program import read_program
 from ppdet_repro.paddle_private.quantization import activation_ranges as ranges
+from ppdet_repro.runtime.paddle_network import PaddleNetwork
 from ppdet_repro.slim.qat import PACT, QAT, plain_name, without_clipping
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.weights import read_state, save_state
@@ -162,7 +162,7 @@ def test_the_export_computes_in_int8_what_the_model_computes_rounded(folder, tra
     with paddle.no_grad():
         expected = without_clipping(model)(batch)["bbox"].numpy()
     inputs = {name: batch[name].numpy() for name in ("image", "im_shape", "scale_factor")}
-    found = PaddleNetwork(path, int8=True).run(inputs)[0]
+    found = PaddleNetwork(path / "model.pdmodel").run(inputs)[0]
     for row in expected[:3]:
         same = found[found[:, 0] == row[0]]
         nearest = np.abs(same[:, 2:] - row[2:]).max(axis=1).argmin()

@@ -1,7 +1,7 @@
-"""From a Paddle inference model to ONNX, and to Paddle-Lite's .nb files.
+"""Conversion of a Paddle inference model to ONNX, and to Paddle-Lite's .nb files.
 
-Both converters are native code that kills its process on what it cannot convert, and both may end with exit code 0
-without a model. So they run as processes of their own, and only the file counts.
+Both converters are native code that aborts its process on models that it cannot convert. Both may also end with exit
+code 0 without writing a model. So they run in child processes, and success needs the file.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Sequence
 import paddle
 
 from ppdet_repro.paddle_private.lite_program import compatible_program, slices_of_weights
-from ppdet_repro.paddle_private.program import operator_types, read_program
+from ppdet_repro.paddle_private.program import operator_types, read_program, write_program
 from ppdet_repro.runtime.networks import missing
 from ppdet_repro.utils.errors import UserError
 
-OPSET = 16  # the first with grid_sample; paddle2onnx 1.3.1 writes invalid graphs for 19
+OPSET = 16  # the first version with grid_sample; paddle2onnx 1.3.1 writes invalid graphs for version 19
 LITE_TARGETS = ("arm", "x86")
 LITE_PRECISIONS = {
     "fp32": "",
@@ -47,19 +47,23 @@ SUPPRESSIONS = {MATRIX_NMS, "multiclass_nms3"}
 
 
 def to_onnx(program: Path, parameters: Path, target: Path) -> None:
-    """Convert a Paddle inference model to the ONNX file `target`. UserError if paddle2onnx does not."""
+    """Convert a Paddle inference model to the ONNX file `target`.
+
+    Raises:
+        UserError: paddle2onnx is not installed or fails, or a file is missing.
+    """
     if importlib.util.find_spec("paddle2onnx") is None:
         raise missing("paddle2onnx", "onnx")
     for path in (program, parameters):
         if not path.is_file():  # paddle2onnx would write an empty file and report success
             raise UserError(f"{path} does not exist; export the model again")
     kinds = operator_types(read_program(program))
-    for kind, cure_of_it in (
+    for kind, remedy in (
         ("deformable_conv", "tools/export_model.py --target onnx writes it with grid_sample"),
         (MATRIX_NMS, "tools/export_model.py --target onnx leaves it out"),
     ):
         if kind in kinds:
-            raise UserError(f"{program} contains {kind}, which paddle2onnx cannot convert; {cure_of_it}")
+            raise UserError(f"{program} contains {kind}, which paddle2onnx cannot convert; {remedy}")
     arguments = [
         f"--model_dir={program.parent}",
         f"--model_filename={program.name}",
@@ -71,46 +75,61 @@ def to_onnx(program: Path, parameters: Path, target: Path) -> None:
     run_converter("paddle2onnx", PADDLE2ONNX, arguments, target)
 
 
-def to_lite(program: Path, parameters: Path, target: Path, device: str, precision: str = "fp32") -> None:
-    """Convert a Paddle inference model to the Paddle-Lite file `target`, which ends in .nb, for `device`, arm or x86.
+def to_lite_files(program: Path, parameters: Path, folder: Path, precision: str = "fp32") -> None:
+    """Convert a Paddle inference model to model_arm.nb and model_x86.nb in `folder`; see `to_lite`. The x86 file is in
+    fp32 if the precision is fp16."""
+    to_lite(program, parameters, folder / "model_arm.nb", "arm", precision)
+    to_lite(program, parameters, folder / "model_x86.nb", "x86", "fp32" if precision == "fp16" else precision)
 
-    `precision`: fp32; fp16 (arm only) computes so; int8 and int16 store the weights so and compute in float32.
-    UserError if Paddle-Lite's opt does not.
+
+def to_lite(program: Path, parameters: Path, target: Path, device: str, precision: str = "fp32") -> None:
+    """Convert a Paddle inference model to a Paddle-Lite file.
+
+    Args:
+        program: The .pdmodel file.
+        parameters: The .pdiparams file.
+        target: The .nb file to write.
+        device: "arm" or "x86".
+        precision: "fp32"; "fp16", on arm only, computes in fp16; "int8" and "int16" store the weights in these types
+            and compute in float32.
+
+    Raises:
+        UserError: Paddle-Lite is not installed or fails, or does not support the model, device or precision.
     """
     if importlib.util.find_spec("paddlelite") is None:
         raise missing("paddlelite", "lite")
     check_lite(program, device, precision, paddle.__version__)
-    cured = target.with_suffix(".pdmodel")
-    cured.write_bytes(compatible_program(read_program(program), device).SerializeToString())
-    arguments = [str(cured), str(parameters), str(target.with_suffix("")), device]  # it appends .nb
+    compatible = target.with_suffix(".pdmodel")
+    write_program(compatible_program(read_program(program), device), compatible)
+    arguments = [str(compatible), str(parameters), str(target.with_suffix("")), device]  # opt appends .nb
     try:
         run_converter(
             "Paddle-Lite's opt", LITE_OPT.format(precision=LITE_PRECISIONS[precision]), arguments, target, "saved into"
         )
     finally:
-        cured.unlink(missing_ok=True)
+        compatible.unlink(missing_ok=True)
 
 
 def check_lite(program: Path, device: str, precision: str, paddle_version: str) -> None:
-    """UserError if Paddle-Lite cannot be asked for this."""
+    """UserError if Paddle-Lite does not support the device, the precision or the program."""
     if device not in LITE_TARGETS or precision not in LITE_PRECISIONS:
         raise UserError(
             f"Paddle-Lite for {device} in {precision}: devices are {', '.join(LITE_TARGETS)}, precisions "
             f"{', '.join(LITE_PRECISIONS)}"
         )
     if precision == "fp16" and device != "arm":
-        raise UserError("Paddle-Lite computes in fp16 on arm alone; for x86 use fp32")
+        raise UserError("Paddle-Lite computes in fp16 only on arm; use fp32 for x86")
     if not paddle_version.startswith("2."):
         raise UserError(f"Paddle {paddle_version} writes programs that Paddle-Lite 2.13 cannot read; use Paddle 2.6.2")
     description = read_program(program)
     if slices_of_weights(description):
         raise UserError(
-            f"{program} takes parts of weights that it computes (BiFPN's fusion does), which crashes Paddle-Lite when "
-            "the model runs; tools/export_model.py --target lite writes BiFPN's as numbers"
+            f"{program} slices tensors that are computed from weights (as BiFPN's fusion does), which crashes "
+            "Paddle-Lite when the model runs; tools/export_model.py --target lite writes BiFPN's weights as constants"
         )
     for kind in SUPPRESSIONS.intersection(operator_types(description)):
         raise UserError(
-            f"{program} contains {kind}, behind which Paddle-Lite aborts where nothing is found; export it with "
+            f"{program} contains {kind}, after which Paddle-Lite aborts if nothing is detected; export it with "
             "export.nms=false or with --target lite"
         )
     if "grid_sampler" in operator_types(description):
@@ -121,8 +140,19 @@ def check_lite(program: Path, device: str, precision: str, paddle_version: str) 
 
 
 def run_converter(name: str, code: str, arguments: Sequence[str], target: Path, done_when: str = "") -> None:
-    """Run a converter in a process of its own. It is done if it ends with code 0, has printed `done_when` and left a
-    file. UserError with its last word if not."""
+    """Run a converter in a child process.
+
+    Args:
+        name: Its name in messages.
+        code: The Python code of the process.
+        arguments: The command line arguments of the process.
+        target: The file that it writes.
+        done_when: A text that it prints only after success.
+
+    Raises:
+        UserError: The exit code is not 0, the text was not printed, or there is no file. Contains the last line of the
+            output that explains it.
+    """
     target.unlink(missing_ok=True)
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, errors="replace")
     log = f"{done.stdout}\n{done.stderr}"
@@ -130,7 +160,7 @@ def run_converter(name: str, code: str, arguments: Sequence[str], target: Path, 
         return
     target.unlink(missing_ok=True)
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    telling = [line for line in lines if any(word in line for word in ("rror", "Check failed", "not support"))]
-    reason = (telling or lines or ["it said nothing"])[-1]
+    errors = [line for line in lines if any(word in line for word in ("rror", "Check failed", "not support"))]
+    reason = (errors or lines or ["it printed nothing"])[-1]
     end = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with code {done.returncode}"
-    raise UserError(f"{name} {end} and left no model; its last word: {reason}")
+    raise UserError(f"{name} {end} and wrote no model; its last message: {reason}")

@@ -1,6 +1,6 @@
-"""Folding batch norms into the convolutions before them, and BiFPN's learned weights into numbers.
+"""Folding of batch norms into the convolutions before them, and of BiFPN's learned weights into constants.
 
-O output channels of a convolution, I input channels a group, k kernel size.
+O output channels of a convolution, I input channels per group, k kernel size.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ CONVOLUTIONS = (nn.Conv2D, DeformConv2D)  # weights [O, I, k, k]
 
 
 def fold_batch_norms(model: nn.Layer, run: Callable[[nn.Layer], Any]) -> nn.Layer:
-    """A copy of the model in eval mode, each batch norm that follows a convolution folded into its weights.
+    """A copy of the model in eval mode, with batch norms folded into the weights of the convolutions before them.
 
-    `run` calls a model on an example input; what feeds what is seen while it runs. A pair is folded if the
-    norm's input is always that convolution's output and the convolution feeds nothing else that is a norm;
-    so a convolution shared by levels with norms of their own stays.
+    A batch norm is folded if its input is always the output of one convolution, and if that convolution feeds no other
+    batch norm. So convolutions that levels share, with a batch norm per level, stay.
+
+    Args:
+        model: The model.
+        run: Calls a model on an example input, which shows which layer follows which.
     """
     model = copy.deepcopy(model)
     model.eval()
@@ -34,17 +37,17 @@ def fold_batch_norms(model: nn.Layer, run: Callable[[nn.Layer], Any]) -> nn.Laye
 
 
 def find_pairs(model: nn.Layer, run: Callable[[nn.Layer], Any]) -> List[Tuple[nn.Layer, nn.BatchNorm2D]]:
-    """The convolutions and batch norms that belong to each other alone."""
-    origin: Dict[int, Tuple[Any, nn.Layer]] = {}  # a convolution's output by its id, held so that ids stay unique
+    """The pairs of a convolution and a batch norm that can be folded."""
+    origin: Dict[int, Tuple[Any, nn.Layer]] = {}  # id of a convolution's output -> output (kept alive), convolution
     sources: Dict[nn.Layer, Set[Any]] = {}
     targets: Dict[nn.Layer, Set[Any]] = {}
     calls: Dict[nn.Layer, int] = {}
 
-    def leaves(layer: nn.Layer, _: Any, output: Any) -> None:
+    def record_output(layer: nn.Layer, _: Any, output: Any) -> None:
         origin[id(output)] = (output, layer)
         calls[layer] = calls.get(layer, 0) + 1
 
-    def enters(layer: nn.Layer, inputs: Tuple[Any, ...]) -> None:
+    def record_input(layer: nn.Layer, inputs: Tuple[Any, ...]) -> None:
         source = origin.get(id(inputs[0]), (None, None))[1]
         sources.setdefault(layer, set()).add(source)
         targets.setdefault(source, set()).add(layer)
@@ -53,9 +56,9 @@ def find_pairs(model: nn.Layer, run: Callable[[nn.Layer], Any]) -> List[Tuple[nn
     hooks = []
     for layer in model.sublayers():
         if isinstance(layer, CONVOLUTIONS):
-            hooks.append(layer.register_forward_post_hook(leaves))
+            hooks.append(layer.register_forward_post_hook(record_output))
         elif isinstance(layer, nn.BatchNorm2D):
-            hooks.append(layer.register_forward_pre_hook(enters))
+            hooks.append(layer.register_forward_pre_hook(record_input))
     try:
         with paddle.no_grad():
             run(model)
@@ -70,10 +73,10 @@ def find_pairs(model: nn.Layer, run: Callable[[nn.Layer], Any]) -> List[Tuple[nn
 
 
 def fold(convolution: nn.Layer, norm: nn.BatchNorm2D) -> None:
-    """Give the convolution the weights and bias of convolution and norm in one.
+    """Change the weights and the bias of the convolution so that it computes what both layers compute.
 
-    norm(y) = (y - mean) * s + beta with s = gamma / sqrt(variance + eps), so the convolution gets
-    weight * s and (bias - mean) * s + beta.
+    norm(y) = (y - mean) * s + beta with s = gamma / sqrt(variance + eps). So the new weight is weight * s, and the new
+    bias is (bias - mean) * s + beta.
     """
     mean, variance = running_statistics(norm)
     scale = norm.weight / paddle.sqrt(variance + epsilon(norm))  # [O]
@@ -86,7 +89,7 @@ def fold(convolution: nn.Layer, norm: nn.BatchNorm2D) -> None:
 
 
 class FixedFusion(nn.Layer):
-    """A `Fusion` whose weights are numbers in the program."""
+    """A `Fusion` whose weights are constants of the program."""
 
     def __init__(self, fusion: Fusion):
         super().__init__()
@@ -98,12 +101,12 @@ class FixedFusion(nn.Layer):
 
 
 def fold_fusions(model: nn.Layer) -> nn.Layer:
-    """A copy of the model in eval mode, which computes nothing from BiFPN's weights alone."""
+    """A copy of the model in eval mode, in which the weights of BiFPN's fusions are constants."""
     return with_replaced(model, Fusion, FixedFusion)
 
 
 def with_replaced(model: nn.Layer, kind: type, new: Callable[[Any], nn.Layer]) -> nn.Layer:
-    """A copy of the model in eval mode, where `new`(layer) stands for every layer of a kind."""
+    """A copy of the model in eval mode, in which `new(layer)` replaces every layer of class `kind`."""
     model = copy.deepcopy(model)
     for layer in [layer for layer in model.sublayers() if isinstance(layer, kind)]:
         replace_sublayer(model, layer, new(layer))

@@ -1,11 +1,11 @@
-"""Deformable convolutions out of operators that ONNX Runtime and OpenVINO have.
+"""Deformable convolutions built from operators that ONNX Runtime and OpenVINO support.
 
-B images, C channels, O output channels, T taps of the kernel, H, W the map; H', W' what comes out.
+B images, C channels, O output channels, T taps of the kernel, H x W input and H' x W' output.
 """
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Optional, Sequence, Tuple, Union
 
 import paddle
 import paddle.nn.functional as F
@@ -13,18 +13,22 @@ from paddle import nn
 from paddle.vision.ops import DeformConv2D
 
 from ppdet_repro.engine.export.fold import with_replaced
+from ppdet_repro.engine.export.wrappers import Size
 from ppdet_repro.paddle_private.layers import geometry
 
 
 class GridSampleConv(nn.Layer):
-    """A `DeformConv2D` with its own weights: all taps are sampled by one `grid_sample`, weighed by the mask, and
-    summed by a 1x1 convolution. Samples outside the map are zero, as there."""
+    """A `DeformConv2D` with the same weights and results.
+
+    One `grid_sample` samples all taps. They are multiplied by the mask, and a 1x1 convolution sums them. Samples
+    outside the feature map are zero.
+    """
 
     def __init__(self, layer: DeformConv2D):
         super().__init__()
         settings = geometry(layer)
         if settings.deformable_groups != 1:
-            raise ValueError("GridSampleConv: one deformable group only")
+            raise ValueError(f"GridSampleConv supports one deformable group, not {settings.deformable_groups}")
         out_channels, width, height_taps, width_taps = layer.weight.shape
         self.weight = paddle.create_parameter([out_channels, width * height_taps * width_taps, 1, 1], "float32")
         self.weight.set_value(layer.weight.reshape(self.weight.shape))  # channels outside, taps inside
@@ -36,17 +40,17 @@ class GridSampleConv(nn.Layer):
         self.kernel = height_taps, width_taps
 
     def forward(self, x: paddle.Tensor, offset: paddle.Tensor, mask: Optional[paddle.Tensor] = None) -> paddle.Tensor:
-        """Map [B, C, H, W], offsets [B, 2*T, H', W'] (y, x a tap), mask [B, T, H', W'] -> [B, O, H', W']."""
+        """Feature map [B, C, H, W], offsets [B, 2*T, H', W'] (y, x per tap), mask [B, T, H', W'] -> [B, O, H', W']."""
         taps = self.kernel[0] * self.kernel[1]
         channels = x.shape[1]
         rows, columns = (
-            self.places(axis, offset.shape[2 + axis]).reshape([1, taps, -1, 1] if axis == 0 else [1, taps, 1, -1])
+            self.positions(axis, offset.shape[2 + axis]).reshape([1, taps, -1, 1] if axis == 0 else [1, taps, 1, -1])
             for axis in (0, 1)
         )
         shift = offset.reshape([offset.shape[0], taps, 2, offset.shape[2], offset.shape[3]])  # [B, T, 2, H', W']
         y = scaled(rows + shift[:, :, 0], x.shape[2])  # [B, T, H', W']
-        x_place = scaled(columns + shift[:, :, 1], x.shape[3])
-        grid = paddle.stack([x_place, y], axis=-1)  # [B, T, H', W', 2]
+        x_position = scaled(columns + shift[:, :, 1], x.shape[3])
+        grid = paddle.stack([x_position, y], axis=-1)  # [B, T, H', W', 2]
         grid = grid.reshape([grid.shape[0], -1, grid.shape[3], 2])  # [B, T*H', W', 2]
         sampled = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         sampled = sampled.reshape([sampled.shape[0], channels, taps, -1, sampled.shape[3]])  # [B, C, T, H', W']
@@ -55,23 +59,24 @@ class GridSampleConv(nn.Layer):
         sampled = sampled.reshape([sampled.shape[0], channels * taps, -1, sampled.shape[4]])  # [B, C*T, H', W']
         return F.conv2d(sampled, self.weight, self.bias, groups=self.groups)
 
-    def places(self, axis: int, size) -> paddle.Tensor:
-        """Where each tap looks without offset, along an axis, in pixels of the map: [T, size]."""
+    def positions(self, axis: int, size: Size) -> paddle.Tensor:
+        """The positions of all taps without offsets along an axis, in pixels of the feature map: [T, size]."""
         tap = [i // self.kernel[1] if axis == 0 else i % self.kernel[1] for i in range(self.kernel[0] * self.kernel[1])]
         first = paddle.to_tensor([i * self.dilation[axis] - self.padding[axis] for i in tap], "float32")
         return first.unsqueeze(1) + paddle.arange(size, dtype="float32").unsqueeze(0) * self.stride[axis]
 
 
-def pair(value):
-    """An int or a pair as a pair."""
-    return (value, value) if isinstance(value, int) else tuple(value)
+def pair(value: Union[int, Sequence[int]]) -> Tuple[int, int]:
+    """An integer, which stands for both axes, or a pair, as a pair."""
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
-def scaled(places: paddle.Tensor, size) -> paddle.Tensor:
-    """Pixels as grid_sample counts them: the map's edges, half a pixel outside its first and last, are -1 and 1."""
+def scaled(positions: paddle.Tensor, size: Size) -> paddle.Tensor:
+    """Convert pixels to the coordinates of grid_sample, in which the edges of the feature map, half a pixel outside its
+    first and last pixel, are -1 and 1."""
     if not isinstance(size, int):
         size = size.astype("float32")
-    return (places * 2.0 + 1.0) / size - 1.0
+    return (positions * 2.0 + 1.0) / size - 1.0
 
 
 def with_grid_samples(model: nn.Layer) -> nn.Layer:

@@ -1,23 +1,21 @@
-"""Post-training quantisation of a config's model: calibrate, export, compare.
-
-post_quant(model, load_config("configs/demo/yolof_demo.yml", slim_config="configs/slim/post_quant/ptq.yml"))
-"""
+"""Post-training quantization of a config's model: calibration, export and comparison."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Dict, List, Optional, Union
 
 import numpy as np
 import paddle
 
 from ppdet_repro.core.config import Config, build
+from ppdet_repro.core.contract import Batch
 from ppdet_repro.data.source.image_folder import find_images
 from ppdet_repro.engine.evaluation.evaluate import evaluate
 from ppdet_repro.engine.export.export_model import export_model
-from ppdet_repro.engine.export.verify import PaddleNetwork
 from ppdet_repro.modeling.architectures.detector import Detector
+from ppdet_repro.runtime.paddle_network import PaddleNetwork
 from ppdet_repro.slim.ptq import PTQ
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
@@ -31,16 +29,25 @@ def post_quant(
     image_dir: Optional[str] = None,
     compare: bool = False,
 ) -> Path:
-    """Write the detector's int8 export to `output_dir`/NAME (see `export_model`) and return that folder.
+    """Quantize a detector to int8 and export it; see `export_model`.
 
-    image_dir   where to take the calibration images from, instead of TrainDataset
-    compare     evaluate the detector and the int8 model on EvalDataset, and say both
+    Args:
+        detector: The float32 model of the config.
+        cfg: A config with `slim: PTQ`.
+        output_dir: The parent of the new folder.
+        target: "paddle" or "onnx".
+        image_dir: The folder of the calibration images; those of TrainDataset without it.
+        compare: Evaluate the detector and the int8 model on EvalDataset, and log both results.
 
-    UserError: the config asks for something else (`slim`), there are no images, or what `export_model` refuses.
+    Returns:
+        The folder of the int8 model.
+
+    Raises:
+        UserError: The config does not have `slim: PTQ`, there are no images, or the export fails.
     """
     if cfg.run.slim != "PTQ":
         where = cfg.slim_path or cfg.path
-        raise UserError(f"{where}: slim is {cfg.run.slim}; post-training quantisation wants slim: PTQ")
+        raise UserError(f"{where}: slim is {cfg.run.slim}; post-training quantization needs slim: PTQ")
     ptq: PTQ = build(cfg, "PTQ")
     cfg = replace(cfg, run=replace(cfg.run, export=replace(cfg.run.export, fuse_conv_bn=True)))
     count = ptq.quant_batch_num * (build(cfg, "EvalReader").batch_size or 1)
@@ -62,7 +69,7 @@ def without_slim(cfg: Config) -> Config:
 
 
 def calibration_files(cfg: Config, count: int, image_dir: Optional[str]) -> List[str]:
-    """`count` images at even distances in the folder, or in TrainDataset; fewer if there are not so many."""
+    """`count` evenly spaced images of the folder, or of TrainDataset without one; all images if there are fewer."""
     files = find_images(image_dir) if image_dir else list(build(cfg, "TrainDataset").table.files)
     if not files:
         raise UserError(f"{image_dir or 'TrainDataset'} has no images to calibrate with")
@@ -71,13 +78,13 @@ def calibration_files(cfg: Config, count: int, image_dir: Optional[str]) -> List
 
 
 class Int8Detector(paddle.nn.Layer):
-    """A quantised Paddle export as a detector: a batch in, `bbox` and `bbox_num` out."""
+    """A quantized Paddle export with the interface of a detector: from a batch to `bbox` and `bbox_num`."""
 
     def __init__(self, folder: Path):
         super().__init__()
-        self.network = PaddleNetwork(folder, int8=True)
+        self.network = PaddleNetwork(folder / "model.pdmodel")
 
-    def forward(self, batch: Dict[str, Any]) -> Dict[str, paddle.Tensor]:
-        inputs = {name: batch[name].numpy() for name in ("image", "im_shape", "scale_factor")}
-        bbox, bbox_num = self.network.run(inputs)
+    def forward(self, batch: Batch) -> Dict[str, paddle.Tensor]:
+        given = {"image": batch["image"], "im_shape": batch["im_shape"], "scale_factor": batch["scale_factor"]}
+        bbox, bbox_num = self.network.run({name: tensor.numpy() for name, tensor in given.items()})
         return {"bbox": paddle.to_tensor(bbox), "bbox_num": paddle.to_tensor(bbox_num)}

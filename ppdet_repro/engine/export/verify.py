@@ -1,32 +1,42 @@
-"""Does an exported model do what the eager one does? Both see the same images, and the differences are told."""
+"""Comparison of an exported model with the detector that it was exported from, on the same images."""
 
 from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Literal, Mapping, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import paddle
-import yaml
-from paddle import inference
 
 from ppdet_repro.core.config import Config, build
+from ppdet_repro.core.contract import RawOutputs
 from ppdet_repro.data.source.image_folder import find_images
 from ppdet_repro.data.transform.preprocess import from_list
 from ppdet_repro.metrics.agreement import agreement
 from ppdet_repro.metrics.detections import split_batch
 from ppdet_repro.modeling.architectures.detector import Detector
-from ppdet_repro.runtime.lite_process import LiteProcess
-from ppdet_repro.runtime.networks import FILES, INT8_OPERATORS, Network, OnnxNetwork
+from ppdet_repro.runtime.lite_network import IsolatedLiteNetwork
+from ppdet_repro.runtime.model_folder import ModelFolder, open_model_folder
+from ppdet_repro.runtime.networks import Network, OnnxNetwork
+from ppdet_repro.runtime.paddle_network import PaddleNetwork
 from ppdet_repro.runtime.suppress import open_suppress, suppress_batch
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.table import text_table
 
+Stage = Literal["raw", "decoded", "final"]
+ENGINES = {"paddle": "paddle", "onnx": "onnxruntime", "lite": "lite"}  # target -> the engine that runs it here
+
 
 class Tolerance(NamedTuple):
-    """How far an export may be from the eager model: boxes in pixels, scores, outputs without boxes relative to their
-    largest value, and the share of boxes that may lack a partner."""
+    """The allowed differences between an exported model and the detector.
+
+    Attributes:
+        box: Of the corners of matched boxes, in pixels.
+        score: Of the scores of matched boxes.
+        output: Of raw outputs, relative to their largest value.
+        unmatched: The share of boxes without a match.
+    """
 
     box: float
     score: float
@@ -46,8 +56,16 @@ TOLERANCES = {
 
 
 class Verified(NamedTuple):
-    """What was compared: the largest difference of each output by name; the number of boxes, those without a partner,
-    and the largest differences of scores and corners (None where the export ends before boxes)."""
+    """The largest differences between an exported model and the detector.
+
+    Attributes:
+        images: The number of images that were compared.
+        outputs: The largest difference of each output by name.
+        boxes: The number of final boxes; None if the exported model does not decode boxes.
+        unmatched: The number of boxes without a match.
+        score: The largest difference of the scores of matched boxes.
+        box: The largest difference of the corners of matched boxes, in pixels.
+    """
 
     images: int
     outputs: Dict[str, float]
@@ -62,41 +80,15 @@ class Verified(NamedTuple):
         if self.boxes is not None:
             rows += [
                 ["final boxes", str(self.boxes)],
-                ["  without partner", str(self.unmatched)],
+                ["  without match", str(self.unmatched)],
                 ["  corners, pixels", f"{self.box:.2g}"],
                 ["  scores", f"{self.score:.2g}"],
             ]
         return text_table([f"largest difference on {self.images} images", ""], rows)
 
 
-class PaddleNetwork:
-    """A Paddle inference model, or a quantised one (`int8`), on the CPU, as deploy/python/infer.py runs it."""
-
-    def __init__(self, folder: Path, int8: bool = False):
-        config = inference.Config(str(folder / "model.pdmodel"), str(folder / "model.pdiparams"))
-        config.disable_gpu()
-        config.disable_glog_info()
-        if int8:
-            config.enable_mkldnn()
-            config.enable_mkldnn_int8(INT8_OPERATORS)
-        self.predictor = inference.create_predictor(config)
-
-    def run(self, inputs: Mapping[str, np.ndarray]) -> List[np.ndarray]:
-        for name in self.predictor.get_input_names():
-            self.predictor.get_input_handle(name).copy_from_cpu(np.ascontiguousarray(inputs[name]))
-        self.predictor.run()
-        return [self.predictor.get_output_handle(name).copy_to_cpu() for name in self.predictor.get_output_names()]
-
-
-def open_network(folder: Path, target: str) -> Network:
-    """The exported file of a folder; of a Paddle-Lite export that for x86."""
-    if target == "paddle":
-        return PaddleNetwork(folder)
-    return OnnxNetwork(folder / FILES["onnxruntime"]) if target == "onnx" else LiteProcess(folder / FILES["lite"])
-
-
 def choose_files(cfg: Config, count: int, folder: Optional[str]) -> List[str]:
-    """`count` images of the folder, or of EvalDataset. UserError if there are fewer."""
+    """The first `count` images of the folder, or of EvalDataset without one. UserError if there are fewer."""
     files = find_images(folder) if folder else list(build(cfg, "EvalDataset").table.files)
     if len(files) < count:
         where = folder or "EvalDataset"
@@ -112,48 +104,62 @@ def verify(
     eager_steps: Sequence[Dict[str, Any]],
     files: Sequence[Union[str, np.ndarray]],
 ) -> Verified:
-    """Run the exported file in `folder` and the detector on the images and compare.
+    """Run an exported model and the detector on images and compare their outputs.
 
-    The detector's network computes in double precision: on a photograph of 640 pixels its rounding in single precision,
-    twice that of the exported file, alone can move a box by 0.001 pixels.
+    The detector computes its raw outputs in double precision. In single precision, its rounding alone can move a box
+    by 0.001 pixels on a photograph of 640 pixels, twice as much as that of the exported model.
 
-    `eager_steps`: the preprocessing with the normalisation in it; the exported file's is in its infer_cfg.yml.
-    UserError if any difference is larger than the target's tolerance.
+    Args:
+        detector: The detector, in eval mode.
+        folder: The exported model; its infer_cfg.yml defines its preprocessing.
+        target: "paddle", "onnx" or "lite".
+        precision: The precision in which it was exported.
+        eager_steps: The detector's preprocessing in the format of infer_cfg.yml.
+        files: Paths of images, or RGB images [H, W, 3].
+
+    Raises:
+        UserError: A difference exceeds the tolerance of the target and the precision.
     """
-    content = yaml.safe_load((folder / "infer_cfg.yml").read_text(encoding="utf-8"))
-    network = open_network(folder, target)
-    tolerance = TOLERANCES[target, precision]
-    differences: Dict[str, float] = {}
-    rows, unmatched, score, box = 0, 0, 0.0, 0.0
-    has_boxes = False
+    model = open_model_folder(folder, engine=ENGINES[target])
+    network, tolerance = open_network(model, target), TOLERANCES[target, precision]
+    preprocess, eager_preprocess = from_list(model.preprocess), from_list(eager_steps)
+    settings = detector.post_process.suppress.settings
+    lowest = max(settings.get(name, 0.0) for name in ("score_threshold", "post_threshold", "score_thresh"))
     exact = in_double(detector)
+    outputs: Dict[str, float] = {}
+    boxes: Optional[int] = None
+    unmatched, score, box = 0, 0.0, 0.0
     for file in files:
-        inputs = from_list(content["Preprocess"])([file])._asdict()
-        eager_inputs = from_list(eager_steps)([file])._asdict()
-        exported, eager, expected = run_both(detector, exact, network, inputs, eager_inputs)
+        exported = network.run(preprocess([file])._asdict())
+        eager = run_eager(detector, exact, eager_preprocess([file])._asdict())
         for name, difference in output_differences(exported, eager).items():
-            differences[name] = max(differences.get(name, 0.0), difference)
-        found = final_boxes(exported, content.get("PostProcess"), folder)
-        if found is None:
-            continue
-        has_boxes = True
-        lowest = lowest_score(detector)
-        one = agreement(expected, found, tolerance.score, tolerance.box, lowest)
-        rows, unmatched = rows + one.rows, unmatched + one.unmatched
-        score, box = max(score, one.score), max(box, one.box)
-    result = Verified(len(files), differences, rows if has_boxes else None, unmatched, score, box)
-    complain(result, tolerance, target, precision)
+            outputs[name] = max(outputs.get(name, 0.0), difference)
+        found = final_rows(exported, model)
+        if found is not None:
+            expected = rows_of_image(*eager["final"])
+            one = agreement(expected, found, tolerance.score, tolerance.box, lowest)
+            boxes, unmatched = (boxes or 0) + one.rows, unmatched + one.unmatched
+            score, box = max(score, one.score), max(box, one.box)
+    result = Verified(len(files), outputs, boxes, unmatched, score, box)
+    check_tolerance(result, tolerance, target, precision)
     return result
 
 
-def complain(result: Verified, tolerance: Tolerance, target: str, precision: str) -> None:
-    """UserError if the differences are too large."""
+def open_network(model: ModelFolder, target: str) -> Network:
+    """The exported network; of a Paddle-Lite export, the one for x86."""
+    if target == "paddle":
+        return PaddleNetwork(model.network_file)
+    return OnnxNetwork(model.network_file) if target == "onnx" else IsolatedLiteNetwork(model.network_file)
+
+
+def check_tolerance(result: Verified, tolerance: Tolerance, target: str, precision: str) -> None:
+    """UserError if a difference is too large."""
     if result.boxes is not None:
         if result.unmatched > tolerance.unmatched * result.boxes:
             raise UserError(
                 f"the {target} export in {precision} does not agree with the eager model: {result.unmatched} boxes "
-                f"beside {result.boxes} have no partner within {tolerance.box} pixels and {tolerance.score} of score "
-                f"on {result.images} images; nothing was exported"
+                f"have no match within {tolerance.box} pixels and {tolerance.score} of score, out of {result.boxes} on "
+                f"{result.images} images; nothing was exported"
             )
         return
     for name, difference in result.outputs.items():
@@ -171,8 +177,8 @@ def in_double(detector: Detector) -> Detector:
     return exact.astype("float64")
 
 
-def raw_outputs(exact: Detector, image: paddle.Tensor) -> Any:
-    """The raw outputs of a detector `in_double`, computed so and then rounded."""
+def raw_outputs(exact: Detector, image: paddle.Tensor) -> RawOutputs:
+    """The raw outputs of a detector `in_double`, rounded to single precision."""
     default = paddle.get_default_dtype()
     paddle.set_default_dtype("float64")
     try:
@@ -182,34 +188,23 @@ def raw_outputs(exact: Detector, image: paddle.Tensor) -> Any:
     return paddle.utils.map_structure(lambda output: output.astype("float32"), raw)
 
 
-def run_both(
-    detector: Detector,
-    exact: Detector,
-    network: Network,
-    inputs: Mapping[str, np.ndarray],
-    eager_inputs: Mapping[str, np.ndarray],
-) -> Tuple[List[np.ndarray], Dict[str, List[np.ndarray]], np.ndarray]:
-    """The export's outputs, the eager model's at each stage (raw, decoded, final), and its final rows [M, 6].
-    `exact` is the detector `in_double`."""
-    image, im_shape, scale_factor = (
-        paddle.to_tensor(eager_inputs[name]) for name in ("image", "im_shape", "scale_factor")
-    )
+def run_eager(detector: Detector, exact: Detector, inputs: Mapping[str, np.ndarray]) -> Dict[Stage, List[np.ndarray]]:
+    """The outputs of a detector at each stage. `exact` is the detector `in_double`."""
+    image, im_shape, scale_factor = (paddle.to_tensor(inputs[name]) for name in ("image", "im_shape", "scale_factor"))
     with paddle.no_grad():
         raw = raw_outputs(exact, image)
         boxes, scores = detector.decode(raw, im_shape, scale_factor)
         found = detector.suppress(boxes, scores)
-    bbox, bbox_num = found.bbox.numpy(), found.bbox_num.numpy()
-    eager = {
+    return {
         "raw": [output.numpy() for output in paddle.utils.flatten(raw)],
         "decoded": [boxes.numpy(), scores.numpy()],
-        "final": [bbox, bbox_num],
+        "final": [found.bbox.numpy(), found.bbox_num.numpy()],
     }
-    ((_, rows),) = split_batch([0], bbox, bbox_num)
-    return network.run(inputs), eager, rows
 
 
-def kind_of(outputs: Sequence[np.ndarray]) -> str:
-    """Which stage a model's outputs are: final boxes and their number, decoded boxes and scores, or raw."""
+def stage_of(outputs: Sequence[np.ndarray]) -> Stage:
+    """The stage at which an exported model ends: final boxes and their number, decoded boxes and scores, or raw
+    outputs."""
     if len(outputs) == 2 and outputs[1].dtype.kind == "i" and outputs[0].shape[-1] == 6:
         return "final"
     if len(outputs) == 2 and [output.ndim for output in outputs] == [3, 3]:
@@ -219,13 +214,16 @@ def kind_of(outputs: Sequence[np.ndarray]) -> str:
     return "raw"
 
 
-def output_differences(exported: Sequence[np.ndarray], eager: Mapping[str, Sequence[np.ndarray]]) -> Dict[str, float]:
-    """The largest difference of each output. Decoded boxes (pixels) and scores count as sets, each column by itself,
-    because candidates of nearly equal score may change places; raw outputs relative to their largest value."""
-    kind = kind_of(exported)
-    if kind == "final":
-        return {}  # they are what the boxes say
-    if kind == "decoded":
+def output_differences(exported: Sequence[np.ndarray], eager: Mapping[Stage, Sequence[np.ndarray]]) -> Dict[str, float]:
+    """The largest difference of each output by name; empty for final boxes.
+
+    Decoded boxes (in pixels) and scores are compared as sets, each column by itself, because candidates with nearly
+    equal scores may change places. Differences of raw outputs are relative to the largest value.
+    """
+    stage = stage_of(exported)
+    if stage == "final":
+        return {}
+    if stage == "decoded":
         (boxes, scores), (own_boxes, own_scores) = exported, eager["decoded"]
         return {
             "boxes": largest(np.sort(own_boxes, axis=1), np.sort(boxes, axis=1)),
@@ -236,28 +234,22 @@ def output_differences(exported: Sequence[np.ndarray], eager: Mapping[str, Seque
 
 
 def largest(one: np.ndarray, other: np.ndarray) -> float:
-    """The largest difference of two arrays; infinite where they are not of one size."""
+    """The largest difference of two arrays; infinity if their sizes differ."""
     if one.size != other.size:
         return float("inf")
     return float(np.abs(one.astype(np.float64).ravel() - other.astype(np.float64).ravel()).max(initial=0.0))
 
 
-def final_boxes(
-    exported: Sequence[np.ndarray], post_process: Optional[Mapping[str, Any]], folder: Path
-) -> Optional[np.ndarray]:
-    """An export's rows [M, 6] of one image; None if it ends before boxes."""
-    if kind_of(exported) == "final":
-        bbox, bbox_num = exported
-    elif post_process is not None:
-        bbox, bbox_num = suppress_batch(open_suppress(post_process, str(folder)), *exported)
-    else:
+def final_rows(exported: Sequence[np.ndarray], model: ModelFolder) -> Optional[np.ndarray]:
+    """The final boxes [M, 6] of one image from an exported model's outputs; None if it does not decode boxes."""
+    if stage_of(exported) == "final":
+        return rows_of_image(*exported)
+    if model.post_process is None:
         return None
-    ((_, rows),) = split_batch([0], bbox, bbox_num)
+    return rows_of_image(*suppress_batch(open_suppress(model.post_process, str(model.config_file)), *exported))
+
+
+def rows_of_image(bbox: np.ndarray, bbox_num: np.ndarray) -> np.ndarray:
+    """The rows [M, 6] of a batch of one image, without filler."""
+    ((_, rows),) = split_batch(np.zeros(1, np.int64), bbox, bbox_num)
     return rows
-
-
-def lowest_score(detector: Detector) -> float:
-    """The score below which the detector drops boxes."""
-    suppress = detector.post_process.suppress
-    settings = getattr(suppress, "__self__", suppress).settings
-    return max(settings.get(name, 0.0) for name in ("score_threshold", "post_threshold", "score_thresh"))

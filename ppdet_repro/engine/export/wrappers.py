@@ -1,11 +1,11 @@
-"""What an exported model contains: thin layers around a detector's methods.
+"""The layers that are exported: thin wrappers around a detector's methods.
 
-B images, N candidate boxes, K classes, M boxes that are kept.
+B images, N candidate boxes, K classes, M final boxes.
 """
 
 from __future__ import annotations
 
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Tuple, Union
 
 import numpy as np
 import paddle
@@ -15,10 +15,11 @@ from ppdet_repro.data.transform.normalize import NormalizeImage
 from ppdet_repro.modeling.architectures.detector import Detector
 
 Inputs = Dict[str, paddle.Tensor]  # image [B, 3, H, W], im_shape and scale_factor [B, 2]
+Size = Union[int, paddle.Tensor]  # of a map; a tensor where it is free
 
 
-class RawOutputs(nn.Layer):
-    """The network alone: whatever the head gives, as a flat list of tensors."""
+class HeadOutputs(nn.Layer):
+    """The network alone: the raw outputs of the head as a flat list of tensors."""
 
     def __init__(self, detector: Detector):
         super().__init__()
@@ -29,7 +30,7 @@ class RawOutputs(nn.Layer):
 
 
 class DecodedBoxes(nn.Layer):
-    """Network and decoding: boxes [B, N, 4] in pixels of the original images, scores [B, K, N]."""
+    """The network and decoding: boxes [B, N, 4] in pixels of the original images, and scores [B, K, N]."""
 
     def __init__(self, detector: Detector):
         super().__init__()
@@ -41,7 +42,7 @@ class DecodedBoxes(nn.Layer):
 
 
 class FinalBoxes(nn.Layer):
-    """Everything: bbox [M, 6] (class, score, x1, y1, x2, y2), bbox_num [B]."""
+    """The network, decoding and suppression: bbox [M, 6] (class, score, x1, y1, x2, y2), and bbox_num [B]."""
 
     def __init__(self, detector: Detector):
         super().__init__()
@@ -54,10 +55,10 @@ class FinalBoxes(nn.Layer):
 
 
 class NormalizedInside(nn.Layer):
-    """A network that takes pixels of 0 to 255 and normalises them itself.
+    """A network that takes pixels of 0 to 255 and normalizes them itself.
 
-    The padding, all that lies beyond `im_shape`, becomes 0 as it is where images are padded after they were
-    normalised. (PaddleDetection's exports leave it at -mean / std, so their boxes near it differ a little.)
+    The padding, everything outside `im_shape`, becomes 0, as if the image had been padded after its normalization.
+    (PaddleDetection's exports leave it at -mean / std, so their boxes near the padding differ a little.)
     """
 
     def __init__(self, network: nn.Layer, normalize: NormalizeImage):
@@ -70,15 +71,15 @@ class NormalizedInside(nn.Layer):
         for name, values in (("scale", factor / std), ("shift", -mean / std)):
             self.register_buffer(name, paddle.to_tensor(values.reshape([1, 3, 1, 1]), "float32"))
 
-    def forward(self, inputs: Inputs):
+    def forward(self, inputs: Inputs) -> Any:
         image = inputs["image"]
         inside = inside_image(inputs["im_shape"], image.shape[2], image.shape[3])
         image = image * self.scale + self.shift * inside
         return self.network({**inputs, "image": image})
 
 
-def inside_image(im_shape: paddle.Tensor, height, width) -> paddle.Tensor:
-    """1 on the image, 0 in the padding: im_shape [B, 2] (h, w) -> [B, 1, height, width]."""
+def inside_image(im_shape: paddle.Tensor, height: Size, width: Size) -> paddle.Tensor:
+    """1 on the image and 0 in the padding: im_shape [B, 2] (h, w) -> [B, 1, height, width]."""
     h, w = im_shape[:, 0].reshape([-1, 1, 1, 1]), im_shape[:, 1].reshape([-1, 1, 1, 1])
     rows = paddle.arange(height, dtype="float32").reshape([1, 1, -1, 1]) < h  # [B, 1, height, 1]
     columns = paddle.arange(width, dtype="float32").reshape([1, 1, 1, -1]) < w  # [B, 1, 1, width]

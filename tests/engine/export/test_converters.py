@@ -1,6 +1,6 @@
-"""Conversion to ONNX and Paddle-Lite: what kills the converters is cured, or said in one line.
+"""Conversion to ONNX and Paddle-Lite: what crashes the converters is changed before, or is an error of one line.
 
-Each cure is tried on a net of one operator, with Paddle-Lite running what comes out.
+Each change is tested with a network of one operator, which Paddle-Lite runs.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from ppdet_repro.engine.export.fold import fold_fusions
 from ppdet_repro.engine.export.grid_sample_dcn import GridSampleConv, with_grid_samples
 from ppdet_repro.modeling.necks.bifpn import Fusion
 from ppdet_repro.paddle_private.program import read_program
-from ppdet_repro.runtime.lite_process import LiteProcess
-from ppdet_repro.runtime.networks import LiteNetwork, OnnxNetwork, OpenVinoNetwork
+from ppdet_repro.runtime.lite_network import IsolatedLiteNetwork, LiteNetwork
+from ppdet_repro.runtime.networks import OnnxNetwork, OpenVinoNetwork
 from ppdet_repro.utils.errors import UserError
 
 SHAPE = [1, 4, 6, 6]
 
 
 class Net(nn.Layer):
-    """A convolution, so that there are parameters, and the operator in question."""
+    """A convolution, so that there are parameters, and the operator to test."""
 
     def __init__(self, operator, layer=None):
         super().__init__()
@@ -56,7 +56,7 @@ class Deformed(nn.Layer):
 
 
 class Fused(nn.Layer):
-    """BiFPN's fusion of two maps."""
+    """BiFPN's fusion of two feature maps."""
 
     def __init__(self):
         super().__init__()
@@ -68,19 +68,19 @@ class Fused(nn.Layer):
 
 
 def suppressed(x):
-    """The map [1, 4, 6, 6] as 36 boxes, and its first channel as their scores."""
+    """The feature map [1, 4, 6, 6] as 36 boxes, with its first channel as their scores."""
     boxes, scores = x.reshape([1, 4, 36]).transpose([0, 2, 1]), F.sigmoid(x[:, :1].reshape([1, 1, 36]))
     return matrix_nms(boxes, scores, 0.1, 0.1, 20, 10, background_label=-1)[0]
 
 
 def saved(net, folder):
-    """The net as a Paddle inference model."""
+    """The network as a Paddle inference model."""
     net.eval()
     paddle.jit.save(net, str(folder / "model"), input_spec=[InputSpec(SHAPE, "float32", "image")])
     return folder / "model.pdmodel", folder / "model.pdiparams"
 
 
-def picture():
+def image():
     return np.random.default_rng(0).normal(0, 4, SHAPE).astype(np.float32)
 
 
@@ -88,7 +88,7 @@ def depthwise_transposed():
     return nn.Conv2DTranspose(4, 4, 4, stride=2, padding=1, groups=4)
 
 
-CURED = {
+CHANGED = {
     "relu6": (F.relu6, None),
     "swish": (F.swish, None),
     "flatten": (lambda x: paddle.flatten(x, 1), None),
@@ -98,24 +98,24 @@ CURED = {
 }
 
 
-@pytest.mark.parametrize("name", CURED)
+@pytest.mark.parametrize("name", CHANGED)
 def test_paddle_lite_computes_what_paddle_computes(name, tmp_path):
     pytest.importorskip("paddlelite")
     paddle.seed(0)
-    operator, layer = CURED[name]
+    operator, layer = CHANGED[name]
     net = Deformed() if operator is None else Net(operator, None if layer is None else layer())
     files = saved(net, tmp_path)
     for device in ("arm", "x86"):
         to_lite(*files, tmp_path / f"{device}.nb", device)
         assert (tmp_path / f"{device}.nb").stat().st_size > 100
-    (found,) = LiteProcess(tmp_path / "x86.nb").run({"image": picture()})
+    (found,) = IsolatedLiteNetwork(tmp_path / "x86.nb").run({"image": image()})
     with paddle.no_grad():
-        expected = net(paddle.to_tensor(picture())).numpy()
+        expected = net(paddle.to_tensor(image())).numpy()
     np.testing.assert_allclose(found.ravel(), expected.ravel(), rtol=1e-4, atol=1e-5)
-    assert sorted(path.suffix for path in tmp_path.glob("*86*")) == [".nb"]  # the cured program is gone
+    assert sorted(path.suffix for path in tmp_path.glob("*86*")) == [".nb"]  # the changed program is gone
 
 
-def test_without_the_cure_the_crash_of_opt_is_one_line(tmp_path, monkeypatch):
+def test_without_the_change_the_crash_of_opt_is_an_error_of_one_line(tmp_path, monkeypatch):
     pytest.importorskip("paddlelite")
     files = saved(Net(F.relu6), tmp_path)
     monkeypatch.setattr(converters, "compatible_program", lambda program, device: program)
@@ -135,13 +135,13 @@ def test_int_weights_make_smaller_files(tmp_path):
     assert sizes["fp32"] > 1.5 * sizes["int16"] > 2 * sizes["int8"]
 
 
-def test_a_model_that_kills_paddle_lite_costs_one_line(tmp_path):
+def test_a_model_that_aborts_paddle_lite_is_an_error_of_one_line(tmp_path):
     pytest.importorskip("paddlelite")
     (tmp_path / "broken.nb").write_bytes(b"not a model")
     with pytest.raises(UserError, match="Paddle-Lite ended with (signal|code) .* when it ran .*broken.nb"):
-        LiteProcess(tmp_path / "broken.nb").run({"image": picture()})
+        IsolatedLiteNetwork(tmp_path / "broken.nb").run({"image": image()})
     with pytest.raises(UserError, match="Paddle-Lite ended with (signal|code) .* when it loaded .*broken.nb"):
-        LiteProcess(tmp_path / "broken.nb").check()
+        LiteNetwork(tmp_path / "broken.nb")
     (tmp_path / "empty.nb").write_bytes(b"")
     with pytest.raises(UserError, match="empty.nb is missing or empty"):
         LiteNetwork(tmp_path / "empty.nb")
@@ -152,11 +152,11 @@ def test_a_model_that_kills_paddle_lite_costs_one_line(tmp_path):
     [
         ("opencl", "fp32", "2.6.2", "Paddle-Lite for opencl in fp32: devices are arm, x86"),
         ("arm", "bf16", "2.6.2", "precisions fp32, fp16, int8, int16"),
-        ("x86", "fp16", "2.6.2", "fp16 on arm alone"),
+        ("x86", "fp16", "2.6.2", "fp16 only on arm"),
         ("arm", "fp32", "3.3.0", "Paddle 3.3.0 writes programs that Paddle-Lite 2.13 cannot read"),
     ],
 )
-def test_what_paddle_lite_cannot_is_one_line(tmp_path, device, precision, version, message):
+def test_what_paddle_lite_does_not_support_is_an_error(tmp_path, device, precision, version, message):
     program, _ = saved(Net(F.relu), tmp_path)
     with pytest.raises(UserError, match=message):
         check_lite(program, device, precision, version)
@@ -165,28 +165,28 @@ def test_what_paddle_lite_cannot_is_one_line(tmp_path, device, precision, versio
 @pytest.mark.parametrize(
     "net, message",
     [
-        (Fused, "takes parts of weights .* --target lite writes BiFPN's as numbers"),
+        (Fused, "slices tensors that are computed from weights .* --target lite writes BiFPN's weights as constants"),
         (lambda: with_grid_samples(Deformed()), "contains grid_sampler"),
-        (lambda: Net(suppressed), "contains matrix_nms, behind which Paddle-Lite aborts where nothing is found"),
+        (lambda: Net(suppressed), "contains matrix_nms, after which Paddle-Lite aborts if nothing is detected"),
     ],
 )
-def test_what_crashes_paddle_lite_without_a_cure_is_refused(tmp_path, net, message):
+def test_what_crashes_paddle_lite_in_any_case_is_refused(tmp_path, net, message):
     program, _ = saved(net(), tmp_path)
     with pytest.raises(UserError, match=message):
         check_lite(program, "arm", "fp32", "2.6.2")
 
 
-def test_bifpns_weights_become_numbers(tmp_path):
+def test_bifpns_weights_become_constants(tmp_path):
     net = Fused()
     net.eval()
     folded = fold_fusions(net)
     assert folded.node.shares == pytest.approx([3 / 3.5001, 0.5 / 3.5001])
     with paddle.no_grad():
-        expected = net(paddle.to_tensor(picture())).numpy()
-        np.testing.assert_allclose(folded(paddle.to_tensor(picture())).numpy(), expected, atol=1e-5)
+        expected = net(paddle.to_tensor(image())).numpy()
+        np.testing.assert_allclose(folded(paddle.to_tensor(image())).numpy(), expected, atol=1e-5)
     pytest.importorskip("paddlelite")
     to_lite(*saved(folded, tmp_path), tmp_path / "x86.nb", "x86")
-    (found,) = LiteProcess(tmp_path / "x86.nb").run({"image": picture()})
+    (found,) = IsolatedLiteNetwork(tmp_path / "x86.nb").run({"image": image()})
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -197,10 +197,10 @@ def test_bifpns_weights_become_numbers(tmp_path):
         (3, 2, 1, 1, 1, (8, 5), True),
         (3, 1, 2, 2, 2, (6, 6), False),
         (1, 1, 0, 1, 1, (4, 4), True),
-        (3, 1, 1, 1, 1, (1, 3), True),  # a map of one row
+        (3, 1, 1, 1, 1, (1, 3), True),  # a feature map of one row
     ],
 )
-def test_sampled_convolution_is_the_deformable_one(kernel, stride, padding, dilation, groups, size, masked):
+def test_grid_sample_computes_the_deformable_convolution(kernel, stride, padding, dilation, groups, size, masked):
     paddle.seed(0)
     layer = DeformConv2D(4, 6, kernel, stride=stride, padding=padding, dilation=dilation, groups=groups)
     taps = kernel**2
@@ -211,7 +211,7 @@ def test_sampled_convolution_is_the_deformable_one(kernel, stride, padding, dila
     np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=5e-6)
 
 
-def test_onnx_samples_what_paddle_deforms(tmp_path):
+def test_onnx_computes_the_deformable_convolution(tmp_path):
     pytest.importorskip("paddle2onnx")
     pytest.importorskip("onnxruntime")
     paddle.seed(0)
@@ -219,10 +219,10 @@ def test_onnx_samples_what_paddle_deforms(tmp_path):
     with pytest.raises(UserError, match="contains deformable_conv, which paddle2onnx cannot convert; .* grid_sample"):
         to_onnx(*saved(net, tmp_path), tmp_path / "model.onnx")
     to_onnx(*saved(with_grid_samples(net), tmp_path), tmp_path / "model.onnx")
-    (found,) = OnnxNetwork(tmp_path / "model.onnx").run({"image": picture()})
+    (found,) = OnnxNetwork(tmp_path / "model.onnx").run({"image": image()})
     net.eval()
     with paddle.no_grad():
-        np.testing.assert_allclose(found, net(paddle.to_tensor(picture())).numpy(), atol=1e-4)
+        np.testing.assert_allclose(found, net(paddle.to_tensor(image())).numpy(), atol=1e-4)
 
 
 def test_matrix_nms_is_refused_before_paddle2onnx_aborts(tmp_path):
@@ -232,16 +232,16 @@ def test_matrix_nms_is_refused_before_paddle2onnx_aborts(tmp_path):
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_onnx_is_asked_for_in_opset_16(tmp_path, monkeypatch):
-    """Of 19, for which paddle2onnx may ask by itself, its graphs are invalid."""
+def test_onnx_is_written_in_opset_16(tmp_path, monkeypatch):
+    """paddle2onnx may choose version 19 by itself, for which its graphs are invalid."""
     pytest.importorskip("paddle2onnx")
-    asked = []
-    monkeypatch.setattr(converters, "run_converter", lambda name, code, arguments, target: asked.extend(arguments))
+    given = []
+    monkeypatch.setattr(converters, "run_converter", lambda name, code, arguments, target: given.extend(arguments))
     to_onnx(*saved(Net(F.relu), tmp_path), tmp_path / "model.onnx")
-    assert {"--opset_version=16", "--enable_auto_update_opset=False"} <= set(asked)
+    assert {"--opset_version=16", "--enable_auto_update_opset=False"} <= set(given)
 
 
-def test_a_missing_or_damaged_program_is_one_line(tmp_path):
+def test_a_missing_or_damaged_program_is_an_error(tmp_path):
     with pytest.raises(UserError, match="model.pdmodel does not exist"):
         to_onnx(tmp_path / "model.pdmodel", tmp_path / "model.pdiparams", tmp_path / "model.onnx")
     saved(Net(F.relu), tmp_path)
@@ -256,10 +256,10 @@ def test_a_missing_or_damaged_program_is_one_line(tmp_path):
         OnnxNetwork(tmp_path / "model.onnx")
 
 
-def test_a_converter_that_is_not_installed_says_what_to_install(tmp_path, monkeypatch):
+def test_the_error_for_a_missing_converter_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(converters.importlib.util, "find_spec", lambda name: None)
     for convert, extra in ((to_onnx, "onnx"), (lambda *files: to_lite(*files, "arm"), "lite")):
-        with pytest.raises(UserError, match=rf"is not installed; install it with: pip install .* '.\[{extra}\]'"):
+        with pytest.raises(UserError, match=rf"is not installed; .* pip install 'ppdet-repro\[{extra}\]'"):
             convert(tmp_path / "model.pdmodel", tmp_path / "model.pdiparams", tmp_path / "out.nb")
 
 
@@ -271,22 +271,22 @@ def test_a_converter_that_is_not_installed_says_what_to_install(tmp_path, monkey
         (LiteNetwork, "paddlelite.lite", "lite"),
     ],
 )
-def test_a_runtime_that_is_not_installed_says_what_to_install(tmp_path, monkeypatch, network, module, extra):
+def test_the_error_for_a_missing_engine_says_what_to_install(tmp_path, monkeypatch, network, module, extra):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=rf"is not installed; install it with: pip install .* '.\[{extra}\]'"):
+    with pytest.raises(UserError, match=rf"is not installed; .* pip install 'ppdet-repro\[{extra}\]'"):
         network(tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize(
     "code, message",
     [
-        ("open('OUT', 'w').close()", "X ended with code 0 and left no model; its last word: it said nothing"),
-        ("print('usage: ...')", "X ended with code 0 and left no model; its last word: usage"),
+        ("open('OUT', 'w').close()", "X ended with code 0 and wrote no model; its last message: it printed nothing"),
+        ("print('usage: ...')", "X ended with code 0 and wrote no model; its last message: usage"),
         ("open('OUT', 'w').write('half'); print('Error: bad'); raise SystemExit(3)", "code 3 .* Error: bad"),
-        ("open('OUT', 'w').write('whole, but not said so')", "code 0 and left no model"),
+        ("open('OUT', 'w').write('complete, but not printed')", "code 0 and wrote no model"),
     ],
 )
-def test_success_is_a_file_an_exit_code_and_a_word(tmp_path, code, message):
+def test_success_needs_a_file_an_exit_code_and_a_text(tmp_path, code, message):
     target = tmp_path / "model.nb"
     with pytest.raises(UserError, match=message):
         run_converter("X", code.replace("OUT", str(target)), [], target, "saved into")

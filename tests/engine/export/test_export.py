@@ -11,8 +11,9 @@ from tiny_yolof import tiny_model, write_config, write_images
 
 from ppdet_repro.core.config import build, build_model, load_config
 from ppdet_repro.data.transform.preprocess import from_list, to_list
-from ppdet_repro.engine.export.export_model import ARCHITECTURES, export_model
+from ppdet_repro.engine.export.export_model import export_model
 from ppdet_repro.engine.export.fold import fold_batch_norms
+from ppdet_repro.engine.export.infer_cfg import ARCHITECTURES
 from ppdet_repro.utils.errors import UserError
 
 FILES = ["infer_cfg.yml", "model.pdiparams", "model.pdiparams.info", "model.pdmodel"]

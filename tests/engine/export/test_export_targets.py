@@ -16,8 +16,9 @@ from tiny_yolof import write_images
 
 from ppdet_repro.data.transform.preprocess import from_list
 from ppdet_repro.engine.export import verify as verify_module
-from ppdet_repro.engine.export.export_model import export_model, read_input
-from ppdet_repro.engine.export.verify import TOLERANCES, Tolerance, choose_files, kind_of, output_differences, verify
+from ppdet_repro.engine.export.export_model import export_model
+from ppdet_repro.engine.export.infer_cfg import read_input
+from ppdet_repro.engine.export.verify import TOLERANCES, Tolerance, choose_files, output_differences, stage_of, verify
 from ppdet_repro.utils.errors import UserError
 
 DEPLOY = ROOT / "deploy" / "python"
@@ -128,15 +129,15 @@ def test_a_failed_verification_is_an_error_and_leaves_the_old_export(taught, tmp
 def test_a_wrong_raw_output_is_named():
     result = verify_module.Verified(1, {"0": 1e-6, "1": 0.5}, None, 0, 0.0, 0.0)
     with pytest.raises(UserError, match="its output 1 differs by 0.5 of its largest value"):
-        verify_module.complain(result, TOLERANCES["paddle", "fp32"], "paddle", "fp32")
+        verify_module.check_tolerance(result, TOLERANCES["paddle", "fp32"], "paddle", "fp32")
     assert "output 1" in result.table() and "final boxes" not in result.table()
 
 
 def test_outputs_are_told_apart_by_their_shapes_and_compared_as_sets():
     boxes, scores = np.arange(24.0).reshape(1, 6, 4), np.arange(12.0).reshape(1, 2, 6)
-    assert kind_of([boxes, scores]) == "decoded"
-    assert kind_of([np.zeros((3, 6)), np.array([3], np.int32)]) == "final"
-    assert kind_of([boxes, boxes]) == "raw" and kind_of([scores]) == "raw"
+    assert stage_of([boxes, scores]) == "decoded"
+    assert stage_of([np.zeros((3, 6)), np.array([3], np.int32)]) == "final"
+    assert stage_of([boxes, boxes]) == "raw" and stage_of([scores]) == "raw"
     eager = {"decoded": [boxes, scores]}
     assert output_differences([boxes[:, ::-1], scores[:, :, ::-1]], eager) == {"boxes": 0.0, "scores": 0.0}
     assert output_differences([boxes, scores + 0.25], eager)["scores"] == 0.25
@@ -157,7 +158,7 @@ def test_sizes_that_a_target_cannot_have_are_one_line(data, taught, tmp_path):
         export_model(model, free, tmp_path, "lite")
     keep = "TestReader.sample_transforms.1.Resize.keep_ratio=true"
     oblong = small_config("yolof", data, "TestReader.inputs_def.image_shape=[3,64,96]", keep)
-    with pytest.raises(UserError, match="64 x 96 is fixed, but TestReader's Resize keeps the ratio"):
+    with pytest.raises(UserError, match="64 x 96 is fixed, but TestReader's Resize keeps the aspect ratio"):
         export_model(model, oblong, tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -247,7 +248,7 @@ def test_a_folder_for_another_engine_is_one_line(taught, infer, data, tmp_path):
     with pytest.raises(UserError, match=message):
         infer(folder, "--engine=onnxruntime")
     (folder / "model_x86.nb").write_bytes(b"x")
-    with pytest.raises(UserError, match="infer_cfg.yml has no PostProcess, so its outputs are not boxes"):
+    with pytest.raises(UserError, match="infer_cfg.yml has no PostProcess, so the model's outputs are not boxes"):
         infer(folder, "--engine=lite")
 
 
@@ -274,7 +275,7 @@ def test_what_cannot_be_converted_to_paddle_lite_is_one_line(taught, data, tmp_p
     cfg, model = taught("yolof")
     folders = {tmp_path / "empty": "lacks model.pdmodel, model.pdiparams, infer_cfg.yml"}
     (tmp_path / "empty").mkdir()
-    folders[export_model(model, cfg, tmp_path)] = "contains multiclass_nms3, behind which Paddle-Lite aborts"
+    folders[export_model(model, cfg, tmp_path)] = "contains multiclass_nms3, after which Paddle-Lite aborts"
     for folder, message in folders.items():
         command = ["convert.py", f"--model_dir={folder}", f"--output_dir={tmp_path / 'lite'}"]
         monkeypatch.setattr(sys, "argv", command)

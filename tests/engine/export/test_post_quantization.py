@@ -18,14 +18,15 @@ from tiny_yolof import tiny_model, write_training_config
 from ppdet_repro.core.config import ExportSettings, build, load_config
 from ppdet_repro.data.transform.preprocess import from_list
 from ppdet_repro.engine.export import post_quantization as module
-from ppdet_repro.engine.export.export_model import export_model, read_input
+from ppdet_repro.engine.export.export_model import export_model
+from ppdet_repro.engine.export.infer_cfg import read_input
 from ppdet_repro.engine.export.post_quantization import calibration_files, post_quant
-from ppdet_repro.engine.export.verify import PaddleNetwork
 from ppdet_repro.engine.model_weights import weights_of
 from ppdet_repro.engine.models import load_trained
 from ppdet_repro.paddle_private.bias_fusion import remove_bias_reshapes
 from ppdet_repro.paddle_private.program import operator_types as operators
 from ppdet_repro.paddle_private.program import read_program
+from ppdet_repro.runtime.paddle_network import PaddleNetwork
 from ppdet_repro.slim.ptq import PTQ
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.weights import save_state
@@ -153,7 +154,7 @@ def test_a_detector_in_int8_finds_nearly_its_boxes(folder, model, tmp_path, slim
         build(cfg, "EvalDataset"), epoch=0, epochs_total=1, seed=0, workers=0
     )
     inputs = {name: batch[name].numpy() for name in ("image", "im_shape", "scale_factor")}
-    expected, found = (PaddleNetwork(where, int8).run(inputs)[0] for where, int8 in ((plain, False), (path, True)))
+    expected, found = (PaddleNetwork(where / "model.pdmodel").run(inputs)[0] for where in (plain, path))
     assert not np.array_equal(found, expected)
     best = expected[:3]
     for row in best:
@@ -171,7 +172,7 @@ def test_every_networks_outputs_in_int8_are_near(name, folder, tmp_path):
     inputs = from_list(read_input(cfg).steps)([files[0]])._asdict()
     with paddle.no_grad():
         expected = [raw.numpy() for raw in paddle.utils.flatten(model.raw(paddle.to_tensor(inputs["image"])))]
-    found = PaddleNetwork(path, int8=True).run(inputs)
+    found = PaddleNetwork(path / "model.pdmodel").run(inputs)
     assert any(not np.array_equal(one, other) for one, other in zip(found, expected))
     for one, other in zip(found, expected):
         difference, largest = np.abs(one - other), np.abs(other).max()
@@ -195,9 +196,9 @@ def test_a_factor_behind_an_int8_convolution_counts(tmp_path):
     network.layers[2].bias.set_value(paddle.full([4], 2.0))
     save_network_plainly(network, [1, 1, 16, 16], tmp_path)
     image = np.random.default_rng(0).normal(size=(1, 1, 16, 16)).astype(np.float32)
-    (expected,) = PaddleNetwork(tmp_path).run({"image": image})
+    (expected,) = PaddleNetwork(tmp_path / "model.pdmodel").run({"image": image})
     PTQ().quantise(tmp_path, ["a"], lambda file: {"image": image})
-    (found,) = PaddleNetwork(tmp_path, int8=True).run({"image": image})
+    (found,) = PaddleNetwork(tmp_path / "model.pdmodel").run({"image": image})
     assert not np.array_equal(found, expected)
     np.testing.assert_allclose(found, expected, atol=0.02 * expected.max())
 
@@ -269,7 +270,7 @@ def test_the_slim_file_beats_the_config_and_the_command_line_beats_both(folder):
         ("PTQ.quant_batch_num=0", "quant_batch_num 0 is less than 1"),
         ("PTQ.fuse=false", "fuse must be true"),
         ("PTQ.quant_batches=3", "PTQ has no parameter 'quant_batches'"),
-        ("slim=OFA", "slim wants"),
+        ("slim=OFA", "slim must be"),
     ],
 )
 def test_a_wrong_setting_is_named(folder, override, message):
@@ -281,7 +282,7 @@ def test_a_slim_file_must_say_how_to_slim(folder, model, tmp_path):
     (tmp_path / "empty.yml").write_text("epoch: 3\n")
     with pytest.raises(UserError, match="empty.yml: there is no key 'slim'"):
         load_config(folder / "tiny.yml", (), tmp_path / "empty.yml")
-    with pytest.raises(UserError, match="tiny.yml: slim is None; .* wants slim: PTQ"):
+    with pytest.raises(UserError, match="tiny.yml: slim is None; .* needs slim: PTQ"):
         post_quant(model, load_config(folder / "tiny.yml"), tmp_path)
 
 

@@ -1,0 +1,122 @@
+"""Exported networks in Paddle-Lite's Python package, on an x86 CPU.
+
+Paddle-Lite aborts the process on models that it cannot load or run. The package has no setting for the number of
+threads.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, List, Mapping
+
+import numpy as np
+
+from ppdet_repro.runtime.networks import missing
+from ppdet_repro.utils.errors import UserError
+
+CHILD = "import sys; from ppdet_repro.runtime import lite_network; lite_network.{task}(*sys.argv[1:])"
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+
+class LiteNetwork:
+    """A .nb file, loaded into this process. Its input has a fixed size, for one image; `run` splits batches."""
+
+    def __init__(self, path: Path):
+        """Load a file. UserError if Paddle-Lite is not installed or cannot load it."""
+        import_lite()
+        check_file(path)
+        run_in_child("loaded", "load_once", path)  # a damaged file would abort this process
+        self.predictor = create_predictor(path)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> List[np.ndarray]:
+        """See `Network.run`."""
+        count = len(inputs["image"])
+        if count == 1:
+            return run_predictor(self.predictor, inputs)
+        images = ({name: array[i : i + 1] for name, array in inputs.items()} for i in range(count))
+        return [np.concatenate(outputs) for outputs in zip(*(run_predictor(self.predictor, one) for one in images))]
+
+
+class IsolatedLiteNetwork:
+    """A .nb file that runs in a process of its own, so that a model that aborts Paddle-Lite causes no more than an
+    error. Every run starts a process, which is slow."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> List[np.ndarray]:
+        """See `Network.run`. Also raises UserError if Paddle-Lite aborts."""
+        with tempfile.TemporaryDirectory() as folder:
+            given, result = Path(folder, "inputs.npz"), Path(folder, "outputs.npz")
+            np.savez(given, **inputs)
+            run_in_child("ran", "run_once", self.path, given, result)
+            with np.load(result) as arrays:
+                return [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
+
+
+def import_lite() -> Any:
+    """The module `paddlelite.lite`. UserError if it is not installed."""
+    import zlib  # noqa: F401  before paddlelite: with Paddle in the same process both crash otherwise
+
+    try:
+        import paddlelite.lite
+    except ImportError:
+        raise missing("paddlelite", "lite") from None
+    return paddlelite.lite
+
+
+def check_file(path: Path) -> None:
+    """UserError if the file is missing or empty, for which Paddle-Lite would abort the process."""
+    if not path.is_file() or not path.stat().st_size:
+        raise UserError(f"{path} is missing or empty; export it again")
+
+
+def create_predictor(path: Path) -> Any:
+    """Load a .nb file with Paddle-Lite."""
+    lite = import_lite()
+    config = lite.MobileConfig()
+    config.set_model_from_file(str(path))
+    return lite.create_paddle_predictor(config)
+
+
+def run_predictor(predictor: Any, inputs: Mapping[str, np.ndarray]) -> List[np.ndarray]:
+    """The outputs of a Paddle-Lite predictor."""
+    for name in predictor.get_input_names():
+        predictor.get_input_by_name(name).from_numpy(np.ascontiguousarray(inputs[name], np.float32))
+    predictor.run()
+    outputs = [predictor.get_output_by_name(name) for name in predictor.get_output_names()]
+    return [np.array(output.numpy()) for output in outputs]  # copies: the predictor owns these arrays
+
+
+def run_in_child(did: str, task: str, model: Path, *files: Path) -> None:
+    """Run a function of this module in a child process. UserError, which says what it `did`, if that fails."""
+    paths = os.pathsep.join([str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD.format(task=task), str(model), *map(str, files)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    if done.returncode:
+        lines = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
+        end = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"
+        reason = (lines or ["it printed nothing"])[-1].strip()
+        raise UserError(f"Paddle-Lite ended with {end} when it {did} {model}: {reason}")
+
+
+def load_once(model: str) -> None:
+    """In the child process: load a model."""
+    create_predictor(Path(model))
+
+
+def run_once(model: str, given: str, result: str) -> None:
+    """In the child process: load a model and run it once, on arrays in the file `given`."""
+    check_file(Path(model))
+    with np.load(given) as arrays:
+        inputs = {name: arrays[name] for name in arrays.files}
+    np.savez(result, *run_predictor(create_predictor(Path(model)), inputs))

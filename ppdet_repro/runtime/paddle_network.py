@@ -1,0 +1,111 @@
+"""Exported networks in Paddle Inference: with oneDNN on the CPU, with CUDA on a GPU. See also `paddle_tensorrt`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import List, Mapping, Sequence
+
+import numpy as np
+from paddle import inference
+
+from ppdet_repro.runtime.paddle_options import (
+    DEFAULT_OPTIONS,
+    PaddleOptions,
+    check_options,
+    check_precision,
+    installed_build,
+)
+from ppdet_repro.runtime.paddle_program import (
+    CONVOLUTIONS,
+    is_quantized,
+    multiplies_only_before_convolutions,
+    read_operators,
+)
+from ppdet_repro.utils.errors import UserError
+
+ONEDNN_SHAPES = 10  # input sizes whose kernels stay cached
+GPU_MEMORY_MB = 200  # first allocation
+FUSED = {"fused_conv2d", "fused_matmul", "fused_transpose", "fc"}  # operators that Paddle makes by fusing others
+# The operators that compute in int8 in a quantized model; `fused_conv2d` is what oneDNN makes of a convolution. Without
+# this list, oneDNN also rounds poolings, reshapes and transposes with known ranges, and so the decoded boxes.
+INT8_OPERATORS = {"conv2d", "depthwise_conv2d", "fused_conv2d"}
+
+
+class PaddleNetwork:
+    """A .pdmodel file, with its parameters beside it, in Paddle Inference. A quantized model computes in int8."""
+
+    def __init__(self, program: Path, options: PaddleOptions = DEFAULT_OPTIONS):
+        """Load a model. UserError if the installed Paddle cannot run it as the options say, or a file is damaged."""
+        check_options(options, installed_build())
+        operators = read_operators(program)
+        check_precision(options, operators, program.parent)
+        self.predictor = create_predictor(make_config(program, options, operators), program.parent)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> List[np.ndarray]:
+        """See `Network.run`."""
+        return run_predictor(self.predictor, inputs)
+
+
+def parameters_of(program: Path) -> Path:
+    """The file with the parameters of a .pdmodel file."""
+    return program.with_suffix(".pdiparams")
+
+
+def make_config(program: Path, options: PaddleOptions, operators: Sequence[str]) -> inference.Config:
+    """The settings of Paddle Inference for a program, without TensorRT."""
+    config = inference.Config(str(program), str(parameters_of(program)))
+    configure(config, options, operators)
+    return config
+
+
+def configure(config: inference.Config, options: PaddleOptions, operators: Sequence[str] = ()) -> None:
+    """Apply the options to a configuration. `operators` are those of the program."""
+    if options.device == "gpu":
+        config.enable_use_gpu(GPU_MEMORY_MB, 0)
+    elif options.device == "xpu":
+        config.enable_xpu()
+    elif options.device == "npu":
+        config.enable_custom_device("npu")
+    else:
+        config.disable_gpu()
+        config.set_cpu_math_library_num_threads(options.cpu_threads)
+        if options.enable_mkldnn:
+            configure_onednn(config, options, operators)
+        else:
+            config.disable_mkldnn()  # Paddle 2.6 enables it by default
+    config.switch_ir_optim(True)
+    config.enable_memory_optim()
+    config.disable_glog_info()
+
+
+def configure_onednn(config: inference.Config, options: PaddleOptions, operators: Sequence[str]) -> None:
+    """Enable oneDNN in the precision that the options name."""
+    config.enable_mkldnn()
+    config.set_mkldnn_cache_capacity(ONEDNN_SHAPES)
+    if options.enable_mkldnn_bfloat16:
+        config.enable_mkldnn_bfloat16()
+        config.set_bfloat16_op(CONVOLUTIONS | FUSED)  # boxes computed in bfloat16 would be off by pixels
+    elif is_quantized(operators) and options.enable_mkldnn_int8 is not False:
+        config.enable_mkldnn_int8(INT8_OPERATORS)
+    if multiplies_only_before_convolutions(operators):
+        # The image is normalized by a broadcast product, for which oneDNN has only a slow reference kernel: a tenth of
+        # YOLOF's time. Paddle's own kernel is fast.
+        config.delete_pass("elementwise_act_onednn_fuse_pass")  # it would insist on oneDNN's products
+        config.set_mkldnn_op((set(operators) | FUSED) - {"elementwise_mul"})
+
+
+def create_predictor(config: inference.Config, folder: Path) -> inference.Predictor:
+    """Load the model of a configuration. UserError, which names the `folder`, if Paddle cannot."""
+    try:
+        return inference.create_predictor(config)
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = next((line for line in str(error).splitlines() if "(" in line), str(error)).strip()
+        raise UserError(f"Paddle cannot load {folder}: {reason}; export it again") from error
+
+
+def run_predictor(predictor: inference.Predictor, inputs: Mapping[str, np.ndarray]) -> List[np.ndarray]:
+    """All outputs of a predictor. Inputs that it does not know are ignored."""
+    for name in predictor.get_input_names():
+        predictor.get_input_handle(name).copy_from_cpu(np.ascontiguousarray(inputs[name]))
+    predictor.run()
+    return [predictor.get_output_handle(name).copy_to_cpu() for name in predictor.get_output_names()]

@@ -1,0 +1,104 @@
+"""How Paddle Inference should run a model, and whether the installed Paddle and this machine can."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple, Optional, Sequence, Tuple
+
+from paddle import device, inference
+
+from ppdet_repro.runtime.options import RUN_MODES
+from ppdet_repro.runtime.paddle_program import is_quantized
+from ppdet_repro.utils.errors import UserError
+
+
+class PaddleOptions(NamedTuple):
+    """How to run a model. The fields are the flags of the same names, see `options.add_engine_flags`."""
+
+    device: str = "cpu"
+    run_mode: str = "paddle"
+    batch_size: int = 1
+    cpu_threads: int = 1
+    enable_mkldnn: bool = True
+    enable_mkldnn_bfloat16: bool = False
+    enable_mkldnn_int8: Optional[bool] = None
+    trt_min_shape: int = 1
+    trt_max_shape: int = 1280
+    trt_opt_shape: int = 640
+    trt_calib_mode: bool = False
+    collect_trt_shape_info: bool = False
+    tuned_trt_shape_file: str = "shape_range_info.pbtxt"
+    trt_cache_dir: Optional[str] = None
+
+
+DEFAULT_OPTIONS = PaddleOptions()
+
+
+class Build(NamedTuple):
+    """What the installed Paddle and this machine can do.
+
+    `devices`: values of --device. `tensorrt`: Paddle was built with it. `bfloat16`: the CPU has AVX-512, which oneDNN
+    needs for bfloat16.
+    """
+
+    devices: Tuple[str, ...]
+    tensorrt: bool
+    bfloat16: bool = True
+
+    def flags(self) -> str:
+        """The possible values of --device and --run_mode."""
+        modes = RUN_MODES if self.tensorrt and "gpu" in self.devices else ("paddle",)
+        return f"--device={'|'.join(self.devices)} --run_mode={'|'.join(modes)}"
+
+
+def installed_build() -> Build:
+    """Look up what the installed Paddle and this machine can do."""
+    present = {
+        "cpu": True,
+        "gpu": device.is_compiled_with_cuda() and device.cuda.device_count() > 0,
+        "xpu": device.is_compiled_with_xpu(),
+        "npu": device.is_compiled_with_custom_device("npu"),
+    }
+    devices = tuple(name for name, there in present.items() if there)
+    has_tensorrt = tuple(inference.get_trt_compile_version()) != (0, 0, 0)
+    return Build(devices, has_tensorrt, "avx512bw" in cpu_flags())
+
+
+def cpu_flags() -> Sequence[str]:
+    """The instruction sets of the CPU by Linux's names; empty on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return ()
+    return next((line.split() for line in lines if line.startswith("flags")), ())
+
+
+def check_options(options: PaddleOptions, build: Build) -> None:
+    """UserError if the options contradict each other, or if the installed Paddle or this machine lacks something."""
+    possible = f"possible here: {build.flags()}"
+    if options.device not in build.devices:
+        raise UserError(
+            f"--device={options.device}: not supported by the installed Paddle or not present in this machine; "
+            f"{possible}"
+        )
+    if options.run_mode != "paddle" and options.device != "gpu":
+        raise UserError(f"--run_mode={options.run_mode} needs --device=gpu, not {options.device}; {possible}")
+    if options.run_mode != "paddle" and not build.tensorrt:
+        raise UserError(f"--run_mode={options.run_mode}: the installed Paddle has no TensorRT; {possible}")
+    if options.enable_mkldnn_bfloat16 and not (options.enable_mkldnn and options.device == "cpu"):
+        raise UserError("--enable_mkldnn_bfloat16 needs --enable_mkldnn and --device=cpu")
+    if options.enable_mkldnn_bfloat16 and not build.bfloat16:
+        raise UserError("--enable_mkldnn_bfloat16: this CPU has no AVX-512, which oneDNN needs; leave the flag out")
+    if options.enable_mkldnn_int8 and not (options.enable_mkldnn and options.device == "cpu"):
+        raise UserError("--enable_mkldnn_int8 needs --enable_mkldnn and --device=cpu")
+    if not options.trt_min_shape <= options.trt_opt_shape <= options.trt_max_shape:
+        raise UserError("--trt_min_shape, --trt_opt_shape and --trt_max_shape must be in ascending order")
+
+
+def check_precision(options: PaddleOptions, operators: Sequence[str], folder: Path) -> None:
+    """UserError if the options ask for int8 or bfloat16, and the model in `folder` was not exported for it."""
+    quantized = is_quantized(operators)
+    if options.enable_mkldnn_int8 and not quantized:
+        raise UserError(f"--enable_mkldnn_int8: {folder} is not a quantized model; tools/post_quant.py writes one")
+    if options.enable_mkldnn_bfloat16 and quantized:
+        raise UserError(f"--enable_mkldnn_bfloat16: {folder} is quantized and computes in int8; leave the flag out")
