@@ -14,7 +14,7 @@ from parity_weights import FIXTURES
 from paths import ROOT
 
 from ppdet_repro import build_model, load_config
-from ppdet_repro.engine.analysis.model_info import RUNNING_STATISTICS, count_parameters
+from ppdet_repro.engine.analysis.counting import RUNNING_STATISTICS, count_parameters
 from ppdet_repro.engine.analysis.show_assignment import bar_panel
 from ppdet_repro.engine.export.export_model import save_network
 from ppdet_repro.engine.export.wrappers import FinalBoxes

@@ -13,7 +13,8 @@ from ppdet_repro.core.config import Config, RunSettings, build
 from ppdet_repro.data.source.base import Source
 from ppdet_repro.data.transform.preprocess import Preprocess
 from ppdet_repro.engine import distributed
-from ppdet_repro.engine.analysis.model_info import PICTURES, count_parameters, count_pictures, image_line
+from ppdet_repro.engine.analysis.counting import TYPICAL_SIZES, count_images, count_parameters
+from ppdet_repro.engine.analysis.model_info import image_line
 from ppdet_repro.engine.distributed import World
 from ppdet_repro.engine.evaluation.evaluate import check_classes, check_evaluation
 from ppdet_repro.engine.models import build_untrained, with_teacher
@@ -22,7 +23,7 @@ from ppdet_repro.engine.training.loop import Run, seed_everything
 from ppdet_repro.engine.training.step import NanGuard, Precision
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.optimizer.ema import ModelEMA
-from ppdet_repro.optimizer.phases import Learners, Phase
+from ppdet_repro.optimizer.phases import Phase, PhaseFreezer
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 
@@ -48,7 +49,7 @@ def assemble(cfg: Config, world: World, evaluation: Optional[Evaluation], offlin
     evaluate = None if evaluation is None else bound(evaluation, cfg, make("EvalDataset"))
     phases = make("TrainPhases")
     readers = [make("TrainReader", **reader_arguments(phase)) for phase in phases.phases]
-    with named(cfg.path):
+    with errors_from(cfg.path):
         data = TrainData(
             dataset, phases, readers, settings.epoch, settings.worker_num, settings.accumulate_steps, world
         )
@@ -64,10 +65,10 @@ def assemble(cfg: Config, world: World, evaluation: Optional[Evaluation], offlin
 
     scale = learning_rate_scale(settings, readers[0].batch_size, world.size)
     schedule = make("LearningRate").schedule(data.updates_per_epoch, scale)
-    ema, learners = moving_average(settings, model), Learners(model)
-    with named(cfg.path):
-        for phase in reversed(phases.phases):  # finds mistakes in all phases; the last one entered is the first phase
-            learners.enter(phase)
+    ema, freezer = moving_average(settings, model), PhaseFreezer(model)
+    with errors_from(cfg.path):
+        for phase in reversed(phases.phases):  # finds mistakes in all phases; the last one applied is the first phase
+            freezer.apply(phase)
 
     return Run(
         folder=folder,
@@ -77,7 +78,7 @@ def assemble(cfg: Config, world: World, evaluation: Optional[Evaluation], offlin
         detector=detector,
         model=model,
         ema=ema,
-        learners=learners,
+        freezer=freezer,
         schedule=schedule,
         optimizer_builder=make("OptimizerBuilder"),
         precision=choose_precision(settings, world),
@@ -92,7 +93,7 @@ def assemble(cfg: Config, world: World, evaluation: Optional[Evaluation], offlin
 
 
 @contextmanager
-def named(path: Path) -> Iterator[None]:
+def errors_from(path: Path) -> Iterator[None]:
     """Put the config's path before the messages of UserErrors."""
     try:
         yield
@@ -118,7 +119,7 @@ def log_size(detector: Detector, parameters: bool, preprocess: Optional[list]) -
         counted = count_parameters(detector)
         get_logger().info(f"{counted.total / 1e6:.2f} M parameters, {counted.trainable / 1e6:.2f} M trainable")
     if preprocess is not None:
-        get_logger().info(image_line(*count_pictures(detector, Preprocess(preprocess), PICTURES[-1:])))
+        get_logger().info(image_line(*count_images(detector, Preprocess(preprocess), TYPICAL_SIZES[-1:])))
 
 
 def learning_rate_scale(settings: RunSettings, batch_size: int, processes: int) -> float:

@@ -1,147 +1,71 @@
-"""Counting parameters and multiply-adds: every kind of layer against arithmetic done by hand."""
+"""The report on a model's size: means over images, and the comparison with the paper's figures."""
 
 from __future__ import annotations
 
 import json
 
-import paddle
 import pytest
 from paddle import nn
+from paths import CONFIGS
 
 from ppdet_repro import build_model, load_config
 from ppdet_repro.cli.info import image_sizes
-from ppdet_repro.core.config import build
+from ppdet_repro.core.config.reading import parse
+from ppdet_repro.core.config.run import PaperRow
 from ppdet_repro.data.transform.normalize import Permute
 from ppdet_repro.data.transform.preprocess import Preprocess
 from ppdet_repro.data.transform.resize import Resize
-from ppdet_repro.engine.analysis.model_info import (
-    PAPERS,
-    Image,
-    Published,
-    comparison,
-    count,
-    count_image,
-    count_parameters,
-    count_pictures,
-    input_size,
-    mean_line,
-    model_info,
-)
+from ppdet_repro.engine.analysis.counting import Cost, CountedImage, count_images, count_input, count_parameters
+from ppdet_repro.engine.analysis.model_info import NetworkSize, comparison, mean_line, model_info, network_size
 from ppdet_repro.modeling.backbones.resnet import DeformConvNorm
 from ppdet_repro.modeling.layers import batch_norm
 from ppdet_repro.utils.errors import UserError
 
 YOLOF = "configs/yolof/yolof_r50_c5_1x_coco.yml"
-
-
-def cost(layer: nn.Layer, *shape: int) -> int:
-    return count(layer, lambda: layer(paddle.zeros(shape))).total
-
-
-def test_a_dilated_convolution_costs_what_a_dense_one_does():
-    # 8 x 10 x 10 outputs, each of 3 x 3 x 3 weights; dilation 4 reads further and costs no more
-    assert cost(nn.Conv2D(3, 8, 3, padding=1), 1, 3, 10, 10) == 8 * 100 * 27
-    assert cost(nn.Conv2D(3, 8, 3, padding=4, dilation=4), 1, 3, 10, 10) == 8 * 100 * 27
-
-
-def test_a_strided_convolution_costs_by_its_output():
-    # 9 x 9 in, stride 2, padding 1: (9 + 2 - 3) // 2 + 1 = 5 out
-    assert cost(nn.Conv2D(4, 8, 3, stride=2, padding=1), 1, 4, 9, 9) == 8 * 25 * 4 * 9
-
-
-def test_a_group_sees_only_its_own_channels():
-    assert cost(nn.Conv2D(4, 8, 3, padding=1, groups=2), 1, 4, 5, 5) == 8 * 25 * (4 // 2) * 9
-    assert cost(nn.Conv2D(6, 6, 5, padding=2, groups=6), 1, 6, 4, 4) == 6 * 16 * 25  # depthwise
-
-
-def test_a_transposed_convolution_costs_by_its_input():
-    # every one of 4 x 5 x 5 input values meets 6 (3 in groups of two) x 4 x 4 weights; the output is 10 x 10
-    assert cost(nn.Conv2DTranspose(4, 6, 4, stride=2, padding=1), 1, 4, 5, 5) == 100 * 6 * 16
-    assert cost(nn.Conv2DTranspose(4, 6, 4, stride=2, padding=1, groups=2), 1, 4, 5, 5) == 100 * 3 * 16
-
-
-def test_a_linear_layer_costs_its_weights_a_row():
-    assert cost(nn.Linear(7, 5), 2, 3, 7) == 2 * 3 * 35
-
-
-def test_a_deformable_convolution_costs_its_offsets_too():
-    layer = DeformConvNorm(4, 8, 3, 1, batch_norm, 1.0)
-    # the convolution itself; and 27 = 9 taps x (dy, dx, mask) channels of offsets, a dense 3x3 convolution
-    assert cost(layer, 1, 4, 6, 6) == 8 * 36 * 4 * 9 + 27 * 36 * 4 * 9
-
-
-def test_norms_activations_and_pooling_cost_nothing():
-    layer = nn.Sequential(nn.BatchNorm2D(3), nn.ReLU(), nn.MaxPool2D(2), nn.Upsample(scale_factor=2))
-    assert cost(layer, 1, 3, 8, 8) == 0
-
-
-class TwoLevels(nn.Layer):
-    """One head on two maps, and a branch that only training runs."""
-
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Conv2D(2, 2, 1)
-        self.extra = nn.Conv2D(2, 2, 1)
-
-    def forward(self, x):
-        outputs = [self.head(x), self.head(x[:, :, :2, :2])]
-        return outputs + [self.extra(x)] if self.training else outputs
-
-
-def test_weights_shared_over_levels_count_once_as_parameters_and_in_every_call():
-    model = TwoLevels()
-    counted = count(model, lambda: model(paddle.zeros([1, 2, 4, 4])))
-    assert counted.parts["head"] == 4 * 16 + 4 * 4
-    assert count_parameters(model.head).total == 4 + 2  # weights and bias
-
-
-def test_what_did_not_run_is_named_and_the_model_is_left_as_it_was():
-    model = TwoLevels()
-    counted = count(model, lambda: model(paddle.zeros([1, 2, 4, 4])))
-    assert counted.idle == ["extra"] and counted.parts["extra"] == 0
-    assert model.training and not model.head._forward_post_hooks
-
-
-def test_a_weight_of_a_layer_of_another_kind_is_named():
-    model = nn.Sequential(nn.Embedding(5, 3))
-    assert count(model, lambda: model(paddle.zeros([2], "int64"))).idle == ["0"]
-
-
-def test_running_statistics_are_no_parameters_and_frozen_ones_are_not_trainable():
-    model = nn.Sequential(nn.Conv2D(3, 4, 3, bias_attr=False), nn.BatchNorm2D(4))
-    assert count_parameters(model) == (4 * 27 + 4 + 4, 4 * 27 + 4 + 4)
-    assert count_parameters(model[1]).total == 8
-    model[0].weight.stop_gradient = True
-    assert count_parameters(model) == (116, 8)
-
-
-def test_yolof_has_the_papers_parameters_and_its_cost_goes_with_the_area():
-    model = build_model(load_config(YOLOF))
-    assert count_parameters(model).total == pytest.approx(44e6, rel=0.01)
-    small, wide = count_image(model, (64, 64)), count_image(model, (64, 128))
-    assert list(small.parts) == ["backbone", "neck", "head"] and not small.idle
-    assert wide.total == 2 * small.total
-    # at 800 x 1344: 109.25 GFLOPs, 262.5 times those of 64 x 64
-    assert small.total * (800 * 1344) / (64 * 64) == pytest.approx(109.25e9, rel=1e-4)
-
-
-def test_pictures_are_resized_and_padded_as_for_evaluation():
-    preprocess = Preprocess(build(load_config(YOLOF), "EvalReader").preprocess)
-    assert input_size(preprocess, (480, 640)) == ((800, 1067), (800, 1088))
-    assert input_size(preprocess, (640, 480)) == ((1067, 800), (1088, 800))
-    assert input_size(preprocess, (100, 500)) == ((267, 1333), (288, 1344))
+COMPARED = {
+    "ppyolo": (
+        "ppyolo_r50vd_dcn_1x ppyolov2_r50vd_dcn_365e table1_a table1_b_pan_mish table1_c_640 table1_d_768 "
+        "table1_e_iou_aware"
+    ),
+    "ttfnet": (
+        "pafnet_10x table1_b_ags_1x table1_c_ssld_1x table1_d_4x table1_e_cutmix_ema_4x table1_f_dcn_4x table1_g_10x "
+        "ttfnet_darknet53_1x"
+    ),
+    "yolof": (
+        "retinanet_plus_r101_1x retinanet_plus_r50_1x retinanet_r101_1x retinanet_r50_1x yolof_r101_c5_1x "
+        "yolof_r50_c5_1x yolof_x101_64x4d_c5_1x yolof_x101_64x4d_c5_3x_ms"
+    ),
+}
 
 
 def test_table_1_has_the_papers_parameters_and_ratios_of_costs():
     """YOLOF's Table 1: parameters within 2 %, costs in the paper's proportions within 3 % (each scaled by area from
-    128 x 128 px, where every level of a pyramid is whole, to the paper's pictures)."""
+    128 x 128 px, where every level of a pyramid is whole, to the paper's images)."""
     left = []
     for name in ("retinanet_r50", "retinanet_r101", "yolof_r50_c5", "yolof_r101_c5", "yolof_x101_64x4d_c5"):
-        paper = PAPERS[f"{name}_1x_coco"]
-        model = build_model(load_config(f"configs/yolof/{name}_1x_coco.yml", paper.overrides))
-        assert count_parameters(model).total == pytest.approx(paper.parameters, rel=0.02), name
-        left.append(count_image(model, (128, 128)).total * paper.area / 128**2 / paper.macs)
+        path = f"configs/yolof/{name}_1x_coco.yml"
+        paper = load_config(path).run.paper
+        model = build_model(load_config(path, paper.overrides))
+        assert count_parameters(model).total == pytest.approx(paper.parameters * 1e6, rel=0.02), name
+        left.append(count_input(model, (128, 128)).total * paper.area / 128**2 / (paper.gflops * 1e9))
     assert max(left) / min(left) < 1.03
+
+
+def test_these_configs_are_compared_with_a_paper_and_no_others():
+    """A config inherits its base's row, but is compared only if the row names it: its network may be another one."""
+    expected = {f"{folder}/{name}_coco" for folder, names in COMPARED.items() for name in names.split()}
+    expected.add("yolof/yolof_r50_c5_1x_coco_paper")
+    files = [path for path in CONFIGS.rglob("*.yml") if path.parent.name not in ("_base_", "datasets")]
+    written = {path for path in files if "paper" in parse(path.read_text(encoding="utf-8"), path, []).value}
+    assert {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in written} == expected
+    assert all(load_config(path).run.paper.config == path.stem for path in written)
+
+
+def test_the_row_of_a_base_is_not_the_childs(tmp_path):
+    child = tmp_path / "child.yml"
+    child.write_text(f"_BASE_: {CONFIGS / 'yolof' / 'yolof_r50_c5_1x_coco.yml'}\nResNet: {{variant: c}}\n")
+    assert load_config(child).run.paper.parameters == 44
+    assert "paper" not in model_info(str(child), size=(64, 64)) and "paper" in model_info(YOLOF, size=(64, 64))
 
 
 class OneConv(nn.Layer):
@@ -153,28 +77,63 @@ class OneConv(nn.Layer):
         return self.conv(image)
 
 
-def test_the_mean_is_over_pictures_not_over_sizes():
+def test_the_mean_is_over_images_not_over_sizes():
     preprocess = Preprocess([Resize([20, 40], keep_ratio=True), Permute()])
-    images = count_pictures(OneConv(), preprocess, [(10, 20), (10, 20), (10, 10)])
+    images = count_images(OneConv(), preprocess, [(10, 20), (10, 20), (10, 10)])
     assert [image.padded for image in images] == [(20, 40), (20, 40), (20, 20)]
     assert [image.cost.total for image in images] == [3 * 800, 3 * 800, 3 * 400]
-    assert "the mean over 3 pictures: mean area 667 px resized" in mean_line(images)  # 2000 / 3
+    assert "the mean over 3 images: mean area 667 px resized" in mean_line(images)  # 2000 / 3
+
+
+def counted(giga: int, *size: int) -> CountedImage:
+    return CountedImage(None, size, size, Cost({"net": giga * 10**9}, []))
+
+
+def steps(lines: list) -> list:
+    """Parameters and GFLOPs of a comparison's table, from the first step to what is left."""
+    return [tuple(line.replace(" M ", " ").split()[-2:]) for line in lines[lines.index("") + 3 :]]
 
 
 def test_the_difference_to_the_paper_is_explained_step_by_step():
-    paper = Published("a paper", 10e6, 6e9, "its pictures", 500.0, "half the area", "another net", ())
-    parts = count(OneConv(), lambda: None)._replace(parts={"net": 10 * 10**9})
-    lines = comparison(paper, 11_000_000, [Image(None, (20, 50), (20, 50), parts)], network=1.1)
-    # 10 G x 500 / 1000 px = 5 G; x 1.1 = 5.5 G, 8.3 % under 6 G
-    assert "here 11.00 M (+10.0%)" in lines[0]
-    assert [line.split()[0] for line in lines[2:]] == ["10.00", "5.00", "5.50", "6.00"]
-    assert lines[-1].endswith("-8.3% is left")
+    paper = PaperRow(parameters=10, gflops=6, area=500, inputs="half the area", network="another", overrides=["a=b"])
+    ours, theirs = NetworkSize(11_000_000, 10 * 10**9), NetworkSize(11_000_000, 11 * 10**9)
+    lines = comparison(paper, [counted(10, 20, 50)], ours, theirs)
+    # 10 G x 1.1 = 11 G; x 500 / 1000 px = 5.5 G, 8.3 % under 6 G
+    giga = ["10.00", "11.00", "5.50", "6", "-8.3%"]
+    assert steps(lines) == list(zip(["11.00", "11.00", "11.00", "10", "+10.0%"], giga))
+    assert lines[1:3] == ["Its inputs: half the area.", "Its network: another."]
+
+
+@pytest.mark.parametrize("deformable, parameters", [("none", "8.00"), ("parameters", "12.00")])
+def test_deformable_convolutions_and_operations_are_counted_as_the_paper_does(deformable, parameters):
+    paper = PaperRow(parameters=8, gflops=16, area=1000, deformable=deformable, operations=2)
+    size = NetworkSize(12_000_000, 10 * 10**9, deformable_parameters=4_000_000, deformable_macs=2 * 10**9)
+    lines = comparison(paper, [counted(10, 20, 50)], size, size)
+    # 10 G - 2 G = 8 G multiply-adds; the area is the paper's; 16 G operations
+    assert [giga for _, giga in steps(lines)] == ["10.00", "8.00", "8.00", "16.00", "16", "+0.0%"]
+    assert [count for count, _ in steps(lines)][:4] == ["12.00", parameters, parameters, parameters]
+
+
+def test_the_deformable_part_of_a_network_is_without_the_offsets():
+    class Network(nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.conv = DeformConvNorm(3, 8, 3, 1, batch_norm, 1.0)
+
+        def raw(self, image):
+            return self.conv(image)
+
+    # 8 x 3 x 9 weights at 6 x 6 positions; besides, 27 channels of offsets with biases, and 8 norms
+    found = network_size(Network(), (6, 6))
+    assert found[2:] == (8 * 3 * 9, 36 * 8 * 3 * 9)
+    assert found[:2] == (8 * 27 + 27 * 27 + 27 + 16, 36 * (8 * 27 + 27 * 27))
 
 
 def test_the_report_states_size_parts_and_the_papers_figures():
     report = model_info(YOLOF, size=(64, 64))
-    for words in ("backbone", "44.17 M", "0.42 GFLOPs at 64 x 64", "44 M ", "86 GFLOPs", "+0.2% is left"):
+    for words in ("backbone", "44.17 M", "0.42 GFLOPs at 64 x 64", "44 M ", " 86\n"):
         assert words in report
+    assert report.splitlines()[-1].split() == ["left", "+0.4%", "+0.2%"]
 
 
 def test_image_sizes_come_from_a_coco_json_by_image_id(tmp_path):
@@ -186,7 +145,7 @@ def test_image_sizes_come_from_a_coco_json_by_image_id(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", "not json", '{"images": []}', '{"images": [{"id": 1}]}'])
-def test_a_json_that_is_not_cocos_is_one_clear_error(tmp_path, text):
+def test_a_json_file_that_is_not_in_cocos_format_is_one_clear_error(tmp_path, text):
     path = tmp_path / "x.json"
     path.write_text(text)
     with pytest.raises(UserError, match=f"--anno {path}: "):
