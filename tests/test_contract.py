@@ -1,9 +1,9 @@
-"""One contract for every config: it builds, trains a step, evaluates, and exports what it evaluates.
+"""One contract for every config: it builds, trains for a step, evaluates, and its export agrees with the evaluation.
 
-Pictures are tiny, weights made by formula (spread scores, so that there are boxes). Every config is read and checked.
-All different readers, data sets and optimizers are built, and all different networks (equal backbones once). A network
-goes all the way, it trains, evaluates and is exported, if it is the first with its combination of classes, or the first
-with one of its parts; parts that differ only in numbers (depths, anchors, thresholds, loss weights) are alike.
+Images are tiny, and weights follow a formula (with scores spread so that boxes are found). Every config is loaded and
+checked. Each different reader, dataset and optimizer is built, and each different network (equal backbones once). A
+network is also trained, evaluated and exported if it is the first with its combination of classes, or the first with
+one of its parts. Parts that differ only in numbers (depths, anchors, thresholds, loss weights) count as equal.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ CONFIGS = sorted(
     path for path in ROOT.glob("*/*.yml") if path.parent.name != "datasets" and not path.parent.name.startswith("_")
 )
 SIDE, CLASSES = 64, 80
-# PaddleDetection's DarkNet with freeze_at 0 cuts the gradient behind its first stage; the parameters stay trainable
+# PaddleDetection's DarkNet with freeze_at 0 stops the gradient after its first stage; the parameters stay trainable
 CUT_OFF = {"ttfnet/ttfnet_darknet53_1x_coco": ("backbone.conv0.", "backbone.downsample0.", "backbone.stage.0.")}
-# The formula's weights give these scores below the published threshold; all boxes are compared then
+# With the formula's weights, the scores of these are below the published threshold; all boxes are compared instead
 FAINT = ("yolof/table5c_no_shortcut_1_1_1_1_1x_coco", "yolof/yolof_x101_64x4d_c5_1x_coco")
 FAINT_OVERRIDES = ["YOLOFHead.nms.score_threshold=0.001", "YOLOFHead.nms.keep_top_k=-1"]
 NUMBER = re.compile(r"-?\d+(\.\d+)?(e-?\d+)?")
@@ -48,16 +48,16 @@ SIZES = {
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """A COCO set of small pictures, and a label list."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    """A folder with a COCO dataset of small images, and a label list."""
+    folder = tmp_path_factory.mktemp("images")
     write_images(folder, 4)
     (folder / "labels.txt").write_text("".join(f"class {i}\n" for i in range(CLASSES)))
     return folder
 
 
 def shrunk(path, folder):
-    """The config with tiny inputs, two images a batch, and the tiny set."""
+    """The config with tiny inputs, two images per batch, and the tiny dataset."""
     plain = load_config(path)
     overrides = ["use_gpu=false", "worker_num=0", f"num_classes={CLASSES}"]
     for reader in ("TrainReader", "EvalReader", "TestReader"):
@@ -79,7 +79,7 @@ def shrunk(path, folder):
 
 
 def signature(value):
-    """What a part of a resolved config comes to, whatever the lines it was written in."""
+    """The values of a part of a resolved config, without the lines where they are written."""
     if isinstance(value, Setting):
         return signature(value.value)
     if isinstance(value, Plan):
@@ -90,7 +90,7 @@ def signature(value):
 
 
 def kind(value):
-    """A signature's structure: numbers are left out, so sizes, anchors and thresholds do not count, nor how many."""
+    """The structure of a signature. Numbers (sizes, anchors, thresholds) and how many there are do not count."""
     if isinstance(value, tuple):
         kinds = [kind(item) for item in value]
         return tuple(item for i, item in enumerate(kinds) if item != "number" or kinds[i - 1 : i] != ["number"])
@@ -98,7 +98,7 @@ def kind(value):
 
 
 def plans(value):
-    """All components of a setting's value, the outer before the inner."""
+    """All components in the value of a setting, outer ones before inner ones."""
     found = [value] if isinstance(value, Plan) else []
     inner = value.settings if isinstance(value, Plan) else value
     items = inner.values() if isinstance(inner, dict) else inner if isinstance(inner, (list, tuple)) else ()
@@ -106,7 +106,7 @@ def plans(value):
 
 
 def pieces(tree):
-    """What a network is made of: the combination of its classes, and the kind of each part without its own parts."""
+    """What a network consists of: the combination of its classes, and the kind of each part without its own parts."""
     parts = plans(tree[tree["architecture"].value].value)
     own = [{name: item for name, item in part.settings.items() if not item.has_parts()} for part in parts]
     return {tuple(part.component.name for part in parts)} | {
@@ -126,7 +126,7 @@ TREES = {path: load_config(path).tree() for path in CONFIGS}
 
 
 def firsts(content):
-    """The first configs that between them have everything that `content` finds in a config's tree."""
+    """The first configs that together have everything that `content` finds in any config's tree."""
     seen, chosen = set(), []
     for path, tree in TREES.items():
         if content(tree) - seen:
@@ -146,8 +146,8 @@ def one_batch(cfg, reader, dataset):
 
 
 @pytest.mark.parametrize("path", firsts(surroundings), ids=identify)
-def test_every_config_builds_what_a_run_needs(path, pictures):
-    cfg = shrunk(path, pictures)
+def test_every_config_builds_what_a_run_needs(path, images):
+    cfg = shrunk(path, images)
     schedule = build(cfg, "LearningRate").schedule(10, 1.0)
     layer = paddle.nn.Linear(1, 1)
     build(cfg, "OptimizerBuilder").build(schedule, layer)
@@ -159,7 +159,7 @@ def test_every_config_builds_what_a_run_needs(path, pictures):
 
 @pytest.fixture(scope="module")
 def last_backbone():
-    """The signature of the backbone that was built last, and itself."""
+    """The backbone that was built last, by its signature."""
     return {}
 
 
@@ -176,8 +176,8 @@ def test_every_network_builds(path, last_backbone):
 
 
 @pytest.mark.parametrize("path", firsts(pieces), ids=identify)
-def test_every_kind_of_network_trains_evaluates_and_exports(path, pictures, tmp_path):
-    cfg = shrunk(path, pictures)
+def test_every_kind_of_network_trains_evaluates_and_exports(path, images, tmp_path):
+    cfg = shrunk(path, images)
     model = build_model(cfg)
     weights = filled_state(model)
     model.set_state_dict(weights)
@@ -213,7 +213,7 @@ def run_exported(folder, batch):
     config.disable_glog_info()
     predictor = inference.create_predictor(config)
     outputs = []
-    for i in range(len(batch["image"])):  # one at a time: exports of a fixed size take one image
+    for i in range(len(batch["image"])):  # one at a time: exports with a fixed size take one image
         for name in predictor.get_input_names():
             predictor.get_input_handle(name).copy_from_cpu(batch[name][i : i + 1].numpy())
         predictor.run()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import math
 
 import numpy as np
 import paddle
 import pytest
+from paths import ROOT
 
 from ppdet_repro.modeling import boxes as B
 from ppdet_repro.modeling.anchors import AnchorGenerator
 from ppdet_repro.utils.errors import UserError
+
+MODULES = [path for path in (ROOT / "ppdet_repro" / "modeling").rglob("*.py") if path.name != "boxes.py"]
 
 
 def tensor(values):
@@ -45,24 +49,48 @@ def test_giou_by_hand():
     np.testing.assert_allclose(B.giou(a, b), [1 / 7 - 50 / 225, -700 / 900, 1], rtol=1e-6)
 
 
-def test_l1_distance_is_of_centre_and_size():
-    # centres (5, 5), (10, 10); sizes (10, 10), (8, 12): 5 + 5 + 2 + 2
+def test_l1_distance_is_of_center_and_size():
+    # centers (5, 5), (10, 10); sizes (10, 10), (8, 12): 5 + 5 + 2 + 2
     assert B.l1_distance(tensor([[0, 0, 10, 10]]), tensor([[6, 4, 14, 16]])).tolist() == [[14]]
 
 
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_no_other_module_computes_with_the_corners_of_boxes(path):
+    """Nowhere else are both the minima and the maxima of tensors taken (as an IoU does), or two parts of one tensor
+    subtracted or compared (as in a width)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    called = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    assert not {"paddle.minimum", "paddle.maximum"} <= called
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
+            left, right = node.left, node.right
+        elif isinstance(node, ast.Compare):
+            left, right = node.left, node.comparators[0]
+        else:
+            continue
+        if isinstance(left, ast.Subscript) and isinstance(right, ast.Subscript):
+            assert ast.unparse(left.value) != ast.unparse(right.value), f"{path}:{node.lineno}: {ast.unparse(node)}"
+
+
+def test_padding_has_no_area():
+    # 10 x 20; no width; corners in the wrong order; padding
+    boxes = tensor([[0, 0, 10, 20], [5, 0, 5, 20], [10, 10, 0, 0], [0, 0, 0, 0]])
+    assert B.has_area(boxes).tolist() == [True, False, False, False]
+
+
 class TestDecodeDeltas:
-    anchor = tensor([[0, 0, 64, 64]])  # centre (32, 32), size 64
+    anchor = tensor([[0, 0, 64, 64]])  # center (32, 32), size 64
 
     def test_zero_is_the_anchor(self):
         assert B.decode_deltas(tensor([[0, 0, 0, 0]]), self.anchor).tolist() == [[0, 0, 64, 64]]
 
     def test_shift_and_scale(self):
-        # centre + (16, -16), size * (2, 1/2)
+        # center + (16, -16), size * (2, 1/2)
         decoded = B.decode_deltas(tensor([[0.25, -0.25, math.log(2), -math.log(2)]]), self.anchor)
         np.testing.assert_allclose(decoded, [[48 - 64, 16 - 16, 48 + 64, 16 + 16]], rtol=1e-6)
 
-    def test_center_clip_cuts_pixels_and_stops_the_gradient(self):
-        deltas = tensor([[1.0, -1.0, 0.0, 0.0]])  # a shift of +-64 px, cut to +-32
+    def test_center_clip_limits_pixels_and_stops_the_gradient(self):
+        deltas = tensor([[1.0, -1.0, 0.0, 0.0]])  # a shift of +-64 px, clipped to +-32
         deltas.stop_gradient = False
         decoded = B.decode_deltas(deltas, self.anchor, center_clip=32.0)
         assert decoded.tolist() == [[32, -32, 96, 32]]
@@ -71,7 +99,7 @@ class TestDecodeDeltas:
         assert (deltas.grad[0, 2:].abs() > 0).all()
 
     @pytest.mark.parametrize("clip, smallest", [(32.0, 64 * math.exp(-10)), (None, 64 * 16 / 1000)])
-    def test_log_size_is_cut_above_always_and_below_only_without_center_clip(self, clip, smallest):
+    def test_log_size_is_clipped_above_always_and_below_only_without_center_clip(self, clip, smallest):
         decoded = B.decode_deltas(tensor([[0, 0, 10, -10]]), self.anchor, center_clip=clip)
         w, h = (decoded[0, 2:] - decoded[0, :2]).tolist()
         assert w == pytest.approx(64 * 1000 / 16)
@@ -86,13 +114,13 @@ def test_clip_and_scale_back_use_y_x_order():
 
 
 class TestAnchors:
-    def test_first_anchor_is_centred_on_the_corner(self):
+    def test_first_anchor_is_centered_on_the_corner(self):
         """Offset 0, not half a stride: PaddleDetection's and YOLOF's choice."""
         (anchors,) = AnchorGenerator([[32, 64]], [1.0], [32])([paddle.zeros([1, 8, 2, 3])])
         assert anchors.shape == [2 * 3 * 2, 4]
         assert anchors[0].tolist() == [-16, -16, 16, 16]
         assert anchors[1].tolist() == [-32, -32, 32, 32]
-        assert anchors[2].tolist() == [16, -16, 48, 16]  # next place in x
+        assert anchors[2].tolist() == [16, -16, 48, 16]  # next location in x
         assert anchors[-1].tolist() == [64 - 32, 32 - 32, 64 + 32, 32 + 32]  # y 1, x 2
 
     def test_half_a_stride(self):
