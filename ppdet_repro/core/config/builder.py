@@ -106,7 +106,7 @@ def _load(path: Path, overrides: Sequence[str], over: Optional[Path] = None) -> 
     plans = checker.document(problems)
     raise_problems(problems)
     written = dict(pair for key, setting in {**settings, **plans}.items() for pair in setting.written(key))
-    for key in NO_EFFECT.keys() & written:
+    for key in sorted(NO_EFFECT.keys() & written):
         get_logger().info(f"{written[key]}: {key} has no effect: {NO_EFFECT[key]}")
     values = {key: setting.plain() for key, setting in settings.items()}
     values["export"], values["paper"] = ExportSettings(**values["export"]), PaperRow(**values["paper"])
