@@ -1,1 +1,1 @@
-"""Learning rates, optimizers and the moving average of weights."""
+"""Learning rates, optimizers, training phases and the moving average of weights."""

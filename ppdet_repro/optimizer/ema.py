@@ -1,10 +1,8 @@
-"""An exponential moving average of a model's weights.
+"""Exponential moving average of a model's weights.
 
-The average starts from zero and covers the whole state dict, BN statistics included. When it is used it
-is divided by 1 - d**t with d the LAST decay: exact if the decay had been constant, nearly 1 late in
-training. Both are PaddleDetection's, whose released weights come from it.
-
-t updates done
+The average starts at zero and covers the whole state dict, including batch norm statistics. Before use it is divided by
+1 - d**t, where t is the number of updates and d the LAST decay. The division is exact for a constant decay, and has
+little effect late in training. PaddleDetection does the same, and its released weights are such averages.
 """
 
 from __future__ import annotations
@@ -23,11 +21,14 @@ RUNNING_STATISTICS = ("._mean", "._variance")
 class ModelEMA:
     """The average of a model's weights.
 
-    decay_type      threshold: min(decay, (1+t)/(10+t)); exponential: decay * (1 - exp(-(t+1)/2000)), and no
-                    division when used; normal: decay
-    black_list      weights whose names contain one of these are copied, not averaged; so are integers
-    filter_no_grad  so are frozen weights, except BN statistics
-    cycle_epoch     start again from zero after so many `end_cycle`; -1: never
+    Args:
+        decay: the largest decay
+        decay_type: the decay of the update after t updates: `threshold` is min(decay, (1 + t) / (10 + t));
+            `exponential` is decay * (1 - exp(-(t + 1) / 2000)), and the average is then used without division;
+            `normal` is decay
+        black_list: weights whose names contain one of these are copied, not averaged. Integers are copied, too.
+        filter_no_grad: also copy weights without gradient, except batch norm statistics
+        cycle_epoch: restart from zero after this many calls of `end_cycle`; -1: never
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class ModelEMA:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Restart from zero."""
         self.step = 0
         self.cycle = 0
         self.average = {
@@ -63,7 +64,7 @@ class ModelEMA:
         }
 
     def decay_at(self, t: int) -> float:
-        """The decay of the update after t updates."""
+        """The decay of the update that follows t updates."""
         if self.decay_type == "threshold":
             return min(self.decay, (1 + t) / (10 + t))
         if self.decay_type == "exponential":
@@ -72,7 +73,7 @@ class ModelEMA:
 
     @paddle.no_grad()
     def update(self) -> None:
-        """Take in the model's present weights."""
+        """Update the average with the model's current weights."""
         decay = self.decay_at(self.step)
         for name, average in self.average.items():
             value = self.weights[name]
@@ -83,7 +84,7 @@ class ModelEMA:
 
     @paddle.no_grad()
     def applied_weights(self) -> Dict[str, paddle.Tensor]:
-        """The weights to evaluate and to publish; the model's own before the first update."""
+        """The averaged weights to evaluate and to publish; before the first update the model's own."""
         if self.step == 0:
             return dict(self.weights)
         divisor = 1.0
@@ -96,7 +97,7 @@ class ModelEMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model has the averaged weights within the block, its own again after it."""
+        """Give the model the averaged weights within the block, and its own afterwards."""
         raw = {name: value.clone() for name, value in self.weights.items()}
         self._set(self.applied_weights())
         try:
@@ -105,17 +106,17 @@ class ModelEMA:
             self._set(raw)
 
     def end_cycle(self) -> None:
-        """Count a snapshot, and start again after `cycle_epoch` of them."""
+        """Count a snapshot; restart from zero after `cycle_epoch` of them."""
         self.cycle += 1
         if self.cycle == self.cycle_epoch:
             self.reset()
 
     def state(self) -> Dict[str, np.ndarray]:
-        """The average itself, without division."""
+        """The average, without division."""
         return {name: value.numpy() for name, value in self.average.items()}
 
     def restore(self, state: Mapping[str, np.ndarray], step: int, cycle: int) -> None:
-        """Go on from a saved `state()`. ValueError: it is of other weights."""
+        """Continue from a saved `state()`. ValueError: it has other weights than this model."""
         if set(state) != set(self.average):
             differing = sorted(set(state) ^ set(self.average))
             raise ValueError(f"the saved average covers other weights; they differ in {', '.join(differing[:4])}")

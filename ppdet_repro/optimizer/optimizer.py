@@ -1,14 +1,15 @@
 """Optimizers from YAML: class, regularizer, gradient clipping, parameter groups.
 
-What a layer asks for its own parameters (`ParamAttr`: learning rate factor, L2 coefficient, trainable or
-not) is honoured: its own coefficient replaces the optimizer's, its factor multiplies the rate. Gradients
-are clipped before decay is added to them. Parameters without gradient are left alone, decay included.
+The attributes that a layer gives its own parameters (`ParamAttr`: learning rate factor, L2 coefficient, trainable or
+not) are respected: the L2 coefficient replaces that of the optimizer, and the factor multiplies the learning rate.
+Gradients are clipped before weight decay is added to them. Parameters without a gradient do not change, not even by
+weight decay.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, List, NamedTuple, Optional, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import paddle
 from paddle import nn
@@ -21,20 +22,21 @@ from ppdet_repro.utils.errors import UserError
 Clip = Union[nn.ClipGradByGlobalNorm, nn.ClipGradByValue, None]
 Decay = Union[L1Decay, L2Decay, None]
 Groups = List[Dict[str, Any]]
+"""Parameter groups as Paddle's optimizers take them: `params`, and optionally `learning_rate` and `weight_decay`."""
 
 
-class Update(NamedTuple):
-    """What every optimizer class is made from, besides its own parameters."""
+class Settings(NamedTuple):
+    """The arguments that all of Paddle's optimizers have in common, under their names."""
 
     learning_rate: LRScheduler
     parameters: Union[List[paddle.Tensor], Groups]
     grad_clip: Clip
-    decay: Decay
+    weight_decay: Union[L1Decay, L2Decay, float, None]
 
 
 @register
 class L2:
-    """Decay towards zero in proportion to the weight: `factor` * weight is added to the gradient."""
+    """L2 weight decay: `factor` * weight is added to the gradient."""
 
     def __init__(self, factor: float = 0.0001):
         self.decay = L2Decay(factor)
@@ -42,7 +44,7 @@ class L2:
 
 @register
 class L1:
-    """Decay towards zero at a constant pace: `factor` * sign(weight) is added to the gradient."""
+    """L1 weight decay: `factor` * sign(weight) is added to the gradient."""
 
     def __init__(self, factor: float = 0.0001):
         self.decay = L1Decay(factor)
@@ -50,20 +52,18 @@ class L1:
 
 @register
 class SGD:
-    """Gradient descent."""
+    """Stochastic gradient descent."""
 
     def __init__(self, param_groups: Optional[List[Dict[str, Any]]] = None):
         self.param_groups = param_groups
 
-    def build(self, update: Update) -> paddle.optimizer.Optimizer:
-        return paddle.optimizer.SGD(
-            update.learning_rate, update.parameters, weight_decay=update.decay, grad_clip=update.grad_clip
-        )
+    def build(self, settings: Settings) -> paddle.optimizer.Optimizer:
+        return paddle.optimizer.SGD(**settings._asdict())
 
 
 @register
 class Momentum:
-    """v = momentum * v + gradient + decay; weight -= rate * v."""
+    """Gradient descent with momentum: v = momentum * v + gradient + decay; weight -= learning rate * v."""
 
     def __init__(
         self, momentum: float = 0.9, use_nesterov: bool = False, param_groups: Optional[List[Dict[str, Any]]] = None
@@ -72,20 +72,13 @@ class Momentum:
         self.use_nesterov = use_nesterov
         self.param_groups = param_groups
 
-    def build(self, update: Update) -> paddle.optimizer.Optimizer:
-        return paddle.optimizer.Momentum(
-            update.learning_rate,
-            self.momentum,
-            update.parameters,
-            use_nesterov=self.use_nesterov,
-            weight_decay=update.decay,
-            grad_clip=update.grad_clip,
-        )
+    def build(self, settings: Settings) -> paddle.optimizer.Optimizer:
+        return paddle.optimizer.Momentum(momentum=self.momentum, use_nesterov=self.use_nesterov, **settings._asdict())
 
 
 @register
 class Adam:
-    """Adam; the regularizer's decay is part of the gradient. Source: Kingma and Ba, ICLR 2015."""
+    """Adam, where the regularizer's decay is added to the gradient. Source: Kingma and Ba, ICLR 2015."""
 
     def __init__(
         self,
@@ -94,24 +87,17 @@ class Adam:
         epsilon: float = 1e-8,
         param_groups: Optional[List[Dict[str, Any]]] = None,
     ):
-        self.betas = (beta1, beta2)
+        self.beta1, self.beta2 = beta1, beta2
         self.epsilon = epsilon
         self.param_groups = param_groups
 
-    def build(self, update: Update) -> paddle.optimizer.Optimizer:
-        return paddle.optimizer.Adam(
-            update.learning_rate,
-            *self.betas,
-            self.epsilon,
-            update.parameters,
-            weight_decay=update.decay,
-            grad_clip=update.grad_clip,
-        )
+    def build(self, settings: Settings) -> paddle.optimizer.Optimizer:
+        return paddle.optimizer.Adam(beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon, **settings._asdict())
 
 
 @register
 class AdamW:
-    """Adam whose decay is `weight_decay` alone, apart from the gradient: the regularizer is ignored.
+    """Adam with decoupled weight decay, `weight_decay`; the regularizer is ignored.
 
     Source: Loshchilov and Hutter, ICLR 2019.
     """
@@ -125,34 +111,29 @@ class AdamW:
         param_groups: Optional[List[Dict[str, Any]]] = None,
     ):
         self.weight_decay = weight_decay
-        self.betas = (beta1, beta2)
+        self.beta1, self.beta2 = beta1, beta2
         self.epsilon = epsilon
         self.param_groups = param_groups
 
-    def build(self, update: Update) -> paddle.optimizer.Optimizer:
-        return paddle.optimizer.AdamW(
-            update.learning_rate,
-            *self.betas,
-            self.epsilon,
-            update.parameters,
-            weight_decay=self.weight_decay,
-            grad_clip=update.grad_clip,
-        )
+    def build(self, settings: Settings) -> paddle.optimizer.Optimizer:
+        settings = settings._replace(weight_decay=self.weight_decay)
+        return paddle.optimizer.AdamW(beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon, **settings._asdict())
 
 
 @register
 class OptimizerBuilder:
     """The section `OptimizerBuilder`.
 
-    clip_grad_by_norm   gradients are scaled so that the norm of all together is at most this
-    clip_grad_by_value  without the above: each component is clipped to +- this
-    regularizer         L2 or L1; false or null for none
-    optimizer           one of the classes of this file
+    `param_groups` of an optimizer is a list of {params: [patterns], learning_rate: factor, weight_decay: value}. It
+    applies to parameters whose names contain a match of a pattern (a regular expression). Settings that a group leaves
+    out, and all other parameters, remain as their layers and the optimizer define them. As in Paddle, each group is
+    clipped by its own norm.
 
-    `param_groups` of an optimizer is a list of {params: [patterns], learning_rate: factor, weight_decay:
-    value}: parameters whose name contains a pattern (a regular expression) get that factor and that
-    decay; what a group does not say, and all other parameters, stay as the layers and the optimizer have
-    it. Each group is clipped by its own norm, as Paddle does.
+    Args:
+        clip_grad_by_norm: scale gradients so that their common norm is at most this
+        clip_grad_by_value: clip each component to +- this; ignored with `clip_grad_by_norm`
+        regularizer: L2 or L1; false or null for none
+        optimizer: an optimizer class of this module
     """
 
     def __init__(
@@ -168,32 +149,33 @@ class OptimizerBuilder:
         elif clip_grad_by_value is not None:
             self.grad_clip = nn.ClipGradByValue(abs(clip_grad_by_value))
         if regularizer is True:
-            raise UserError("OptimizerBuilder: regularizer wants L2, L1, false or null, not true")
+            raise UserError("OptimizerBuilder: regularizer must be L2, L1, false or null, not true")
         self.decay: Decay = regularizer.decay if regularizer else None
         self.optimizer = optimizer
 
     def build(self, learning_rate: LRScheduler, model: nn.Layer) -> paddle.optimizer.Optimizer:
-        """The optimizer of a model's trainable parameters.
+        """An optimizer of a model's trainable parameters.
 
-        UserError: a group names no parameter, or two name the same.
+        Raises:
+            UserError: The model has none, a pattern of a group matches none, or two groups match the same one.
         """
         named = {name: p for name, p in model.named_parameters() if not p.stop_gradient}
         if not named:
             raise UserError("OptimizerBuilder: the model has no trainable parameter")
         groups = self.optimizer.param_groups
         if not groups:
-            return self.optimizer.build(Update(learning_rate, list(named.values()), self.grad_clip, self.decay))
+            return self.optimizer.build(Settings(learning_rate, list(named.values()), self.grad_clip, self.decay))
         grouped = group_parameters(groups, named)
         own = {name: (p.optimize_attr["learning_rate"], p.regularizer) for name, p in named.items()}
         optimizer = self.optimizer.build(
-            Update(learning_rate, [dict(group) for group in grouped], self.grad_clip, self.decay)
+            Settings(learning_rate, [dict(group) for group in grouped], self.grad_clip, self.decay)
         )
         restore_own(grouped, named, own)
         return optimizer
 
 
 def group_parameters(groups: Groups, named: Dict[str, paddle.Tensor]) -> Groups:
-    """The groups with parameters in place of patterns, and a last one of the parameters that are in none."""
+    """Replace patterns by the parameters they match; a last group holds the parameters that no other group has."""
     rest = dict(named)
     grouped: Groups = []
     for index, group in enumerate(groups):
@@ -201,9 +183,10 @@ def group_parameters(groups: Groups, named: Dict[str, paddle.Tensor]) -> Groups:
         unknown = set(group) - {"params", "learning_rate", "weight_decay"}
         if unknown or not isinstance(group.get("params"), list):
             raise UserError(
-                f"{where} wants params (a list of patterns), learning_rate, weight_decay, not {sorted(group)}"
+                f"{where} needs params (a list of patterns), and may have learning_rate and weight_decay; "
+                f"it has {sorted(group)}"
             )
-        members = {}
+        members: Dict[str, paddle.Tensor] = {}
         for pattern in group["params"]:
             found = {name: p for name, p in named.items() if re.search(pattern, name)}
             if not found:
@@ -211,7 +194,7 @@ def group_parameters(groups: Groups, named: Dict[str, paddle.Tensor]) -> Groups:
             members.update(found)
         taken = [name for name in members if name not in rest]
         if taken:
-            raise UserError(f"{where}: {taken[0]} is in an earlier group, too")
+            raise UserError(f"{where}: {taken[0]} is also in an earlier group")
         rest = {name: p for name, p in rest.items() if name not in members}
         grouped.append({**group, "params": list(members.values())})
     if rest:
@@ -219,8 +202,11 @@ def group_parameters(groups: Groups, named: Dict[str, paddle.Tensor]) -> Groups:
     return grouped
 
 
-def restore_own(grouped: Groups, named: Dict[str, paddle.Tensor], own: Dict[str, Any]) -> None:
-    """Undo that Paddle's groups forget the layers' own factors and coefficients where the group has none."""
+def restore_own(grouped: Groups, named: Dict[str, paddle.Tensor], own: Dict[str, Tuple[float, Decay]]) -> None:
+    """Restore the parameters' own settings where their group has none: Paddle overwrites them when it gets groups.
+
+    `own` has the learning rate factor and the weight decay of each parameter.
+    """
     names = {id(p): name for name, p in named.items()}
     for group in grouped:
         for parameter in group["params"]:

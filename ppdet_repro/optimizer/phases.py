@@ -1,4 +1,4 @@
-"""Trainings in several steps: which layers learn, and from how many images an update, from which epoch on."""
+"""Training in phases, which may differ in the layers that are trained and in the batch size."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ NORMS = (nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D)
 
 @register
 class Phase:
-    """What is different from epoch `start` (counted from 0) on.
+    """Settings of the training from epoch `start` on.
 
-    freeze        layers of the model that do not learn (`backbone`, `head.levels`): their weights stay, and their batch
-                  norms use their running statistics
-    freeze_norms  so do all batch norms
-    batch_size    instead of the TrainReader's
+    Args:
+        start: first epoch of the phase, counted from 0
+        freeze: names of layers that are not trained, such as `backbone` or `head.levels`. Their weights do not change,
+            and their batch norms use the running statistics.
+        freeze_norms: do the same with all batch norms
+        batch_size: images per batch, instead of the one of TrainReader
     """
 
     def __init__(
@@ -37,51 +39,61 @@ class Phase:
 
     def __str__(self) -> str:
         frozen = [*self.freeze, *(["all batch norms"] if self.freeze_norms else [])]
-        size = "" if self.batch_size is None else f", {self.batch_size} images a batch"
+        size = "" if self.batch_size is None else f", {self.batch_size} images per batch"
         return f"{' and '.join(frozen) or 'nothing'} frozen{size}"
 
 
 @register
 class TrainPhases:
-    """The section `TrainPhases`: phases, each until the next one starts. Without the section there is one.
+    """The section `TrainPhases`: a list of phases, each of which lasts until the next one starts.
 
-    The optimizer begins anew with each phase, without what it gathered before; the schedule of learning rates goes on.
+    By default there is one phase. Each phase starts with a new optimizer, without accumulated momentum; the learning
+    rate schedule continues.
     """
 
     def __init__(self, phases: Optional[List[Part[Phase]]] = None):
         self.phases: List[Phase] = list(phases or [Phase()])
         starts = [phase.start for phase in self.phases]
         if starts[0] != 0 or starts != sorted(set(starts)):
-            raise UserError(f"TrainPhases: the phases start at epochs {starts}; they want 0 first, then later ones")
+            raise UserError(
+                f"TrainPhases: the phases start at epochs {starts}; the first must start at 0, "
+                "each other one later than the one before"
+            )
 
     def at(self, epoch: int) -> Phase:
         """The phase of an epoch (counted from 0)."""
         return [phase for phase in self.phases if phase.start <= epoch][-1]
 
 
-class Learners:
-    """What of a model learns: everything that does as it was built, less what a phase freezes."""
+class PhaseFreezer:
+    """Freezes layers of a model for a phase, and unfreezes them in a later one.
+
+    Parameters and batch norms that are frozen when the model is built always stay frozen.
+    """
 
     def __init__(self, model: nn.Layer):
         self.layers: Dict[str, nn.Layer] = dict(model.named_sublayers())
         self.parameters = [p for p in model.parameters() if not p.stop_gradient]
         self.norms = [layer for layer in self.layers.values() if isinstance(layer, NORMS) and not is_frozen(layer)]
 
-    def enter(self, phase: Phase) -> None:
-        """Freeze what the phase freezes, thaw what it does not. UserError: the model has no such layer, or norms that
-        cannot be frozen."""
+    def apply(self, phase: Phase) -> None:
+        """Freeze the layers that a phase freezes, and unfreeze all others.
+
+        Raises:
+            UserError: The model has no layer of that name, or the phase freezes synchronized batch norms.
+        """
         unknown = [name for name in phase.freeze if name not in self.layers]
         if unknown:
             outer = ", ".join(name for name in self.layers if "." not in name)
             raise UserError(f"Phase: freeze names {unknown[0]!r}, which the model does not have; it has {outer}")
         frozen = [layer for name in phase.freeze for layer in self.layers[name].sublayers(include_self=True)]
         frozen += self.norms if phase.freeze_norms else []
-        concerned = self.layers.values() if phase.freeze_norms else frozen
-        if any(isinstance(layer, nn.SyncBatchNorm) for layer in concerned):
+        checked = self.layers.values() if phase.freeze_norms else frozen
+        if any(isinstance(layer, nn.SyncBatchNorm) for layer in checked):
             raise UserError("Phase: norm_type sync_bn cannot be frozen for a phase; set norm_type: bn")
-        stopped = {id(p) for layer in frozen for p in layer.parameters()}
+        frozen_parameters = {id(p) for layer in frozen for p in layer.parameters()}
         for parameter in self.parameters:
-            parameter.stop_gradient = id(parameter) in stopped
-        inside = {id(layer) for layer in frozen}
+            parameter.stop_gradient = id(parameter) in frozen_parameters
+        frozen_layers = {id(layer) for layer in frozen}
         for norm in self.norms:
-            set_frozen(norm, id(norm) in inside)
+            set_frozen(norm, id(norm) in frozen_layers)

@@ -1,9 +1,9 @@
-"""Learning rates as functions of the number of updates done.
+"""Learning rate schedules, as functions of the number of updates.
 
-A schedule is a decay, written in epochs, under a warmup, written in updates: the warmup rules while it
-lasts, the decay after it. Names, defaults and numbers are PaddleDetection's.
+A schedule is a decay, configured in epochs, and an optional warmup, configured in updates. The warmup determines the
+rate until it ends, then the decay does. Names, defaults and results are those of PaddleDetection.
 
-t updates done, n updates of warmup, s updates an epoch
+t updates so far, n updates of warmup, s updates per epoch
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from ppdet_repro.utils.errors import UserError
 
 @register
 class PiecewiseDecay:
-    """base_lr, times the next factor of `gamma` from each of `milestones` (epochs) on.
+    """Multiply the base rate by a factor from each milestone on.
 
-    A single `gamma` g with m milestones gives g, g / 10, ...; `values` are the rates themselves, one more
-    than milestones. `use_warmup` false ignores the warmup.
+    Args:
+        gamma: a factor per milestone, each relative to the base rate. A number g stands for g, g / 10, g / 100, ...
+        milestones: epochs, in ascending order
+        values: learning rates instead of factors: one more than milestones
+        use_warmup: whether to apply the warmup, if there is one
     """
 
     def __init__(
@@ -38,12 +41,12 @@ class PiecewiseDecay:
         if not isinstance(gamma, (list, tuple)):
             gamma = [gamma / 10**i for i in range(len(self.milestones))]
         if self.milestones != sorted(self.milestones):
-            raise UserError(f"PiecewiseDecay: milestones {self.milestones} do not ascend")
+            raise UserError(f"PiecewiseDecay: milestones {self.milestones} are not in ascending order")
         if values is None and len(gamma) != len(self.milestones):
             raise UserError(f"PiecewiseDecay: {len(gamma)} factors in gamma for {len(self.milestones)} milestones")
         if values is not None and len(values) != len(self.milestones) + 1:
             raise UserError(
-                f"PiecewiseDecay: {len(self.milestones)} milestones want {len(self.milestones) + 1} values, "
+                f"PiecewiseDecay: {len(self.milestones)} milestones need {len(self.milestones) + 1} values, "
                 f"not {len(values)}"
             )
         self.gamma = list(gamma)
@@ -51,7 +54,7 @@ class PiecewiseDecay:
         self.use_warmup = use_warmup
 
     def rate(self, t: int, s: int, n: int, base_lr: float, scale: float) -> float:
-        """The learning rate after t updates; `base_lr` is scaled already, `values` are not."""
+        """The learning rate after t updates. `base_lr` is already scaled; `scale` applies to `values`."""
         passed = sum(t >= milestone * s for milestone in self.milestones)
         if self.values is not None:
             return self.values[passed] * scale
@@ -60,8 +63,14 @@ class PiecewiseDecay:
 
 @register
 class CosineDecay:
-    """From base_lr to `min_lr_ratio` of it along half a cosine wave that ends `last_plateau_epochs` before
-    `max_epochs`; the wave begins where the warmup ends. `use_warmup` false ignores the warmup."""
+    """Decrease the rate from the base rate along half a cosine wave, which starts at the end of the warmup.
+
+    Args:
+        max_epochs: the length of training
+        use_warmup: whether to apply the warmup, if there is one
+        min_lr_ratio: the last rate, relative to the base rate
+        last_plateau_epochs: end the wave this many epochs earlier, and keep the last rate
+    """
 
     def __init__(
         self, max_epochs: int = 1000, use_warmup: bool = True, min_lr_ratio: float = 0.0, last_plateau_epochs: int = 0
@@ -72,7 +81,7 @@ class CosineDecay:
         self.last_plateau_epochs = last_plateau_epochs
 
     def rate(self, t: int, s: int, n: int, base_lr: float, scale: float) -> float:
-        """The learning rate after t updates; after `max_epochs` it stays what it was last."""
+        """The learning rate after t updates; it stays constant after `max_epochs`."""
         lowest = base_lr * self.min_lr_ratio
         last, end = self.max_epochs * s - 1, (self.max_epochs - self.last_plateau_epochs) * s
         t = max(min(t, last), n)
@@ -83,10 +92,10 @@ class CosineDecay:
 
 @register
 class CyclicCosineDecay:
-    """From base_lr to `min_lr_ratio` of it along half a cosine wave, anew every `cycle_epochs`.
+    """Decrease the rate from the base rate along half a cosine wave, and start again every `cycle_epochs`.
 
-    The last update of a cycle has the lowest rate: there lie the checkpoints that stochastic weight averaging wants.
-    Source: Zhang et al., "SWA Object Detection", 2020, section 3.
+    The last update of a cycle has the lowest rate, `min_lr_ratio` of the base rate. Stochastic weight averaging takes
+    its checkpoints there. Source: Zhang et al., "SWA Object Detection", 2020, section 3.
     """
 
     def __init__(self, cycle_epochs: int = 1, min_lr_ratio: float = 0.01, use_warmup: bool = True):
@@ -104,10 +113,27 @@ class CyclicCosineDecay:
         return lowest + (base_lr - lowest) * 0.5 * (math.cos(done * math.pi) + 1)
 
 
+class Warmup:
+    """The length of a warmup: `steps` updates, or `epochs` if that is given."""
+
+    def __init__(self, steps: int, epochs: Optional[int]):
+        self.steps = steps
+        self.epochs = epochs
+
+    def length(self, s: int) -> int:
+        """Number of updates before the full rate, at least 1."""
+        return max(self.steps if self.epochs is None else self.epochs * s, 1)
+
+    def factor(self, t: int, n: int) -> float:
+        """The factor on the learning rate after t updates, for 0 <= t <= n."""
+        raise NotImplementedError
+
+
 @register
-class LinearWarmup:
-    """From `start_factor` times the rate to the rate, in `steps` updates, or in `epochs` where that is
-    given and `epochs_first` is true.
+class LinearWarmup(Warmup):
+    """Increase the rate linearly from `start_factor` times the base rate.
+
+    It takes `epochs` if they are given and `epochs_first` is true, otherwise `steps` updates.
     """
 
     def __init__(
@@ -117,46 +143,30 @@ class LinearWarmup:
         epochs: Optional[int] = None,
         epochs_first: bool = True,
     ):
-        self.steps = steps
+        super().__init__(steps, epochs if epochs_first else None)
         self.start_factor = start_factor
-        self.epochs = epochs if epochs_first else None
-
-    def length(self, s: int) -> int:
-        """Updates until the full rate, at least 1."""
-        return max(self.steps if self.epochs is None else self.epochs * s, 1)
 
     def factor(self, t: int, n: int) -> float:
-        """What the rate is multiplied by, for t = 0..n inclusive."""
-        done = t / n
-        return self.start_factor * (1 - done) + done
+        return self.start_factor * (1 - t / n) + t / n
 
 
 @register
-class ExpWarmup:
-    """From 0 to the rate as (t / n) ** `power`, in `steps` updates, or in `epochs` where that is given."""
+class ExpWarmup(Warmup):
+    """Increase the rate from 0 as (t / n) ** `power`, in `epochs` if they are given, otherwise in `steps` updates."""
 
     def __init__(self, steps: int = 1000, epochs: Optional[int] = None, power: float = 2):
-        self.steps = steps
-        self.epochs = epochs
+        super().__init__(steps, epochs)
         self.power = power
 
-    def length(self, s: int) -> int:
-        """Updates until the full rate, at least 1."""
-        return max(self.steps if self.epochs is None else self.epochs * s, 1)
-
     def factor(self, t: int, n: int) -> float:
-        """What the rate is multiplied by, for t = 0..n inclusive."""
         return (t / n) ** self.power
 
 
-WARMUPS = (LinearWarmup, ExpWarmup)
 DECAYS = (PiecewiseDecay, CosineDecay, CyclicCosineDecay)
 
 
 class Schedule(LRScheduler):
-    """The scheduler that a Paddle optimizer asks for its rate; its only state is the number of updates
-    done.
-    """
+    """The scheduler that a Paddle optimizer gets its learning rate from. Its only state is the number of updates."""
 
     def __init__(self, rate: Callable[[int], float]):
         self.rate = rate
@@ -168,28 +178,28 @@ class Schedule(LRScheduler):
 
 @register
 class LearningRate:
-    """A base rate and its `schedulers`: one decay, and a warmup or none."""
+    """The section `LearningRate`: a base rate and its `schedulers`, one decay and at most one warmup."""
 
     def __init__(self, base_lr: float = 0.01, schedulers: Optional[List[Part[Any]]] = None):
         if schedulers is None:
             schedulers = [PiecewiseDecay(), LinearWarmup()]
         decays = [item for item in schedulers if isinstance(item, DECAYS)]
-        warmups = [item for item in schedulers if isinstance(item, WARMUPS)]
+        warmups = [item for item in schedulers if isinstance(item, Warmup)]
         if len(decays) != 1 or len(warmups) > 1 or len(decays) + len(warmups) < len(schedulers):
             names = ", ".join(type(item).__name__ for item in schedulers) or "nothing"
-            raise UserError(f"LearningRate: schedulers wants one decay, and one warmup at most, not {names}")
+            raise UserError(f"LearningRate: schedulers must have one decay, and at most one warmup, not {names}")
         self.base_lr = base_lr
         self.decay = decays[0]
         self.warmup = warmups[0] if warmups and self.decay.use_warmup else None
 
     def schedule(self, steps_per_epoch: int, scale: float = 1.0) -> Schedule:
-        """The schedule for epochs of so many updates; `scale` multiplies every rate."""
-        base_lr = self.base_lr * scale
-        length = self.warmup.length(steps_per_epoch) if self.warmup else 0
+        """The schedule for a number of updates per epoch; `scale` multiplies every rate."""
+        base_lr, warmup = self.base_lr * scale, self.warmup
+        length = warmup.length(steps_per_epoch) if warmup else 0
 
         def rate(t: int) -> float:
-            if t < length:
-                return base_lr * self.warmup.factor(t, length)
+            if warmup and t < length:
+                return base_lr * warmup.factor(t, length)
             return self.decay.rate(t, steps_per_epoch, length, base_lr, scale)
 
         return Schedule(rate)

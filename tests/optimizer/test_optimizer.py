@@ -106,8 +106,8 @@ class TestSchedules:
             (lambda: LearningRate(0.1, [PiecewiseDecay(), CosineDecay()]), "PiecewiseDecay, CosineDecay"),
             (lambda: LearningRate(0.1, [PiecewiseDecay(), LinearWarmup(), ExpWarmup()]), "one warmup"),
             (lambda: PiecewiseDecay([0.1], [8, 11]), "1 factors in gamma for 2 milestones"),
-            (lambda: PiecewiseDecay(0.1, [11, 8]), "do not ascend"),
-            (lambda: PiecewiseDecay(milestones=[8], values=[0.1]), "want 2 values"),
+            (lambda: PiecewiseDecay(0.1, [11, 8]), "not in ascending order"),
+            (lambda: PiecewiseDecay(milestones=[8], values=[0.1]), "need 2 values"),
         ],
     )
     def test_schedules_that_cannot_be(self, make, complaint):
@@ -248,7 +248,7 @@ class TestGroups:
         "groups, complaint",
         [
             ([{"params": ["third"]}], "no trainable parameter's name contains 'third'"),
-            ([{"params": ["first"]}, {"params": ["f.*t"]}], r"param_groups\[1\]: first is in an earlier"),
+            ([{"params": ["first"]}, {"params": ["f.*t"]}], r"param_groups\[1\]: first is also in an earlier"),
             ([{"params": "first"}], "params .a list of patterns."),
             ([{"params": ["first"], "lr": 0.1}], "lr"),
         ],

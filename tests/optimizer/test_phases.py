@@ -17,7 +17,7 @@ from ppdet_repro.engine.training import loop
 from ppdet_repro.engine.training.checkpoint import list_checkpoints
 from ppdet_repro.engine.training.progress import TrainLog
 from ppdet_repro.engine.training.train import train
-from ppdet_repro.optimizer.phases import Learners, Phase, TrainPhases
+from ppdet_repro.optimizer.phases import Phase, PhaseFreezer, TrainPhases
 from ppdet_repro.utils import logger
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.weights import read_state
@@ -37,13 +37,13 @@ def learning(model):
     return {name for name, parameter in model.named_parameters() if not parameter.stop_gradient}
 
 
-class TestLearners:
+class TestPhaseFreezer:
     HEAD = {"head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias"}
     BACKBONE = {"backbone.0.weight", "backbone.0.bias", "backbone.1.weight", "backbone.1.bias"}
 
     def test_a_frozen_part_learns_nothing(self):
         model = small_model()
-        Learners(model).enter(Phase(freeze=["backbone"]))
+        PhaseFreezer(model).apply(Phase(freeze=["backbone"]))
         assert learning(model) == self.HEAD
         model.train()
         model.head(model.backbone(paddle.randn([2, 3, 4, 4])))
@@ -52,28 +52,28 @@ class TestLearners:
 
     def test_frozen_norms_leave_the_convolutions_free(self):
         model = small_model()
-        Learners(model).enter(Phase(freeze_norms=True))
+        PhaseFreezer(model).apply(Phase(freeze_norms=True))
         assert learning(model) == {name for name in self.HEAD | self.BACKBONE if ".0." in name}
         assert running_statistics(model) == []
 
     def test_the_next_phase_thaws_all_but_what_was_built_frozen(self):
         model = small_model()
-        learners = Learners(model)
-        learners.enter(Phase(freeze=["backbone", "head.1"], freeze_norms=True))
-        learners.enter(Phase())
+        freezer = PhaseFreezer(model)
+        freezer.apply(Phase(freeze=["backbone", "head.1"], freeze_norms=True))
+        freezer.apply(Phase())
         assert learning(model) == self.HEAD | self.BACKBONE  # backbone.2 never learns
         assert len(running_statistics(model)) == 4
 
     def test_a_part_that_is_not_there(self):
         with pytest.raises(UserError, match="freeze names 'bakcbone', which the model does not have; it has"):
-            Learners(small_model()).enter(Phase(freeze=["bakcbone"]))
+            PhaseFreezer(small_model()).apply(Phase(freeze=["bakcbone"]))
 
     def test_synchronised_norms_cannot_be_frozen(self):
         model = small_model()
         model.head[1] = nn.SyncBatchNorm(1)
         with pytest.raises(UserError, match="set norm_type: bn"):
-            Learners(model).enter(Phase(freeze_norms=True))
-        Learners(model).enter(Phase(freeze=["backbone"]))
+            PhaseFreezer(model).apply(Phase(freeze_norms=True))
+        PhaseFreezer(model).apply(Phase(freeze=["backbone"]))
 
 
 def test_a_phase_lasts_until_the_next_one_starts():
@@ -81,10 +81,10 @@ def test_a_phase_lasts_until_the_next_one_starts():
     assert [phases.phases.index(phases.at(epoch)) for epoch in range(7)] == [0, 0, 1, 1, 1, 2, 2]
     assert [TrainPhases().at(epoch).start for epoch in (0, 99)] == [0, 0]
     assert str(Phase(freeze=["backbone"], freeze_norms=True, batch_size=4)) == (
-        "backbone and all batch norms frozen, 4 images a batch"
+        "backbone and all batch norms frozen, 4 images per batch"
     )
     for wrong in ([Phase(start=1)], [Phase(), Phase()], [Phase(), Phase(start=3), Phase(start=2)]):
-        with pytest.raises(UserError, match="they want 0 first, then later ones"):
+        with pytest.raises(UserError, match="the first must start at 0"):
             TrainPhases(wrong)
 
 
@@ -220,7 +220,7 @@ def test_a_run_in_two_steps(two_steps, tmp_path, caplog, monkeypatch):
     train(cfg)
     folder = tmp_path / "output" / "two_steps"
     assert "from epoch 1 on: backbone frozen" in caplog.text
-    assert "from epoch 3 on: all batch norms frozen, 1 images a batch" in caplog.text
+    assert "from epoch 3 on: all batch norms frozen, 1 images per batch" in caplog.text
     second, third, last = (weights(folder, epoch) for epoch in (2, 3, 4))
     assert moved(second, last, "backbone")[0] and not moved(second, last, "")[1]
     assert all(".norm." not in name and ".convs.0.1." not in name for name in moved(third, last, "")[0])

@@ -23,7 +23,7 @@ from ppdet_repro.engine.training.step import NanGuard, Precision, StepReport, Tr
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.optimizer.ema import ModelEMA
 from ppdet_repro.optimizer.optimizer import OptimizerBuilder
-from ppdet_repro.optimizer.phases import Learners, Phase
+from ppdet_repro.optimizer.phases import Phase, PhaseFreezer
 from ppdet_repro.optimizer.schedules import Schedule
 from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.weights import read_state
@@ -56,7 +56,7 @@ class Run:
     model: nn.Layer  # what is trained: the detector, or with distillation the detector and its teacher
     ema: Optional[ModelEMA]
 
-    learners: Learners
+    freezer: PhaseFreezer
     schedule: Schedule
     optimizer_builder: OptimizerBuilder
     precision: Precision
@@ -84,7 +84,7 @@ class TrainingLoop:
         """Freeze what the phase freezes, and begin with a new optimizer for all other parameters."""
         run = self.run
         self.phase = phase
-        run.learners.enter(phase)
+        run.freezer.apply(phase)
         optimizer = run.optimizer_builder.build(run.schedule, run.model)
         self.checkpointed = Checkpointed(run.model, optimizer, run.ema, run.precision.scaler)
         self.step = TrainStep(run.model, optimizer, run.schedule, run.guard, run.world, run.ema, run.precision)
