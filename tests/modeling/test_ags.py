@@ -1,4 +1,4 @@
-"""AGS (PAFNet, section 3.1): the factors by hand, and what they do to the gradient."""
+"""AGS (PAFNet, section 3.1): factors computed by hand, and their effect on the gradient."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def example():
     Response (the larger class): 2 and 0 for the small box, -3 for the large one.
     """
     logits = np.array([[[[2.0, -1.0], [-3.0, 9.0]], [[-4.0, 0.0], [-5.0, 9.0]]]], np.float32)
-    places = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 0]])  # image, y, x
+    locations = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 0]])  # image, y, x
     boxes = np.array([SMALL, SMALL, LARGE], np.float32)
-    return paddle.to_tensor(logits), paddle.to_tensor(places), paddle.to_tensor(boxes)
+    return paddle.to_tensor(logits), paddle.to_tensor(locations), paddle.to_tensor(boxes)
 
 
 def head(ags=None, ags_module=False):
@@ -34,10 +34,10 @@ def head(ags=None, ags_module=False):
 
 
 def batch():
-    """The example's targets: weights 1, 2, 1 at its places; half-right predictions everywhere."""
-    logits, places, boxes = example()
+    """The example's targets: weights 1, 2, 1 at its locations; half-right predictions everywhere."""
+    logits, locations, boxes = example()
     weight, target = np.zeros((1, 1, 2, 2), np.float32), np.full((1, 4, 2, 2), -1, np.float32)
-    for (_, y, x), box, value in zip(places.tolist(), boxes.numpy(), (1, 2, 1)):
+    for (_, y, x), box, value in zip(locations.tolist(), boxes.numpy(), (1, 2, 1)):
         weight[0, 0, y, x], target[0, :, y, x] = value, box
     distances = paddle.full([1, 4, 2, 2], 4.0)
     for tensor in (logits, distances):
@@ -52,29 +52,29 @@ def batch():
 
 def test_factors_by_hand():
     # small box: responses 2 and 0, softmax e^2 and 1 over their sum, scaled to its largest: 1 and e^-2.
-    # large box: one place, 1, however weak its response; (1, 1) plays no part.
+    # large box: one location, 1, however weak its response; (1, 1) has no part in it.
     s = [1, math.exp(-2), 1]
     factors = AdaptiveGaussianSampling(trade_off=0.75)(*example())
     np.testing.assert_allclose(factors.numpy(), [0.25 + 0.75 * value for value in s], rtol=1e-6)
 
 
 def test_s_is_the_object_s_softmax_over_its_largest_value():
-    logits, places, boxes = example()
-    factors = AdaptiveGaussianSampling(trade_off=1.0)(logits, places, boxes)
+    logits, locations, boxes = example()
+    factors = AdaptiveGaussianSampling(trade_off=1.0)(logits, locations, boxes)
     softmax = paddle.nn.functional.softmax(paddle.to_tensor([2.0, 0.0]))
     np.testing.assert_allclose(factors[:2].numpy(), (softmax / softmax.max()).numpy(), rtol=1e-6)
 
 
 def test_an_object_is_one_box_of_one_image():
     values = paddle.to_tensor([1.0, 5.0, 2.0, 7.0])
-    places = paddle.to_tensor([[0, 0, 0], [1, 0, 0], [0, 3, 3], [0, 2, 2]])
+    locations = paddle.to_tensor([[0, 0, 0], [1, 0, 0], [0, 3, 3], [0, 2, 2]])
     boxes = paddle.to_tensor([SMALL, SMALL, SMALL, LARGE], "float32")
-    assert largest_of_object(values, places, boxes).tolist() == [2, 5, 2, 7]
+    assert largest_of_object(values, locations, boxes).tolist() == [2, 5, 2, 7]
 
 
 def test_a_flat_heat_map_leaves_the_loss_as_it_is():
-    _, places, boxes = example()
-    assert AdaptiveGaussianSampling()(paddle.full([1, 2, 2, 2], -4.6), places, boxes).tolist() == [1, 1, 1]
+    _, locations, boxes = example()
+    assert AdaptiveGaussianSampling()(paddle.full([1, 2, 2, 2], -4.6), locations, boxes).tolist() == [1, 1, 1]
 
 
 def test_trade_off_0_is_ttfnet():
@@ -86,7 +86,7 @@ def test_trade_off_0_is_ttfnet():
 def test_the_loss_is_equation_3():
     raw, targets = batch()
     factors = AdaptiveGaussianSampling()(*example()).tolist()
-    # predictions reach 4 px around their places: -4, -4, 4, 4 and 0, -4, 8, 4 (overlaps 16 and 32 with the
+    # predictions reach 4 px around their locations: -4, -4, 4, 4 and 0, -4, 8, 4 (overlaps 16 and 32 with the
     # box 0, 0, 8, 8 of 64) and -4, 0, 4, 8 (overlap 32 with the box of 256)
     gious = [16 / 112 - (144 - 112) / 144, 32 / 96 - (96 - 96) / 96, 32 / 288 - (320 - 288) / 320]
     by_hand = sum(w * (1 - f * g) for w, f, g in zip((1, 2, 1), factors, gious)) * 5 / 4
@@ -95,8 +95,8 @@ def test_the_loss_is_equation_3():
 
 
 def test_gradient_goes_to_the_most_significant_place():
-    """AGS is to take the regression to where the heat map responds: of an object's places, the one with the
-    highest response keeps its gradient, the others' shrink by their factors; the heat map gets none of it."""
+    """AGS moves the regression to where the heat map responds. Of an object's locations, the one with the highest
+    response keeps its gradient, and those of the others shrink by their factors. The heat map gets no gradient."""
     gradients = {}
     for name, ags in (("plain", None), ("ags", AdaptiveGaussianSampling())):
         raw, targets = batch()
@@ -111,7 +111,7 @@ def test_gradient_goes_to_the_most_significant_place():
 
 
 def test_paddledetection_s_module_changes_nothing():
-    """Its softmax has one channel: `ags_module: true` and no AGS are the same loss."""
+    """Its softmax has one channel, so `ags_module: true` and no AGS give the same loss."""
     raw, targets = batch()
     module = head(ags_module=True)
     assert isinstance(module.ags, ChannelSoftmaxAGS)

@@ -1,4 +1,4 @@
-"""The matchers that can stand for one another, by hand."""
+"""All matchers of anchors: their common interface, and examples computed by hand."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def boxes(*rows):
     return paddle.to_tensor(rows, "float32").reshape([-1, 4])
 
 
-def squares(centres, side=32.0):
-    return boxes(*[[x - side / 2, -side / 2, x + side / 2, side / 2] for x in centres])
+def squares(centers, side=32.0):
+    return boxes(*[[x - side / 2, -side / 2, x + side / 2, side / 2] for x in centers])
 
 
-ANCHORS = squares([0, 32, 64, 96, 128])  # five places in a row, one anchor of 32 px each
+ANCHORS = squares([0, 32, 64, 96, 128])  # five locations in a row, one anchor of 32 px each
 FAR = squares([1000] * 5)  # predictions away from everything
 
 
@@ -37,7 +37,7 @@ def pairs(matches):
 
 
 @pytest.mark.parametrize("matcher", MATCHERS, ids=lambda matcher: type(matcher).__name__)
-def test_every_matcher_gives_the_same_kind_of_answer(matcher):
+def test_every_matcher_has_the_same_interface(matcher):
     matches = matcher(ANCHORS, ANCHORS, squares([2, 60]), [5])
     assert matches.labels.shape == [5] and set(matches.labels.tolist()) <= {0, 1, NEGATIVE, IGNORED}
     assert set(pairs(matches)) >= {(0, 0), (2, 1)}
@@ -65,7 +65,7 @@ def test_max_iou_by_hand():
 
 
 def test_atss_by_hand():
-    # a box from 24 to 104 (80 wide) at centre 64, the three nearest anchors 64 (0), 32 and 96 (32 away).
+    # a box from 24 to 104 (80 wide) at center 64, the three nearest anchors 64 (0), 32 and 96 (32 away).
     # overlaps: 64: 32*32 / (80*32) = .4; 96 (80..112): 24 / (80 + 32 - 24) = .2727; 32 (16..48): the same.
     # mean .3152, deviation sqrt((.0848^2 + 2 * .0424^2) / 2) = .0735: threshold .3887, so 64 alone
     box = boxes([24, -16, 104, 16])
@@ -75,8 +75,8 @@ def test_atss_by_hand():
     assert pairs(ATSSAssigner(1)(FAR, ANCHORS, box)) == [(2, 0)]
 
 
-def test_atss_wants_the_centre_inside_the_box():
-    # a box from 40 to 60 between the anchors 32 and 64: the nearest (64, 14 away) has its centre outside
+def test_atss_wants_the_center_inside_the_box():
+    # a box from 40 to 60 between the anchors 32 and 64: the nearest (64, 14 away) has its center outside
     assert pairs(ATSSAssigner(1)(FAR, ANCHORS, boxes([40, -16, 60, 16]))) == []
 
 
@@ -86,7 +86,7 @@ def test_atss_gives_an_anchor_to_the_box_that_it_overlaps_most():
 
 
 def test_atss_takes_candidates_from_each_level():
-    # the same five places again as a second level with anchors of 64 px: box 48..80 has on the first level anchor 2
+    # the same five locations again as a second level with anchors of 64 px: box 48..80 has on the first level anchor 2
     # (IoU 1), on the second anchor 7 (IoU 32*32 / 64*64 = .25): mean .625, deviation sqrt(2 * .375^2) = .530: none
     # reaches 1.155. With both as one level, k = 1 finds anchor 2 alone.
     two = paddle.concat([ANCHORS, squares([0, 32, 64, 96, 128], 64.0)])

@@ -1,4 +1,4 @@
-"""Matrix NMS: the operator, its bound on candidates, and the numpy form, against the definition written out."""
+"""Matrix NMS: the operator, its limit on candidates, and the NumPy version, compared with the definition."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ppdet_repro.utils.errors import UserError
 
 
 def iou(a, b):
-    """With the +1 of inclusive pixels; boxes that do not touch overlap by 0."""
+    """With the +1 of inclusive pixels; 0 for boxes that do not touch."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     if width < 0 or height < 0:
         return 0.0
@@ -26,7 +26,7 @@ def iou(a, b):
 
 
 def by_definition(boxes, scores, threshold=0.01, keep=100):
-    """Rows of one image, one box after another (SOLOv2's Matrix NMS with the linear kernel)."""
+    """The rows of one image, computed box by box (SOLOv2's Matrix NMS with the linear kernel)."""
     found = []
     for label, row in enumerate(scores):
         order = [i for i in np.argsort(-row, kind="stable") if row[i] > threshold]
@@ -41,7 +41,7 @@ def by_definition(boxes, scores, threshold=0.01, keep=100):
 
 
 def random_case(seed, boxes=60, classes=4, share=0.5):
-    """Overlapping boxes, scores of which `share` pass the threshold."""
+    """Overlapping boxes, and scores of which `share` pass the threshold."""
     rng = np.random.default_rng(seed)
     corner = rng.uniform(0, 60, (boxes, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(5, 60, (boxes, 2))], 1).astype(np.float32)
@@ -106,7 +106,7 @@ def test_few_candidates_give_the_same_rows_where_the_lowest_kept_beats_the_best_
 
 
 def test_too_few_candidates_only_lose_rows():
-    """The scores of what stays are right whatever the bound: decays depend on better boxes alone."""
+    """Remaining rows have the right scores for any limit, because decays depend only on better boxes."""
     boxes, scores = random_case(0, boxes=200, classes=5)
     everything = {tuple(row) for row in matrix_nms(boxes, scores, candidates=None, keep_top_k=-1).round(5).tolist()}
     few = matrix_nms(boxes, scores, candidates=50, keep_top_k=50).round(5).tolist()
@@ -114,7 +114,7 @@ def test_too_few_candidates_only_lose_rows():
 
 
 def test_equal_scores_do_not_break_the_bound():
-    """An untrained network gives thousands of equal scores; just `candidates` of them take part."""
+    """An untrained network predicts thousands of equal scores, of which only `candidates` take part."""
     boxes, _ = random_case(0, boxes=500)
     scores = np.ones((3, 500), np.float32)
     assert len(best_pairs(scores, 0.01, 100)) == 100

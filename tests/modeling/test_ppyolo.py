@@ -1,4 +1,4 @@
-"""PP-YOLO and PP-YOLOv2: parity with the recorded reference, and what their parts promise."""
+"""PP-YOLO and PP-YOLOv2: parity with the recorded reference, and properties of their parts."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def facts(case):
 
 @pytest.fixture(scope="module", params=["ppyolov2_r50vd_dcn", "ppyolo_r50vd_dcn"])
 def case(request):
-    """A published model with formula-made weights, its recordings and facts. (R101 shares the neck and the head;
+    """A published model with weights from a formula, and its recorded outputs. (R101 shares the neck and the head;
     its keys and everything after the head are tested below, its backbone's blocks in test_resnet.py.)"""
     model = build_model(load_config(CONFIGS / f"{CASES[request.param]}.yml"))
     return model, recorded(request.param), facts(request.param)
@@ -98,7 +98,7 @@ def test_head_outputs_and_detections_from_the_image(model, case):
 
 
 def training_batch(size=SIZE, seed=3, scores=(1.0, 0.37)):
-    """Two images whose boxes' scores alternate, with targets for the COCO anchors."""
+    """Two images with boxes of alternating scores, and targets for the COCO anchors."""
     height, width = size
     samples = []
     for i in range(2):
@@ -107,7 +107,7 @@ def training_batch(size=SIZE, seed=3, scores=(1.0, 0.37)):
     return batch_of(samples, image(seed, height, width))
 
 
-def padded(boxes, classes, scores, size, places=50):
+def padded(boxes, classes, scores, size, padded_to=50):
     """A sample as it reaches Gt2YoloTarget. Boxes are xyxy in pixels; `scores` are repeated over the boxes.
 
     The reference's `gt_bbox` is this package's `gt_cxcywh_relative`.
@@ -117,10 +117,10 @@ def padded(boxes, classes, scores, size, places=50):
     center, sides = (relative[:, :2] + relative[:, 2:]) / 2, relative[:, 2:] - relative[:, :2]
     sample = {
         "image": np.zeros((3, *size), np.float32),
-        "gt_bbox": np.zeros((places, 4), np.float32),
-        "gt_cxcywh_relative": np.zeros((places, 4), np.float32),
-        "gt_class": np.zeros((places, 1), np.int32),
-        "gt_score": np.zeros((places, 1), np.float32),
+        "gt_bbox": np.zeros((padded_to, 4), np.float32),
+        "gt_cxcywh_relative": np.zeros((padded_to, 4), np.float32),
+        "gt_class": np.zeros((padded_to, 1), np.int32),
+        "gt_score": np.zeros((padded_to, 1), np.float32),
     }
     sample["gt_bbox"][:count] = boxes
     sample["gt_cxcywh_relative"][:count] = np.concatenate([center, sides], 1)
@@ -145,7 +145,7 @@ def without_drop_block(model):
 
 
 def test_training_losses_and_gradients(model, case):
-    """Against the reference's, DropBlock off in both."""
+    """Compared with the reference, with DropBlock off in both."""
     _, _, expected = case
     without_drop_block(model)
     model.train()
@@ -188,7 +188,7 @@ def test_decoding_and_nms_from_recorded_head_outputs(name):
 
 
 class AfterHead(paddle.nn.Layer):
-    """Decoding and NMS alone, to export. (Paddle exports no program without a parameter.)"""
+    """Only decoding and NMS, for export. (Paddle does not export a program without parameters.)"""
 
     def __init__(self, model):
         super().__init__()
@@ -203,7 +203,7 @@ class AfterHead(paddle.nn.Layer):
 
 
 def test_exported_decoding_runs_in_onednn_at_any_size(tmp_path):
-    """oneDNN's kernels once made the merged objectness wrong where it went through 1 / x and clip."""
+    """oneDNN's kernels once computed the merged objectness wrongly, when it used 1 / x and clip."""
     from paddle.inference import Config, create_predictor
     from paddle.static import InputSpec
 
@@ -330,19 +330,19 @@ def test_drop_block_zeroes_squares_and_keeps_the_scale():
     assert layer(x) is x
     y = drop_block(x, 3, 0.9, training=True).numpy()
     kept = y > 0
-    # centres with probability .1/9 * (32/30)^2 = .01264, a pixel stays if none of 9 is one: .98736^9 = .892
+    # centers with probability .1/9 * (32/30)^2 = .01264, a pixel stays if none of 9 is one: .98736^9 = .892
     assert kept.mean() == pytest.approx(0.892, abs=0.01)
     assert y.mean() == pytest.approx(1.0, abs=1e-5)  # scaled by size / number kept
     assert len(np.unique(y)) == 2
     assert (kept[0, 0] != kept[0, 1]).any() and (kept[0, 0] != kept[1, 0]).any()  # every channel has its own
     dropped = ~kept[:, :, 1:-1, 1:-1]
-    centres = np.stack([~kept[:, :, 1 + dy : 31 + dy, 1 + dx : 31 + dx] for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
-    assert (centres.all(axis=0) <= dropped).all() and centres.all(axis=0).any()  # 3x3 squares
+    centers = np.stack([~kept[:, :, 1 + dy : 31 + dy, 1 + dx : 31 + dx] for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
+    assert (centers.all(axis=0) <= dropped).all() and centers.all(axis=0).any()  # 3x3 squares
 
 
 @pytest.mark.parametrize("side", [1, 2])
 def test_drop_block_of_maps_smaller_than_a_square_stays_finite(side):
-    """PaddleDetection divides by zero here: a deliberate difference."""
+    """A deliberate difference: PaddleDetection divides by zero here."""
     for seed in range(5):
         paddle.seed(seed)
         y = drop_block(paddle.ones([1, 64, side, side]), 3, 0.9, training=True)
@@ -389,20 +389,20 @@ def test_grid_is_relative_to_the_input():
     np.testing.assert_allclose(grid.anchor[-1].numpy(), [8 / 64, 2 / 32])
 
 
-def one_candidate(centre, log_size, confidence, classes, grid):
-    return YOLOCandidates(*(paddle.to_tensor([[v]], "float32") for v in (centre, log_size, confidence, classes)), grid)
+def one_candidate(center, log_size, confidence, classes, grid):
+    return YOLOCandidates(*(paddle.to_tensor([[v]], "float32") for v in (center, log_size, confidence, classes)), grid)
 
 
 def test_decoding_by_hand():
-    """A cell at (.5, .25) of size .25, an anchor of (.2, .1), logits 0: the centre is the cell's, at (.625, .375);
-    exp(log 2) doubles the anchor's width: (.4, .1). The image was 100.9 x 200.9 (h x w) px: cut to 100 x 200."""
+    """A cell at (.5, .25) of size .25, an anchor of (.2, .1), logits 0: the center is the cell's, at (.625, .375);
+    exp(log 2) doubles the anchor's width: (.4, .1). The image is 100.9 x 200.9 (h x w) px, rounded to 100 x 200."""
     grid = Grid(*(paddle.to_tensor([v], "float32") for v in ([0.5, 0.25], [0.25, 0.25], [0.2, 0.1])))
     found = one_candidate([0, 0], [np.log(2), 0], 0.5, [0, 20], grid)  # class scores .5 and 1
     shape, scale = paddle.to_tensor([[100.9, 200.9]]), paddle.ones([1, 2])
     boxes, scores = YOLOBox(0.01)(found, shape, scale)
     np.testing.assert_allclose(boxes.numpy(), [[[85, 32.5, 165, 42.5]]], rtol=1e-6)  # (.425, .325, .825, .425)
     np.testing.assert_allclose(scores.numpy(), [[[0.25], [0.5]]], rtol=1e-6)
-    # a scaled sigmoid reaches past the cell: 1.05 * 1 - .025 = 1.025, centre .5 + 1.025 / 4 = .75625
+    # a scaled sigmoid reaches past the cell: 1.05 * 1 - .025 = 1.025, center .5 + 1.025 / 4 = .75625
     boxes, _ = YOLOBox(0.01, scale_x_y=1.05)(one_candidate([50, 0], [0, 0], 0.5, [0, 0], grid), shape, scale)
     assert float(boxes[0, 0, [0, 2]].sum()) / 2 == pytest.approx(151.25, rel=1e-6)
 
@@ -416,7 +416,7 @@ def test_boxes_below_the_threshold_are_zero_and_others_inside_the_image():
         assert boxes.tolist() == [[expected]]
         assert scores.item() == pytest.approx(confidence if expected[2] else 0)
     boxes, _ = YOLOBox(0.01, clip_bbox=False)(one_candidate([0, 0], [0, 0], 1.0, [0], grid), shape, scale)
-    np.testing.assert_allclose(boxes.numpy(), [[[-160, -100, 320, 200]]])  # centre (80, 50) -+ half of (480, 300)
+    np.testing.assert_allclose(boxes.numpy(), [[[-160, -100, 320, 200]]])  # center (80, 50) -+ half of (480, 300)
 
 
 def test_iou_aware_objectness_is_a_weighted_geometric_mean():

@@ -35,7 +35,7 @@ def facts():
 
 @pytest.fixture(scope="module")
 def reference_weights():
-    """The published configuration with formula-made weights."""
+    """The published configuration with weights from a formula."""
     model = build_model(load_config(CONFIGS / "retinanet" / "retinanet_r50_fpn_1x_coco.yml"))
     model.set_state_dict(filled_state(model))
     return model
@@ -116,7 +116,7 @@ def test_training_losses_and_gradients(model, facts, seed):
 
 
 def test_images_without_boxes_have_a_finite_loss_with_gradients(model):
-    """PaddleDetection fails where an image has no box."""
+    """PaddleDetection fails if an image has no box."""
     model.train()
     batch = training_batch(3)
     batch["gt_bbox"][0], batch["gt_class"][0] = paddle.zeros([0, 4]), paddle.zeros([0, 1], "int32")
@@ -133,7 +133,7 @@ def test_anchors_by_hand():
     assert generator.num_anchors == 9
     first, second = generator([paddle.zeros([1, 1, 2, 3]), paddle.zeros([1, 1, 1, 2])])
     assert first.shape == [54, 4] and second.shape == [18, 4]
-    # stride 8: sizes 32, 32 * 2^(1/3), 32 * 2^(2/3); ratio 1 is the second of each size; centres at 0, 8, 16
+    # stride 8: sizes 32, 32 * 2^(1/3), 32 * 2^(2/3); ratio 1 is the second of each size; centers at 0, 8, 16
     np.testing.assert_allclose(first[1].numpy(), [-16, -16, 16, 16])
     np.testing.assert_allclose(first[9 + 1].numpy(), [-8, -16, 24, 16])
     w = 32 * 2 ** (2 / 3) / np.sqrt(0.5)  # ratio 0.5 is half as high as wide

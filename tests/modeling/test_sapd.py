@@ -1,4 +1,4 @@
-"""SAPD: the recorded cases (targets, weights, levels, losses, gradients), and what its parts promise.
+"""SAPD: the recorded cases (targets, weights, levels, losses, gradients), and properties of its parts.
 
 The fixtures hold three cases of a loop-based float64 reference of the paper's equations: two images each, five levels
 (24x32 to 2x2 cells), four classes, in four modes: FSAF, the first half of SAPD's training, the second, and that of its
@@ -45,7 +45,7 @@ LAMBDA = 0.1
 
 
 class Case:
-    """One recorded case under one mode: predictions that take gradients, targets and losses made of them."""
+    """One recorded case in one mode: predictions with gradients, and the targets and losses computed from them."""
 
     def __init__(self, name, mode, boxes_kept=ALL_BOXES):
         eta, top_k, soft = MODES[mode]
@@ -76,7 +76,7 @@ class Case:
         return self.recorded[f"{self.mode}.{key}"]
 
     def levels(self, key):
-        """What was recorded by level [B, (C,) H, W], as [B, N(, C)]."""
+        """The recorded maps [B, (C,) H, W], one per level, as [B, N(, C)]."""
         maps = [self.expected(f"{key}{level}") for level in range(5)]
         return np.concatenate([np.moveaxis(m.reshape(2, -1, m.shape[-2] * m.shape[-1]), 1, 2) for m in maps], axis=1)
 
@@ -114,7 +114,7 @@ def test_recorded_losses(case):
 
 
 def test_recorded_selection(case):
-    """The cross entropy of the levels and its gradient; their total with the points' losses."""
+    """The cross entropy of the levels, its gradient, and the sum of all losses."""
     soft = SoftLevels(STRIDES, net=paddle.nn.Identity(), loss_weight=LAMBDA)
     shares = LevelShares(3, [], [], paddle.concat(case.selection))
     best = [target.levels.best for target in case.targets]
@@ -138,7 +138,7 @@ def test_recorded_gradients(case):
 
 @pytest.mark.parametrize("name", ["s0", "s1", "s2"])
 def test_a_case_without_boxes(name):
-    """Nothing but background: its focal loss undivided, as the sum of weights counts 1 at least."""
+    """All points are background. Their focal loss is divided by 1, the minimum of the normalizer."""
     empty = Case(name, "soft", slice(0))
     probabilities = np.concatenate([1 / (1 + np.exp(-m.numpy().ravel())) for m in empty.maps[0]])
     background = (-0.75 * probabilities**2 * np.log(1 - probabilities)).sum()
@@ -151,7 +151,7 @@ def test_a_case_without_boxes(name):
 
 @pytest.mark.parametrize("name", ["s0", "s1", "s2"])
 def test_a_case_whose_boxes_lie_between_the_points(name):
-    """Points lie at multiples of 4, so boxes from 9 to 11 hold none of any level: as if they were not there."""
+    """Points are at multiples of 4, so boxes from 9 to 11 contain none, and the losses are those without boxes."""
     small = Case(name, "soft")
     objects = []
     for image in small.objects:
@@ -165,7 +165,7 @@ def test_a_case_whose_boxes_lie_between_the_points(name):
 
 
 def test_padded_and_permuted_boxes():
-    """Boxes without area change nothing, and the order of boxes only the numbers of the owners."""
+    """Boxes without area change nothing. The order of the boxes changes only the indices of the owners."""
     case = Case("s0", "soft")
     objects = case.objects[1]
     order = paddle.to_tensor([3, 0, 4, 2, 1])
@@ -190,11 +190,11 @@ def mask(boxes, stride=8, size=(4, 6), epsilon=0.2):
 
 def test_valid_points_by_hand():
     # Points at 4, 12, 20, 28, 36, 44 across and 4, 12, 20, 28 down.
-    # Centre (20, 12), 80 x 40: the valid box is 16 x 8, x 12..28 with its border, y 8..16.
+    # Center (20, 12), 80 x 40: the valid box is 16 x 8, x 12..28 with its border, y 8..16.
     assert mask([[-20, -8, 60, 32]]) == [{(1, 1), (2, 1), (3, 1)}]
-    # Centre (17, 13), 20 x 20, valid 15..19 x 11..15: no column, though a row; the nearest point (20, 12) is inside.
+    # Center (17, 13), 20 x 20, valid 15..19 x 11..15: no column, though a row; the nearest point (20, 12) is inside.
     assert mask([[7, 3, 27, 23]]) == [{(2, 1)}]
-    # Centre (24, 16), 10 x 10: four points are equally near, the first is (20, 12).
+    # Center (24, 16), 10 x 10: four points are equally near, the first is (20, 12).
     assert mask([[19, 11, 29, 21]]) == [{(2, 1)}]
     # 6 x 6 around (24, 16): the nearest point (20, 12) lies outside 21..27 x 13..19.
     assert mask([[21, 13, 27, 19]]) == [set()]
@@ -291,7 +291,7 @@ def test_every_parameter_learns_the_selection_network_too(soft):
 
 
 def test_the_selection_network_learns_from_its_cross_entropy_alone(soft):
-    """Which also teaches the pyramid; the points' losses do not reach the network."""
+    """The cross entropy also trains the pyramid. The losses of the points do not reach the selection network."""
     model, batch = soft
     losses = model.head.losses(model.raw(batch["image"]), batch)
     (losses["loss_cls"] + losses["loss_reg"]).backward(retain_graph=True)
@@ -347,7 +347,7 @@ def test_fsaf_is_sapd_without_its_three_parts():
 
 
 def test_crops_show_the_same_place_of_every_level():
-    """Maps that hold x and y of their cells' middles: a crop's cells then hold the middles of the box's sevenths."""
+    """If a map contains the x and y of its cells' centers, a crop contains the centers of the box's 7 x 7 parts."""
     pyramid = []
     for stride in (8, 16):
         grid = make_grid(paddle.zeros([1, 1, 128 // stride, 128 // stride]), stride)
@@ -373,7 +373,7 @@ def test_before_training_every_point_gives_the_prior_score_and_box():
 
 
 def test_decoding_by_hand(soft):
-    """One point of P3 predicts; every other one has no extent and no score."""
+    """One point of P3 predicts a box. All others predict no extent and a score near 0."""
     head = soft[0].head
     sizes = [(8, 12), (4, 6), (2, 3), (1, 2), (1, 1)]
     logits = [paddle.full([1, 3, *size], -20.0) for size in sizes]
@@ -390,7 +390,7 @@ def test_decoding_by_hand(soft):
 
 @pytest.mark.parametrize("neck", ["FPN", "BFP"])
 def test_the_exported_model_is_the_eager_one_without_the_selection_network(tmp_path, neck):
-    """At sizes that the export does not fix, whose levels need not divide evenly: 6 x 10 and 2 x 3 of 96 x 160."""
+    """The export has free sizes, and levels need not divide evenly: 96 x 160 has levels of 6 x 10 and 2 x 3."""
     model, _ = tiny(f"SAPD.neck={neck}")
     model.eval()
     model.head.cls_score.bias.set_value(paddle.full([3], -1.0))
@@ -422,7 +422,7 @@ def test_pooling_by_windows_is_adaptive_max_pooling():
 
 
 def test_the_pyramid_beyond_the_backbone():
-    """P6 from C5 or P5, with a ReLU before P7 or without; or by leaving out every second place."""
+    """P6 from C5 or P5, P7 with or without a ReLU before it; or both by taking every second location."""
     feats = [paddle.randn([1, c, s, s]) for c, s in ((4, 16), (6, 8), (8, 4))]
     paper = FPN([4, 6, 8], 5, extra_stage=2, has_extra_convs=True, relu_before_extra_convs=False)
     levels = paper(feats)
@@ -477,7 +477,7 @@ def test_what_is_drawn(soft):
 
 
 def test_bars_are_filled_as_far_as_the_number_says():
-    """One object at (60, 30): its bars are 4 pixels high and 16 wide; the second level has a share of 0.75."""
+    """One object at (60, 30). Its bars are 4 pixels high and 16 wide. The second level has a share of 0.75."""
     grey = np.full((120, 160, 3), 100, np.uint8)
     panel = bar_panel(grey, LevelBars("shares", np.array([[0.0, 0.75]])), np.array([[60.0, 30, 140, 110]]))
     first, second = (panel[28 + 30 + 4 * level + 2, 61:76] for level in (0, 1))  # 28 rows of caption
@@ -486,7 +486,7 @@ def test_bars_are_filled_as_far_as_the_number_says():
 
 
 def test_deformable_stages_of_the_first_version_have_no_mask():
-    """18 offsets for 3 x 3 taps, in every block of the stage; groups stay those of the convolution replaced."""
+    """18 offsets for a 3 x 3 kernel, in every block of the stage. The number of groups does not change."""
     model = ResNet(50, groups=32, base_width=4, dcn_v1_stages=[3], num_stages=4, width_mult=0.25, freeze_at=-1)
     offsets = [k for k, v in model.state_dict().items() if k.endswith("conv_offset.weight") and v.shape[0] == 18]
     assert offsets == [f"res5.res5{block}.branch2b.conv_offset.weight" for block in "abc"]

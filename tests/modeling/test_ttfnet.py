@@ -36,7 +36,7 @@ SIZE = (96, 96)
 
 
 class Case:
-    """A published configuration with formula-made weights, and what the reference gave for it."""
+    """A published configuration with weights from a formula, and the recorded outputs of the reference."""
 
     def __init__(self, name: str):
         self.model = build_model(load_config(CONFIGS / f"{CASES[name]}.yml"))
@@ -125,8 +125,8 @@ def test_decoding_from_recorded_head_outputs():
 
 
 def peaks():
-    """A map of 3 x 4 cells and 2 classes: class 1 has a peak of probability 0.8 at (2, 1) beside a lower
-    place, class 0 a plateau of 0.6 at (0, 2) and (1, 2); everything else is below the threshold."""
+    """A map of 3 x 4 cells and 2 classes: class 1 has a peak of probability 0.8 at (2, 1) next to a lower
+    location, class 0 a plateau of 0.6 at (0, 2) and (1, 2); everything else is below the threshold."""
     probability = np.full((1, 2, 3, 4), 0.001, np.float32)
     probability[0, 1, 1, 2], probability[0, 1, 1, 1] = 0.8, 0.7
     probability[0, 0, 2, :2] = 0.6
@@ -158,7 +158,7 @@ def test_decoded_rows_by_hand():
 
 
 def test_an_image_without_peaks_has_the_filler_row_alone():
-    """PaddleDetection's: the row has class -1, which no evaluation counts."""
+    """As in PaddleDetection, the row has class -1, which evaluation drops."""
     raw = peaks()
     both = TTFOutputs(*(paddle.concat([t, t]) for t in raw))
     both.logits[1] = -10.0
@@ -227,8 +227,8 @@ def test_focal_loss_by_hand():
 
 
 def test_mixed_labels_count_by_their_area(head):
-    """PAFNet, equation 6: an object of an image that fills 1/4 counts a quarter, in both losses.
-    PaddleDetection drops the scores on the way to the targets; so does a sample without gt_score."""
+    """PAFNet, equation 6: an object of an image that covers 1/4 of the mixed one has a weight of 1/4 in both losses.
+    PaddleDetection ignores the scores, which is the same as a sample without gt_score."""
     boxes, classes = np.array([[0, 0, 16, 16], [16, 16, 24, 24]], np.float32), np.array([[0], [1]])
     sample = {"image": np.zeros((3, 32, 32), np.float32), "gt_bbox": boxes, "gt_class": classes}
     make = Gt2TTFTarget(num_classes=2)
@@ -237,7 +237,7 @@ def test_mixed_labels_count_by_their_area(head):
     )
     assert "ttf_score" not in plain
     score = mixed["ttf_score"][0]
-    assert score[2, 2] == 0.75 and score[5, 5] == 0.25 and (score != 1).sum() == 2  # centres 8 and 20, over 4
+    assert score[2, 2] == 0.75 and score[5, 5] == 0.25 and (score != 1).sum() == 2  # centers 8 and 20, over 4
     ratio = mixed["ttf_reg_weight"][0] / np.maximum(plain["ttf_reg_weight"][0], 1e-6)
     np.testing.assert_allclose([ratio[2, 2], ratio[5, 5]], [0.75, 0.25], rtol=1e-6)
 
@@ -256,9 +256,9 @@ def test_mixed_labels_count_by_their_area(head):
 
 
 def test_box_loss_by_hand(head):
-    """Two places regress. At (x 1, y 0), in pixels (4, 0), distances 2, 2, 2, 2 give the box 2, -2, 6, 2,
+    """Two locations regress. At (x 1, y 0), in pixels (4, 0), distances 2, 2, 2, 2 give the box 2, -2, 6, 2,
     which is its target: loss 0. At (0, 1), pixels (0, 4), distances 0, 0, 4, 4 give 0, 4, 4, 8 where
-    0, 4, 2, 8 is wanted: IoU and GIoU 1/2. Weights 1 and 3: 5 * 3 * 0.5 / 4."""
+    0, 4, 2, 8 is the target: IoU and GIoU 1/2. Weights 1 and 3: 5 * 3 * 0.5 / 4."""
     distances = np.zeros((1, 4, 2, 2), np.float32)
     distances[0, :, 0, 1], distances[0, :, 1, 0] = 2, [0, 0, 4, 4]
     target, weight = np.full((1, 4, 2, 2), -1, np.float32), np.zeros((1, 1, 2, 2), np.float32)
@@ -346,8 +346,8 @@ def test_strides_that_do_not_fit_are_refused():
 
 
 def test_darknet_cuts_the_gradient_but_its_norms_go_on():
-    """PaddleDetection's freeze_at: parameters before the cut stay trainable and get no gradient, while the
-    running statistics there still move."""
+    """As with PaddleDetection's freeze_at, parameters before the cut stay trainable but get no gradient, while the
+    running statistics there are still updated."""
     model = DarkNet(freeze_at=0, return_idx=[1], num_stages=2)
     before = model.conv0.batch_norm._mean.numpy().copy()
     model(paddle.rand([2, 3, 16, 16]))[0].sum().backward()

@@ -1,4 +1,4 @@
-"""Uniform matching, by hand."""
+"""Uniform matching: examples computed by hand."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import paddle
 from ppdet_repro.modeling.assigners.matches import IGNORED, NEGATIVE
 from ppdet_repro.modeling.assigners.uniform_assigner import UniformAssigner
 
-# Five places in a row, one square anchor of 32 px each, centres x = 0, 32, 64, 96, 128 at y = 0
+# Five locations in a row, one square anchor of 32 px each, centers x = 0, 32, 64, 96, 128 at y = 0
 CENTRES = [0, 32, 64, 96, 128]
 
 
-def squares(centres, side=32.0):
-    return paddle.to_tensor([[x - side / 2, -side / 2, x + side / 2, side / 2] for x in centres], "float32")
+def squares(centers, side=32.0):
+    return paddle.to_tensor([[x - side / 2, -side / 2, x + side / 2, side / 2] for x in centers], "float32")
 
 
 ANCHORS = squares(CENTRES)
@@ -30,14 +30,14 @@ def pairs(matches):
 
 def test_nearest_anchor_is_positive():
     # one box at x = 70: anchor 2 (64) is nearest by anchors (IoU 26/38 = .68); all predictions are equally far,
-    # so one pair comes from them too, at whichever place: its anchor overlaps by less than .15, or is anchor 2
+    # so one pair comes from them too, at whichever location: its anchor overlaps by less than .15, or is anchor 2
     matches = assign(FAR, squares([70]))
     assert matches.labels[2] == 0
     assert (2, 0) in pairs(matches)
 
 
 def test_pair_with_a_poor_anchor_is_ignored():
-    # the prediction of place 4 sits on the box at 64, its anchor at 128 does not overlap the box: ignored, and
+    # the prediction of location 4 sits on the box at 64, its anchor at 128 does not overlap the box: ignored, and
     # no pair regresses there
     predictions = squares([1000, 1000, 1000, 1000, 66])
     matches = assign(predictions, squares([64]))
@@ -45,7 +45,7 @@ def test_pair_with_a_poor_anchor_is_ignored():
     assert pairs(matches) == [(2, 0)]
 
 
-def test_prediction_and_anchor_of_one_place_count_twice():
+def test_prediction_and_anchor_of_one_location_count_twice():
     predictions = squares([1000, 1000, 64, 1000, 1000])
     matches = assign(predictions, squares([64]))
     assert matches.labels.tolist() == [NEGATIVE, NEGATIVE, 0, NEGATIVE, NEGATIVE]
@@ -53,15 +53,15 @@ def test_prediction_and_anchor_of_one_place_count_twice():
 
 
 def test_prediction_that_overlaps_is_not_a_negative():
-    # places 1 and 3 both predict the box at 64 with IoU 30/34 and 1; place 3 is nearer and takes the pair
-    # (anchor 96 against box 64: no overlap, ignored); place 1 has IoU .88 > .7: ignored as well
+    # locations 1 and 3 both predict the box at 64 with IoU 30/34 and 1; location 3 is nearer and takes the pair
+    # (anchor 96 against box 64: no overlap, ignored); location 1 has IoU .88 > .7: ignored as well
     predictions = squares([1000, 66, 1000, 64, 1000])
     matches = assign(predictions, squares([64]))
     assert matches.labels.tolist() == [NEGATIVE, IGNORED, 0, IGNORED, NEGATIVE]
 
 
 def test_later_pairs_win():
-    """Two boxes compete for anchor 2: rank is outermost, then the ground truth; the last write stays.
+    """Two boxes compete for anchor 2. Pairs are ordered by rank, then by ground truth, and the last pair wins.
 
     Kept on purpose: the reference writes all pairs in one indexed assignment, whose order is undefined."""
     matches = assign(FAR, squares([60, 70]))

@@ -32,15 +32,15 @@ def predictions(requires_grad=False, **values):
     return YOLOPredictions(**tensors, grid=grid)
 
 
-def targets_of(boxes, classes, scores=None, anchors=(ANCHOR,), mask=(0,), places=None):
-    """Boxes in pixels (cx, cy, w, h) -> targets [1, N, 8] and relative boxes [1, places, 4]."""
-    places = places or max(len(boxes), 1)
+def targets_of(boxes, classes, scores=None, anchors=(ANCHOR,), mask=(0,), padded_to=None):
+    """Boxes in pixels (cx, cy, w, h) -> targets [1, N, 8] and relative boxes [1, padded_to, 4]."""
+    padded_to = padded_to or max(len(boxes), 1)
     sample = {
         "image": np.zeros((3, 32, 32), np.float32),
-        "gt_bbox": np.zeros((places, 4), np.float32),
-        "gt_cxcywh_relative": np.zeros((places, 4), np.float32),
-        "gt_class": np.zeros((places, 1), np.int32),
-        "gt_score": np.zeros((places, 1), np.float32),
+        "gt_bbox": np.zeros((padded_to, 4), np.float32),
+        "gt_cxcywh_relative": np.zeros((padded_to, 4), np.float32),
+        "gt_class": np.zeros((padded_to, 1), np.int32),
+        "gt_score": np.zeros((padded_to, 1), np.float32),
     }
     for i, box in enumerate(boxes):
         x, y, w, h = box
@@ -59,8 +59,8 @@ def loss_of(prediction, targets, **options):
 
 
 def test_one_box_by_hand():
-    """A box of 16 x 16 px centred at (12, 4): cell (0, 0), place (.75, .25), log sizes (log 2, 0), relative area
-    1/4, so its weight is 2 - 1/4 = 1.75. All logits are 0: predicted centre (.5, .5), size of the anchor."""
+    """A box of 16 x 16 px centered at (12, 4): cell (0, 0), position (.75, .25), log sizes (log 2, 0), relative area
+    1/4, so its weight is 2 - 1/4 = 1.75. All logits are 0: predicted center (.5, .5), size of the anchor."""
     losses = loss_of(predictions(), targets_of([(12, 4, 16, 16)], [1]))
     assert float(losses["loss_xy"]) == pytest.approx(1.75 * (0.25 + 0.25))
     assert float(losses["loss_wh"]) == pytest.approx(1.75 * LOG2)
@@ -73,8 +73,8 @@ def test_one_box_by_hand():
     assert float(losses["loss"]) == pytest.approx(total)
 
 
-def test_a_score_weighs_all_that_a_box_costs_and_batches_are_averaged():
-    """Mixup's weight .3: every term of the box, also its objectness; the negatives stay."""
+def test_a_score_weights_all_losses_of_a_box_and_losses_are_averaged_over_images():
+    """Mixup's weight .3 applies to every term of the box, including its objectness, and not to the negatives."""
     whole = loss_of(predictions(), targets_of([(12, 4, 16, 16)], [1]))
     part = loss_of(predictions(), targets_of([(12, 4, 16, 16)], [1], scores=[0.3]))
     for name in ("loss_xy", "loss_wh", "loss_iou", "loss_iou_aware", "loss_cls"):
@@ -88,20 +88,20 @@ def test_a_score_weighs_all_that_a_box_costs_and_batches_are_averaged():
 
 
 def test_no_boxes():
-    for places in (1, 50):
+    for padded_to in (1, 50):
         prediction = predictions(requires_grad=True)
-        losses = loss_of(prediction, targets_of([], [], places=places))
+        losses = loss_of(prediction, targets_of([], [], padded_to=padded_to))
         assert float(losses["loss_obj"]) == pytest.approx(4 * LOG2) == pytest.approx(float(losses["loss"]))
         losses["loss"].backward()
         for tensor in prediction[:5]:
             assert np.isfinite(tensor.grad.numpy()).all()
         np.testing.assert_allclose(prediction.objectness.grad.numpy(), 0.5)  # sigmoid(0) - 0
-    nowhere = targets_of([], [])[0], paddle.zeros([1, 0, 4])  # not even a place for padding
+    nowhere = targets_of([], [])[0], paddle.zeros([1, 0, 4])  # without padding either
     assert float(loss_of(predictions(), nowhere)["loss"]) == pytest.approx(4 * LOG2)
 
 
 def test_a_box_on_a_cell_s_edge_is_within_reach_of_the_scaled_sigmoid():
-    """Centre at x = 16, the border of cells 0 and 1: it belongs to cell 1 at place 0. 1.05 s - .025 = 0 where
+    """Center at x = 16, the border of cells 0 and 1: it belongs to cell 1 at position 0. 1.05 s - .025 = 0 where
     s = .025 / 1.05, a finite logit; without scaling the sigmoid would need minus infinity."""
     targets = targets_of([(16, 8, 8, 16)], [0])
     row = targets[0][0, 1].tolist()
@@ -115,8 +115,8 @@ def test_a_box_on_a_cell_s_edge_is_within_reach_of_the_scaled_sigmoid():
 
 
 def test_two_boxes_in_one_cell_the_last_wins_and_the_classes_add_up():
-    """Both of the anchor's shape, centres in cell (0, 0), classes 0 and 1: one positive, the second's place, both
-    classes positive. With class logits of 2: twice log(1 + e^-2)."""
+    """Both have the anchor's shape, centers in cell (0, 0) and classes 0 and 1. There is one positive, with the
+    position of the second box, and both classes are positive. With class logits of 2: twice log(1 + e^-2)."""
     targets = targets_of([(4, 4, 8, 16), (8, 12, 8, 16)], [0, 1], scores=[1.0, 0.5])
     assert targets[0][0, 0].tolist() == pytest.approx([0.5, 0.75, 0, 0, 2 - 1 / 8, 0.5, 1, 1])
     losses = loss_of(predictions(classes=2.0), targets)
@@ -153,8 +153,8 @@ def test_a_good_prediction_without_box_does_not_count_as_negative():
         assert float(loss) == pytest.approx(counted * LOG2)
 
 
-def test_without_scaling_the_place_is_judged_by_cross_entropy():
-    """Place (.75, .25), logits (1, 0): -.75 log s - .25 log(1 - s) with s = sigmoid(1), plus log 2."""
+def test_without_scaling_the_position_is_learned_by_cross_entropy():
+    """Position (.75, .25), logits (1, 0): -.75 log s - .25 log(1 - s) with s = sigmoid(1), plus log 2."""
     s = 1 / (1 + math.exp(-1))
     expected = -0.75 * math.log(s) - 0.25 * math.log(1 - s) + LOG2
     losses = loss_of(predictions(center=[1.0, 0.0]), targets_of([(12, 4, 16, 16)], [1]), scale_x_y=1.0)

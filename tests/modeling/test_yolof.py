@@ -1,4 +1,4 @@
-"""YOLOF: parity with the recorded reference, losses, and what the paper's parts promise."""
+"""YOLOF: parity with the recorded reference, losses, and properties of the paper's parts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def facts():
 
 @pytest.fixture(scope="module")
 def reference_weights():
-    """The published configuration with formula-made weights."""
+    """The published configuration with weights from a formula."""
     model = build_model(load_config(CONFIGS / "yolof_r50_c5_1x_coco.yml"))
     model.set_state_dict(filled_state(model))
     return model
@@ -189,7 +189,7 @@ def test_one_hot_targets_of_negatives_and_ignored_are_zero():
 
 def test_paper_config_differs_from_the_checkpoint_s():
     """PaddleDetection's checkpoint is a variant b ResNet trained with the shift before resizing; the paper's
-    authors use variant a and shift the network's input. The published behaviour is the default."""
+    authors use variant a and shift the network's input. The published behavior is the default."""
     default, paper = (load_config(CONFIGS / f"yolof_r50_c5_1x_coco{s}.yml") for s in ("", "_paper"))
     strides = [build_model(config).backbone.res3.res3a.branch2a.conv._stride for config in (default, paper)]
     assert strides == [[1, 1], [2, 2]]  # variant a strides in the first 1x1

@@ -1,4 +1,4 @@
-"""The parts of the rest of YOLOF's paper: encoders, dilated last stages, CSPDarkNet-53, RetinaNet+."""
+"""Parts from YOLOF's ablations and comparisons: encoders, dilated last stages, CSPDarkNet-53, RetinaNet+."""
 
 from __future__ import annotations
 
