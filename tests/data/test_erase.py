@@ -1,0 +1,51 @@
+"""Cutout and GridMask."""
+
+from __future__ import annotations
+
+import numpy as np
+from transform_samples import Scripted, context, sample, scripted
+
+from ppdet_repro.data.transform.erase import Cutout, GridMask, stripes
+
+
+def test_cutout_covers_a_square_of_the_mean_color_clipped_at_the_border():
+    image = np.zeros((8, 12, 3), np.uint8)
+    out = Cutout(size=0.5, fill_value=[9, 9, 9])(sample(image), scripted(0.0, 1, 6))  # 4 x 4 at y -1, x 4
+    expected = np.zeros((8, 12))
+    expected[0:3, 4:8] = 9
+    np.testing.assert_array_equal(out["image"][..., 0], expected)
+    assert not image.any() and len(out["gt_bbox"]) == 1
+
+
+def test_grid_stripes_by_hand():
+    # two whole periods of 4 in 11, stripes of 2 from 1 on; the rest at the end stays free
+    assert "".join("#" if x else "." for x in stripes(11, 4, 2, 1)) == ".##..##...."
+
+
+def test_grid_mask_by_hand():
+    transform = GridMask(prob=1.0, mode=0)
+    # 4 x 4: a mask of 6 x 6, period 3, stripes of int(3*.5 + .5) = 2 from row 0 and column 1 on, cut at 1
+    keep = transform.mask(4, 4, Scripted(3, (0, 1), 0))
+    rows, columns = "##.##."[1:5], ".##.##"[1:5]
+    expected = [[r == "." and c == "." for c in columns] for r in rows]
+    assert keep.tolist() == expected
+    assert (GridMask(mode=1).mask(4, 4, Scripted(3, (0, 1), 0)) == ~keep).all()
+
+
+def test_grid_masks_probability_grows_with_training_not_with_a_workers_counter():
+    """In PaddleDetection, it grows with the number of samples that one worker has drawn, up to `upper_iter`."""
+    transform = GridMask(prob=0.8, upper_iter=1)
+    hidden = {}
+    for progress in (0.0, 0.5, 1.0):
+        given = sample(np.ones((16, 16, 3), np.float32))
+        hidden[progress] = sum(
+            not transform(dict(given), context(seed, progress=progress))["image"].all() for seed in range(200)
+        )
+    assert hidden[0.0] == 0
+    assert 55 <= hidden[0.5] <= 105 and 135 <= hidden[1.0] <= 185  # 0.4 and 0.8 of 200
+
+
+def test_grid_mask_can_put_noise_where_it_hides():
+    out = GridMask(prob=1.0, offset=True)(sample(np.full((16, 16, 3), 5, np.float32)), context(progress=1.0))
+    values = out["image"][out["image"] != 5]
+    assert len(values) and (np.abs(values) <= 1).all()
