@@ -1,20 +1,26 @@
-"""Distillation: a detector, the student, learns from its ground truth and from a teacher's feature maps."""
+"""Distillation: a detector (the student) learns from ground truth and from the feature maps of a trained teacher."""
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Dict, List, Union
 
 import paddle
 from paddle import nn
 
+from ppdet_repro.core.contract import Batch
 from ppdet_repro.modeling.architectures.detector import Detector
 
 
 class Distilled(nn.Layer):
-    """A student beside a trained teacher. In training it gives the student's losses and one for each feature map of the
-    necks; else it is the student.
+    """A student with its teacher.
 
-    The teacher is none of its sublayers: it is never trained, counted or saved.
+    In training mode the model returns the student's losses and a distillation loss per feature map of the necks. In
+    evaluation mode it behaves like the student.
+
+    Args:
+        student: the detector to train
+        teacher: a trained detector
+        losses: a distillation loss per feature map, by name, in the order of the neck's outputs
     """
 
     def __init__(self, student: Detector, teacher: Detector, losses: Dict[str, nn.Layer]):
@@ -24,13 +30,16 @@ class Distilled(nn.Layer):
         teacher.eval()
         for parameter in teacher.parameters():
             parameter.stop_gradient = True
-        self._teacher = (teacher,)  # in a tuple, so that it is no sublayer
+        # Paddle does not register a layer inside a tuple as a sublayer. So train() leaves the teacher in evaluation
+        # mode, and its weights are neither in parameters() nor in state_dict(): they are not trained or saved.
+        self._teacher = (teacher,)
 
     @property
     def teacher(self) -> Detector:
         return self._teacher[0]
 
-    def forward(self, batch: Dict[str, Any]) -> Dict[str, paddle.Tensor]:
+    def forward(self, batch: Batch) -> Dict[str, paddle.Tensor]:
+        """The losses in training mode, otherwise the student's detections."""
         if not self.training:
             return self.student(batch)
         maps: List[paddle.Tensor] = []
@@ -40,14 +49,15 @@ class Distilled(nn.Layer):
         finally:
             hook.remove()
         with paddle.no_grad():
-            wanted = listed(self.teacher.neck(self.teacher.backbone(batch["image"])))
+            teacher_maps = listed(self.teacher.neck(self.teacher.backbone(batch["image"])))
         distilled = {
-            name: loss(own, theirs, batch) for (name, loss), own, theirs in zip(self.distillation.items(), maps, wanted)
+            name: loss(student_map, teacher_map, batch)
+            for (name, loss), student_map, teacher_map in zip(self.distillation.items(), maps, teacher_maps)
         }
         total = losses.pop("loss")
         return {**losses, **distilled, "loss": total + sum(distilled.values())}
 
 
-def listed(output: Any) -> List[paddle.Tensor]:
-    """A neck's one map, or its maps, as a list."""
+def listed(output: Union[paddle.Tensor, List[paddle.Tensor]]) -> List[paddle.Tensor]:
+    """The feature maps of a neck, one or several, as a list."""
     return paddle.utils.flatten(output)

@@ -1,23 +1,28 @@
-"""What a student's feature maps lack of a teacher's.
+"""Distillation losses between a feature map of the student and the same map of the teacher.
 
-B images, C channels, H x W the size of a map, G boxes of an image.
+B images, C channels; H, W size of a feature map; G ground truth boxes of an image.
 """
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from ppdet_repro.core.contract import Batch
 from ppdet_repro.core.registry import register
+from ppdet_repro.modeling.boxes import has_area
 
-EPSILON = 1e-5  # in logarithms
+EPSILON = 1e-5  # keeps logarithms finite
 
 
 class Align(nn.Layer):
-    """Brings a student's map to the teacher's number of channels; without a difference it does nothing."""
+    """Convert a student's map to the teacher's number of channels, by a learned 1x1 convolution if they differ.
+
+    With `normalize` both maps are then standardized.
+    """
 
     def __init__(self, student_channels: int, teacher_channels: int, normalize: bool):
         super().__init__()
@@ -27,13 +32,14 @@ class Align(nn.Layer):
         self.normalize = normalize
 
     def forward(self, student: paddle.Tensor, teacher: paddle.Tensor) -> Tuple[paddle.Tensor, paddle.Tensor]:
+        """Maps [B, C, H, W] of the student and the teacher -> two maps of the same shape."""
         if self.align is not None:
             student = self.align(student)
-        return (standardised(student), standardised(teacher)) if self.normalize else (student, teacher)
+        return (standardized(student), standardized(teacher)) if self.normalize else (student, teacher)
 
 
-def standardised(x: paddle.Tensor) -> paddle.Tensor:
-    """Each channel with mean 0 and variance 1 over the batch: [B, C, H, W] -> the same."""
+def standardized(x: paddle.Tensor) -> paddle.Tensor:
+    """Give each channel mean 0 and variance 1 over the batch: [B, C, H, W] -> the same shape."""
     mean = x.mean(axis=[0, 2, 3], keepdim=True)
     deviation = x.std(axis=[0, 2, 3], keepdim=True, unbiased=True)
     return (x - mean) / (deviation + 1e-6)
@@ -41,17 +47,17 @@ def standardised(x: paddle.Tensor) -> paddle.Tensor:
 
 @register
 class CWDFeatureLoss(nn.Layer):
-    """Channel-wise distillation: each channel is a distribution over places, and the student's is to be the teacher's.
+    """Channel-wise distillation: each channel is a distribution over the locations of the map.
 
-    The divergence KL(teacher || student), summed over channels, per channel of the student and image. Source: Shu et
-    al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021, section 3.2; without their factor tau^2,
-    as in PaddleDetection.
+    The loss is KL(teacher || student), summed over channels and divided by the number of the student's channels and of
+    images. Source: Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021, section 3.2;
+    without their factor tau^2, as in PaddleDetection.
 
-    student_channels, teacher_channels  of the maps (training takes those of the necks, whatever the YAML says); a 1x1
-                                        convolution is learned where they differ
-    normalize                           standardise channels first
-    tau                                 temperature
-    weight                              of the loss
+    Args:
+        student_channels, teacher_channels: of the maps. Training takes those of the necks, whatever the YAML says.
+        normalize: standardize channels first
+        tau: temperature
+        weight: factor on the loss
     """
 
     def __init__(
@@ -66,8 +72,8 @@ class CWDFeatureLoss(nn.Layer):
         self.align = Align(student_channels, teacher_channels, normalize)
         self.student_channels, self.tau, self.weight = student_channels, tau, weight
 
-    def forward(self, student: paddle.Tensor, teacher: paddle.Tensor, batch: Dict[str, Any]) -> paddle.Tensor:
-        """Maps [B, C, H, W] of one size -> the loss."""
+    def forward(self, student: paddle.Tensor, teacher: paddle.Tensor, batch: Batch) -> paddle.Tensor:
+        """Maps [B, C, H, W] of the same size -> the loss."""
         images = len(student)
         student, teacher = self.align(student, teacher)
         p, q = (F.softmax(x.flatten(2) / self.tau, axis=2) for x in (teacher, student))  # [B, C, H * W]
@@ -79,17 +85,19 @@ class CWDFeatureLoss(nn.Layer):
 class FGDFeatureLoss(nn.Layer):
     """Focal and global distillation (Yang et al., CVPR 2022).
 
-    Focal: squared differences, weighted by the teacher's attention to places and channels, apart for objects and for
-    background (Eq. 8), and differences of the attentions themselves (Eq. 9). Global: squared differences after a global
-    context block (Eq. 11). Images without boxes take no part, as in PaddleDetection.
+    The focal part has squared differences of the maps, weighted by the teacher's attention to locations and channels
+    and separated into objects and background (equation 8), and differences of the attentions themselves (equation 9).
+    The global part has squared differences after a global context block (equation 11). As in PaddleDetection, images
+    without boxes are ignored.
 
-    student_channels, teacher_channels  of the maps (training takes those of the necks, whatever the YAML says); a 1x1
-                                        convolution is learned where they differ
-    normalize                           standardise channels first
-    loss_weight                         of the whole
-    temp                                temperature of the attentions
-    alpha_fgd, beta_fgd                 weights of objects and background
-    gamma_fgd, lambda_fgd               weights of the attentions and of the global part
+    Args:
+        student_channels, teacher_channels: of the maps. Training takes those of the necks, whatever the YAML says.
+        normalize: standardize channels first
+        loss_weight: factor on the whole loss
+        temp: temperature of the attentions
+        alpha_fgd, beta_fgd: factors on the differences at objects and at the background
+        gamma_fgd: factor on the differences of the attentions
+        lambda_fgd: factor on the global part
     """
 
     def __init__(
@@ -111,11 +119,9 @@ class FGDFeatureLoss(nn.Layer):
         self.loss_weight, self.temp = loss_weight, temp
         self.weights = (alpha_fgd, beta_fgd, gamma_fgd, lambda_fgd)
 
-    def forward(self, student: paddle.Tensor, teacher: paddle.Tensor, batch: Dict[str, Any]) -> paddle.Tensor:
-        """Maps [B, C, H, W] of one size, and a batch with `image` and `gt_bbox` -> the loss."""
-        boxes = [
-            one[(one[:, 2:] > one[:, :2]).all(axis=1)] if len(one) else one for one in batch["gt_bbox"]
-        ]  # no padding
+    def forward(self, student: paddle.Tensor, teacher: paddle.Tensor, batch: Batch) -> paddle.Tensor:
+        """Maps [B, C, H, W] of the same size, and a batch with `image` and `gt_bbox` -> the loss."""
+        boxes = [one[has_area(one)] if len(one) else one for one in batch["gt_bbox"]]  # without padding
         with_boxes = [i for i, one in enumerate(boxes) if len(one)]
         if not with_boxes:
             return student.sum() * 0.0
@@ -127,21 +133,23 @@ class FGDFeatureLoss(nn.Layer):
         background = (objects == 0).astype("float32")
         background = background / background.sum(axis=[2, 3], keepdim=True).clip(min=1.0)
 
-        places, channels = attention(teacher, self.temp)
-        own_places, own_channels = attention(student, self.temp)
-        difference = (student - teacher).square() * places * channels
+        locations, channels = attention(teacher, self.temp)
+        student_locations, student_channels = attention(student, self.temp)
+        difference = (student - teacher).square() * locations * channels
         parts = (
             (difference * objects).sum(),
             (difference * background).sum(),
-            (own_places - places).abs().sum() + (own_channels - channels).abs().sum(),
+            (student_locations - locations).abs().sum() + (student_channels - channels).abs().sum(),
             (self.student_context(student) - self.teacher_context(teacher)).square().sum(),
         )
         return self.loss_weight * sum(weight * part for weight, part in zip(self.weights, parts)) / images
 
 
 class GlobalContext(nn.Layer):
-    """A map plus what a bottleneck makes of its mean, weighted by learned attention (GCNet, ICCV 2019). At first the
-    bottleneck gives nothing."""
+    """Global context block (GCNet, ICCV 2019): add to each location a function of the map's weighted mean.
+
+    The weights of the mean are a learned attention; the function is a bottleneck, whose output is 0 at first.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -161,17 +169,23 @@ class GlobalContext(nn.Layer):
 
 
 def attention(x: paddle.Tensor, temperature: float) -> Tuple[paddle.Tensor, paddle.Tensor]:
-    """How much a map [B, C, H, W] attends to its places [B, 1, H, W] and channels [B, C, 1, 1]; 1 on average."""
+    """The attention of a map [B, C, H, W] to its locations [B, 1, H, W] and channels [B, C, 1, 1]; 1 on average."""
     size, (_, channels, height, width) = x.abs(), x.shape
-    places = F.softmax(size.mean(axis=1).flatten(1) / temperature, axis=1) * (height * width)
+    of_locations = F.softmax(size.mean(axis=1).flatten(1) / temperature, axis=1) * (height * width)
     of_channels = F.softmax(size.mean(axis=[2, 3]) / temperature, axis=1) * channels
-    return places.reshape([-1, 1, height, width]), of_channels.reshape([-1, channels, 1, 1])
+    return of_locations.reshape([-1, 1, height, width]), of_channels.reshape([-1, channels, 1, 1])
 
 
 def cells(boxes: paddle.Tensor, image: List[int], size: Tuple[int, int]) -> paddle.Tensor:
-    """Which cells of a map lie in boxes: 1 / (cells of the smallest box around), 0 outside of all.
+    """Mark the cells of a feature map that lie in boxes.
 
-    boxes [G, 4] in pixels of an image of `image` (height, width), padding included -> [H, W]
+    Args:
+        boxes: [G, 4] xyxy, in pixels of the network's input
+        image: height and width of the network's input, padding included
+        size: H and W of the feature map
+
+    Returns:
+        [H, W]: 1 / (number of cells of the smallest box that contains the cell), 0 outside of all boxes.
     """
     height, width = size
     scale = paddle.to_tensor([width / image[1], height / image[0]] * 2, "float32")

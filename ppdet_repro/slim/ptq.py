@@ -1,8 +1,8 @@
-"""Post-training quantisation: an exported float32 model becomes one that computes its convolutions in int8.
+"""Post-training quantization: convert an exported float32 model to one that computes its convolutions in int8.
 
-The ranges of the activations are read off some images that run through the model; weights have a scale for every
-output channel. Only convolutions are quantised: anchors, decoding and suppression stay in float32, where a step of a
-256th of the picture would be seen.
+The ranges of the activations are measured on images that run through the model; weights have a scale per output
+channel. Only convolutions are quantized. Anchors, decoding and suppression stay in float32, because an error of a 256th
+of the image would be visible in the boxes.
 """
 
 from __future__ import annotations
@@ -21,27 +21,31 @@ from ppdet_repro.utils.errors import UserError
 
 CONVOLUTIONS = ["conv2d", "depthwise_conv2d"]
 
-# PaddleDetection's name -> Paddle's algorithm. Paddle's KL divergence leaves no model (2.6.2).
+# PaddleDetection's name -> Paddle's algorithm. Paddle 2.6.2 fails to save a model with KL divergence.
 ALGORITHMS = {"AvgQuantizer": "avg", "AbsmaxQuantizer": "abs_max", "MSEQuantizer": "mse", "HistQuantizer": "hist"}
 WEIGHTS = {"PerChannelAbsmaxQuantizer": "channel_wise_abs_max", "AbsmaxQuantizer": "abs_max"}
 KEYS = ("activation_quantizer", "weight_quantizer", "hist_percent", "upsample_bins")
 
 Read = Callable[[str], Mapping[str, np.ndarray]]
+"""The path of an image -> the network's inputs by name, as batches of one image."""
 
 
 @register
 class PTQ:
-    """The section `PTQ` of PaddleDetection's configs for post-training quantisation.
+    """The section `PTQ` of PaddleDetection's configs for post-training quantization.
 
-    ptq_config       activation_quantizer: how the range of an activation follows from the images: AvgQuantizer (mean
-                     of each image's largest absolute value, the default), AbsmaxQuantizer (the largest of all),
-                     MSEQuantizer (least squared error), HistQuantizer (the value that the share `hist_percent` does
-                     not exceed; `upsample_bins` is accepted, Paddle's static histogram has 2048 bins);
-                     weight_quantizer: PerChannelAbsmaxQuantizer (the default) or AbsmaxQuantizer
-    quant_batch_num  batches of EvalReader's size that are looked at
-    output_dir       accepted; `--output_dir` says where the model goes
-    fuse             fold batch norms into convolutions first; must be true, as int8 engines want
-    fuse_list        accepted; what is foldable is found
+    Args:
+        ptq_config: a mapping with the keys
+            activation_quantizer: how the range of an activation is computed from the images: AvgQuantizer (mean of each
+            image's largest absolute value, the default), AbsmaxQuantizer (the largest of all), MSEQuantizer (least
+            squared error) or HistQuantizer (the value that a share `hist_percent` does not exceed);
+            weight_quantizer: PerChannelAbsmaxQuantizer (the default) or AbsmaxQuantizer;
+            hist_percent: for HistQuantizer;
+            upsample_bins: ignored, Paddle's static histogram always has 2048 bins
+        quant_batch_num: number of batches, of the size that EvalReader has, to measure ranges on
+        output_dir: ignored; `--output_dir` is the folder of the model
+        fuse: fold batch norms into convolutions first. It must be true, because int8 engines need it.
+        fuse_list: ignored; all batch norms that can be folded are found
     """
 
     def __init__(
@@ -59,7 +63,7 @@ class PTQ:
         if quant_batch_num < 1:
             raise UserError(f"PTQ.quant_batch_num {quant_batch_num} is less than 1")
         if not fuse:
-            raise UserError("PTQ.fuse must be true: engines want int8 convolutions without batch norms behind them")
+            raise UserError("PTQ.fuse must be true: engines need int8 convolutions without batch norms after them")
         self.algorithm = choose(ALGORITHMS, given, "activation_quantizer", "AvgQuantizer")
         self.weights = choose(WEIGHTS, given, "weight_quantizer", "PerChannelAbsmaxQuantizer")
         self.hist_percent = float(given.get("hist_percent", 0.9999))
@@ -68,13 +72,22 @@ class PTQ:
         self.quant_batch_num = quant_batch_num
 
     def quantise(self, folder: Path, files: Sequence[str], read: Read) -> None:
-        """Replace model.pdmodel and model.pdiparams in `folder` by their int8 form (QuantizeLinear and DequantizeLinear
-        around convolutions, as ONNX has them). `files` calibrate it; `read` gives the network's inputs for a file, by
-        name, as batches of one image. UserError if the model has no convolutions."""
+        """Replace model.pdmodel and model.pdiparams in a folder by their int8 form.
+
+        It has QuantizeLinear and DequantizeLinear operators around convolutions, as in ONNX.
+
+        Args:
+            folder: the folder of the float32 model
+            files: images to measure the ranges of activations on
+            read: reads one of them
+
+        Raises:
+            UserError: The model has no convolution.
+        """
         with static_mode() as executor:
             program, feeds, _ = paddle.static.load_inference_model(str(folder / "model"), executor)
             if not any(operator.type in CONVOLUTIONS for operator in program.global_block().ops):
-                raise UserError("the model has no convolution that could be quantised")
+                raise UserError("the model has no convolution to quantize")
             variables = [program.global_block().var(name) for name in feeds]
             loader = paddle.io.DataLoader(
                 Calibration(files, read, feeds),
@@ -83,7 +96,7 @@ class PTQ:
                 return_list=False,
                 batch_size=1,
             )
-            quantiser = PostTrainingQuantization(
+            quantizer = PostTrainingQuantization(
                 executor=executor,
                 model_dir=str(folder),
                 model_filename="model.pdmodel",
@@ -97,16 +110,18 @@ class PTQ:
                 weight_quantize_type=self.weights,
                 onnx_format=True,
             )
-            quantiser.quant_config = ConvolutionQuantizer(quantizable_op_type=CONVOLUTIONS)
-            quantiser.quantize()
-            quantiser.save_quantized_model(str(folder))
-        (folder / "model.pdiparams.info").unlink(missing_ok=True)  # of the float32 weights
+            quantizer.quant_config = ConvolutionQuantizer(quantizable_op_type=CONVOLUTIONS)
+            quantizer.quantize()
+            quantizer.save_quantized_model(str(folder))
+        (folder / "model.pdiparams.info").unlink(missing_ok=True)  # describes the float32 weights
 
 
 class ConvolutionQuantizer(BaseQuantizer):
-    """Quantises convolutions and observes nothing else. Paddle's own observes every operator: those of decoding too,
-    some of whose outputs have no dimension, which it does not survive; and activations that only scales read, behind
-    which oneDNN forgets the scale's factor (2.6.2)."""
+    """Quantize convolutions and observe no other operators.
+
+    Paddle 2.6.2 observes every operator. It fails on outputs without dimensions, which decoding has; and oneDNN forgets
+    the factor of a scale whose input is an observed activation that nothing else reads.
+    """
 
     @property
     def observer_operation_types(self) -> List[str]:
@@ -114,7 +129,7 @@ class ConvolutionQuantizer(BaseQuantizer):
 
 
 class Calibration(paddle.io.Dataset):
-    """The inputs of a program, in the order of its feeds."""
+    """The inputs of a program for each file, in the order of its feeds."""
 
     def __init__(self, files: Sequence[str], read: Read, feeds: Sequence[str]):
         super().__init__()
@@ -124,12 +139,12 @@ class Calibration(paddle.io.Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Tuple[np.ndarray, ...]:
-        one = self.read(self.files[index])
-        return tuple(one[name][0] for name in self.feeds)
+        inputs = self.read(self.files[index])
+        return tuple(inputs[name][0] for name in self.feeds)
 
 
 def choose(known: Mapping[str, str], given: Mapping[str, Any], key: str, default: str) -> str:
-    """The algorithm that a key of ptq_config names. UserError if there is none."""
+    """The algorithm that a key of ptq_config names. UserError: there is none of that name."""
     name = given.get(key, default)
     if name not in known:
         raise UserError(f"PTQ.ptq_config.{key} {name!r} is not one of {', '.join(known)}")

@@ -1,7 +1,7 @@
-"""Quantisation-aware training: a model learns while its convolutions compute with rounded inputs and weights.
+"""Quantization-aware training: a model is trained while its convolutions compute with rounded inputs and weights.
 
 Rounding has the gradient of the identity (the straight-through estimator of Bengio et al., 2013). The layers are
-Paddle's own, which PaddleSlim wraps, as PaddleDetection does.
+Paddle's own, which PaddleSlim, and with it PaddleDetection, uses too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any, Dict, Optional
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
+from paddle.quantization import ImperativeQuantAware
+from paddle.static.quantization import QuantWeightPass, ReplaceFakeQuantDequantPass
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.paddle_private.quantization import inference_graph, remove_preprocessing
@@ -20,7 +22,7 @@ from ppdet_repro.slim.static import static_mode
 from ppdet_repro.utils.errors import UserError
 
 BITS = 8
-WRAPPED = "._layer."  # in the names of weights: of a layer that is quantised
+WRAPPED = "._layer."  # what quantization inserts in the names of a layer's weights
 DEFAULTS = {
     "weight_preprocess_type": None,
     "activation_preprocess_type": None,
@@ -50,13 +52,15 @@ LAYERS = ("Conv2D", "Linear", "Conv2DTranspose")
 
 
 class PACT(nn.Layer):
-    """Clips its input to [-alpha, alpha], where alpha is learned (Choi et al., "PACT", 2018; first value and learning
-    rate are PaddleSlim's)."""
+    """Clip the input to [-alpha, alpha], where alpha is learned.
 
-    def __init__(self):
+    Source: Choi et al., "PACT", 2018; initial value and learning rate are those of PaddleSlim.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        first = nn.initializer.Constant(100.0)
-        self.alpha = self.create_parameter([1], paddle.ParamAttr(initializer=first, learning_rate=1000.0))
+        initial = nn.initializer.Constant(100.0)
+        self.alpha = self.create_parameter([1], paddle.ParamAttr(initializer=initial, learning_rate=1000.0))
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return x - F.relu(x - self.alpha) + F.relu(-self.alpha - x)
@@ -64,14 +68,17 @@ class PACT(nn.Layer):
 
 @register
 class QAT:
-    """The section `QAT` of PaddleDetection's configs for quantisation-aware training.
+    """The section `QAT` of PaddleDetection's configs for quantization-aware training.
 
-    quant_config  PaddleSlim's keys: activation_preprocess_type and weight_preprocess_type (null or PACT),
-                  weight_quantize_type (abs_max, channel_wise_abs_max), activation_quantize_type
-                  (moving_average_abs_max), moving_rate, quantizable_layer_type (of Conv2D, Linear, Conv2DTranspose);
-                  weight_bits, activation_bits, dtype, fuse_conv_bn and onnx_format can only have the values that
-                  deployment knows; window_size is accepted
-    print_model   log the model's layers after quantisation
+    Args:
+        quant_config: a mapping with PaddleSlim's keys:
+            activation_preprocess_type, weight_preprocess_type: null or PACT;
+            weight_quantize_type: abs_max or channel_wise_abs_max;
+            activation_quantize_type: moving_average_abs_max, whose rate is moving_rate;
+            quantizable_layer_type: a list of Conv2D, Linear, Conv2DTranspose;
+            weight_bits, activation_bits, dtype, fuse_conv_bn and onnx_format can only have the values that deployment
+            supports; window_size is ignored
+        print_model: log the model's layers after quantization
     """
 
     def __init__(self, quant_config: Optional[Dict[str, Any]] = None, print_model: bool = False):
@@ -92,9 +99,10 @@ class QAT:
         self.print_model = print_model
 
     def quantise(self, model: nn.Layer) -> None:
-        """Replace the model's layers by such that round their inputs and weights, and hold the same weights."""
-        from paddle.quantization import ImperativeQuantAware  # other trainings need not have it
+        """Replace the model's convolutions and linear layers by layers that round their inputs and weights.
 
+        The new layers hold the same weights. The model is changed in place.
+        """
         settings = self.settings
         ImperativeQuantAware(
             quantizable_layer_type=settings["quantizable_layer_type"],
@@ -110,33 +118,34 @@ class QAT:
 
 
 def plain_name(name: str) -> str:
-    """What a weight of a quantised model is called in one that is not."""
+    """The name that a weight of a quantized model has in the model before quantization."""
     return name.replace(WRAPPED, ".")
 
 
 def without_clipping(model: nn.Layer) -> nn.Layer:
-    """A copy of a quantised model without PACT: an int8 model clips to its ranges by itself."""
+    """A copy of a quantized model without PACT, because int8 arithmetic clips to its ranges anyway."""
     model = copy.deepcopy(model)
     remove_preprocessing(model, PACT)
     return model
 
 
 def to_int8(folder: Path, _: Any = None) -> None:
-    """Turn the saved training form of a quantised model, model.pdmodel and model.pdiparams in `folder`, into
-    QuantizeLinear and DequantizeLinear with weights of eight bits."""
-    from paddle.static.quantization import QuantWeightPass, ReplaceFakeQuantDequantPass
+    """Convert the saved training form of a quantized model, model.pdmodel and model.pdiparams in `folder`, to int8.
 
+    The result has QuantizeLinear and DequantizeLinear operators, as in ONNX, and int8 weights. The second argument is
+    not used: this is a `quantise` argument of `export_model`, which passes a reader of images.
+    """
     prefix = str(folder / "model")
     with static_mode() as executor:
         scope, place = paddle.static.global_scope(), paddle.CPUPlace()
         program, feeds, fetches = paddle.static.load_inference_model(prefix, executor)
         graph = inference_graph(program)
-        for one in graph.all_sub_graphs():
-            ReplaceFakeQuantDequantPass(scope, place, quant_bits=BITS).apply(one)
-        for one in graph.all_sub_graphs():
-            QuantWeightPass(scope, place).apply(one)
+        for part in graph.all_sub_graphs():
+            ReplaceFakeQuantDequantPass(scope, place, quant_bits=BITS).apply(part)
+        for part in graph.all_sub_graphs():
+            QuantWeightPass(scope, place).apply(part)
         program = graph.to_program()
         variables = [program.global_block().var(name) for name in feeds]
         fetched = [program.global_block().var(fetch.name) for fetch in fetches]
         paddle.static.save_inference_model(prefix, variables, fetched, executor, program=program, clip_extra=True)
-    (folder / "model.pdiparams.info").unlink(missing_ok=True)  # of the training form
+    (folder / "model.pdiparams.info").unlink(missing_ok=True)  # describes the training form

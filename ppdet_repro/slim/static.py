@@ -1,4 +1,4 @@
-"""Paddle's static graphs, for the tools that work on saved programs."""
+"""Paddle's static graph mode, for tools that work on saved programs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Iterator
 
 import paddle
 
-TALKERS = ("paddle.static.quantization.post_training_quantization", "paddle.static.io")  # loggers
+VERBOSE_LOGGERS = ("paddle.static.quantization.post_training_quantization", "paddle.static.io")
 
 
 @contextmanager
 def static_mode() -> Iterator[paddle.static.Executor]:
-    """A CPU executor with a scope of its own; afterwards Paddle is in dygraph mode, and its tools speak as before."""
-    levels = {logging.getLogger(name): logging.getLogger(name).level for name in TALKERS}
+    """Run the block in static graph mode with a new scope; yields a CPU executor.
+
+    Paddle's tools only log errors within the block. Afterwards Paddle is in dynamic graph mode.
+    """
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in VERBOSE_LOGGERS}
     for logger in levels:
         logger.setLevel(logging.ERROR)
     paddle.enable_static()
