@@ -124,6 +124,17 @@ def conv3x3(in_channels: int, out_channels: int, bias: Optional[float] = 0.0, pa
     )
 
 
+def conv_tower(
+    in_channels: int, channels: int, depth: int, norm: Optional[Callable[[int], nn.Layer]], act: str = "relu"
+) -> nn.Sequential:
+    """`depth` times 3x3 convolution, `norm(channels)` if it is given, and the activation of that name."""
+    layers = []
+    for i in range(depth):
+        layers.append(conv3x3(in_channels if i == 0 else channels, channels))
+        layers += [activation(act)] if norm is None else [norm(channels), activation(act)]
+    return nn.Sequential(*layers)
+
+
 def prior_bias(probability: float) -> float:
     """The bias with which a last layer predicts `probability` before it is trained. RetinaNet, section 4.1."""
     return -math.log((1 - probability) / probability)

@@ -23,7 +23,7 @@ from ppdet_repro.modeling.assigners.anchor_point_assigner import NOBODY, Objects
 from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, LevelBars, WeightMap, cells
 from ppdet_repro.modeling.boxes import clip_to_image, to_original_image, xyxy_from_distances
 from ppdet_repro.modeling.ground_truth import ground_truths
-from ppdet_repro.modeling.layers import batch_norm, conv3x3, prior_bias
+from ppdet_repro.modeling.layers import batch_norm, conv3x3, conv_tower, prior_bias
 from ppdet_repro.modeling.level_selection import LevelShares
 from ppdet_repro.modeling.losses.anchor_point_loss import AnchorPointLoss, PointPredictions, positive_weights
 from ppdet_repro.modeling.nms import best_pairs
@@ -55,17 +55,6 @@ def group_norm(channels: int) -> nn.GroupNorm:
 NORMS: Dict[str, Callable[[int], nn.Layer]] = {"gn": group_norm, "bn": batch_norm}
 
 
-def subnet(in_channels: int, channels: int, depth: int, norm_type: Optional[str]) -> nn.Sequential:
-    """`depth` times 3x3 convolution, norm (if `norm_type` is not None), ReLU."""
-    layers: List[nn.Layer] = []
-    for i in range(depth):
-        layers.append(conv3x3(in_channels if i == 0 else channels, channels))
-        if norm_type is not None:
-            layers.append(NORMS[norm_type](channels))
-        layers.append(nn.ReLU())
-    return nn.Sequential(*layers)
-
-
 @register
 class SAPDFeat(nn.Layer):
     """The two subnets without their last layers, shared by all levels.
@@ -82,8 +71,9 @@ class SAPDFeat(nn.Layer):
         if norm_type not in (None, *NORMS):
             raise UserError(f"SAPDFeat: norm_type {norm_type!r} is not null, {' or '.join(NORMS)}")
         self.feat_out = feat_out
-        self.cls_subnet = subnet(in_channels[0], feat_out, num_convs, norm_type)
-        self.reg_subnet = subnet(in_channels[0], feat_out, num_convs, norm_type)
+        norm = None if norm_type is None else NORMS[norm_type]
+        self.cls_subnet = conv_tower(in_channels[0], feat_out, num_convs, norm)
+        self.reg_subnet = conv_tower(in_channels[0], feat_out, num_convs, norm)
 
     def forward(self, feat: Tensor) -> Tuple[Tensor, Tensor]:
         """A feature map [B, C, H, W] -> features for the classes, features for the distances."""

@@ -21,7 +21,7 @@ from ppdet_repro.modeling.assignment_drawing import Assignment, anchor_assignmen
 from ppdet_repro.modeling.boxes import clip_to_image, decode_deltas, to_original_image
 from ppdet_repro.modeling.ground_truth import ground_truths
 from ppdet_repro.modeling.implicit_objectness import implicit_objectness
-from ppdet_repro.modeling.layers import activation, batch_norm, conv3x3, prior_bias, reduce_mean
+from ppdet_repro.modeling.layers import batch_norm, conv3x3, conv_tower, prior_bias, reduce_mean
 from ppdet_repro.modeling.losses.anchor_loss import anchor_losses, count_positives
 from ppdet_repro.modeling.nms import at_most, take_rows
 from ppdet_repro.utils.errors import UserError
@@ -33,14 +33,6 @@ class YOLOFOutputs(NamedTuple):
     anchors: Tensor  # [N, 4] xyxy, input pixels
     logits: Tensor  # [B, N, K], with the objectness
     deltas: Tensor  # [B, N, 4]
-
-
-def branch(in_channels: int, channels: int, depth: int, act: str) -> nn.Sequential:
-    """`depth` times 3x3 convolution, batch norm without decay, activation."""
-    layers: List[nn.Layer] = []
-    for i in range(depth):
-        layers += [conv3x3(in_channels if i == 0 else channels, channels), batch_norm(channels), activation(act)]
-    return nn.Sequential(*layers)
 
 
 @register
@@ -60,8 +52,8 @@ class YOLOFFeat(nn.Layer):
         if norm_type not in ("bn", "sync_bn"):
             raise UserError(f"YOLOFFeat: norm_type {norm_type!r} is not bn or sync_bn")
         self.feat_out = feat_out
-        self.cls_subnet = branch(feat_in, feat_out, num_cls_convs, act)
-        self.reg_subnet = branch(feat_in, feat_out, num_reg_convs, act)
+        self.cls_subnet = conv_tower(feat_in, feat_out, num_cls_convs, batch_norm, act)
+        self.reg_subnet = conv_tower(feat_in, feat_out, num_reg_convs, batch_norm, act)
 
     def forward(self, feat: Tensor) -> Tuple[Tensor, Tensor]:
         """A feature map [B, C, H, W] -> features for the classes, features for boxes and objectness."""
