@@ -64,7 +64,7 @@ class NormalizeImage:
     ):
         if len(mean) != len(std) or not all(std):
             raise UserError(
-                f"NormalizeImage: mean {list(mean)} and std {list(std)} need one value per channel, and std must not be 0"
+                f"NormalizeImage: mean {list(mean)} and std {list(std)} need one value per channel; std must not be 0"
             )
         self.mean, self.std, self.is_scale, self.norm_type = tuple(mean), tuple(std), is_scale, norm_type
         values = np.arange(256, dtype=np.float32).reshape(1, 256, 1)

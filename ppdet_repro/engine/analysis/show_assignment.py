@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Union
+from typing import List, Optional, Sequence, Union
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ import paddle
 
 from ppdet_repro.core.config import Config, build, build_model
 from ppdet_repro.data.source.base import Source
+from ppdet_repro.data.transform.base import Sample
 from ppdet_repro.engine.model_weights import load_exact
 from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, LevelBars, WeightMap
 from ppdet_repro.utils.errors import UserError
@@ -76,7 +77,7 @@ class Reordered:
     def __len__(self) -> int:
         return len(self.order)
 
-    def record(self, index: int) -> dict[str, Any]:
+    def record(self, index: int) -> Sample:
         return self.source.record(self.order[index])
 
 
