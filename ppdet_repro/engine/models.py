@@ -26,9 +26,9 @@ def build_untrained(cfg: Config) -> Detector:
     model: Detector = build_model(cfg)
     if cfg.run.slim == "QAT":
         qat: QAT = build(cfg, "QAT")
-        qat.quantise(model)
+        qat.quantize(model)
         if qat.print_model:
-            get_logger().info(f"quantised:\n{model}")
+            get_logger().info(f"quantized:\n{model}")
     return model
 
 

@@ -71,7 +71,7 @@ class PTQ:
             raise UserError(f"PTQ.ptq_config.hist_percent {self.hist_percent} is not in (0, 1]")
         self.quant_batch_num = quant_batch_num
 
-    def quantise(self, folder: Path, files: Sequence[str], read: Read) -> None:
+    def quantize(self, folder: Path, files: Sequence[str], read: Read) -> None:
         """Replace model.pdmodel and model.pdiparams in a folder by their int8 form.
 
         It has QuantizeLinear and DequantizeLinear operators around convolutions, as in ONNX.

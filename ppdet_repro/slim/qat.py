@@ -98,7 +98,7 @@ class QAT:
         self.settings = settings
         self.print_model = print_model
 
-    def quantise(self, model: nn.Layer) -> None:
+    def quantize(self, model: nn.Layer) -> None:
         """Replace the model's convolutions and linear layers by layers that round their inputs and weights.
 
         The new layers hold the same weights. The model is changed in place.
@@ -133,7 +133,7 @@ def to_int8(folder: Path, _: Any = None) -> None:
     """Convert the saved training form of a quantized model, model.pdmodel and model.pdiparams in `folder`, to int8.
 
     The result has QuantizeLinear and DequantizeLinear operators, as in ONNX, and int8 weights. The second argument is
-    not used: this is a `quantise` argument of `export_model`, which passes a reader of images.
+    not used: this is a `quantize` argument of `export_model`, which passes a reader of images.
     """
     prefix = str(folder / "model")
     with static_mode() as executor:

@@ -73,10 +73,10 @@ def trained(folder):
     return folder / "output" / "quant"
 
 
-def quantised(layer, **settings):
-    """A model of one layer, quantised."""
+def quantized(layer, **settings):
+    """A model of one layer, quantized."""
     model = nn.Sequential(layer)
-    QAT(settings).quantise(model)
+    QAT(settings).quantize(model)
     return model
 
 
@@ -86,7 +86,7 @@ def quantised(layer, **settings):
 def test_inputs_and_weights_are_rounded_to_a_127th_of_their_range():
     layer = nn.Conv2D(2, 1, 1, bias_attr=False)
     layer.weight.set_value(paddle.to_tensor([0.5, -1.27]).reshape([1, 2, 1, 1]))  # 50 and -127 hundredths
-    model = quantised(layer)
+    model = quantized(layer)
     x = paddle.to_tensor([0.3, 2.54]).reshape([1, 2, 1, 1])
     for _ in range(300):  # until the moving average of the largest inputs is 2.54, a step 0.02
         y = model(x)
@@ -98,7 +98,7 @@ def test_inputs_and_weights_are_rounded_to_a_127th_of_their_range():
 
 
 def test_ranges_stay_in_evaluation():
-    model = quantised(nn.Conv2D(1, 1, 1))
+    model = quantized(nn.Conv2D(1, 1, 1))
     fresh = [value.numpy().copy() for value in ranges(model)]
     model(paddle.full([1, 1, 1, 1], 2.0))
     known = [value.numpy().copy() for value in ranges(model)]
@@ -118,7 +118,7 @@ def test_pact_learns_where_to_clip():
 
 
 def test_the_other_processes_ranges_are_averaged_and_a_skipped_updates_are_forgotten():
-    model = quantised(nn.Conv2D(1, 1, 1))
+    model = quantized(nn.Conv2D(1, 1, 1))
     found = {id(value) for value in running_statistics(model)}
     assert found and found == {id(value) for value in ranges(model)}
 
@@ -126,7 +126,7 @@ def test_the_other_processes_ranges_are_averaged_and_a_skipped_updates_are_forgo
 # Runs -----------------------------------------------------------------------------------------------------
 
 
-def test_weights_of_the_unquantised_model_are_found(folder):
+def test_weights_of_the_unquantized_model_are_found(folder):
     model = build_untrained(config(folder))
     report = load_pretrained(model, folder / "float.pdparams")
     state = read_state(folder / "float.pdparams")

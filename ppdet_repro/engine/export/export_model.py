@@ -51,7 +51,7 @@ def export_model(
     target: str = "paddle",
     precision: str = "fp32",
     verify_on: Sequence[str] = (),
-    quantise: Optional[Callable[[Path, ReadImage], None]] = None,
+    quantize: Optional[Callable[[Path, ReadImage], None]] = None,
 ) -> Path:
     """Export a detector into a new folder, whose files the module's docstring lists.
 
@@ -62,7 +62,7 @@ def export_model(
         target: "paddle", "onnx" or "lite". The last two never contain the suppression of duplicates.
         precision: Of a Paddle-Lite model: "fp32", "fp16", "int8" or "int16".
         verify_on: Image files on which the exported model must find what the detector finds.
-        quantise: Replaces the float32 model in a folder by an int8 one. Its second argument reads an image file as
+        quantize: Replaces the float32 model in a folder by an int8 one. Its second argument reads an image file as
             inputs of the network. A model that was trained with `slim: QAT` is exported in int8 in any case.
 
     Returns:
@@ -82,7 +82,7 @@ def export_model(
     if cfg.run.slim == "QAT":
         if verify_on:
             raise UserError("--verify: an int8 model is not its float32 one; compare their AP (deploy/python/infer.py)")
-        detector, quantise = without_clipping(detector), to_int8
+        detector, quantize = without_clipping(detector), to_int8
     settings = cfg.run.export if target == "paddle" else replace(cfg.run.export, nms=False)
     network_input = for_one_image(read_input(cfg), cfg) if target == "lite" else read_input(cfg)
     content = infer_config(cfg, network_input, remaining_suppression(detector, settings))
@@ -94,9 +94,9 @@ def export_model(
             network = wrap(adapt(detector, target, settings.fuse_conv_bn), settings, network_input.normalize)
             save_network(network, network_input.shape, folder / "model")
             (folder / "infer_cfg.yml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-            if quantise is not None:
+            if quantize is not None:
                 preprocess = from_list(network_input.steps)
-                quantise(folder, lambda file: preprocess([file])._asdict())
+                quantize(folder, lambda file: preprocess([file])._asdict())
             convert(folder, target, precision)
             if verify_on:
                 found = verify(detector, folder, target, precision, network_input.eager_steps, verify_on)

@@ -54,7 +54,7 @@ def post_quant(
     files = calibration_files(cfg, count, image_dir)
     get_logger().info(f"calibrating with {len(files)} images")
     folder = export_model(
-        detector, cfg, output_dir, target, quantise=lambda folder, read: ptq.quantise(folder, files, read)
+        detector, cfg, output_dir, target, quantize=lambda folder, read: ptq.quantize(folder, files, read)
     )
     if compare:
         before = evaluate(detector, cfg)

@@ -69,7 +69,7 @@ def config(folder, slim="ours.yml", *overrides):
 
 class Halve(nn.Layer):
     """A convolution of two channels into one, and what looks like decoding: a number without dimensions, which Paddle's
-    own quantiser does not survive."""
+    own quantizer does not survive."""
 
     def __init__(self):
         super().__init__()
@@ -104,7 +104,7 @@ def run(folder, image):
 def test_activations_and_weights_become_multiples_of_a_127th_of_their_range(halve, name, largest):
     images = {"a": [1.0, 0.2], "b": [0.5, -3.0]}  # largest absolute values 1 and 3: 2 on average, 3 in all
     read = lambda file: {"image": np.array(images[file], np.float32).reshape(1, 2, 1, 1)}  # noqa: E731
-    PTQ({"activation_quantizer": name}).quantise(halve, ["a", "b"], read)
+    PTQ({"activation_quantizer": name}).quantize(halve, ["a", "b"], read)
     # The weights' range is 1.27, a step 0.01: 0.5 and -1.27 are 50 and -127 steps, exactly.
     step = largest / 127
     for x in ([0.3, 0.7], [-1.0, 9.0]):  # 9 is beyond the range and becomes its end
@@ -118,20 +118,20 @@ def test_weights_have_a_scale_for_every_output_channel(tmp_path):
     layer.weight.set_value(paddle.to_tensor([127.0, 0.01]).reshape([2, 1, 1, 1]))
     paddle.jit.save(layer, str(tmp_path / "model"), [paddle.static.InputSpec([None, 1, 1, 1], "float32", "image")])
     one = np.full([1, 1, 1, 1], 127.0, np.float32)
-    PTQ().quantise(tmp_path, ["a"], lambda file: {"image": one})
+    PTQ().quantize(tmp_path, ["a"], lambda file: {"image": one})
     found = run(tmp_path, one).ravel()
     assert found == pytest.approx([127.0**2, 1.27], rel=1e-5)  # with one scale for both the second would be 0
 
 
 def test_paddle_is_as_before_afterwards(halve):
-    PTQ().quantise(halve, ["a"], lambda file: {"image": np.ones([1, 2, 1, 1], np.float32)})
+    PTQ().quantize(halve, ["a"], lambda file: {"image": np.ones([1, 2, 1, 1], np.float32)})
     assert paddle.in_dynamic_mode() and paddle.ones([1]).item() == 1
 
 
 def test_a_model_without_convolutions_is_refused(tmp_path):
     paddle.jit.save(nn.ReLU(), str(tmp_path / "model"), [paddle.static.InputSpec([None, 2], "float32", "image")])
     with pytest.raises(UserError, match="no convolution"):
-        PTQ().quantise(tmp_path, ["a"], lambda file: {"image": np.ones([1, 2], np.float32)})
+        PTQ().quantize(tmp_path, ["a"], lambda file: {"image": np.ones([1, 2], np.float32)})
 
 
 # Models ---------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def test_every_networks_outputs_in_int8_are_near(name, folder, tmp_path):
     cfg = replace(cfg, run=replace(cfg.run, slim="PTQ", export=ExportSettings(benchmark=True, fuse_conv_bn=True)))
     model = taught_model(cfg, SMALL[name].steps)
     ptq, files = PTQ(), calibration_files(cfg, 4, str(folder / "data"))
-    path = export_model(model, cfg, tmp_path, quantise=lambda folder, read: ptq.quantise(folder, files, read))
+    path = export_model(model, cfg, tmp_path, quantize=lambda folder, read: ptq.quantize(folder, files, read))
     inputs = from_list(read_input(cfg).steps)([files[0]])._asdict()
     with paddle.no_grad():
         expected = [raw.numpy() for raw in paddle.utils.flatten(model.raw(paddle.to_tensor(inputs["image"])))]
@@ -197,7 +197,7 @@ def test_a_factor_behind_an_int8_convolution_counts(tmp_path):
     save_network_plainly(network, [1, 1, 16, 16], tmp_path)
     image = np.random.default_rng(0).normal(size=(1, 1, 16, 16)).astype(np.float32)
     (expected,) = PaddleNetwork(tmp_path / "model.pdmodel").run({"image": image})
-    PTQ().quantise(tmp_path, ["a"], lambda file: {"image": image})
+    PTQ().quantize(tmp_path, ["a"], lambda file: {"image": image})
     (found,) = PaddleNetwork(tmp_path / "model.pdmodel").run({"image": image})
     assert not np.array_equal(found, expected)
     np.testing.assert_allclose(found, expected, atol=0.02 * expected.max())
