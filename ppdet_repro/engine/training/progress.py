@@ -128,7 +128,7 @@ class TrainLog:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
-            get_logger().error(f"{self.path}: cannot write the log: {error.strerror}; training goes on")
+            get_logger().error(f"{self.path}: cannot write the log: {error.strerror}; training continues")
 
     def _curves(self, group: str, values: Mapping[str, float]) -> None:
         if self.writer is not None:

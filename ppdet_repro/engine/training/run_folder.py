@@ -60,7 +60,7 @@ def save_snapshot(
         saved = list_checkpoints(folder)
         last = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
         get_logger().error(
-            f"could not save epoch {state.epoch} in {folder}: {error.strerror}; training goes on, {last}"
+            f"could not save epoch {state.epoch} in {folder}: {error.strerror}; training continues, {last}"
         )
         return
     keep_newest(folder, checkpoints_kept, state.best_epoch)

@@ -61,13 +61,13 @@ def train(
     if checkpoint is not None:
         loop.resume(checkpoint)
     else:
-        start_afresh(run, cfg.run.pretrain_weights, offline)
+        start_new_run(run, cfg.run.pretrain_weights, offline)
     try:
         return loop.train()
     except KeyboardInterrupt:
         if world.rank == 0:
             saved = list_checkpoints(run.folder)
-            rest = f"--resume auto goes on from {saved[-1]}" if saved else "there is no checkpoint yet"
+            rest = f"--resume auto continues from {saved[-1]}" if saved else "there is no checkpoint yet"
             get_logger().warning(f"interrupted; {rest}")
         raise
 
@@ -86,7 +86,7 @@ def checkpoint_to_resume(resume: Optional[str], folder: Path) -> Optional[Path]:
     return path
 
 
-def start_afresh(run: Run, pretrain_weights: Optional[str], offline: bool) -> None:
+def start_new_run(run: Run, pretrain_weights: Optional[str], offline: bool) -> None:
     """Load pretrained weights, give all processes the same weights, and move an earlier run out of the folder."""
     if pretrain_weights:
         load_pretrained(run.detector, resolve(pretrain_weights, offline))

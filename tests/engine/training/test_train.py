@@ -239,7 +239,7 @@ class TestRuns:
 
         with pytest.raises(KeyboardInterrupt):
             train(load_config(tiny), evaluate=True, evaluation=interrupt)
-        assert f"interrupted; --resume auto goes on from {tmp_path}/output/tiny/checkpoints/epoch_0001" in logged.text
+        assert f"interrupted; --resume auto continues from {tmp_path}/output/tiny/checkpoints/epoch_0001" in logged.text
 
     def test_the_number_of_classes_must_match_the_dataset(self, tiny):
         with pytest.raises(UserError, match="TrainDataset has 2 classes, but num_classes"):
