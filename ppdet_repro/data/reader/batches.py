@@ -10,12 +10,13 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable, Dict, Iterator, List, NamedTuple, Protocol, Sequence, Union
+from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence, Union
 
 import numpy as np
 
 from ppdet_repro.core.contract import Batch
 from ppdet_repro.data.reader.workers import ordered_map
+from ppdet_repro.data.source.base import Dataset, random_record
 from ppdet_repro.data.transform.base import (
     PER_BOX,
     BatchTransform,
@@ -33,14 +34,6 @@ BATCH = (0, 0, 2)  # makes the random numbers of batches independent of those of
 
 Arrays = Dict[str, Union[np.ndarray, List[np.ndarray]]]
 """A batch before its arrays become tensors."""
-
-
-class Dataset(Protocol):
-    """What a reader needs of a dataset: its length, and samples whose images are not decoded yet."""
-
-    def __len__(self) -> int: ...
-
-    def record(self, index: int) -> Sample: ...
 
 
 class Prepared(NamedTuple):
@@ -88,7 +81,7 @@ class Preparation:
         for attempt in range(count):
             seed = [self.seed, self.epoch, position, *([attempt] if attempt else [])]
             rng = np.random.default_rng(seed)
-            ctx = Context(rng, progress, partial(_random_record, self.dataset, rng))
+            ctx = Context(rng, progress, partial(random_record, self.dataset, rng))
             record = self.dataset.record(int(self.order[(position + attempt) % count]))
             try:
                 return Compose(self.sample_transforms)(record, ctx)
@@ -98,10 +91,6 @@ class Preparation:
                     raise UserError(f"{error}; repair or remove it") from error
                 skipped.append(error)
         raise UserError(f"{skipped[-1]}; no image of the dataset is readable")
-
-
-def _random_record(dataset: Dataset, rng: np.random.Generator) -> Sample:
-    return dataset.record(int(rng.integers(len(dataset))))
 
 
 def collate(samples: Sequence[Sample], collate_boxes: bool) -> Arrays:

@@ -8,8 +8,9 @@ import paddle
 
 from ppdet_repro.core.contract import Batch
 from ppdet_repro.core.registry import Part, Shared, register
-from ppdet_repro.data.reader.batches import Arrays, Dataset, EpochBatches, Preparation, SkippedImages, skip_limit
+from ppdet_repro.data.reader.batches import Arrays, EpochBatches, Preparation, SkippedImages, skip_limit
 from ppdet_repro.data.reader.sampling import batch_positions, epoch_order
+from ppdet_repro.data.source.base import Dataset
 from ppdet_repro.data.transform.mix import Cutmix, Mixup
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger

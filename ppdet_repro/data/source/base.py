@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, List, NamedTuple, Optional, Union, cast
+from typing import Any, List, NamedTuple, Optional, Protocol, Union, cast
 
 import numpy as np
 
@@ -52,6 +52,14 @@ def starts_of(counts: np.ndarray) -> np.ndarray:
 
 def _rows(column: Column, rows: np.ndarray) -> Column:
     return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows]
+
+
+class Dataset(Protocol):
+    """What readers need of a dataset: its length, and samples whose images are not decoded yet."""
+
+    def __len__(self) -> int: ...
+
+    def record(self, index: int) -> Sample: ...
 
 
 class Source:
@@ -179,6 +187,11 @@ class Source:
             fix = "check the annotations, or set allow_empty: true" if not allow_empty else "add images"
             raise UserError(f"no image is left in {self.anno_file}: {fix}")
         return table.take(chosen), int((counts == 0).sum()) - len(empty)
+
+
+def random_record(dataset: Dataset, rng: np.random.Generator) -> Sample:
+    """Return the record of a random image."""
+    return dataset.record(int(rng.integers(len(dataset))))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ppdet_repro.data.source.base import Source, files_checked
+from ppdet_repro.data.source.base import Source, files_checked, random_record
 from ppdet_repro.data.transform.base import BatchTransform, Compose, Context, Sample, apply_to_batch
 from ppdet_repro.data.transform.decode import Decode
 from ppdet_repro.utils.errors import UserError
@@ -60,16 +60,12 @@ def _samples(source: Source, number: int, seed: int, transforms: Sequence[Any]) 
     split = next((i for i, t in enumerate(chosen) if isinstance(t, BatchTransform)), len(chosen))
     for position, index in enumerate(order):
         rng = np.random.default_rng([seed, 0, position])
-        draw = partial(_random_record, source, rng)
+        draw = partial(random_record, source, rng)
         record = source.record(int(index))
         name = record["im_file"]
         sample = Compose(chosen[:split])(record, Context(rng, 0.0, draw))
         sample = apply_to_batch(chosen[split:], [sample], Context(rng))[0]
         yield {**sample, "im_file": name}
-
-
-def _random_record(source: Source, rng: np.random.Generator) -> Sample:
-    return source.record(int(rng.integers(len(source))))
 
 
 def _drawn(sample: Sample, names: Sequence[str]) -> np.ndarray:

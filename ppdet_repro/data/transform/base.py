@@ -172,3 +172,10 @@ def select_boxes(sample: Sample, keep: np.ndarray) -> None:
     for key in PER_BOX:
         if key in sample:
             sample[key] = sample[key][keep]
+
+
+def append_boxes(sample: Sample, others: Sequence[Sample]) -> None:
+    """Append the boxes of other samples to those of a sample, in every entry of `PER_BOX` that it has."""
+    for key in PER_BOX:
+        if key in sample:
+            sample[key] = np.concatenate([sample[key], *(other[key] for other in others)])

@@ -14,7 +14,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from ppdet_repro.core.registry import register
-from ppdet_repro.data.transform.base import PER_BOX, Context, Sample, describe, select_boxes
+from ppdet_repro.data.transform.base import Context, Sample, append_boxes, describe, select_boxes
 from ppdet_repro.data.transform.resize import Size, resized_size
 from ppdet_repro.utils.errors import UserError
 
@@ -172,6 +172,4 @@ def paste(sample: Sample, masks: np.ndarray, other: Sample, pasted: np.ndarray) 
     sample["gt_bbox"][shrunk, :2] = np.maximum(boxes[:, :2], around[:, :2])
     sample["gt_bbox"][shrunk, 2:] = np.minimum(boxes[:, 2:], around[:, 2:])
     select_boxes(sample, seen & (sample["gt_bbox"][:, 2:] > sample["gt_bbox"][:, :2]).all(axis=1))
-    for key in PER_BOX:
-        if key in sample:
-            sample[key] = np.concatenate([sample[key], other[key]])
+    append_boxes(sample, [other])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from ppdet_repro.core.registry import register
-from ppdet_repro.data.transform.base import PER_BOX, Context, Sample
+from ppdet_repro.data.transform.base import Context, Sample, append_boxes
 from ppdet_repro.utils.errors import UserError
 
 
@@ -23,9 +23,7 @@ def join_boxes(first: Sample, second: Sample, weight: float) -> None:
     """Append the boxes of `second` to those of `first`. Their scores become 1 - weight and `weight`, respectively."""
     first["gt_score"] = np.full((len(first["gt_bbox"]), 1), weight, np.float32)
     second["gt_score"] = np.full((len(second["gt_bbox"]), 1), 1 - weight, np.float32)
-    for key in PER_BOX:
-        if key in first:
-            first[key] = np.concatenate([first[key], second[key]])
+    append_boxes(first, [second])
 
 
 def checked_beta(alpha: float, beta: float, owner: str) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from typing import Sequence
 import numpy as np
 
 from ppdet_repro.core.registry import register
-from ppdet_repro.data.transform.base import PER_BOX, Context, Sample, select_boxes
+from ppdet_repro.data.transform.base import Context, Sample, append_boxes, select_boxes
 from ppdet_repro.data.transform.resize import size_of
 from ppdet_repro.utils.errors import UserError
 
@@ -100,9 +100,7 @@ class Mosaic:
             canvas[y1:y2, x1:x2] = part["image"]
             part["gt_bbox"] = part["gt_bbox"] + np.array([x1, y1, x1, y1], np.float32)
             parts.append(part)
-        for key in PER_BOX:
-            if key in sample:
-                sample[key] = np.concatenate([part[key] for part in parts])
+        append_boxes(sample, parts[1:])  # the first part is the sample itself
         sample["image"] = canvas
         sample["im_shape"] = np.array(self.target_size, np.float32)
         sample["scale_factor"] = np.ones(2, np.float32)
