@@ -1,7 +1,7 @@
-"""BiFPN and the necks it is compared with: recorded cases, and what they promise.
+"""BiFPN and the necks it is compared with: recorded outputs and properties.
 
-The fixtures hold two random networks for each wiring, in evaluation mode, from a numpy reference of the paper's
-equations 1 and 2.
+The fixtures hold two random networks per wiring, in evaluation mode, computed by a reference implementation of the
+paper's equations 1 and 2 in numpy.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ NORM = {"gamma": "norm.weight", "beta": "norm.bias", "mean": "norm._mean", "var"
 LAYERS = {"dw": "depthwise.weight", "pw": "pointwise.weight"}
 
 
-def own_name(name):
-    """lat3.w -> laterals.0.conv.weight; cell0.t6.w -> cells.0.t6.weights; cell0.t6.var -> cells.0.t6.norm._variance."""
-    *place, kind = name.split(".")
-    if place[0].startswith("lat"):
-        return f"laterals.{int(place[0][3:]) - 3}.{NORM.get(kind, 'conv.weight')}"
-    return f"cells.{place[0][4:]}.{place[1]}.{ {'w': 'weights', **LAYERS, **NORM}[kind] }"
+def state_dict_key(name):
+    """The key of a recorded array.
+
+    lat3.w -> laterals.0.conv.weight; cell0.t6.w -> cells.0.t6.weights; cell0.t6.var -> cells.0.t6.norm._variance.
+    """
+    *path, kind = name.split(".")
+    if path[0].startswith("lat"):
+        return f"laterals.{int(path[0][3:]) - 3}.{NORM.get(kind, 'conv.weight')}"
+    return f"cells.{path[0][4:]}.{path[1]}.{ {'w': 'weights', **LAYERS, **NORM}[kind] }"
 
 
 @pytest.mark.parametrize("kind", NECKS)
@@ -47,7 +50,7 @@ def test_recorded_networks(case, kind):
     state = {}
     for key, value in recorded.items():
         if key.startswith("param."):
-            name = own_name(key[6:])
+            name = state_dict_key(key[6:])
             shape = neck.state_dict()[name].shape
             assert value.size == np.prod(shape)
             state[name] = value.reshape(shape)
@@ -61,8 +64,8 @@ def test_recorded_networks(case, kind):
         np.testing.assert_allclose(level.numpy(), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
-def test_a_cell_of_the_paper_has_five_edges_more_than_efficientdets():
-    """8 nodes; i6 into t5, i5 into t4, i4 into o3 on the way down, t5 into o4 and t6 into o5 on the way up."""
+def test_a_cell_of_the_paper_has_five_more_edges_than_one_of_efficientdet():
+    """8 nodes; the edges are i6 to t5, i5 to t4 and i4 to o3 on the way down, t5 to o4 and t6 to o5 on the way up."""
     paper, other = (dict(wiring) for wiring in (bifpn.PAPER, bifpn.EFFICIENTDET))
     assert list(paper) == list(other) and len(paper) == 8
     added = {name: sorted(set(paper[name]) - set(other[name])) for name in paper}
@@ -72,8 +75,8 @@ def test_a_cell_of_the_paper_has_five_edges_more_than_efficientdets():
     assert sum(map(len, paper.values())) == 24 and sum(map(len, other.values())) == 19
 
 
-def test_fusion_is_a_weighted_mean_of_what_counts_above_zero():
-    """Weights 3, -1, 1 of maps 1, 100, 9: (3 * 1 + 1 * 9) / (4 + 1e-4) = 2.99993; before the convolution a swish."""
+def test_fusion_is_a_weighted_mean_with_the_positive_weights():
+    """Weights 3, -1, 1 of maps 1, 100, 9: (3 * 1 + 1 * 9) / (4 + 1e-4) = 2.99993; Swish precedes the convolution."""
     node = Fusion(3, 1, "bn")
     node.weights.set_value(paddle.to_tensor([3.0, -1.0, 1.0]))
     node.depthwise.weight.set_value(paddle.to_tensor([[[[0.0, 0, 0], [0, 1, 0], [0, 0, 0]]]]))
@@ -86,20 +89,20 @@ def test_fusion_is_a_weighted_mean_of_what_counts_above_zero():
 
 
 def test_halving_pads_an_even_side_at_its_end():
-    """3 wide windows of stride 2: of 4 places they start at 0 and 2, of 5 at -1, 1 and 3."""
+    """Windows of width 3 and stride 2 start at 0 and 2 in a row of 4, at -1, 1 and 3 in a row of 5."""
     row = paddle.to_tensor([5.0, 1, 2, 3, 4])
     assert halve(row[:4].reshape([1, 1, 1, 4])).flatten().tolist() == [5, 3]
     assert halve(row.reshape([1, 1, 1, 5])).flatten().tolist() == [5, 3, 4]
 
 
-def test_enlarging_takes_the_nearest():
+def test_enlarging_takes_the_nearest_neighbor():
     row = paddle.to_tensor([1.0, 2.0]).reshape([1, 1, 1, 2])
     assert enlarge(row, paddle.zeros([1, 9, 1, 3])).flatten().tolist() == [1, 1, 2]
     assert enlarge(row, paddle.zeros([1, 9, 1, 4])).flatten().tolist() == [1, 1, 2, 2]
 
 
 class Enlarged(paddle.nn.Layer):
-    """A 1x1 convolution [1, 2, 3, 4], enlarged."""
+    """A 1x1 convolution of [1, 2, 3, 4], enlarged."""
 
     def __init__(self, height, width):
         super().__init__()
@@ -111,8 +114,8 @@ class Enlarged(paddle.nn.Layer):
 
 
 @pytest.mark.parametrize("size", [(6, 8), (5, 7), (3, 7)])
-def test_an_optimised_program_enlarges_alike(tmp_path, size):
-    """Paddle Inference gets `interpolate` to a fixed size wrong that is no multiple."""
+def test_an_optimized_program_enlarges_the_same_way(tmp_path, size):
+    """Paddle Inference computes `interpolate` wrongly if the size is fixed and not a multiple."""
     net, image = Enlarged(*size), np.random.default_rng(0).normal(size=(1, 2, 3, 4)).astype(np.float32)
     net.eval()
     expected = net(paddle.to_tensor(image)).numpy()
@@ -131,7 +134,7 @@ def test_an_optimised_program_enlarges_alike(tmp_path, size):
 
 @pytest.mark.parametrize("kind", NECKS)
 def test_shapes_and_gradients(kind):
-    """Also of 96 px, whose levels are 12, 6, 3, 2 and 1 wide."""
+    """Also for an image height of 96 pixels, whose levels have heights 12, 6, 3, 2 and 1."""
     neck = NECKS[kind]()
     assert [tuple(shape) for shape in neck.out_shape] == [(4, stride) for stride in (8, 16, 32, 64, 128)]
     feats = [paddle.randn([2, c, 96 // s, 160 // s]) for c, s in zip(CHANNELS, STRIDES)]
@@ -143,7 +146,7 @@ def test_shapes_and_gradients(kind):
             assert parameter.grad is not None and np.isfinite(parameter.grad.numpy()).all(), name
 
 
-def test_each_cell_has_weights_of_its_own_and_starts_as_a_mean():
+def test_each_cell_has_its_own_weights_and_starts_with_a_plain_mean():
     neck = NECKS["paper"]()
     state = neck.state_dict()
     weights = {name: value for name, value in state.items() if name.endswith(".weights")}
@@ -152,13 +155,13 @@ def test_each_cell_has_weights_of_its_own_and_starts_as_a_mean():
     assert not np.array_equal(first, second)
 
 
-def test_three_maps_are_wanted():
+def test_the_neck_needs_three_maps():
     with pytest.raises(UserError, match=r"BiFPN: in_channels \[5, 6\] are not those of three maps"):
         BiFPN([5, 6], [16, 32])
 
 
 def test_the_selection_network_with_norms():
-    """Table 1: three convolutions without bias, each with a norm, and a linear layer: 2 levels of 4 channels in."""
+    """Table 1: three convolutions without bias, each with a norm, and a linear layer. Input: 2 levels of 4 channels."""
     net = FeatureSelectionNet([4, 4], 6, norm_type="bn")
     assert {name: p.shape for name, p in net.named_parameters() if not p.stop_gradient} == {
         "convs.0.0.weight": [6, 8, 3, 3], "convs.0.1.weight": [6], "convs.0.1.bias": [6],
@@ -169,12 +172,12 @@ def test_the_selection_network_with_norms():
     assert (net.convs[0][1]._momentum, net.convs[0][1]._epsilon) == (0.99, 1e-3)
     crops = paddle.randn([5, 8, 7, 7])
     net(crops)
-    mean = net.convs[0][0](crops).mean(axis=[0, 2, 3])  # over the objects and their places
+    mean = net.convs[0][0](crops).mean(axis=[0, 2, 3])  # over objects and locations
     np.testing.assert_allclose(net.convs[0][1]._mean.numpy(), 0.01 * mean.numpy(), rtol=1e-3, atol=1e-7)
 
 
-def test_the_selection_network_sees_a_single_object():
-    """Its last norm then sees one value a channel."""
+def test_the_selection_network_works_with_a_single_object():
+    """The input of its last norm then has one value per channel."""
     net = FeatureSelectionNet([4, 4], 6, norm_type="bn")
     logits = net(paddle.randn([1, 8, 7, 7]))
     assert logits.shape == [1, 2] and np.isfinite(logits.numpy()).all()
@@ -182,6 +185,6 @@ def test_the_selection_network_sees_a_single_object():
     assert all(np.isfinite(p.grad.numpy()).all() for p in net.parameters() if not p.stop_gradient)
 
 
-def test_the_selection_network_without_norms_is_sapds():
+def test_the_selection_network_without_norms_is_that_of_sapd():
     net = FeatureSelectionNet([4, 4], 6)
     assert list(net.state_dict())[:2] == ["convs.0.0.weight", "convs.0.0.bias"]

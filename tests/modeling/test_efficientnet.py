@@ -1,7 +1,7 @@
-"""EfficientNet: PaddleClas' names, its recorded features, the scaling rule, and what is drawn in training.
+"""EfficientNet: names and recorded features of PaddleClas, the scaling rule, and dropped blocks in training.
 
-The fixtures hold the names and shapes of PaddleClas' state dict, and the maps and logits of its EfficientNetB0 for two
-sizes of images, with weights and images drawn as `weights` and `image` do.
+The fixtures hold the names and shapes of PaddleClas' state dict, and the feature maps and logits of its EfficientNetB0
+for two image sizes, with the random weights and images of `weights` and `image`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CLASSIFIER = ("_conv.", "_fc.")
 
 
 def weights():
-    """The recorded state: every entry drawn in the order of the names."""
+    """The weights of the recorded network, drawn in the order of their names."""
     rng, state = np.random.default_rng(0), {}
     for key in sorted(KEYS):
         shape = KEYS[key]
@@ -49,7 +49,7 @@ def image(size):
 
 @pytest.fixture(scope="module")
 def b0():
-    """A B0 with the recorded weights, and all of these."""
+    """A B0 with the recorded weights, and all recorded weights."""
     model, state = EfficientNet(), weights()
     missing, _ = model.set_state_dict(state)
     assert not missing
@@ -57,10 +57,10 @@ def b0():
     return model, state
 
 
-def test_names_and_shapes_are_paddleclas_without_the_classifier(b0):
+def test_names_and_shapes_are_those_of_paddleclas_without_the_classifier(b0):
     own = {key: list(value.shape) for key, value in b0[0].state_dict().items()}
     assert own == {key: shape for key, shape in KEYS.items() if not key.startswith(CLASSIFIER)}
-    assert list(own) == [key for key in KEYS if key in own]  # in this order, too
+    assert list(own) == [key for key in KEYS if key in own]  # also in this order
 
 
 @pytest.mark.parametrize("size", [128, 96])
@@ -72,7 +72,7 @@ def test_recorded_features(b0, size):
         for name, feat in zip(("c3", "c4", "c5"), feats):
             expected = recorded[f"s0.{size}.{name}"]
             np.testing.assert_allclose(feat.numpy(), expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
-        # the classifier, which no detector has: 1x1 convolution, batch norm, swish, mean, linear
+        # the classifier, which detectors do not have: 1x1 convolution, batch norm, Swish, mean, linear layer
         key = "_conv._bn."
         x = F.conv2d(feats[-1], paddle.to_tensor(state["_conv._conv._conv.weight"]))
         norm = [paddle.to_tensor(state[key + name]) for name in ("_mean", "_variance", "weight", "bias")]
@@ -82,13 +82,13 @@ def test_recorded_features(b0, size):
         np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
-def test_shapes_say_what_the_maps_are(b0):
+def test_out_shape_describes_the_maps(b0):
     maps = b0[0](paddle.zeros([1, 3, 64, 96]))
     assert [tuple(shape) for shape in b0[0].out_shape] == [(40, 8), (112, 16), (320, 32)]
     assert [m.shape for m in maps] == [[1, c, 64 // s, 96 // s] for c, s in b0[0].out_shape]
 
 
-def test_a_file_of_the_classifier_loads_into_a_detectors_backbone(tmp_path, b0):
+def test_weights_of_a_classifier_load_into_the_backbone_of_a_detector(tmp_path, b0):
     detector = paddle.nn.Layer()
     detector.backbone = EfficientNet()
     save_state(tmp_path / "b0.pdparams", b0[1])
@@ -108,7 +108,7 @@ def test_a_file_of_the_classifier_loads_into_a_detectors_backbone(tmp_path, b0):
         ("b4", [24, 32, 56, 112, 160, 272, 448], [2, 4, 4, 6, 6, 8, 2]),
     ],
 )
-def test_larger_variants_are_wider_and_longer(variant, outs, repeats):
+def test_larger_variants_are_wider_and_deeper(variant, outs, repeats):
     stages = scaled_stages(variant)
     assert [stage.out for stage in stages] == outs and [stage.repeats for stage in stages] == repeats
     model = EfficientNet(variant)
@@ -116,14 +116,14 @@ def test_larger_variants_are_wider_and_longer(variant, outs, repeats):
     assert len(model._ef) == 1 + sum(repeats)
 
 
-def test_training_leaves_a_blocks_work_out_for_whole_images():
-    """An input that a block adds stays; what it adds is 0 for a dropped image and 1 / 0.75 of it for the others."""
+def test_training_drops_a_block_for_whole_images():
+    """The shortcut stays; the rest of the block is 0 for a dropped image, and divided by 0.75 for the others."""
     paddle.seed(0)
     block = Block(8, Stage(3, 1, 6, 8, 1), 1, 0.25, partial(batch_norm, frozen=True))
     x = paddle.randn([64, 8, 4, 4])
     block.eval()
     added = (block(x) - x).numpy()
-    block.train()  # the frozen norms do as before
+    block.train()  # frozen norms behave the same
     drawn = (block(x) - x).numpy()
     dropped = np.abs(drawn).max(axis=(1, 2, 3)) < 1e-6
     assert 0 < dropped.sum() < 32

@@ -1,4 +1,4 @@
-"""ResNet's variants: shapes, names, freezing."""
+"""ResNet: shapes, parameter names and freezing of its variants."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ def test_maps_and_strides(depth, channels):
     assert [tuple(s) for s in model.out_shape] == list(zip(channels, (4, 8, 16, 32)))
 
 
-def test_block_names_are_the_checkpoints():
+def test_block_names_are_those_of_published_checkpoints():
     assert [block_name(3, 4, i) for i in range(4)] == ["res3a", "res3b", "res3c", "res3d"]
     assert [block_name(4, 23, i) for i in (0, 1, 22)] == ["res4a", "res4b1", "res4b22"]
     assert block_name(4, 6, 5) == "res4f"
 
 
-def test_variant_d_pools_in_the_shortcut_and_has_three_stem_convolutions():
+def test_variant_d_pools_in_the_shortcut_and_has_three_convolutions_in_the_stem():
     keys = names(ResNet(18, variant="d"))
     assert "conv1.conv1_3.conv.weight" in keys
     assert "res3.res3a.short.conv.conv.weight" in keys  # after the pooling
     assert "res2.res2a.short.conv.weight" in keys  # stride 1: no pooling
 
 
-def test_deformable_stage_has_offset_convolutions_in_all_blocks():
+def test_a_deformable_stage_has_offset_convolutions_in_all_blocks():
     model = ResNet(18, dcn_v2_stages=[3], freeze_at=-1)
     offsets = [k for k in names(model) if "conv_offset.weight" in k]
     assert offsets == ["res5.res5a.branch2b.conv_offset.weight", "res5.res5b.branch2b.conv_offset.weight"]
     assert model(paddle.zeros([1, 3, 64, 64]))[-1].shape == [1, 512, 2, 2]
 
 
-def test_a_new_deformable_convolution_is_half_an_ordinary_one():
+def test_an_untrained_deformable_convolution_is_half_an_ordinary_one():
     """Offsets start at zero and the mask at sigmoid(0) = 0.5."""
     deformable = ResNet(18, dcn_v2_stages=[3], return_idx=[3]).res5.res5b.branch2b
     x = paddle.randn([1, 512, 4, 4])
@@ -86,6 +86,6 @@ def test_width_mult_scales_all_channels():
         ({"depth": 18, "groups": 32}, "bottleneck"),
     ],
 )
-def test_impossible_settings_are_refused(arguments, message):
+def test_contradictory_settings_are_refused(arguments, message):
     with pytest.raises(UserError, match=message):
         ResNet(**arguments)

@@ -1,4 +1,4 @@
-"""Schedules and optimizers: PaddleDetection's numbers, worked out by hand."""
+"""Schedules and optimizers: the arithmetic of PaddleDetection, computed by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ppdet_repro.utils.errors import UserError
 
 
 def rates(learning_rate, steps_per_epoch, at, scale=1.0):
-    """The rates that an optimizer would use for its updates number `at` (from 0)."""
+    """The learning rates of the updates whose numbers (from 0) are in `at`."""
     schedule = learning_rate.schedule(steps_per_epoch, scale)
     found = []
     for _ in range(max(at) + 1):
@@ -34,20 +34,20 @@ class TestSchedules:
         # factor * (1 - i/4) + i/4: .2, .2*.75 + .25 = .4, .6, .8, then the rate itself
         assert rates(lr, 10, range(6)) == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0], abs=1e-12)
 
-    def test_milestones_are_epochs_and_a_single_gamma_falls_tenfold_at_each(self):
+    def test_milestones_are_epochs_and_a_single_gamma_shrinks_tenfold_at_each(self):
         lr = LearningRate(0.06, [PiecewiseDecay(0.1, [8, 11]), LinearWarmup(steps=2, start_factor=0.0)])
-        # 7 updates an epoch: milestones at updates 56 and 77
+        # 7 updates per epoch: milestones at updates 56 and 77
         assert rates(lr, 7, [2, 55, 56, 76, 77, 83]) == pytest.approx([0.06, 0.06, 6e-3, 6e-3, 6e-4, 6e-4])
 
-    def test_a_list_of_gammas_is_taken_as_it_is(self):
+    def test_a_list_of_gammas_is_used_unchanged(self):
         lr = LearningRate(2.0, [PiecewiseDecay([0.5, 0.3], [1, 2], use_warmup=False)])
         assert rates(lr, 1, [0, 1, 2, 9]) == [2.0, 1.0, 0.6, 0.6]
 
-    def test_values_are_the_rates_themselves(self):
+    def test_values_are_learning_rates(self):
         lr = LearningRate(9.0, [PiecewiseDecay(milestones=[1, 2], values=[0.4, 0.2, 0.1], use_warmup=False)])
         assert rates(lr, 2, [0, 2, 4]) == [0.4, 0.2, 0.1]
 
-    def test_the_warmup_rules_while_it_lasts_also_beyond_a_milestone(self):
+    def test_the_warmup_determines_the_rate_even_after_a_milestone(self):
         lr = LearningRate(1.0, [PiecewiseDecay(0.1, [1]), LinearWarmup(steps=4, start_factor=0.0)])
         assert rates(lr, 2, range(6)) == pytest.approx([0.0, 0.25, 0.5, 0.75, 0.1, 0.1])
 
@@ -55,7 +55,7 @@ class TestSchedules:
         lr = LearningRate(1.0, [PiecewiseDecay(0.1, [2], use_warmup=False), LinearWarmup(steps=4)])
         assert rates(lr, 2, [0, 1, 4]) == pytest.approx([1.0, 1.0, 0.1])
 
-    def test_warmup_epochs_beat_steps_unless_told_otherwise(self):
+    def test_warmup_epochs_take_precedence_over_steps_by_default(self):
         assert LinearWarmup(steps=7, epochs=3).length(10) == 30
         assert LinearWarmup(steps=7, epochs=3, epochs_first=False).length(10) == 7
         assert ExpWarmup(steps=7, epochs=3).length(10) == 30
@@ -65,33 +65,33 @@ class TestSchedules:
         lr = LearningRate(1.0, [PiecewiseDecay(0.1, [9]), ExpWarmup(steps=4)])
         assert rates(lr, 10, range(5)) == [0.0, 1 / 16, 1 / 4, 9 / 16, 1.0]
 
-    def test_cosine_begins_where_the_warmup_ends(self):
+    def test_the_cosine_wave_starts_at_the_end_of_the_warmup(self):
         lr = LearningRate(1.0, [CosineDecay(max_epochs=3), LinearWarmup(steps=2, start_factor=0.0)])
-        # 4 updates an epoch, 12 in all, 2 of them warmup: (cos(pi * (t - 2) / 10) + 1) / 2
+        # 4 updates per epoch, 12 in all, 2 of them warmup: (cos(pi * (t - 2) / 10) + 1) / 2
         expected = [0.0, 0.5, 1.0, (math.cos(math.pi / 10) + 1) / 2, 0.5, (math.cos(0.9 * math.pi) + 1) / 2]
         assert rates(lr, 4, [0, 1, 2, 3, 7, 11]) == pytest.approx(expected)
 
-    def test_cosine_without_warmup_and_with_a_floor(self):
+    def test_cosine_without_warmup_and_with_a_lowest_rate(self):
         lr = LearningRate(2.0, [CosineDecay(max_epochs=2, use_warmup=False, min_lr_ratio=0.1)])
         # from 2 to .2 in 8 updates: at 4 the middle, 1.1
         assert rates(lr, 4, [0, 4]) == pytest.approx([2.0, 1.1])
 
-    def test_cosine_plateau_holds_the_floor_in_the_last_epochs(self):
+    def test_the_cosine_plateau_keeps_the_lowest_rate_in_the_last_epochs(self):
         decay = CosineDecay(max_epochs=3, min_lr_ratio=0.05, last_plateau_epochs=1)
         lr = LearningRate(1.0, [decay, LinearWarmup(steps=1, start_factor=0.0)])
-        # 4 updates an epoch: the wave takes updates 1 to 8, then the floor
+        # 4 updates per epoch: the wave takes updates 1 to 8, then comes the lowest rate
         wave = 0.05 + 0.95 * 0.5 * (math.cos(math.pi * 6 / 7) + 1)
         assert rates(lr, 4, [7, 8, 11, 20]) == pytest.approx([wave, 0.05, 0.05, 0.05])
 
-    def test_cosine_stays_at_its_last_value_when_training_goes_on(self):
+    def test_the_rate_stays_constant_after_the_cosine_wave(self):
         lr = LearningRate(1.0, [CosineDecay(max_epochs=1, use_warmup=False)])
         assert rates(lr, 4, [4, 9]) == pytest.approx([(math.cos(0.75 * math.pi) + 1) / 2] * 2)
 
-    def test_cosine_shorter_than_its_warmup_stays_at_the_rate(self):
+    def test_a_cosine_wave_shorter_than_the_warmup_keeps_the_base_rate(self):
         lr = LearningRate(1.0, [CosineDecay(max_epochs=1), LinearWarmup(steps=9, start_factor=0.0)])
         assert rates(lr, 4, [8, 9, 30]) == pytest.approx([8 / 9, 1.0, 1.0])
 
-    def test_the_defaults_are_paddledetections(self):
+    def test_the_defaults_are_those_of_paddledetection(self):
         lr = LearningRate()
         assert rates(lr, 100, [0, 500, 800, 1100]) == pytest.approx([0.01 / 3, 0.01, 0.001, 0.0001])
 
@@ -110,17 +110,17 @@ class TestSchedules:
             (lambda: PiecewiseDecay(milestones=[8], values=[0.1]), "need 2 values"),
         ],
     )
-    def test_schedules_that_cannot_be(self, make, complaint):
+    def test_contradictory_schedules_are_refused(self, make, complaint):
         with pytest.raises(UserError, match=complaint):
             make()
 
 
 class TestLinearScaling:
-    def test_the_rate_is_in_proportion_to_the_images_of_an_update(self):
+    def test_the_rate_is_proportional_to_the_images_per_update(self):
         run = RunSettings(base_batch_size=32, accumulate_steps=2)
         assert learning_rate_scale(run, batch_size=4, processes=2) == 0.5  # 4 * 2 * 2 of 32
 
-    def test_without_a_base_the_rate_is_as_given(self):
+    def test_without_a_base_batch_size_the_rate_is_unchanged(self):
         assert learning_rate_scale(RunSettings(accumulate_steps=8), batch_size=4, processes=2) == 1.0
 
 
@@ -138,7 +138,7 @@ class Two(nn.Layer):
 
 
 def update(model, builder, rate=0.1, times=1):
-    """The two weights, which begin as 1, after updates at a constant rate."""
+    """The two weights, which start as 1, after updates with a constant rate."""
     schedule = LearningRate(rate, [PiecewiseDecay(0.1, [100], use_warmup=False)]).schedule(1)
     optimizer = builder.build(schedule, model)
     for _ in range(times):
@@ -161,24 +161,24 @@ class TestOptimizers:
         weights = update(Two(), OptimizerBuilder(None, None, L2(0.5), Momentum(0.9)), times=2)
         assert weights[0] == pytest.approx(0.0025, abs=1e-6)
 
-    def test_l1_decays_at_a_constant_pace(self):
+    def test_l1_decay_does_not_depend_on_the_size_of_the_weight(self):
         # p = 1 - .1 * (3 + .5 * sign(1))
         assert update(Two(), OptimizerBuilder(None, None, L1(0.5), SGD())) == near(0.65, 0.55)
 
-    def test_adam_moves_by_the_rate_at_first(self):
+    def test_the_first_step_of_adam_is_the_learning_rate(self):
         assert update(Two(), OptimizerBuilder(None, None, None, Adam())) == near(0.9, 0.9)
 
-    def test_adamw_decays_apart_from_the_gradient_and_ignores_the_regularizer(self):
+    def test_adamw_decay_is_decoupled_and_ignores_the_regularizer(self):
         # 1 - .1 * .5 * 1 - .1
         builder = OptimizerBuilder(None, None, L2(7.0), AdamW(weight_decay=0.5))
         assert update(Two(), builder) == near(0.85, 0.85)
 
-    def test_a_parameters_own_factor_multiplies_rate_and_decay(self):
+    def test_the_factor_of_a_parameter_multiplies_rate_and_decay(self):
         model = Two(first={"learning_rate": 0.1})
         # 1 - .1 * .1 * (3 + .5) and 1 - .1 * (4 + .5)
         assert update(model, OptimizerBuilder(None, None, L2(0.5), Momentum())) == near(0.965, 0.55)
 
-    def test_a_parameters_own_coefficient_replaces_the_optimizers(self):
+    def test_the_coefficient_of_a_parameter_replaces_that_of_the_optimizer(self):
         model = Two(first={"regularizer": L2Decay(0.0)}, second={"regularizer": L2Decay(1.0)})
         # no decay, so 1 - .1 * 3; and 1 - .1 * (4 + 1)
         assert update(model, OptimizerBuilder(None, None, L2(0.5), Momentum())) == near(0.7, 0.5)
@@ -190,12 +190,12 @@ class TestOptimizers:
     def test_clipping_by_value(self):
         assert update(Two(), OptimizerBuilder(None, -2.0, None, SGD())) == near(0.8, 0.8)
 
-    def test_a_frozen_parameter_is_left_alone(self):
+    def test_a_frozen_parameter_does_not_change(self):
         model = Two()
         model.first.stop_gradient = True
         assert update(model, OptimizerBuilder(None, None, L2(0.5), Momentum())) == near(1.0, 0.55)
 
-    def test_a_parameter_without_gradient_is_left_alone_decay_and_momentum_included(self):
+    def test_a_parameter_without_gradient_does_not_change_not_even_by_decay(self):
         model = Two()
         optimizer = OptimizerBuilder(None, None, L2(0.5), Momentum()).build(LearningRate().schedule(1), model)
         (4 * model.second).backward()
@@ -206,11 +206,11 @@ class TestOptimizers:
     def test_no_regularizer(self, regularizer):
         assert update(Two(), OptimizerBuilder(None, None, regularizer, Momentum())) == near(0.7, 0.6)
 
-    def test_regularizer_true_means_nothing(self):
+    def test_regularizer_true_is_refused(self):
         with pytest.raises(UserError, match="not true"):
             OptimizerBuilder(None, None, True, Momentum())
 
-    def test_nothing_to_train_is_an_error(self):
+    def test_a_model_without_trainable_parameters_is_an_error(self):
         model = Two()
         for parameter in model.parameters():
             parameter.stop_gradient = True
@@ -221,7 +221,7 @@ class TestOptimizers:
 class TestGroups:
     def test_a_group_has_its_own_factor_and_decay(self):
         groups = [{"params": ["^first"], "learning_rate": 0.1, "weight_decay": 2.0}]
-        # 1 - .01 * (3 + 2); the other as without groups: 1 - .1 * (4 + .5)
+        # 1 - .01 * (3 + 2); the other parameter as without groups: 1 - .1 * (4 + .5)
         builder = OptimizerBuilder(None, None, L2(0.5), Momentum(param_groups=groups))
         assert update(Two(), builder) == near(0.95, 0.55)
 
@@ -230,8 +230,8 @@ class TestGroups:
         builder = OptimizerBuilder(None, None, None, AdamW(weight_decay=0.5, param_groups=groups))
         assert update(Two(), builder) == near(0.9, 0.85)
 
-    def test_what_a_group_does_not_say_stays_as_the_layer_has_it(self):
-        """Paddle, and so PaddleDetection, forget the layers' own settings once there are groups."""
+    def test_settings_that_a_group_leaves_out_are_those_of_the_layer(self):
+        """Paddle, and so PaddleDetection, ignores the layers' settings if there are groups."""
         own = {"learning_rate": 0.5, "regularizer": L2Decay(0.0)}
         groups = [{"params": ["first"], "weight_decay": 1.0}]
         builder = OptimizerBuilder(None, None, L2(0.5), Momentum(param_groups=groups))
@@ -239,10 +239,10 @@ class TestGroups:
         assert update(Two(first=own, second=own), builder) == near(0.8, 0.8)
 
     def test_each_group_is_clipped_by_its_own_norm(self):
-        """A quirk of Paddle's, kept: PaddleDetection's configs with groups were tuned with it."""
+        """Paddle does this, and the configs of PaddleDetection with groups were tuned with it."""
         groups = [{"params": ["first"]}]
         builder = OptimizerBuilder(1.0, None, None, SGD(param_groups=groups))
-        assert update(Two(), builder) == near(0.9, 0.9)  # norms 3 and 4, each to 1
+        assert update(Two(), builder) == near(0.9, 0.9)  # the norms 3 and 4 are each clipped to 1
 
     @pytest.mark.parametrize(
         "groups, complaint",
@@ -253,7 +253,7 @@ class TestGroups:
             ([{"params": ["first"], "lr": 0.1}], "lr"),
         ],
     )
-    def test_groups_that_cannot_be(self, groups, complaint):
+    def test_contradictory_groups_are_refused(self, groups, complaint):
         with pytest.raises(UserError, match=complaint):
             OptimizerBuilder(None, None, None, SGD(groups)).build(LearningRate().schedule(1), Two())
 
@@ -271,7 +271,7 @@ def test_an_optimizer_follows_the_schedule():
 
 
 def test_gradients_of_micro_batches_add_up():
-    """What the accumulation of gradients relies on."""
+    """Gradient accumulation depends on it."""
     weight = paddle.to_tensor([1.0], stop_gradient=False)
     (3 * weight / 2).backward()
     (5 * weight / 2).backward()

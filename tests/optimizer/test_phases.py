@@ -1,4 +1,4 @@
-"""Trainings in several steps: what learns when, epochs of a number of batches, and stopping in each step."""
+"""Training in phases: frozen layers, epochs with a fixed number of batches, and resuming in each phase."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ppdet_repro.utils.weights import read_state
 
 
 def small_model():
-    """A backbone of a convolution, a norm and a frozen one, and a head with a norm of its own."""
+    """A backbone (convolution, norm, frozen convolution) and a head (convolution, norm)."""
     model = nn.Layer()
     model.backbone = nn.Sequential(nn.Conv2D(3, 2, 1), nn.BatchNorm2D(2), nn.Conv2D(2, 2, 1))
     for parameter in model.backbone[2].parameters():
@@ -33,7 +33,7 @@ def small_model():
     return model
 
 
-def learning(model):
+def trainable(model):
     return {name for name, parameter in model.named_parameters() if not parameter.stop_gradient}
 
 
@@ -41,34 +41,34 @@ class TestPhaseFreezer:
     HEAD = {"head.0.weight", "head.0.bias", "head.1.weight", "head.1.bias"}
     BACKBONE = {"backbone.0.weight", "backbone.0.bias", "backbone.1.weight", "backbone.1.bias"}
 
-    def test_a_frozen_part_learns_nothing(self):
+    def test_a_frozen_part_is_not_trained(self):
         model = small_model()
         PhaseFreezer(model).apply(Phase(freeze=["backbone"]))
-        assert learning(model) == self.HEAD
+        assert trainable(model) == self.HEAD
         model.train()
         model.head(model.backbone(paddle.randn([2, 3, 4, 4])))
         assert (model.backbone[1]._mean == 0).all() and not (model.head[1]._mean == 0).all()
         assert len(running_statistics(model)) == 2  # the head's mean and variance
 
-    def test_frozen_norms_leave_the_convolutions_free(self):
+    def test_frozen_norms_do_not_freeze_convolutions(self):
         model = small_model()
         PhaseFreezer(model).apply(Phase(freeze_norms=True))
-        assert learning(model) == {name for name in self.HEAD | self.BACKBONE if ".0." in name}
+        assert trainable(model) == {name for name in self.HEAD | self.BACKBONE if ".0." in name}
         assert running_statistics(model) == []
 
-    def test_the_next_phase_thaws_all_but_what_was_built_frozen(self):
+    def test_the_next_phase_unfreezes_all_but_what_was_built_frozen(self):
         model = small_model()
         freezer = PhaseFreezer(model)
         freezer.apply(Phase(freeze=["backbone", "head.1"], freeze_norms=True))
         freezer.apply(Phase())
-        assert learning(model) == self.HEAD | self.BACKBONE  # backbone.2 never learns
+        assert trainable(model) == self.HEAD | self.BACKBONE  # backbone.2 is never trained
         assert len(running_statistics(model)) == 4
 
-    def test_a_part_that_is_not_there(self):
+    def test_a_part_that_does_not_exist(self):
         with pytest.raises(UserError, match="freeze names 'bakcbone', which the model does not have; it has"):
             PhaseFreezer(small_model()).apply(Phase(freeze=["bakcbone"]))
 
-    def test_synchronised_norms_cannot_be_frozen(self):
+    def test_synchronized_norms_cannot_be_frozen(self):
         model = small_model()
         model.head[1] = nn.SyncBatchNorm(1)
         with pytest.raises(UserError, match="set norm_type: bn"):
@@ -89,7 +89,7 @@ def test_a_phase_lasts_until_the_next_one_starts():
 
 
 class Numbers:
-    """A data set of so many records, each holding its number."""
+    """A dataset whose records contain their index."""
 
     def __init__(self, count):
         self.count = count
@@ -106,33 +106,33 @@ def ids(reader, epoch=0, rank=0, world=1, count=5):
     return [batch["im_id"].numpy().ravel().tolist() for batch in batches]
 
 
-class TestEpochsOfANumberOfBatches:
-    def test_fewer_images_than_there_are_others_in_each_epoch(self):
+class TestEpochsWithAFixedNumberOfBatches:
+    def test_an_epoch_of_fewer_images_than_the_dataset_differs_from_the_next(self):
         reader = TrainReader(batch_size=2, epoch_steps=2)
         assert reader.steps_per_epoch(Numbers(5)) == 2
         first, second = (sum(ids(reader, epoch), []) for epoch in (0, 1))
         assert len(first) == len(set(first)) == 4 and first != second
 
-    def test_more_images_than_there_are_run_through_the_set_anew(self):
-        """4 batches of 3 of 5 images: two whole runs, and 2 images of a third."""
+    def test_an_epoch_of_more_images_than_the_dataset_repeats_it(self):
+        """4 batches of 3, from 5 images: the dataset twice, and 2 more images."""
         drawn = sum(ids(TrainReader(batch_size=3, epoch_steps=4)), [])
         assert sorted(drawn[:5]) == sorted(drawn[5:10]) == list(range(5)) and len(set(drawn[10:])) == 2
         assert drawn[:5] != drawn[5:10]
 
-    def test_processes_share_a_step(self):
-        """Two processes with batches of 2 take what one with batches of 4 would."""
+    def test_processes_divide_a_batch_among_themselves(self):
+        """Two processes with batches of 2 take the images that one process takes with batches of 4."""
         reader = TrainReader(batch_size=2, epoch_steps=3)
         both = [a + b for a, b in zip(ids(reader, rank=0, world=2), ids(reader, rank=1, world=2))]
         assert both == ids(TrainReader(batch_size=4, epoch_steps=3))
 
-    def test_one_run_is_what_it_was(self):
+    def test_the_first_pass_has_the_order_of_an_epoch_without_repetition(self):
         assert epoch_order(5, True, 0, 1).tolist() == epoch_order(5, True, 0, 1, 12)[:5].tolist()
         assert epoch_order(3, False, 0, 0, 7).tolist() == [0, 1, 2, 0, 1, 2, 0]
         with pytest.raises(UserError, match="epoch_steps 0"):
             TrainReader(epoch_steps=0)
 
 
-TWO_STEPS = """
+TWO_PHASES = """
 _BASE_: [{root}/configs/sapd/sapd_r18vd_256_synthetic.yml]
 epoch: 4
 num_classes: 2
@@ -177,10 +177,10 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def two_steps(tmp_path, data):
-    """The path of a config for runs of two epochs of two updates in each of two steps."""
-    path = tmp_path / "two_steps.yml"
-    text = TWO_STEPS.format(root=ROOT, folder=tmp_path, data=data)
+def two_phases(tmp_path, data):
+    """The path of a config with two phases of two epochs, each with two updates."""
+    path = tmp_path / "two_phases.yml"
+    text = TWO_PHASES.format(root=ROOT, folder=tmp_path, data=data)
     path.write_text(text)
     return path
 
@@ -190,7 +190,7 @@ class Stopped(Exception):
 
 
 def stopped_after(updates, monkeypatch):
-    """Let the next run die after so many updates of the whole training."""
+    """Let the next run stop after this many updates in total."""
 
     class Log(TrainLog):
         def __call__(self, report):
@@ -206,19 +206,19 @@ def weights(folder, epoch):
 
 
 def moved(before, after, part):
-    """The names of a part's entries that changed, running statistics apart."""
+    """The names of a part's weights and of its running statistics that changed."""
     changed = {name for name in before if name.startswith(part) and not np.array_equal(before[name], after[name])}
     statistics = {name for name in changed if name.endswith(("_mean", "_variance"))}
     return changed - statistics, statistics
 
 
-def test_a_run_in_two_steps(two_steps, tmp_path, caplog, monkeypatch):
-    """The backbone learns in the second step alone, norms in the first; the batch and the optimizer change."""
+def test_a_run_in_two_phases(two_phases, tmp_path, caplog, monkeypatch):
+    """The backbone is trained only in the second phase, norms only in the first; batch size and optimizer change."""
     monkeypatch.setattr(logger.get_logger(), "propagate", True)
     caplog.set_level("INFO")
-    cfg = load_config(two_steps)
+    cfg = load_config(two_phases)
     train(cfg)
-    folder = tmp_path / "output" / "two_steps"
+    folder = tmp_path / "output" / "two_phases"
     assert "from epoch 1 on: backbone frozen" in caplog.text
     assert "from epoch 3 on: all batch norms frozen, 1 images per batch" in caplog.text
     second, third, last = (weights(folder, epoch) for epoch in (2, 3, 4))
@@ -226,38 +226,38 @@ def test_a_run_in_two_steps(two_steps, tmp_path, caplog, monkeypatch):
     assert all(".norm." not in name and ".convs.0.1." not in name for name in moved(third, last, "")[0])
     beta = {epoch: read_state(folder / "checkpoints" / f"epoch_{epoch:04d}" / "optimizer.pdopt") for epoch in (2, 3)}
     name = next(key for key in beta[2] if key.startswith("neck") and key.endswith("|beta1_pow_acc"))
-    # Adam's beta1 to the power of the updates done and one: 0.9^5 after 4, 0.9^3 after 2 of the new optimizer
+    # Adam's beta1 to the power of (updates + 1): 0.9^5 after 4 updates, 0.9^3 after 2 updates of the new optimizer
     assert [beta[epoch][name].item() for epoch in (2, 3)] == pytest.approx([0.9**5, 0.9**3])
     assert not any(key.startswith("backbone") for key in beta[2]) and any(key.startswith("backbone") for key in beta[3])
-    train(load_config(two_steps, ["epoch=0", f"save_dir={tmp_path}/first"]))
-    initial = read_state(tmp_path / "first/two_steps/model_final.pdparams")
+    train(load_config(two_phases, ["epoch=0", f"save_dir={tmp_path}/first"]))
+    initial = read_state(tmp_path / "first/two_phases/model_final.pdparams")
     assert moved(initial, second, "backbone") == (set(), set())
     assert all(moved(initial, second, part)[0] for part in ("neck", "head.levels.net"))
     assert moved(initial, second, "neck")[1]
 
 
-def test_stopped_in_each_step_and_between_them_equals_never_stopped(two_steps, tmp_path, monkeypatch):
-    """4 epochs of 2 updates: stopped in the 2nd epoch, in the 3rd (the last checkpoint is the first step's), and the
-    4th."""
-    train(load_config(two_steps, [f"save_dir={tmp_path}/whole"]))
+def test_a_run_resumed_in_and_between_phases_equals_an_uninterrupted_one(two_phases, tmp_path, monkeypatch):
+    """4 epochs of 2 updates: stopped in the 2nd epoch, in the 3rd (whose last checkpoint is from the first phase), and
+    in the 4th."""
+    train(load_config(two_phases, [f"save_dir={tmp_path}/whole"]))
     for updates, saved in ((3, 1), (5, 2), (7, 3)):
         stopped_after(updates, monkeypatch)
         with pytest.raises(Stopped):
-            train(load_config(two_steps), resume="auto")
-        assert len(list_checkpoints(tmp_path / "output" / "two_steps")) == saved
+            train(load_config(two_phases), resume="auto")
+        assert len(list_checkpoints(tmp_path / "output" / "two_phases")) == saved
     monkeypatch.undo()
-    train(load_config(two_steps), resume="auto")
+    train(load_config(two_phases), resume="auto")
     last = "checkpoints/epoch_0004"
     for file in (f"{last}/model.pdparams", f"{last}/optimizer.pdopt", "model_final.pdparams"):
-        resumed, whole = (read_state(tmp_path / run / "two_steps" / file) for run in ("output", "whole"))
+        resumed, whole = (read_state(tmp_path / run / "two_phases" / file) for run in ("output", "whole"))
         assert set(resumed) == set(whole)
         assert [name for name in whole if not np.array_equal(resumed[name], whole[name])] == []
 
 
-def test_steps_of_unlike_epochs_are_refused(two_steps):
+def test_phases_with_different_epoch_lengths_are_refused(two_phases):
     with pytest.raises(UserError, match="epochs have 3 and 6 updates, .* set TrainReader.epoch_steps"):
-        train(load_config(two_steps, ["TrainReader.epoch_steps=null"]))
+        train(load_config(two_phases, ["TrainReader.epoch_steps=null"]))
     for phase in (0, 1):  # a mistake in any phase ends the run before its first epoch
-        with pytest.raises(UserError, match="two_steps.yml: Phase: freeze names 'neckar'"):
-            train(load_config(two_steps, [f"TrainPhases.phases.{phase}.freeze=[neckar]"]))
-    assert not (two_steps.parent / "output").exists()
+        with pytest.raises(UserError, match="two_phases.yml: Phase: freeze names 'neckar'"):
+            train(load_config(two_phases, [f"TrainPhases.phases.{phase}.freeze=[neckar]"]))
+    assert not (two_phases.parent / "output").exists()

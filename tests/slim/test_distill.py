@@ -1,4 +1,4 @@
-"""Distillation: the losses, PaddleDetection's numbers, a run that stops and goes on, and mistakes."""
+"""Distillation: the losses, values recorded from PaddleDetection, training and resuming, and wrong settings."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ppdet_repro.slim.distill_losses import CWDFeatureLoss, FGDFeatureLoss, atte
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.weights import read_state, save_state
 
-# Loss, and sum of (gradient of the student's map times the cosine of the map), by the class, the student's channels
-# and `normalize`: recorded from PaddleDetection's ppdet/slim/distill_loss.py (2024-10) with Paddle 2.6.2 and `fill`
+# (class, channels of the student, `normalize`) -> loss, and the sum of gradient * cos(map) over the student's map;
+# recorded from PaddleDetection's ppdet/slim/distill_loss.py (2024-10) with Paddle 2.6.2 and the weights of `fill`
 THEIRS = {
     ("CWD", 6, False): (1.079793095588684, -0.12909913063049316),
     ("FGD", 6, False): (0.0774434357881546, 0.010340593755245209),
@@ -38,7 +38,7 @@ BOXES = [[[8.0, 3, 20, 30], [30, 10, 50, 39]], [], [[0, 0, 55, 12]]]
 
 
 def fill(layer):
-    """Give every parameter values that follow from its shape."""
+    """Give every parameter random values whose seed depends on its shape."""
     for parameter in layer.parameters():
         rng = np.random.default_rng(len(parameter.shape) * 100 + parameter.size)
         parameter.set_value(paddle.to_tensor(rng.uniform(-0.5, 0.5, parameter.shape).astype("float32")))
@@ -52,7 +52,7 @@ def batch_of(boxes=BOXES, size=(40, 56)):
 
 
 def maps(channels):
-    """A student's [3, channels, 5, 7] and a teacher's [3, 6, 5, 7]."""
+    """A map of the student, [3, channels, 5, 7], and one of the teacher, [3, 6, 5, 7]."""
     teacher = np.random.default_rng(0).normal(size=(3, 6, 5, 7)).astype("float32")
     student = np.random.default_rng(channels).normal(size=(3, channels, 5, 7)).astype("float32")
     return paddle.to_tensor(student, stop_gradient=False), paddle.to_tensor(teacher)
@@ -62,7 +62,7 @@ def maps(channels):
 
 
 @pytest.mark.parametrize("name, channels, normalize", THEIRS)
-def test_losses_and_gradients_are_paddledetections(name, channels, normalize):
+def test_losses_and_gradients_are_those_of_paddledetection(name, channels, normalize):
     if name == "CWD":
         loss = CWDFeatureLoss(channels, 6, normalize, tau=2.0, weight=5.0)
     else:
@@ -76,14 +76,14 @@ def test_losses_and_gradients_are_paddledetections(name, channels, normalize):
 
 
 def test_the_divergence_of_two_distributions():
-    teacher = paddle.to_tensor([0.0, log(3)]).reshape([1, 1, 1, 2])  # shares 1/4 and 3/4
+    teacher = paddle.to_tensor([0.0, log(3)]).reshape([1, 1, 1, 2])  # probabilities 1/4 and 3/4
     student = paddle.zeros([1, 1, 1, 2])  # 1/2 and 1/2
     expected = 0.25 * log(0.25 / 0.5) + 0.75 * log(0.75 / 0.5)
     assert CWDFeatureLoss(1, 1)(student, teacher, {}).item() == pytest.approx(expected, abs=1e-5)
     assert CWDFeatureLoss(1, 1)(teacher + 7, teacher, {}).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_cells_of_boxes():
+def test_cells_that_lie_in_boxes():
     # An image of 40 x 60 on a map of 4 x 6: a cell has 10 pixels. The box covers columns 1 to 3 and rows 0 to 2 (ends
     # rounded outwards, both counted): 9 cells. The one inside it covers 2 x 2.
     boxes = paddle.to_tensor([[12.0, 0, 25, 20], [30, 10, 40, 20]])
@@ -100,14 +100,14 @@ def test_attention_is_one_on_average():
 
 
 @pytest.mark.parametrize("boxes", [[[], [], []], [[[0.0, 0, 0, 0]]] * 3])
-def test_without_boxes_there_is_nothing_to_learn(boxes):
+def test_without_boxes_the_loss_is_zero(boxes):
     student, teacher = maps(6)
     loss = FGDFeatureLoss(6, 6)(student, teacher, batch_of(boxes))
     loss.backward()
     assert loss.item() == 0 and not student.grad.numpy().any()
 
 
-def test_an_image_without_boxes_changes_nothing():
+def test_an_image_without_boxes_does_not_change_the_loss():
     student, teacher = maps(6)
     loss = FGDFeatureLoss(6, 6)
     with_empty = loss(student, teacher, batch_of())
@@ -155,7 +155,7 @@ def test_boxes_are_pixels_also_where_the_student_is_ppyolov2(tmp_path, monkeypat
     assert [one.max().item() for one in marked[::2]] == pytest.approx([1 / 15, 1 / 45, 1 / 153])
 
 
-# Runs -----------------------------------------------------------------------------------------------------
+# Training -----------------------------------------------------------------------------------------------------
 
 TEACHER = """
 _BASE_: [tiny.yml]
@@ -187,12 +187,12 @@ def config(folder, *overrides, teacher="wide.yml"):
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    """The folder of a run of two epochs."""
+    """The folder of a training run of two epochs."""
     train(config(folder, f"save_dir={folder / 'output'}"), evaluate=False)
     return folder / "output" / "wide"
 
 
-def test_the_second_file_is_the_teachers_alone(folder):
+def test_the_slim_config_only_describes_the_teacher(folder):
     cfg = config(folder, "epoch=9")
     assert cfg.name == "wide" and cfg.run.epoch == 9 and cfg.run.slim is None
     assert cfg.teacher.run.distill_loss == "CWDFeatureLoss" and cfg.teacher.run.epoch == 2
@@ -201,7 +201,7 @@ def test_the_second_file_is_the_teachers_alone(folder):
     assert student.neck.out_shape[0].channels == 32 and model.teacher.neck.out_shape[0].channels == 48
 
 
-def test_the_teachers_file_is_the_second_one(folder):
+def test_the_teachers_config_must_be_the_slim_config(folder):
     with pytest.raises(UserError, match="wide.yml: slim: Distill makes this the teacher's config; give it as --slim"):
         train(load_config(folder / "wide.yml"))
 
@@ -234,14 +234,14 @@ def test_losses_of_a_batch(folder):
     assert set(model(batch)) == {"bbox", "bbox_num"}
 
 
-def test_what_is_left_is_the_student(folder, trained):
+def test_the_final_weights_are_those_of_the_student(folder, trained):
     final = trained / "model_final.pdparams"
     model = load_trained(load_config(folder / "tiny.yml", [f"weights={final}"]))  # exact
     assert model.neck.out_shape[0].channels == 32
     assert not any("distill" in name or "student" in name for name in read_state(final))
 
 
-def test_a_run_that_stopped_goes_on_with_the_same_weights(folder, trained):
+def test_a_resumed_run_ends_with_the_same_weights(folder, trained):
     first = list_checkpoints(trained)[0]
     train(config(folder, f"save_dir={folder / 'again'}"), resume=str(first), evaluate=False)
     whole, resumed = (
@@ -252,10 +252,10 @@ def test_a_run_that_stopped_goes_on_with_the_same_weights(folder, trained):
         assert sorted(one) == sorted(other) and all(np.array_equal(one[name], other[name]) for name in one)
     learned = next(name for name in whole[1] if name.endswith("align.weight"))
     early = read_state(first / "raw.pdparams")
-    assert not np.array_equal(whole[1][learned], early[learned])  # the adapting convolution learns, too
+    assert not np.array_equal(whole[1][learned], early[learned])  # the convolution that adapts channels is trained, too
 
 
-def test_without_an_average_the_checkpoint_holds_the_losses_weights_too(folder):
+def test_without_an_average_the_checkpoint_also_holds_the_weights_of_the_losses(folder):
     cfg = config(folder, f"save_dir={folder / 'plain'}", "use_ema=false", "epoch=1")
     train(cfg, evaluate=False)
     (path,) = list_checkpoints(folder / "plain" / "wide")
@@ -263,7 +263,7 @@ def test_without_an_average_the_checkpoint_holds_the_losses_weights_too(folder):
     assert not any("align" in name for name in read_state(path / "model.pdparams"))
 
 
-# Mistakes -------------------------------------------------------------------------------------------------
+# Wrong settings -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_without_an_average_the_checkpoint_holds_the_losses_weights_too(folder):
     ],
 )
 def test_a_teacher_that_does_not_fit(folder, line, message):
-    # Repeated keys would be an error, so the change is a file over the teacher's.
+    # A repeated key is an error, so the change is in a config that inherits from the teacher's.
     (folder / "other.yml").write_text(f"_BASE_: [wide.yml]\n{line}\n")
     with pytest.raises(UserError, match=message):
         cfg = config(folder, teacher="other.yml")

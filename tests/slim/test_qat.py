@@ -1,4 +1,4 @@
-"""Quantisation-aware training: the arithmetic, a run that stops and goes on, the int8 export, and mistakes."""
+"""Quantization-aware training: the arithmetic, training and resuming, the int8 export, and wrong settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.weights import read_state, save_state
 
 # As in PaddleDetection's configs/slim/quant
-THEIRS = """
+SLIM_CONFIG = """
 pretrain_weights: PRETRAINED
 slim: QAT
 
@@ -54,11 +54,11 @@ OptimizerBuilder: {optimizer: {type: Momentum, momentum: 0.9}}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with `data`, tiny.yml, quant.yml and trained weights in float32."""
+    """A folder with `data`, tiny.yml, quant.yml and float32 weights."""
     folder = tmp_path_factory.mktemp("tiny")
     config = write_training_config(folder)
     save_state(folder / "float.pdparams", weights_of(tiny_model(config)))
-    (folder / "quant.yml").write_text(THEIRS.replace("PRETRAINED", str(folder / "float.pdparams")))
+    (folder / "quant.yml").write_text(SLIM_CONFIG.replace("PRETRAINED", str(folder / "float.pdparams")))
     return folder
 
 
@@ -68,7 +68,7 @@ def config(folder, *overrides):
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    """The folder of a run of two epochs."""
+    """The folder of a training run of two epochs."""
     train(config(folder, f"save_dir={folder / 'output'}"), evaluate=False)
     return folder / "output" / "quant"
 
@@ -83,21 +83,21 @@ def quantized(layer, **settings):
 # The arithmetic -------------------------------------------------------------------------------------------
 
 
-def test_inputs_and_weights_are_rounded_to_a_127th_of_their_range():
+def test_inputs_and_weights_are_rounded_to_steps_of_a_127th_of_their_range():
     layer = nn.Conv2D(2, 1, 1, bias_attr=False)
     layer.weight.set_value(paddle.to_tensor([0.5, -1.27]).reshape([1, 2, 1, 1]))  # 50 and -127 hundredths
     model = quantized(layer)
     x = paddle.to_tensor([0.3, 2.54]).reshape([1, 2, 1, 1])
-    for _ in range(300):  # until the moving average of the largest inputs is 2.54, a step 0.02
+    for _ in range(300):  # until the moving average of the largest inputs is 2.54; a step is 0.02
         y = model(x)
-    # 15 and 127 steps, exactly
+    # the inputs are exactly 15 and 127 steps
     assert y.item() == pytest.approx(0.3 * 0.5 - 2.54 * 1.27, rel=1e-5)
     y.backward()
     assert model(paddle.to_tensor([0.309, 2.54]).reshape([1, 2, 1, 1])).item() == pytest.approx(y.item(), rel=1e-5)
-    assert layer.weight.grad.numpy().ravel() == pytest.approx([0.3, 2.54], rel=1e-5)  # as if nothing were rounded
+    assert layer.weight.grad.numpy().ravel() == pytest.approx([0.3, 2.54], rel=1e-5)  # as without rounding
 
 
-def test_ranges_stay_in_evaluation():
+def test_evaluation_does_not_change_ranges():
     model = quantized(nn.Conv2D(1, 1, 1))
     fresh = [value.numpy().copy() for value in ranges(model)]
     model(paddle.full([1, 1, 1, 1], 2.0))
@@ -117,13 +117,13 @@ def test_pact_learns_where_to_clip():
     assert pact.alpha.grad.item() == 1.0  # +1 for each of the two above, -1 for the one below
 
 
-def test_the_other_processes_ranges_are_averaged_and_a_skipped_updates_are_forgotten():
+def test_ranges_are_among_the_statistics_that_distributed_training_averages():
     model = quantized(nn.Conv2D(1, 1, 1))
     found = {id(value) for value in running_statistics(model)}
     assert found and found == {id(value) for value in ranges(model)}
 
 
-# Runs -----------------------------------------------------------------------------------------------------
+# Training -----------------------------------------------------------------------------------------------------
 
 
 def test_weights_of_the_unquantized_model_are_found(folder):
@@ -137,7 +137,7 @@ def test_weights_of_the_unquantized_model_are_found(folder):
     assert np.array_equal(own[name].numpy(), state[plain_name(name)])
 
 
-def test_a_run_that_stopped_goes_on_with_the_same_weights(folder, trained):
+def test_a_resumed_run_ends_with_the_same_weights(folder, trained):
     first = list_checkpoints(trained)[0]
     cfg = config(folder, f"save_dir={folder / 'again'}")
     train(cfg, resume=str(first), evaluate=False)
@@ -148,14 +148,14 @@ def test_a_run_that_stopped_goes_on_with_the_same_weights(folder, trained):
     assert not np.array_equal(whole["head.cls_score._layer.weight"], before["head.cls_score.weight"])
 
 
-def test_the_export_computes_in_int8_what_the_model_computes_rounded(folder, trained, tmp_path):
+def test_the_int8_export_gives_the_same_boxes_as_the_quantized_model(folder, trained, tmp_path):
     cfg = config(folder, f"weights={trained / 'model_final.pdparams'}")
     model = load_trained(cfg)
     path = export_model(model, cfg, tmp_path)
     assert path == tmp_path / "quant"
     kinds = operators(read_program(path / "model.pdmodel"))
     assert "quantize_linear" in kinds and not any(kind.startswith("fake_") for kind in kinds)
-    assert any(isinstance(layer, PACT) for layer in model.sublayers())  # the model itself is as before
+    assert any(isinstance(layer, PACT) for layer in model.sublayers())  # the model itself is unchanged
     batch = next(
         iter(build(cfg, "EvalReader").batches(build(cfg, "EvalDataset"), epoch=0, epochs_total=1, seed=0, workers=0))
     )
@@ -169,7 +169,7 @@ def test_the_export_computes_in_int8_what_the_model_computes_rounded(folder, tra
         assert np.abs(same[nearest, 2:] - row[2:]).max() < 3 and abs(same[nearest, 1] - row[1]) < 0.05
 
 
-# Mistakes -------------------------------------------------------------------------------------------------
+# Wrong settings -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -182,13 +182,13 @@ def test_the_export_computes_in_int8_what_the_model_computes_rounded(folder, tra
         ("{bits: 8}", "has no key 'bins'|has no key 'bits'; it has weight_preprocess_type"),
     ],
 )
-def test_a_wrong_setting_is_named(folder, settings, message):
+def test_the_error_names_the_wrong_setting(folder, settings, message):
     cfg = load_config(folder / "tiny.yml", ["slim=QAT", f"QAT.quant_config={settings}"])
     with pytest.raises(UserError, match=message):
         build(cfg, "QAT")
 
 
-def test_verification_is_for_float32(folder, tmp_path):
+def test_verification_needs_a_float32_model(folder, tmp_path):
     cfg = config(folder)
     with pytest.raises(UserError, match="compare their AP"):
         export_model(build_untrained(cfg), cfg, tmp_path, verify_on=["a.jpg"])

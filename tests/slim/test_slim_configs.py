@@ -1,4 +1,4 @@
-"""The files of configs/slim: each names in its first lines the config that it goes with, and fits it."""
+"""The files of configs/slim: each names a matching config in its first lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SLIM = sorted((ROOT / "configs" / "slim").rglob("*.yml"))
 
 
 @pytest.mark.parametrize("path", SLIM, ids=lambda path: path.stem)
-def test_a_slim_file_fits_its_config(path):
+def test_a_slim_config_matches_the_config_it_names(path):
     header = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     named = re.search(r"-c (\S+)", header)[1]
     config = "configs/demo/yolof_demo.yml" if named == "CONFIG" else named
