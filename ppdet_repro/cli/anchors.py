@@ -29,7 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(arguments: Namespace) -> None:
     from ppdet_repro.core.config import load_config
-    from ppdet_repro.engine.analysis.anchor_cluster import report
+    from ppdet_repro.engine.analysis.anchor_cluster import anchor_report
 
     cfg = load_config(arguments.config, arguments.opt)
-    print(report(cfg, arguments.size, arguments.n, arguments.generations, arguments.seed))
+    print(anchor_report(cfg, arguments.size, arguments.n, arguments.generations, arguments.seed))

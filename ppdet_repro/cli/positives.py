@@ -33,9 +33,9 @@ def run(arguments: Namespace) -> None:
 
     configs = [load_config(path, arguments.opt) for path in arguments.config]
 
-    from ppdet_repro.engine.analysis.positive_counts import draw, positives_by_size, table
+    from ppdet_repro.engine.analysis.positive_anchors import count_positives, counts_table, write_plot
 
-    counts = positives_by_size(configs, arguments.number)
-    print(table(counts))
-    draw(counts, Path(arguments.plot))
+    counts = count_positives(configs, arguments.number)
+    print(counts_table(counts))
+    write_plot(counts, Path(arguments.plot))
     print(f"plot: {arguments.plot}")

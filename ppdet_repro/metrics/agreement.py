@@ -1,6 +1,6 @@
-"""Do two detectors find the same boxes? Detections are compared as sets.
+"""Compares the detections of two detectors on one image, whatever their order.
 
-M rows of an image: class, score, x1, y1, x2, y2.
+A row of detections is class, score, x1, y1, x2, y2.
 """
 
 from __future__ import annotations
@@ -11,8 +11,14 @@ import numpy as np
 
 
 class Agreement(NamedTuple):
-    """`rows` compared, those without a partner, and the largest differences of those with one: of the scores, and of
-    the corners in pixels."""
+    """The result of a comparison.
+
+    Attributes:
+        rows: Number of expected detections.
+        unmatched: Detections of either side without a partner.
+        score: The largest difference of scores between partners.
+        box: The largest difference of coordinates between partners, in pixels.
+    """
 
     rows: int
     unmatched: int
@@ -21,13 +27,20 @@ class Agreement(NamedTuple):
 
 
 def agreement(expected: np.ndarray, found: np.ndarray, score: float, box: float, lowest: float = 0.0) -> Agreement:
-    """Pair each expected row with an unused found one of its class, at most `score` and `box` away.
+    """Pair each expected detection with an unused found one of the same class.
 
-    Rows that the other side's threshold or limit may have cut off are not counted where they lack a partner: those
-    that score at most `score` above `lowest`, or above the expected list's last.
+    A detection without a partner is not counted as unmatched if the other detector may have cut it off: if its score is
+    at most `score` above `lowest`, or above the lowest expected score.
+
+    Args:
+        expected: Detections [M, 6].
+        found: Detections [N, 6].
+        score: The largest difference of scores between partners.
+        box: The largest difference of coordinates between partners, in pixels.
+        lowest: The score threshold of the detectors.
     """
     expected, found = (np.asarray(rows, np.float64).reshape(-1, 6) for rows in (expected, found))
-    bar = max(lowest, expected[:, 1].min(initial=np.inf) if len(expected) else 0.0) + score
+    cutoff = max(lowest, expected[:, 1].min(initial=np.inf) if len(expected) else 0.0) + score
     free = np.ones(len(found), bool)
     unmatched, score_difference, box_difference = 0, 0.0, 0.0
     for row in expected[np.argsort(-expected[:, 1], kind="stable")]:
@@ -40,6 +53,6 @@ def agreement(expected: np.ndarray, found: np.ndarray, score: float, box: float,
             score_difference = max(score_difference, float(scores[best]))
             box_difference = max(box_difference, float(boxes[best]))
         else:
-            unmatched += int(row[1] > bar)
-    unmatched += int((free & (found[:, 1] > bar)).sum())
+            unmatched += int(row[1] > cutoff)
+    unmatched += int((free & (found[:, 1] > cutoff)).sum())
     return Agreement(len(expected), unmatched, score_difference, box_difference)

@@ -1,6 +1,6 @@
-"""COCO's average precision of boxes: pycocotools' numbers, by faster-coco-eval where it is installed.
+"""COCO's average precision of boxes: the numbers of pycocotools, computed by faster-coco-eval where it is installed.
 
-T IoU thresholds, R recall places, K classes, S object sizes, D limits of detections an image.
+T IoU thresholds, R recall thresholds, K classes, S object sizes, D limits of detections per image.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -25,7 +25,8 @@ SIZES = ("small", "medium", "large")
 
 
 class ClassScore(NamedTuple):
-    """One class: objects that count, AP over the thresholds, AP at IoU 0.5; None if it has no objects."""
+    """One class: the number of its objects without crowds, AP over all IoU thresholds, AP at IoU 0.5. The APs are None
+    if there are no objects."""
 
     name: str
     objects: int
@@ -34,32 +35,41 @@ class ClassScore(NamedTuple):
 
 
 class COCOScores(NamedTuple):
-    """`summary`: pycocotools' twelve numbers by name, -1 where no object has that size; `classes` in the
-    order of the category ids."""
+    """The result of an evaluation.
+
+    Attributes:
+        summary: The twelve numbers of pycocotools by name; -1 if there are no objects of that size.
+        classes: The scores per class in the order of the category ids.
+    """
 
     summary: Dict[str, float]
     classes: List[ClassScore]
 
     def values(self) -> Dict[str, float]:
-        """The summary, then `bbox_AP/<class>` of each class that has objects."""
+        """The summary and the `bbox_AP/<class>` of each class that has objects."""
         per_class = {f"bbox_AP/{c.name}": c.ap for c in self.classes if c.ap is not None}
         return {**self.summary, **per_class}
 
     def table(self) -> str:
-        """The summary for a reader: AP by threshold and size, recall by limit and size."""
+        """The summary as text: AP by IoU threshold and size, recall by limit and size."""
         shown = [None if value < 0 else value for value in self.summary.values()]
         precision = text_table(["COCO", "all", "IoU .50", "IoU .75", *SIZES], [["AP", *shown[:6]]])
         recall = text_table(["COCO", "1 box", "10 boxes", "100", *SIZES], [["recall", *shown[6:]]])
         return f"{precision}\n\n{recall}"
 
     def class_table(self) -> str:
-        """Objects, AP and AP50 of each class."""
+        """Objects, AP and AP50 per class as text."""
         return text_table(["class", "objects", "AP", "AP50"], self.classes)
 
 
-def load_coco_json(path: Union[str, Path]) -> dict:
-    """A COCO annotation file, ready for the evaluation: `area` (w * h) and `iscrowd` (0) where they are left
-    out, annotations without a box dropped. UserError if it is missing or is not one."""
+def load_coco_json(path: Union[str, Path]) -> Dict[str, Any]:
+    """Read a COCO annotation file for evaluation.
+
+    Where `area` and `iscrowd` are missing, they become width x height and 0. Annotations without a box are dropped.
+
+    Raises:
+        UserError: The file is missing or is not in COCO's format.
+    """
     document = read_coco(str(path))
     annotations = [
         {"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3], **a}
@@ -68,19 +78,28 @@ def load_coco_json(path: Union[str, Path]) -> dict:
     ]
     if any(a.get("id") == 0 for a in annotations):
         get_logger().warning(
-            f"{path}: an annotation has id 0, which COCO's evaluation takes for 'not found', so its object "
-            "always counts as missed; number annotations from 1"
+            f"{path}: an annotation has the id 0, which means 'not found' in COCO's evaluation, so its object always "
+            "counts as missed; number annotations from 1"
         )
     return {**document, "annotations": annotations}
 
 
 def evaluate_coco(
-    truth: dict, rows: Sequence[dict], image_ids: Optional[Sequence[int]] = None, reference: bool = False
+    truth: Dict[str, Any],
+    rows: Sequence[Dict[str, Any]],
+    image_ids: Optional[Sequence[int]] = None,
+    reference: bool = False,
 ) -> COCOScores:
-    """Scores of the result rows (`coco_rows`) against `truth` (`load_coco_json`).
+    """Evaluate detections.
 
-    `image_ids`: the images that were looked at, all of the file if None. `reference`: compute with
-    pycocotools itself, slower, to check. UserError if a row names an image that the file does not have.
+    Args:
+        truth: The content of an annotation file, from `load_coco_json`.
+        rows: The rows of a result file, as from `coco_rows`.
+        image_ids: The images to evaluate; None for all.
+        reference: Compute with pycocotools itself, which is slower, as a check.
+
+    Raises:
+        UserError: A row has the id of an image that the annotation file does not have.
     """
     evaluation = accumulate(truth, rows, image_ids, reference)
     precision = np.asarray(evaluation.eval["precision"])  # [T, R, K, S, D]
@@ -92,15 +111,17 @@ def evaluate_coco(
 
 
 def accumulate(
-    truth: dict, rows: Sequence[dict], image_ids: Optional[Sequence[int]] = None, reference: bool = False
+    truth: Dict[str, Any],
+    rows: Sequence[Dict[str, Any]],
+    image_ids: Optional[Sequence[int]] = None,
+    reference: bool = False,
 ) -> Any:
-    """The finished COCOeval, for its arrays; parameters and errors as `evaluate_coco`."""
-    known = {image["id"] for image in truth["images"]}
-    strangers = {row["image_id"] for row in rows} - known
-    if strangers:
+    """Evaluate detections and return the finished COCOeval with its arrays; arguments and errors as `evaluate_coco`."""
+    unknown = {row["image_id"] for row in rows} - {image["id"] for image in truth["images"]}
+    if unknown:
         raise UserError(
-            f"results name {len(strangers)} image ids that the annotation file does not have, such as "
-            f"{min(strangers)}; evaluate with the annotation file of the images that were run"
+            f"the results have {len(unknown)} image ids that the annotation file does not have, such as "
+            f"{min(unknown)}; evaluate with the annotation file of these images"
         )
     COCO, COCOeval = _evaluator(reference)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
@@ -114,7 +135,7 @@ def accumulate(
     return evaluation
 
 
-def _evaluator(reference: bool):
+def _evaluator(reference: bool) -> Tuple[Any, Any]:
     """The classes COCO and COCOeval of faster-coco-eval, or of pycocotools."""
     if not reference:
         with contextlib.suppress(ImportError):
@@ -127,30 +148,30 @@ def _evaluator(reference: bool):
     return COCO, COCOeval
 
 
-def _index(COCO: type, data: dict):
-    """A COCO object of annotations that are in memory; none at all is fine."""
+def _index(COCO: Any, data: Dict[str, Any]) -> Any:
+    """A COCO object for annotations in memory, of which there may be none."""
     coco = COCO()
     coco.dataset = {**data, "annotations": [dict(a) for a in data["annotations"]]}
     coco.createIndex()
     return coco
 
 
-def _as_annotations(rows: Sequence[dict]) -> List[dict]:
-    """Result rows with what the evaluation reads besides: id, area, iscrowd."""
+def _as_annotations(rows: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:
+    """Result rows with the other keys that the evaluation reads: id, area, iscrowd."""
     return [{**row, "id": i, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0} for i, row in enumerate(rows, 1)]
 
 
-def _count_objects(truth: dict, image_ids: Optional[Sequence[int]]) -> Dict[int, int]:
-    """Objects of each category id on the evaluated images, crowds left out."""
-    seen = None if image_ids is None else set(image_ids)
+def _count_objects(truth: Dict[str, Any], image_ids: Optional[Sequence[int]]) -> Dict[int, int]:
+    """The number of objects per category id on the evaluated images, without crowds."""
+    evaluated = None if image_ids is None else set(image_ids)
     counts: Dict[int, int] = {}
     for a in truth["annotations"]:
-        if not a["iscrowd"] and (seen is None or a["image_id"] in seen):
+        if not a["iscrowd"] and (evaluated is None or a["image_id"] in evaluated):
             counts[a["category_id"]] = counts.get(a["category_id"], 0) + 1
     return counts
 
 
 def _mean(precision: np.ndarray) -> Optional[float]:
-    """The mean of the defined places, None if there is none (a class without objects)."""
+    """The mean of the defined precisions; None if there are none, as the class has no objects."""
     defined = precision[precision > -1]
     return float(defined.mean()) if defined.size else None

@@ -1,26 +1,38 @@
-"""What a detector found on each image, as the metrics and the result files take it.
+"""Ground truth and detections per image, as all metrics take them, and their conversion from and to COCO's formats.
 
-M detections of an image; a row is class, score, x1, y1, x2, y2 in pixels of the original image.
+B images, G objects and M detections of an image. A row of detections is class, score, x1, y1, x2, y2; all boxes are in
+pixels of the original image. Classes are the model's class ids; COCO's files have category ids, `category_ids[class]`.
 """
 
 from __future__ import annotations
 
-from typing import Iterable, List, NamedTuple, Sequence
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
 
+class Objects(NamedTuple):
+    """The ground truth of an image: `boxes` [G, 4] xyxy, `classes` [G], `difficult` [G] bool."""
+
+    boxes: np.ndarray
+    classes: np.ndarray
+    difficult: np.ndarray
+
+
 class ImageDetections(NamedTuple):
-    """The detections [M, 6] float32 of the image with id `im_id`."""
+    """The detections `rows` [M, 6] float32 of the image with the id `im_id`."""
 
     im_id: int
     rows: np.ndarray
 
 
 def split_batch(im_id: np.ndarray, bbox: np.ndarray, bbox_num: np.ndarray) -> List[ImageDetections]:
-    """A detector's output on a batch, cut into images: ids [B] or [B, 1], rows [sum of M, 6], counts [B].
+    """Split the detections of a batch by image.
 
-    Rows with a class below zero are a detector's filler and are dropped.
+    Args:
+        im_id: Image ids [B] or [B, 1].
+        bbox: The detections of all images, [sum of M, 6]. Rows with a negative class are padding and are dropped.
+        bbox_num: Rows per image [B].
     """
     ends = np.cumsum(bbox_num)
     images = np.split(np.asarray(bbox, np.float32).reshape(-1, 6)[: ends[-1]], ends[:-1])
@@ -28,22 +40,30 @@ def split_batch(im_id: np.ndarray, bbox: np.ndarray, bbox_num: np.ndarray) -> Li
 
 
 def merge_ranks(parts: Iterable[Sequence[ImageDetections]], order: Sequence[int]) -> List[ImageDetections]:
-    """The detections of several processes as one list in the order of the image ids `order`.
+    """Merge the detections of several processes into what one process would have found.
 
-    An image that several processes saw (a sampler fills the last batch) counts once, an image that none saw
-    is left out; so the result, and every metric of it, is that of one process.
+    Args:
+        parts: The detections of each process. An image that several processes have (a sampler repeats images to fill
+            the last batch) is taken once.
+        order: The image ids in the order of the result. Images that no process has are left out.
     """
-    by_id = {}
+    by_id: Dict[int, ImageDetections] = {}
     for part in parts:
         for image in part:
             by_id.setdefault(image.im_id, image)
     return [by_id[im_id] for im_id in order if im_id in by_id]
 
 
-def coco_rows(detections: Iterable[ImageDetections], category_ids: Sequence[int], bias: float = 0.0) -> List[dict]:
-    """COCO result rows: image_id, category_id (`category_ids[class]`), bbox [x, y, w, h], score.
+def coco_rows(
+    detections: Iterable[ImageDetections], category_ids: Sequence[int], bias: float = 0.0
+) -> List[Dict[str, Any]]:
+    """Convert detections to rows of a COCO result file: image_id, category_id, bbox [x, y, w, h], score.
 
-    w = x2 - x1 + bias, and so h; `bias` 1 counts pixels, as some published weights want.
+    Args:
+        detections: The detections per image.
+        category_ids: The category id of each class.
+        bias: Added to widths and heights. It is 1 where corners are pixels that belong to the box, as some published
+            weights need.
     """
     return [
         {
@@ -55,3 +75,60 @@ def coco_rows(detections: Iterable[ImageDetections], category_ids: Sequence[int]
         for image in detections
         for label, score, x1, y1, x2, y2 in image.rows.tolist()
     ]
+
+
+def from_coco_rows(
+    rows: Sequence[Dict[str, Any]], category_ids: Sequence[int], image_ids: Sequence[int], bias: float = 0.0
+) -> List[ImageDetections]:
+    """The inverse of `coco_rows` for the images with these ids.
+
+    Rows of other categories are left out, as in COCO's evaluation.
+    """
+    labels = {category: i for i, category in enumerate(category_ids)}
+    found: Dict[int, List[List[float]]] = {im_id: [] for im_id in image_ids}
+    for row in (row for row in rows if row["category_id"] in labels):
+        x, y, w, h = row["bbox"]
+        found[row["image_id"]].append([labels[row["category_id"]], row["score"], x, y, x + w - bias, y + h - bias])
+    return [ImageDetections(i, np.array(rows, np.float32).reshape(-1, 6)) for i, rows in found.items()]
+
+
+def coco_document(
+    truth: Mapping[int, Objects], category_ids: Sequence[int], class_names: Sequence[str]
+) -> Dict[str, Any]:
+    """Convert ground truth, by image id, to the content of a COCO annotation file. Difficult objects become crowds."""
+    annotations: List[Dict[str, Any]] = []
+    for im_id, objects in truth.items():
+        for box, label, difficult in zip(objects.boxes.tolist(), objects.classes.ravel(), objects.difficult.ravel()):
+            x1, y1, x2, y2 = box
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": im_id,
+                    "category_id": category_ids[int(label)],
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "iscrowd": int(difficult),
+                }
+            )
+    categories = [{"id": i, "name": name} for i, name in zip(category_ids, class_names)]
+    return {"images": [{"id": im_id} for im_id in truth], "annotations": annotations, "categories": categories}
+
+
+def from_coco_document(
+    document: Mapping[str, Any], category_ids: Sequence[int], image_ids: Iterable[int]
+) -> Dict[int, Objects]:
+    """The inverse of `coco_document` for the images with these ids: crowds become difficult objects."""
+    labels = {category: i for i, category in enumerate(category_ids)}
+    found: Dict[int, List[Tuple]] = {im_id: [] for im_id in image_ids}
+    for a in document["annotations"]:
+        if a["image_id"] in found:
+            x, y, w, h = a["bbox"]
+            found[a["image_id"]].append(((x, y, x + w, y + h), labels[a["category_id"]], bool(a["iscrowd"])))
+    return {
+        im_id: Objects(
+            np.array([box for box, _, _ in items], np.float64).reshape(-1, 4),
+            np.array([label for _, label, _ in items], np.int64),
+            np.array([crowd for _, _, crowd in items], bool),
+        )
+        for im_id, items in found.items()
+    }

@@ -1,30 +1,23 @@
 """PASCAL VOC's average precision.
 
-G objects and M detections of an image, K classes, D detections of a class over all images.
+G objects and M detections of an image, D detections of a class on all images.
 """
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from ppdet_repro.metrics.detections import ImageDetections
+from ppdet_repro.metrics.detections import ImageDetections, Objects
 from ppdet_repro.utils.boxes import overlaps
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.table import text_table
 
 
-class Objects(NamedTuple):
-    """An image's ground truth: `boxes` [G, 4] xyxy in pixels, `classes` [G], `difficult` [G] bool."""
-
-    boxes: np.ndarray
-    classes: np.ndarray
-    difficult: np.ndarray
-
-
 class ClassScore(NamedTuple):
-    """One class: objects that count, detections, average precision; None for a class without objects."""
+    """One class: the number of its objects that are not difficult, the number of its detections, and the average
+    precision, which is None if there are no such objects."""
 
     name: str
     objects: int
@@ -33,75 +26,92 @@ class ClassScore(NamedTuple):
 
 
 class VOCScores(NamedTuple):
-    """`mean`: mean AP over the classes that have objects, 0 if none has."""
+    """The result of an evaluation.
+
+    Attributes:
+        mean: The mean AP of the classes that have objects, 0 if there are none.
+        classes: The scores per class.
+    """
 
     mean: float
     classes: List[ClassScore]
 
     def values(self) -> Dict[str, float]:
-        """`bbox_mAP`, then `bbox_AP/<class>` of each class that has objects."""
+        """`bbox_mAP` and the `bbox_AP/<class>` of each class that has objects."""
         per_class = {f"bbox_AP/{c.name}": c.ap for c in self.classes if c.ap is not None}
         return {"bbox_mAP": self.mean, **per_class}
 
     def table(self) -> str:
-        """The mean for a reader."""
+        """The mean AP as text."""
         objects, detections = (sum(getattr(c, key) for c in self.classes) for key in ("objects", "detections"))
         return text_table(["VOC", "mAP", "objects", "detections"], [["", self.mean, objects, detections]])
 
     def class_table(self) -> str:
-        """Objects, detections and AP of each class."""
+        """Objects, detections and AP per class as text."""
         return text_table(["class", "objects", "detections", "AP"], self.classes)
 
 
 def evaluate_voc(
-    truth: Dict[int, Objects],
+    truth: Mapping[int, Objects],
     detections: Sequence[ImageDetections],
     class_names: Sequence[str],
     map_type: str = "11point",
     iou_threshold: float = 0.5,
     evaluate_difficult: bool = False,
 ) -> VOCScores:
-    """AP of each class and its mean.
+    """Evaluate detections.
 
-    Detections go by falling score; one is right if the object of its class with the largest IoU (sides
-    counted in whole pixels, +1) lies over `iou_threshold` and no better detection has found it. A difficult
-    object is neither asked for nor held against the detection that finds it, unless `evaluate_difficult`.
-    Only images in `detections` count. `map_type`: 11point (VOC 2007), area (VOC 2010 and later) or integral
-    (PaddleDetection's), see below; UserError if it is none of them.
+    The detection with the highest score comes first. It is right if its IoU with the object of its class that overlaps
+    it most is above `iou_threshold` and no detection before it has found that object. Widths and heights are in whole
+    pixels (x2 - x1 + 1). Difficult objects need not be found, and a detection that finds one does not count.
+
+    Args:
+        truth: The objects by image id.
+        detections: The detections per image. Only these images are evaluated.
+        class_names: The names of the classes.
+        map_type: How to average precision: 11point (VOC 2007), area (VOC 2010 and later) or integral
+            (PaddleDetection's); see `eleven_point`, `area` and `integral`.
+        iou_threshold: The IoU that a right detection exceeds.
+        evaluate_difficult: Treat difficult objects like any other.
+
+    Raises:
+        UserError: `map_type` is none of the three.
     """
     if map_type not in AVERAGES:
         raise UserError(f"map_type {map_type!r} is not one of {', '.join(AVERAGES)}")
     average = AVERAGES[map_type]
     classes = []
     for k, name in enumerate(class_names):
-        asked, scores, hits = 0, [np.zeros(0)], [np.zeros(0)]
+        number, score_parts, hit_parts = 0, [np.zeros(0)], [np.zeros(0)]
         for image in detections:
             rows, objects = _of_class(image, truth[image.im_id], k, evaluate_difficult)
-            asked += int((~objects.difficult).sum())
-            scores.append(rows[:, 1])
-            hits.append(_hits(rows, objects, iou_threshold))
-        scores, hits = np.concatenate(scores), np.concatenate(hits)
-        classes.append(ClassScore(name, asked, len(scores), average(scores, hits, asked) if asked else None))
+            number += int((~objects.difficult).sum())
+            score_parts.append(rows[:, 1])
+            hit_parts.append(_hits(rows, objects, iou_threshold))
+        scores, hits = np.concatenate(score_parts), np.concatenate(hit_parts)
+        classes.append(ClassScore(name, number, len(scores), average(scores, hits, number) if number else None))
     defined = [c.ap for c in classes if c.ap is not None]
     return VOCScores(float(np.mean(defined)) if defined else 0.0, classes)
 
 
-def eleven_point(scores: np.ndarray, hits: np.ndarray, asked: int) -> float:
-    """The mean over recall 0, .1, ..., 1 of the best precision at that recall or beyond (VOC 2007)."""
-    precision, recall = precision_recall(scores, hits, asked)
+def eleven_point(scores: np.ndarray, hits: np.ndarray, number: int) -> float:
+    """The mean over the recalls 0, 0.1, ..., 1 of the best precision at that recall or a higher one (VOC 2007)."""
+    precision, recall = precision_recall(scores, hits, number)
     return float(np.mean([precision[recall >= r / 10].max(initial=0.0) for r in range(11)]))
 
 
-def integral(scores: np.ndarray, hits: np.ndarray, asked: int) -> float:
-    """The sum over right detections of precision times the recall gained; no upper envelope is drawn over the
-    curve, which is PaddleDetection's meaning of the word and not VOC 2010's."""
-    precision, recall = precision_recall(scores, hits, asked)
+def integral(scores: np.ndarray, hits: np.ndarray, number: int) -> float:
+    """The sum over right detections of the precision times the gain in recall.
+
+    This is PaddleDetection's `integral`. Unlike `area`, it does not take the best precision at higher recalls.
+    """
+    precision, recall = precision_recall(scores, hits, number)
     return float((precision * np.diff(recall, prepend=0.0)).sum())
 
 
-def area(scores: np.ndarray, hits: np.ndarray, asked: int) -> float:
-    """The area under the curve of the best precision at each recall or beyond (VOC 2010 and later)."""
-    precision, recall = precision_recall(scores, hits, asked)
+def area(scores: np.ndarray, hits: np.ndarray, number: int) -> float:
+    """The area under the curve of the best precision at each recall or a higher one (VOC 2010 and later)."""
+    precision, recall = precision_recall(scores, hits, number)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return float((envelope * np.diff(recall, prepend=0.0)).sum())
 
@@ -109,17 +119,22 @@ def area(scores: np.ndarray, hits: np.ndarray, asked: int) -> float:
 AVERAGES = {"11point": eleven_point, "integral": integral, "area": area}
 
 
-def precision_recall(scores: np.ndarray, hits: np.ndarray, asked: int):
-    """Precision and recall [D] after each detection by falling score. `hits` [D]: 1 right, 0 wrong, -1 does
-    not count; `asked`: objects to be found."""
+def precision_recall(scores: np.ndarray, hits: np.ndarray, number: int) -> Tuple[np.ndarray, np.ndarray]:
+    """Precision and recall after each detection, the one with the highest score first.
+
+    Args:
+        scores: [D].
+        hits: [D], 1 for a right detection, 0 for a wrong one, -1 for one that does not count.
+        number: The number of objects to find.
+    """
     order = np.argsort(-scores, kind="stable")
     hits = hits[order][hits[order] >= 0]
     right = np.cumsum(hits)
-    return right / np.arange(1, len(hits) + 1), right / asked
+    return right / np.arange(1, len(hits) + 1), right / number
 
 
-def _of_class(image: ImageDetections, objects: Objects, k: int, evaluate_difficult: bool):
-    """The rows of class k by falling score, and the objects of that class."""
+def _of_class(image: ImageDetections, objects: Objects, k: int, evaluate_difficult: bool) -> Tuple[np.ndarray, Objects]:
+    """The detections of class k, the one with the highest score first, and the objects of that class."""
     rows = image.rows[image.rows[:, 0] == k]
     mine = objects.classes.reshape(-1) == k
     difficult = objects.difficult.reshape(-1)[mine].astype(bool) & (not evaluate_difficult)
@@ -128,7 +143,7 @@ def _of_class(image: ImageDetections, objects: Objects, k: int, evaluate_difficu
 
 
 def _hits(rows: np.ndarray, objects: Objects, iou_threshold: float) -> np.ndarray:
-    """1 right, 0 wrong, -1 does not count, for each row of one class on one image."""
+    """For each detection of one class on one image, 1 if it is right, 0 if it is wrong, -1 if it does not count."""
     hits = np.zeros(len(rows))
     if not len(objects.boxes):
         return hits

@@ -1,4 +1,4 @@
-"""Detections as the VOC evaluation server takes them: a text file a class."""
+"""Writes detections as the PASCAL VOC evaluation server takes them: one text file per class."""
 
 from __future__ import annotations
 
@@ -10,9 +10,14 @@ from ppdet_repro.utils.files import atomic_file
 
 
 def voc_lines(detections: Sequence[ImageDetections], label: int, names: Mapping[int, str]) -> List[str]:
-    """A class's lines "image score x1 y1 x2 y2"; `names` are those of the images' files, without suffix.
+    """The lines "image score x1 y1 x2 y2" of one class.
 
-    Coordinates are those of the annotations, which in VOC count pixels from 1.
+    Coordinates are those of the annotations, in which VOC counts pixels from 1.
+
+    Args:
+        detections: The detections per image.
+        label: The class id.
+        names: The name of each image's file, without suffix, by image id.
     """
     return [
         f"{names[image.im_id]} {score:.6f} " + " ".join(f"{side:.2f}" for side in box)
@@ -29,8 +34,18 @@ def write_voc_files(
     split: str,
     folder: Union[str, Path],
 ) -> List[Path]:
-    """Write `folder`/comp4_det_SPLIT_CLASS.txt for every class, empty where nothing was found. OSError: the disk
-    refuses."""
+    """Write `folder`/comp4_det_SPLIT_CLASS.txt for every class. Files of classes without detections are empty.
+
+    Args:
+        detections: The detections per image.
+        class_names: The names of all classes.
+        names: The name of each image's file, without suffix, by image id.
+        split: The name of the dataset's split.
+        folder: Where to write.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"comp4_det_{split}_{name}.txt" for name in class_names]

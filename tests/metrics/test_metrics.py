@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ppdet_repro.metrics.coco import evaluate_coco, load_coco_json
-from ppdet_repro.metrics.detections import ImageDetections, coco_rows, merge_ranks, split_batch
-from ppdet_repro.metrics.voc import Objects, evaluate_voc
+from ppdet_repro.metrics.detections import ImageDetections, Objects, coco_rows, merge_ranks, split_batch
+from ppdet_repro.metrics.voc import evaluate_voc
 from ppdet_repro.utils.errors import UserError
 
 

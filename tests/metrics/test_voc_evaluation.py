@@ -1,8 +1,8 @@
-"""VOC as its devkit judges: average precision against a second implementation, files for the server, united sets.
+"""VOC: average precision against a second implementation, files for the evaluation server, united datasets.
 
-The fixture holds the objects of BCCD's test split (MIT licence), the 40 best detections in each picture of a PP-YOLOv2
-trained by configs/ppyolo/ppyolov2_r18vd_256_bccd.yml, and the average precisions that mean-average-precision 2024.1.5.0
-(PyPI) gives them.
+The fixture contains the objects of BCCD's test split (MIT license), the 40 best detections per image of a PP-YOLOv2
+trained with configs/ppyolo/ppyolov2_r18vd_256_bccd.yml, and the average precisions that mean-average-precision
+2024.1.5.0 (PyPI) computes for them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from voc_devkit import CAT, FIELDS, write_devkit, xml
 from ppdet_repro.core.config import RunSettings
 from ppdet_repro.data.source.union import UnionDataSet
 from ppdet_repro.data.source.voc import VOCDataSet
-from ppdet_repro.engine.evaluation.evaluate import judge
-from ppdet_repro.metrics.detections import ImageDetections
-from ppdet_repro.metrics.voc import Objects, evaluate_voc
+from ppdet_repro.engine.evaluation.evaluate import evaluate_detections
+from ppdet_repro.metrics.detections import ImageDetections, Objects
+from ppdet_repro.metrics.voc import evaluate_voc
 from ppdet_repro.utils.errors import UserError
 
 
 def devkit_ap(truth, detections, label, eleven_points):
-    """Average precision of a class written from the devkit's description alone, in loops: a ranked list of detections,
-    each compared with all objects of its image."""
+    """The average precision of a class, written from the devkit's description alone: loops over a ranked list of
+    detections, each compared with all objects of its image."""
     ranked = sorted(
         ((row[1], image.im_id, row[2:]) for image in detections for row in image.rows if row[0] == label),
         key=lambda entry: -entry[0],
@@ -71,7 +71,7 @@ def devkit_ap(truth, detections, label, eleven_points):
 
 
 def random_set(seed):
-    """Objects, some difficult, and detections near them, twice or not at all, and elsewhere; class 2 has no object."""
+    """Objects, some of them difficult, and random detections near them and elsewhere; class 2 has no objects."""
     rng = np.random.default_rng(seed)
     truth, detections = {}, []
     for im_id in range(6):
@@ -89,7 +89,7 @@ def random_set(seed):
 
 @pytest.mark.parametrize("map_type", ["11point", "area"])
 @pytest.mark.parametrize("seed", range(12))
-def test_random_sets_are_judged_as_by_a_second_implementation(seed, map_type):
+def test_random_datasets_are_evaluated_as_by_a_second_implementation(seed, map_type):
     truth, detections = random_set(seed)
     scores = evaluate_voc(truth, detections, ["a", "b", "c"], map_type)
     expected = [devkit_ap(truth, detections, label, map_type == "11point") for label in range(3)]
@@ -99,7 +99,7 @@ def test_random_sets_are_judged_as_by_a_second_implementation(seed, map_type):
 
 
 @pytest.mark.parametrize("map_type", ["11point", "area"])
-def test_real_predictions_are_judged_as_by_a_second_implementation(map_type):
+def test_real_detections_are_evaluated_as_by_a_second_implementation(map_type):
     with np.load(FIXTURES / "bccd_detections.npz") as arrays:
         recorded = {name: arrays[name] for name in arrays.files}
     truth, detections = {}, []
@@ -125,11 +125,11 @@ def devkit(tmp_path):
 
 
 def test_files_for_the_server(devkit, tmp_path):
-    """A file a class, also where nothing is found; images by their names; coordinates as the annotations count."""
+    """There is a file per class, even without detections; images have their names, and coordinates are unchanged."""
     source = devkit({"2008_000001": xml([CAT]), "2008_000004": xml([CAT])}, labels=["cat", "dog"])
     run = RunSettings(metric="VOC", output_eval=str(tmp_path / "results"), save_prediction_only=True)
     detections = [found(0, [0, 0.25, 1, 2, 30.5, 40], [0, 0.125, 5, 6, 7, 8]), found(1, [0, 0.5, 9, 9, 99, 59])]
-    assert judge(detections, source, run) == {}
+    assert evaluate_detections(detections, source, run) == {}
     folder = tmp_path / "results"
     assert (folder / "comp4_det_train_cat.txt").read_text() == (
         "2008_000001 0.250000 1.00 2.00 30.50 40.00\n"
@@ -154,7 +154,7 @@ def test_a_test_set_needs_no_xml(devkit, tmp_path):
 
 class TestUnion:
     def make(self, devkit, tmp_path, **options):
-        """Two sets: images a and b, of which b has two objects, and image a again."""
+        """Two datasets: images a and b, of which b has two objects; and image a again."""
         first = devkit({"a": xml([CAT]), "b": xml([CAT, ("dog", 1, 2, 30, 40, "<difficult>1</difficult>")])})
         (tmp_path / "one.txt").write_text("a\n")
         second = VOCDataSet(str(tmp_path), None, "one.txt", FIELDS, **options)

@@ -1,4 +1,4 @@
-"""Anchors that fit a data set: k-means, then evolution, judged by overlap of shapes.
+"""Computes anchors that fit the boxes of a dataset: k-means clustering, then random changes that improve the fit.
 
 G boxes, A anchors; sizes are (width, height) in pixels of the network's input.
 """
@@ -14,44 +14,47 @@ from ppdet_repro.data.transform.targets_yolo import Gt2YoloTarget
 from ppdet_repro.utils.boxes import shape_iou
 from ppdet_repro.utils.errors import UserError
 
-FACTOR = 4.0
-"""An anchor can stretch to a box whose sides are at most so many times longer or shorter (as YOLOv5 counts)."""
-
-
-SAMPLE, STARTS = 50_000, 5
+MAX_STRETCH = 4.0  # an anchor fits a box if no side is this many times longer or shorter, as in YOLOv5
+SAMPLE = 50_000  # the most boxes to cluster
+STARTS = 5  # clusterings with other random starts
 
 
 class Fit(NamedTuple):
-    """`recall`: the share of boxes that some anchor can stretch to (best possible recall); `iou`: the mean
-    overlap of shapes of the boxes with their best anchors."""
+    """How well anchors fit boxes.
+
+    Attributes:
+        recall: The share of boxes that some anchor fits (best possible recall).
+        iou: The mean IoU of the boxes with their best anchors, if both had the same center.
+    """
 
     recall: float
     iou: float
 
 
 def box_sizes(cfg: Config, height: int, width: int) -> np.ndarray:
-    """Sizes [G, 2] of the boxes of the config's TrainDataset, the images resized to height x width.
+    """The sizes [G, 2] of the boxes of the config's TrainDataset, if its images are resized to height x width.
 
-    UserError: the data set cannot be read, or has no boxes.
+    Raises:
+        UserError: The dataset cannot be read or has no boxes.
     """
     source = build(cfg, "TrainDataset")
     source.load()
-    sizes = [np.zeros((0, 2))]
+    parts = [np.zeros((0, 2))]
     for i in range(len(source)):
         record = source.record(i)
         if "gt_bbox" not in record:
             raise UserError(f"{cfg.path}: TrainDataset.data_fields lacks gt_bbox")
         boxes = record["gt_bbox"]
         scale = np.array([width / float(record["w"]), height / float(record["h"])])
-        sizes.append((boxes[:, 2:] - boxes[:, :2]) * scale)
-    sizes = np.concatenate(sizes)
+        parts.append((boxes[:, 2:] - boxes[:, :2]) * scale)
+    sizes = np.concatenate(parts)
     if not len(sizes):
         raise UserError(f"{cfg.path}: TrainDataset has no boxes")
     return sizes
 
 
 def input_size(cfg: Config) -> Tuple[int, int]:
-    """Height and width that TestReader's `image_shape` names. UserError: it names none."""
+    """The height and width in the `image_shape` of TestReader, else a `UserError`."""
     shape = build(cfg, "TestReader").image_shape
     if shape is None or min(shape[-2:]) < 1:
         raise UserError(f"{cfg.path}: TestReader.inputs_def has no image_shape; give the size with --size")
@@ -59,7 +62,7 @@ def input_size(cfg: Config) -> Tuple[int, int]:
 
 
 def config_anchors(cfg: Config) -> Optional[np.ndarray]:
-    """The anchors [A, 2] of the training targets, None where there are no such targets."""
+    """The anchors [A, 2] of the training targets; None if no transform makes targets for anchors."""
     for transform in build(cfg, "TrainReader").batch_transforms:
         if isinstance(transform, Gt2YoloTarget):
             return np.array(transform.anchors)
@@ -67,16 +70,24 @@ def config_anchors(cfg: Config) -> Optional[np.ndarray]:
 
 
 def fit(sizes: np.ndarray, anchors: np.ndarray) -> Fit:
-    """How well anchors [A, 2] fit boxes of `sizes` [G, 2]."""
+    """How well anchors [A, 2] fit boxes with the sizes [G, 2]."""
     stretch = sizes[:, None] / anchors[None]  # [G, A, 2]
     worst_side = np.maximum(stretch, 1 / stretch).max(axis=2)  # [G, A]
-    recall = (worst_side.min(axis=1) < FACTOR).mean()
+    recall = (worst_side.min(axis=1) < MAX_STRETCH).mean()
     return Fit(float(recall), float(shape_iou(sizes, anchors).max(axis=1).mean()))
 
 
 def kmeans(sizes: np.ndarray, count: int, rng: np.random.Generator, iterations: int = 300) -> np.ndarray:
-    """`count` anchors: medians of the boxes that overlap them most. They start as boxes drawn one after another, the
-    likelier the less they overlap those drawn before (k-means++).
+    """Cluster boxes by IoU; the anchors are the medians of the clusters.
+
+    The first anchors are boxes chosen at random one after another. A box is more likely to be chosen the less it
+    overlaps those before (k-means++).
+
+    Args:
+        sizes: The sizes of the boxes [G, 2].
+        count: The number of anchors.
+        rng: Source of random numbers.
+        iterations: The most iterations.
 
     Source: Redmon and Farhadi, "YOLO9000", CVPR 2017 ("Dimension Clusters").
     """
@@ -96,7 +107,7 @@ def kmeans(sizes: np.ndarray, count: int, rng: np.random.Generator, iterations: 
 
 
 def evolve(anchors: np.ndarray, sizes: np.ndarray, rng: np.random.Generator, generations: int) -> np.ndarray:
-    """The anchors after random changes of their sides, of which those that raise the mean overlap stay."""
+    """Change the sides of anchors at random, `generations` times, and keep the changes that raise the mean IoU."""
     best = fit(sizes, anchors).iou
     for _ in range(generations):
         change = np.where(rng.random(anchors.shape) < 0.9, np.exp(0.1 * rng.standard_normal(anchors.shape)), 1.0)
@@ -108,9 +119,19 @@ def evolve(anchors: np.ndarray, sizes: np.ndarray, rng: np.random.Generator, gen
 
 
 def cluster(sizes: np.ndarray, count: int, generations: int, seed: int) -> np.ndarray:
-    """`count` anchors [A, 2] in whole pixels, the smallest area first: the best of STARTS clusterings, evolved.
+    """Compute anchors: the best of `STARTS` clusterings of at most `SAMPLE` boxes, improved by `evolve`.
 
-    Of more than SAMPLE boxes a random sample decides. UserError: there are fewer boxes than anchors.
+    Args:
+        sizes: The sizes of the boxes [G, 2].
+        count: The number of anchors.
+        generations: See `evolve`.
+        seed: Random seed.
+
+    Returns:
+        Anchors [A, 2] in whole pixels, the smallest area first.
+
+    Raises:
+        UserError: There are fewer boxes than anchors.
     """
     if len(sizes) < count:
         raise UserError(f"{len(sizes)} boxes are too few for {count} anchors")
@@ -122,8 +143,19 @@ def cluster(sizes: np.ndarray, count: int, generations: int, seed: int) -> np.nd
     return anchors[np.argsort(anchors.prod(axis=1))]
 
 
-def report(cfg: Config, size: Optional[Sequence[int]], count: Optional[int], generations: int, seed: int) -> str:
-    """The config's anchors and new ones, and how well each fit, as text."""
+def anchor_report(cfg: Config, size: Optional[Sequence[int]], count: Optional[int], generations: int, seed: int) -> str:
+    """The config's anchors and new ones, and how well they fit the boxes, as text.
+
+    Args:
+        cfg: The config.
+        size: Height and width of the network's input; None for the `image_shape` of TestReader.
+        count: The number of new anchors; None for as many as the config has, or 9.
+        generations: See `evolve`.
+        seed: Random seed.
+
+    Raises:
+        UserError: The dataset has too few boxes, or the config does not say the input size.
+    """
     height, width = size or input_size(cfg)
     sizes, own = box_sizes(cfg, height, width), config_anchors(cfg)
     if count is None:

@@ -1,6 +1,6 @@
-"""Pictures of what training makes of an image: positives, ignored boxes, weights.
+"""Draws the training targets of images: positive locations, ignored boxes, loss weights.
 
-Images are RGB uint8 [H, W, 3]; whatever a head's `assignment` describes is drawn, one panel each.
+A head's `assignment` describes them. Images are RGB uint8 [H, W, 3].
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.visualize import FONT, class_colour, contact_sheet, enlarged, write_image
 from ppdet_repro.utils.weights import resolve
 
-NOBODYS = (190, 190, 190)
+NO_OBJECT = (190, 190, 190)  # the color of boxes that belong to no object
 
 
 def show_assignment(
@@ -35,19 +35,28 @@ def show_assignment(
     offline: bool = False,
     progress: float = 1.0,
 ) -> List[str]:
-    """Draw the assignment of training images into `output_dir`, one picture each; returns a line about each.
+    """Draw the training targets of images of TrainDataset, one file per image.
 
-    images   file names, their stems or image ids of TrainDataset; else its first `number` images
-    weights  a checkpoint; without it the network is untrained, which matters where predictions take part
-             (YOLOF's matching and ignoring, YOLO's ignoring, AGS)
-    seed     of the training transforms, whose result is what is drawn, and of an untrained network
-    progress how far the training is meant to be, 0 to 1 (SAPD selects levels otherwise in its first half)
+    Args:
+        cfg: The config.
+        output_dir: Folder for the drawings.
+        images: The images as file names, with or without suffix, or image ids. Empty: the first `number` images.
+        number: The number of images if `images` is empty.
+        weights: The weights of the model. None: random initial weights, which matters if targets depend on predictions
+            (what YOLOF matches and ignores, what YOLO ignores, AGS).
+        seed: Random seed of the training transforms, which are applied before drawing, and of the initial weights.
+        offline: Take weights that are a URL from the cache only.
+        progress: The training progress to assume, from 0 to 1 (SAPD selects levels in another way in the first half).
 
-    UserError: an image is not in the data set; the files cannot be read or written.
+    Returns:
+        A line of text per image.
+
+    Raises:
+        UserError: An image is not in the dataset, or a file cannot be read or written.
     """
     source = build(cfg, "TrainDataset")
     source.load()
-    chosen = [find(source, name) for name in images] or list(range(min(number, len(source))))
+    chosen = [find_image(source, name) for name in images] or list(range(min(number, len(source))))
     paddle.seed(seed)
     model = build_model(cfg)
     if weights is not None:
@@ -63,13 +72,13 @@ def show_assignment(
             (assignment,) = model.head.assignment(model.raw(batch["image"]), batch)
         name = Path(source.record(index)["im_file"]).stem
         path = Path(output_dir) / f"{name}.jpg"
-        write_image(path, draw(picture(batch["image"][0].numpy()), assignment))
+        write_image(path, draw(to_uint8(batch["image"][0].numpy()), assignment))
         lines.append(f"{path}: {summary(assignment)}")
     return lines
 
 
 class Reordered:
-    """A data set in another order, for a reader that does not shuffle."""
+    """A dataset in another order, for a reader that does not shuffle."""
 
     def __init__(self, source: Source, order: Sequence[int]):
         self.source, self.order = source, order
@@ -81,25 +90,25 @@ class Reordered:
         return self.source.record(self.order[index])
 
 
-def find(source: Source, name: str) -> int:
-    """The index of an image by its file name, the name's stem, or its id. UserError if there is none."""
+def find_image(source: Source, name: str) -> int:
+    """The index of an image by its file name, with or without suffix, or by its id, else a `UserError`."""
     for index in range(len(source)):
         record = source.record(index)
         path = Path(record["im_file"])
         if name in (path.name, path.stem, str(path), str(int(record["im_id"][0]))):
             return index
-    raise UserError(f"TrainDataset's {len(source)} images have no {name!r}: give a file name or an image id")
+    raise UserError(f"none of TrainDataset's {len(source)} images is {name!r}: give a file name or an image id")
 
 
-def picture(image: np.ndarray) -> np.ndarray:
-    """A normalised image [3, H, W] as a picture [H, W, 3] uint8, its values stretched over 0 to 255."""
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Convert a normalized image [3, H, W] to uint8 [H, W, 3]; its values are stretched to the range 0 to 255."""
     low, high = image.min(), image.max()
     stretched = (image - low) / max(high - low, 1e-6) * 255
     return np.ascontiguousarray(stretched.round().astype(np.uint8).transpose(1, 2, 0))
 
 
 def summary(assignment: Assignment) -> str:
-    """One line: how many objects, and how many boxes of each kind."""
+    """A line of text: the number of objects and of boxes of each kind, and the largest value of each map."""
     parts = [f"{len(assignment.objects)} objects"]
     parts += [f"{len(layer.boxes)} {layer.name}" for layer in assignment.boxes]
     parts += [f"{layer.name} up to {layer.values.max():.3g}" for layer in assignment.maps]
@@ -107,7 +116,7 @@ def summary(assignment: Assignment) -> str:
 
 
 def draw(image: np.ndarray, assignment: Assignment) -> np.ndarray:
-    """One panel with the objects, one for each kind of boxes, for each map and for each kind of bars."""
+    """Draw the panels: one with the objects, and one per kind of boxes, per map and per kind of bars."""
     image, scale = enlarged(image)
     objects = AssignedBoxes("objects", assignment.objects, np.arange(len(assignment.objects)))
     panels = [box_panel(image, layer, scale) for layer in [objects, *assignment.boxes]]
@@ -118,35 +127,35 @@ def draw(image: np.ndarray, assignment: Assignment) -> np.ndarray:
 
 
 def box_panel(image: np.ndarray, layer: AssignedBoxes, scale: float) -> np.ndarray:
-    """The picture, darkened, with each box in its object's colour, grey where it has none."""
+    """The darkened image with each box in the color of its object, or gray if it has none."""
     panel = (image * 0.6).astype(np.uint8)
     thickness = max(1, round(max(panel.shape[:2]) / 400))
     for box, owner in zip(layer.boxes * scale, layer.owners):
         x1, y1, x2, y2 = (int(round(float(side))) for side in box.clip(-1e5, 1e5))
-        colour = NOBODYS if owner < 0 else class_colour(int(owner))
-        cv2.rectangle(panel, (x1, y1), (x2, y2), colour, thickness)
+        color = NO_OBJECT if owner < 0 else class_colour(int(owner))
+        cv2.rectangle(panel, (x1, y1), (x2, y2), color, thickness)
     return captioned(panel, f"{layer.name}: {len(layer.boxes)}")
 
 
 def map_panel(image: np.ndarray, layer: WeightMap) -> np.ndarray:
-    """The picture in grey and the map where it is not 0, from dark (0) to yellow (the largest value).
+    """The image in gray and, where the map is not 0, its values in colors from dark (0) to yellow (the largest value).
 
-    Brightness goes with the square root, as the weights of large objects are small beside a small one's.
+    Colors show the square root, because the weights of large objects are much smaller than those of small ones.
     """
     size = image.shape[1], image.shape[0]
-    grey = np.repeat((image * 0.6).mean(axis=2, keepdims=True), 3, axis=2)
+    gray = np.repeat((image * 0.6).mean(axis=2, keepdims=True), 3, axis=2)
     largest = float(layer.values.max())
     values = cv2.resize(layer.values.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
     levels = (np.sqrt(values.clip(min=0) / max(largest, 1e-12)) * 255).clip(0, 255).astype(np.uint8)
-    colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+    colors = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     opacity = np.where(values > 0, 0.75, 0.0)[:, :, None]
-    panel = (grey * (1 - opacity) + colours * opacity).astype(np.uint8)
+    panel = (gray * (1 - opacity) + colors * opacity).astype(np.uint8)
     return captioned(panel, f"{layer.name}: 0 to {largest:.3g}")
 
 
 def bar_panel(image: np.ndarray, layer: LevelBars, objects: np.ndarray) -> np.ndarray:
-    """The picture, darkened, with each object's box, and in its corner a bar for each level, filled as far as the
-    number says."""
+    """The darkened image with each object's box, and in its corner a bar per level, filled in proportion to the
+    level's value from 0 to 1."""
     panel = (image * 0.6).astype(np.uint8)
     height = max(4, round(max(panel.shape[:2]) / 60))
     width = 4 * height
@@ -162,7 +171,7 @@ def bar_panel(image: np.ndarray, layer: LevelBars, objects: np.ndarray) -> np.nd
 
 
 def captioned(panel: np.ndarray, text: str) -> np.ndarray:
-    """The panel below a line of text."""
+    """A panel with a line of text above it."""
     strip = np.full((28, panel.shape[1], 3), 255, np.uint8)
     cv2.putText(strip, text, (4, 20), FONT, 0.55, (0, 0, 0), 1, cv2.LINE_AA)
     return np.concatenate([strip, panel])

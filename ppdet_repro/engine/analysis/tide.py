@@ -1,4 +1,4 @@
-"""TIDE's six kinds of errors, and how much AP each of them costs.
+"""Computes TIDE's six kinds of errors and how much average precision each of them costs.
 
 Source: Bolya et al., "TIDE: A General Toolbox for Identifying Object Detection Errors", ECCV 2020; YOLOF, figure 7.
 """
@@ -11,32 +11,41 @@ from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.table import text_table
 
 MEANINGS = {
-    "Cls": "the right place, the wrong class",
-    "Loc": "the right class, an inaccurate box",
-    "Both": "wrong class and inaccurate box",
-    "Dupe": "an object found again",
-    "Bkg": "nothing is there",
-    "Miss": "an object that no detection is near",
+    "Cls": "accurate box, wrong class",
+    "Loc": "inaccurate box, right class",
+    "Both": "inaccurate box, wrong class",
+    "Dupe": "object that was found already",
+    "Bkg": "detection of nothing",
+    "Miss": "object without a detection",
 }
 
 
 class TideErrors(NamedTuple):
-    """`ap` at IoU 0.5, 0 to 100; `main`: AP that would be gained without errors of each kind; `special`: without
-    false positives (FP) or false negatives (FN)."""
+    """The errors of a detector. AP is at IoU 0.5, from 0 to 100.
+
+    Attributes:
+        ap: The average precision.
+        main: For each kind of error, the AP that would be gained without it.
+        special: The AP that would be gained without any false positives (FP) or false negatives (FN).
+    """
 
     ap: float
     main: Dict[str, float]
     special: Dict[str, float]
 
     def table(self) -> str:
-        """The errors for a reader."""
+        """The errors as text."""
         rows = [(name, self.main[name], meaning) for name, meaning in MEANINGS.items()]
         rows += [(name, value, "all of them") for name, value in self.special.items()]
         return f"AP50 {self.ap:.2f}\n{text_table(['error', 'AP lost', 'meaning'], rows)}"
 
 
-def tidecv() -> Any:
-    """The package. UserError: it is not installed."""
+def import_tidecv() -> Any:
+    """Import the package tidecv.
+
+    Raises:
+        UserError: It is not installed.
+    """
     try:
         import tidecv
     except ImportError as error:
@@ -47,25 +56,31 @@ def tidecv() -> Any:
     return tidecv
 
 
-def tide_errors(truth: dict, rows: Sequence[dict], image_ids: Sequence[int]) -> TideErrors:
-    """The errors of COCO result rows against a COCO document (`load_coco_json`) on the images that were looked at.
+def tide_errors(truth: Dict[str, Any], rows: Sequence[Dict[str, Any]], image_ids: Sequence[int]) -> TideErrors:
+    """Compute the errors of detections.
 
-    UserError: tidecv is not installed.
+    Args:
+        truth: The content of a COCO annotation file, from `load_coco_json`.
+        rows: The rows of a COCO result file.
+        image_ids: The evaluated images.
+
+    Raises:
+        UserError: tidecv is not installed.
     """
-    package = tidecv()
-    seen = set(image_ids)
-    wanted, found = package.Data("truth"), package.Data("detections")
+    package = import_tidecv()
+    evaluated = set(image_ids)
+    expected, found = package.Data("truth"), package.Data("detections")
     for category in truth["categories"]:
-        wanted.add_class(category["id"], str(category["name"]))
-    for image_id in seen:
-        wanted.add_image(image_id, str(image_id))
+        expected.add_class(category["id"], str(category["name"]))
+    for image_id in evaluated:
+        expected.add_image(image_id, str(image_id))
     for a in truth["annotations"]:
-        if a["image_id"] in seen:
-            add = wanted.add_ignore_region if a["iscrowd"] else wanted.add_ground_truth
+        if a["image_id"] in evaluated:
+            add = expected.add_ignore_region if a["iscrowd"] else expected.add_ground_truth
             add(a["image_id"], a["category_id"], box=a["bbox"])
     for row in rows:
         found.add_detection(row["image_id"], row["category_id"], row["score"], box=row["bbox"])
-    run = package.TIDE().evaluate(wanted, found, mode=package.TIDE.BOX)
+    run = package.TIDE().evaluate(expected, found, mode=package.TIDE.BOX)
     main = {error.short_name: float(value) for error, value in run.fix_main_errors().items()}
     special = {
         {"FalsePos": "FP", "FalseNeg": "FN"}[error.short_name]: float(value)

@@ -1,7 +1,7 @@
-"""Evaluation: a detector's average precision on the data set of the config.
+"""Evaluates a detector on the dataset of a config.
 
-Over several processes each takes its share of the images; the detections are gathered and judged once, so the
-result is that of one process.
+With several processes, each detects on its share of the images. The first process gathers all detections and computes
+the metric, so the result is that of a single process.
 """
 
 from __future__ import annotations
@@ -18,13 +18,29 @@ from paddle import nn
 from tqdm import tqdm
 
 from ppdet_repro.core.config import Config, RunSettings, build
+from ppdet_repro.core.contract import Batch
+from ppdet_repro.data.reader.readers import EvalReader
 from ppdet_repro.data.source.base import Source
-from ppdet_repro.engine.analysis.report import Evaluated, coco_document, detections_of, write_report
-from ppdet_repro.engine.analysis.tide import tide_errors, tidecv
-from ppdet_repro.engine.evaluation.multi_scale import ManyViews, grouped, reader_of, views
+from ppdet_repro.engine.analysis.report import EvaluationResult, write_report
+from ppdet_repro.engine.analysis.tide import import_tidecv, tide_errors
+from ppdet_repro.engine.evaluation.multi_scale import (
+    MultiViewDetector,
+    ViewBatches,
+    group_batches,
+    list_views,
+    reader_of_view,
+)
 from ppdet_repro.metrics.coco import COCOScores, evaluate_coco, load_coco_json
-from ppdet_repro.metrics.detections import ImageDetections, coco_rows, merge_ranks, split_batch
-from ppdet_repro.metrics.voc import Objects, VOCScores, evaluate_voc
+from ppdet_repro.metrics.detections import (
+    ImageDetections,
+    Objects,
+    coco_document,
+    coco_rows,
+    from_coco_rows,
+    merge_ranks,
+    split_batch,
+)
+from ppdet_repro.metrics.voc import VOCScores, evaluate_voc
 from ppdet_repro.metrics.voc_files import write_voc_files
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import atomic_file
@@ -32,30 +48,52 @@ from ppdet_repro.utils.logger import get_logger
 
 RESULT_FILE = "bbox.json"
 
+Rows = List[Dict[str, Any]]
+Scores = Union[COCOScores, VOCScores]
+
 
 def evaluate(model: nn.Layer, cfg: Config, dataset: Optional[Source] = None) -> Dict[str, float]:
-    """The scores of a detector on EvalDataset by name (`bbox_mAP`, ...), the same on every process.
+    """Evaluate a detector on a config's EvalDataset.
 
-    `dataset`: EvalDataset where the caller has built it already. The config's `metric`, `map_type`,
-    `classwise`, `bias`, `test_scales`, `test_flip`, `tide`, `report`, `output_eval` and `save_prediction_only`
-    count; with the last the detections are written to bbox.json and the result is empty. UserError if data
-    set, metric and model do not belong together.
+    The config also says which metric to compute, which files to write and whether to test at several sizes; see
+    "evaluation" in `RunSettings`.
+
+    Args:
+        model: The detector. It is in eval mode while it runs.
+        cfg: The config.
+        dataset: The EvalDataset, if it was built before.
+
+    Returns:
+        The scores by name, such as `bbox_mAP`, on every process. Empty with `save_prediction_only`.
+
+    Raises:
+        UserError: The dataset, the metric and the model do not fit together, or a file cannot be written.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from ppdet_repro import build_model, load_config
+        >>> from ppdet_repro.data.source.synthetic import generate
+        >>> with TemporaryDirectory() as folder:
+        ...     data = generate(f"{folder}/data", train=1, val=2, size=(64, 64))
+        ...     cfg = load_config("demo/yolof_demo.yml", [f"EvalDataset.dataset_dir={data}", "worker_num=0"])
+        ...     scores = evaluate(build_model(cfg), cfg)
+        >>> round(scores["bbox_mAP"], 1)  # the weights are random
+        0.0
     """
+    run, reader = cfg.run, build(cfg, "EvalReader")
     dataset = build(cfg, "EvalDataset") if dataset is None else dataset
     dataset.load()
     check_evaluation(dataset, cfg)
-    reader = build(cfg, "EvalReader")
     rank, world = dist.get_rank(), dist.get_world_size()
 
-    def batches_of(reader: Any) -> Iterable[Dict[str, Any]]:
-        return reader.batches(
-            dataset, epoch=0, epochs_total=1, seed=0, workers=cfg.run.worker_num, rank=rank, world=world
-        )
+    def batches_of(reader: EvalReader) -> Iterable[Batch]:
+        return reader.batches(dataset, epoch=0, epochs_total=1, seed=0, workers=run.worker_num, rank=rank, world=world)
 
-    batches, seen = batches_of(reader), views(cfg.run.test_scales or [], cfg.run.test_flip)
-    if seen:
-        batches = grouped([batches_of(reader_of(reader, view)) for view in seen])
-        model = ManyViews(model, seen)
+    batches: Iterable[Union[Batch, ViewBatches]] = batches_of(reader)
+    views = list_views(run.test_scales or [], run.test_flip)
+    if views:
+        batches = group_batches([batches_of(reader_of_view(reader, view)) for view in views])
+        model = MultiViewDetector(model, views)
     start = time.perf_counter()
     parts = gather(list(detect(model, batches, len(dataset))))
     scores: Dict[str, float] = {}
@@ -63,15 +101,17 @@ def evaluate(model: nn.Layer, cfg: Config, dataset: Optional[Source] = None) -> 
         detections = merge_ranks(parts, dataset.table.ids.tolist())
         seconds = time.perf_counter() - start
         get_logger().info(f"{len(detections)} images in {seconds:.1f} s, {len(detections) / seconds:.2f} img/s")
-        scores = judge(detections, dataset, cfg.run)
+        scores = evaluate_detections(detections, dataset, run)
     return gather(scores)[0]
 
 
-def detect(model: nn.Layer, batches: Iterable[Dict[str, Any]], images: int) -> Iterator[ImageDetections]:
-    """Run a detector in eval mode on batches and yield each image's detections; its mode is restored.
+def detect(model: nn.Layer, batches: Iterable[Union[Batch, ViewBatches]], images: int) -> Iterator[ImageDetections]:
+    """Run a detector on batches and yield the detections of each image. The model is in eval mode meanwhile.
 
-    `images` is their number over all processes, for the progress bar, which the first process shows on a
-    terminal.
+    Args:
+        model: The detector.
+        batches: The batches.
+        images: The number of images on all processes, for the progress bar of the first process.
     """
     was_training = model.training
     model.eval()
@@ -98,8 +138,12 @@ def gather(value: Any) -> List[Any]:
     return values
 
 
-def judge(detections: Sequence[ImageDetections], dataset: Source, run: RunSettings) -> Dict[str, float]:
-    """Write the detections where the settings ask for it, log the scores and return them by name."""
+def evaluate_detections(detections: Sequence[ImageDetections], dataset: Source, run: RunSettings) -> Dict[str, float]:
+    """Write the detections if the settings ask for it, then compute and log the scores.
+
+    Returns:
+        The scores by name. Empty with `save_prediction_only`.
+    """
     rows = coco_rows(detections, dataset.category_ids, run.bias)
     if run.output_eval is not None or run.save_prediction_only:
         write_rows(rows, run.output_eval or ".")
@@ -107,56 +151,29 @@ def judge(detections: Sequence[ImageDetections], dataset: Source, run: RunSettin
             write_server_files(detections, dataset, run.output_eval or ".")
     if run.save_prediction_only:
         return {}
-    scores: Union[COCOScores, VOCScores]
+    scores: Scores
     if run.metric == "COCO":
         truth = load_coco_json(annotation_file(dataset))
         scores = evaluate_coco(truth, rows, [image.im_id for image in detections])
     else:
         objects = voc_truth(dataset)
-        truth = coco_document(dataset, objects)
+        truth = coco_document(objects, dataset.category_ids, dataset.class_names)
         scores = evaluate_voc(objects, detections, dataset.class_names, run.map_type)
-    values = report(scores, f"evaluation of {len(detections)} images", run)
-    inspect(truth, rows, detections, dataset, scores, run)
-    return values
-
-
-def inspect(
-    truth: dict,
-    rows: Sequence[dict],
-    detections: Sequence[ImageDetections],
-    dataset: Source,
-    scores: Union[COCOScores, VOCScores],
-    run: RunSettings,
-) -> None:
-    """Log TIDE's errors and write the report, where the settings ask for them."""
-    errors = None
-    if run.tide:
-        errors = tide_errors(truth, rows, [image.im_id for image in detections])
-        get_logger().info(f"errors, in AP50 that each costs\n{errors.table()}")
-    if run.report is not None:
-        files = dict(zip(dataset.table.ids.tolist(), dataset.table.files))
-        tables = f"{scores.table()}\n\n{scores.class_table()}"
-        done = Evaluated(truth, rows, detections, files, dataset.class_names, dataset.category_ids, tables)
-        path = write_report(f"{run.architecture}: {len(detections)} images", done, errors, run.report)
-        get_logger().info(f"report in {path}")
-
-
-def report(scores: Union[COCOScores, VOCScores], title: str, run: RunSettings) -> Dict[str, float]:
-    """Log the scores as tables and return them by name."""
-    get_logger().info(f"{title}\n{scores.table()}")
-    if run.classwise:
-        get_logger().info(f"by class\n{scores.class_table()}")
+    log_scores(scores, f"evaluation of {len(detections)} images", run.classwise)
+    analyze(truth, rows, detections, dataset, scores, run)
     return scores.values()
 
 
 def evaluate_file(cfg: Config) -> Dict[str, float]:
-    """The scores of the detections that an evaluation wrote to `output_eval`/bbox.json, without a model.
+    """Compute the scores of the detections that an evaluation wrote to `output_eval`/bbox.json.
 
-    UserError if the file is missing or broken, or the metric is not COCO.
+    Raises:
+        UserError: The file is missing or not in COCO's format, or the metric is not COCO.
     """
-    if cfg.run.metric != "COCO":
-        raise UserError(f"{cfg.path}: metric is {cfg.run.metric}; only COCO result files can be evaluated")
-    path = Path(cfg.run.output_eval or ".") / RESULT_FILE
+    run = cfg.run
+    if run.metric != "COCO":
+        raise UserError(f"{cfg.path}: metric is {run.metric}; only COCO result files can be evaluated")
+    path = Path(run.output_eval or ".") / RESULT_FILE
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         rows = [{key: row[key] for key in ("image_id", "category_id", "bbox", "score")} for row in rows]
@@ -167,14 +184,45 @@ def evaluate_file(cfg: Config) -> Dict[str, float]:
     dataset = build(cfg, "EvalDataset")
     truth, ids = load_coco_json(annotation_file(dataset)), dataset.table.ids.tolist()
     scores = evaluate_coco(truth, rows, ids)
-    values = report(scores, f"evaluation of {path}", cfg.run)
-    if cfg.run.tide or cfg.run.report is not None:
-        inspect(truth, rows, detections_of(rows, dataset.category_ids, ids, cfg.run.bias), dataset, scores, cfg.run)
-    return values
+    log_scores(scores, f"evaluation of {path}", run.classwise)
+    analyze(truth, rows, from_coco_rows(rows, dataset.category_ids, ids, run.bias), dataset, scores, run)
+    return scores.values()
 
 
-def write_rows(rows: List[dict], folder: Union[str, Path]) -> Path:
-    """Write COCO result rows to `folder`/bbox.json. UserError if the disk refuses."""
+def log_scores(scores: Scores, title: str, per_class: bool) -> None:
+    """Log the scores as tables."""
+    get_logger().info(f"{title}\n{scores.table()}")
+    if per_class:
+        get_logger().info(f"per class\n{scores.class_table()}")
+
+
+def analyze(
+    truth: Dict[str, Any],
+    rows: Rows,
+    detections: Sequence[ImageDetections],
+    dataset: Source,
+    scores: Scores,
+    run: RunSettings,
+) -> None:
+    """Log TIDE's errors and write the report, if the settings ask for them."""
+    errors = None
+    if run.tide:
+        errors = tide_errors(truth, rows, [image.im_id for image in detections])
+        get_logger().info(f"AP50 lost per kind of error\n{errors.table()}")
+    if run.report is not None:
+        files = dict(zip(dataset.table.ids.tolist(), dataset.table.files))
+        tables = f"{scores.table()}\n\n{scores.class_table()}"
+        result = EvaluationResult(truth, rows, detections, files, dataset.class_names, dataset.category_ids, tables)
+        path = write_report(f"{run.architecture}: {len(detections)} images", result, errors, run.report)
+        get_logger().info(f"report in {path}")
+
+
+def write_rows(rows: Rows, folder: Union[str, Path]) -> Path:
+    """Write the rows of a COCO result file to `folder`/bbox.json and return its path.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
     path = Path(folder) / RESULT_FILE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -187,8 +235,11 @@ def write_rows(rows: List[dict], folder: Union[str, Path]) -> Path:
 
 
 def write_server_files(detections: Sequence[ImageDetections], dataset: Source, folder: Union[str, Path]) -> None:
-    """Write the files that the VOC server takes to `folder`, named for the data set's split. UserError if the disk
-    refuses."""
+    """Write the files for the VOC evaluation server. The dataset's annotation file names the split.
+
+    Raises:
+        UserError: A file cannot be written.
+    """
     names = {int(im_id): Path(file).stem for im_id, file in zip(dataset.table.ids, dataset.table.files)}
     split = Path(dataset.anno_path or "set").stem
     try:
@@ -199,7 +250,7 @@ def write_server_files(detections: Sequence[ImageDetections], dataset: Source, f
 
 
 def check_classes(dataset: Source, cfg: Config, name: str = "EvalDataset") -> None:
-    """UserError if the data set has another number of classes than the model."""
+    """Check that the dataset and the model have the same number of classes, else raise a `UserError`."""
     classes = len(dataset.class_names)
     if classes != cfg.run.num_classes:
         raise UserError(
@@ -209,38 +260,39 @@ def check_classes(dataset: Source, cfg: Config, name: str = "EvalDataset") -> No
 
 
 def check_evaluation(dataset: Source, cfg: Config) -> None:
-    """UserError for what would end an evaluation on this data set; a training asks before its first epoch, which would
-    be lost with it."""
+    """Check that a detector of this config can be evaluated on a dataset, before hours of detection or training.
+
+    Raises:
+        UserError: The dataset, the metric, the model and `test_scales` do not fit together, or tidecv is needed but not
+            installed.
+    """
+    run = cfg.run
     check_classes(dataset, cfg)
-    check_metric(dataset, cfg.run)
-    for view in views(cfg.run.test_scales or [], cfg.run.test_flip):
-        reader_of(build(cfg, "EvalReader"), view)
-
-
-def check_metric(dataset: Source, run: RunSettings) -> None:
-    """UserError if the metric needs what the data set or the machine does not have; found before a model runs for
-    hours."""
     if run.tide:
-        tidecv()
-    if run.save_prediction_only:
-        return
-    if run.metric == "COCO":
+        import_tidecv()
+    if run.metric == "COCO" and not run.save_prediction_only:
         annotation_file(dataset)
-    elif not {"gt_bbox", "gt_class"} <= set(dataset.record(0)):
+    elif not run.save_prediction_only and not {"gt_bbox", "gt_class"} <= set(dataset.record(0)):
         raise UserError("metric VOC needs gt_bbox and gt_class in EvalDataset.data_fields")
+    for view in list_views(run.test_scales or [], run.test_flip):
+        reader_of_view(build(cfg, "EvalReader"), view)
 
 
 def annotation_file(dataset: Source) -> Path:
-    """The COCO file of a data set. UserError if it has none."""
+    """The path of a dataset's COCO annotation file.
+
+    Raises:
+        UserError: The dataset has none.
+    """
     path = Path(dataset.dataset_dir, dataset.anno_path or "")
     if path.suffix != ".json":
-        raise UserError(f"metric COCO needs a COCO json, EvalDataset.anno_path is {path}; or set metric: VOC")
+        raise UserError(f"metric COCO needs a COCO JSON file, but EvalDataset.anno_path is {path}; or set metric: VOC")
     return path
 
 
 def voc_truth(dataset: Source) -> Dict[int, Objects]:
-    """The objects of each image id; none is difficult if the data set does not say."""
-    truth = {}
+    """The objects of a dataset by image id. Without the field `difficult`, none is difficult."""
+    truth: Dict[int, Objects] = {}
     for i in range(len(dataset)):
         record = dataset.record(i)
         classes = record["gt_class"].reshape(-1)

@@ -1,18 +1,20 @@
-"""Multi-scale testing: one picture at several sizes, mirrored too, and one suppression of all boxes.
+"""Multi-scale testing: each image is detected at several sizes, also mirrored, and one NMS merges all boxes.
 
-B images, N candidates of all views, K classes.
+B images, N candidate boxes, K classes.
 Source: the usual test-time augmentation of COCO results; YOLOF's Table 1 follows HTC (Chen et al., CVPR 2019).
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple, TypedDict
 
 import numpy as np
 import paddle
 from paddle import nn
 
+from ppdet_repro.core.contract import Batch, Tensor
+from ppdet_repro.data.reader.readers import EvalReader
 from ppdet_repro.data.transform.base import Context, Sample
 from ppdet_repro.data.transform.resize import Resize
 from ppdet_repro.modeling.architectures.detector import Detector
@@ -20,23 +22,31 @@ from ppdet_repro.utils.errors import UserError
 
 
 class View(NamedTuple):
-    """A size to fit the picture into (short side, long side; pixels), and whether to mirror it."""
+    """A size to fit the image into (short side, long side in pixels), and whether to mirror the image."""
 
     size: Tuple[int, int]
     mirrored: bool
 
 
+class ViewBatches(TypedDict):
+    """The batches of all views of the same images."""
+
+    im_id: Tensor  # [B, 1]
+    views: Sequence[Batch]  # one per view
+
+
 class Mirror:
-    """Left and right exchanged."""
+    """A transform that swaps left and right of the image."""
 
     def __call__(self, sample: Sample, ctx: Context) -> Sample:
         return {**sample, "image": np.ascontiguousarray(sample["image"][:, ::-1])}
 
 
-def views(sizes: Sequence[Sequence[int]], flip: bool) -> List[View]:
-    """Every size, and with `flip` every size mirrored.
+def list_views(sizes: Sequence[Sequence[int]], flip: bool) -> List[View]:
+    """The views for the settings `test_scales` and `test_flip`: every size, and with `flip` every size mirrored, too.
 
-    UserError: a size is not two whole numbers.
+    Raises:
+        UserError: A size is not two positive numbers.
     """
     for size in sizes:
         if len(size) != 2 or min(size) < 1:
@@ -45,14 +55,15 @@ def views(sizes: Sequence[Sequence[int]], flip: bool) -> List[View]:
     return [View(size, mirrored) for size in sides for mirrored in ((False, True) if flip else (False,))]
 
 
-def reader_of(reader: Any, view: View) -> Any:
-    """A copy of an EvalReader that resizes to the view's size, keeping the ratio, and mirrors after that.
+def reader_of_view(reader: EvalReader, view: View) -> EvalReader:
+    """A copy of a reader that resizes to the view's size, with the image's aspect ratio, and then mirrors if needed.
 
-    UserError: the reader's sample transforms do not resize exactly once.
+    Raises:
+        UserError: The reader's sample transforms do not contain exactly one `Resize`.
     """
     resizes = [i for i, transform in enumerate(reader.sample_transforms) if isinstance(transform, Resize)]
     if len(resizes) != 1:
-        raise UserError(f"test_scales wants one Resize in EvalReader.sample_transforms, there are {len(resizes)}")
+        raise UserError(f"test_scales needs one Resize in EvalReader.sample_transforms, there are {len(resizes)}")
     own = copy.copy(reader)
     own.sample_transforms = list(reader.sample_transforms)
     resize = own.sample_transforms[resizes[0]]
@@ -62,28 +73,28 @@ def reader_of(reader: Any, view: View) -> Any:
     return own
 
 
-class ManyViews(nn.Layer):
-    """A detector of batches that are seen in several views: {`im_id`, `views`: a batch for each}."""
+class MultiViewDetector(nn.Layer):
+    """A detector that merges the candidate boxes of several views before its NMS."""
 
-    def __init__(self, model: Detector, seen: Sequence[View]):
+    def __init__(self, model: Detector, views: Sequence[View]):
         super().__init__()
         self.model = model
-        self.seen = seen
+        self.views = views
         self.training = model.training
 
-    def forward(self, batch: Dict[str, Any]) -> Dict[str, paddle.Tensor]:
-        """As a detector's: {`bbox`: [M, 6], `bbox_num`: [B]}."""
-        parts = [candidates(self.model, *pair) for pair in zip(batch["views"], self.seen)]
+    def forward(self, batch: ViewBatches) -> Dict[str, Tensor]:
+        """The detections as `Detector.forward` returns them."""
+        parts = [candidates(self.model, *pair) for pair in zip(batch["views"], self.views)]
         return self.model.suppress(*merge(parts))._asdict()
 
 
-def grouped(views: Sequence[Iterable[Dict[str, Any]]]) -> Iterator[Dict[str, Any]]:
-    """The batches for `ManyViews` from those of each view, which are of the same images in the same order."""
-    return ({"im_id": group[0]["im_id"], "views": group} for group in zip(*views))
+def group_batches(batches: Sequence[Iterable[Batch]]) -> Iterator[ViewBatches]:
+    """Group the batches of several readers, which have the same images in the same order."""
+    return (ViewBatches(im_id=group[0]["im_id"], views=group) for group in zip(*batches))
 
 
-def candidates(model: Detector, batch: Dict[str, Any], view: View) -> Tuple[paddle.Tensor, paddle.Tensor]:
-    """Boxes [B, N, 4] of one view in pixels of the original images, scores [B, K, N]."""
+def candidates(model: Detector, batch: Batch, view: View) -> Tuple[Tensor, Tensor]:
+    """The boxes [B, N, 4] of one view in pixels of the original images, and their scores [B, K, N]."""
     boxes, scores = model.decode(model.raw(batch["image"]), batch["im_shape"], batch["scale_factor"])
     if not view.mirrored:
         return boxes, scores
@@ -91,12 +102,12 @@ def candidates(model: Detector, batch: Dict[str, Any], view: View) -> Tuple[padd
     return mirror(boxes, widths), scores
 
 
-def mirror(boxes: paddle.Tensor, widths: paddle.Tensor) -> paddle.Tensor:
-    """Boxes [B, N, 4] of mirrored images in the images themselves, which are `widths` [B, 1] wide."""
+def mirror(boxes: Tensor, widths: Tensor) -> Tensor:
+    """Mirror boxes [B, N, 4] in images with the widths [B, 1]."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return paddle.stack([widths - x2, y1, widths - x1, y2], axis=-1)
 
 
-def merge(parts: Sequence[Tuple[paddle.Tensor, paddle.Tensor]]) -> Tuple[paddle.Tensor, paddle.Tensor]:
-    """The candidates of all views as those of one: boxes [B, N, 4] and scores [B, K, N]."""
+def merge(parts: Sequence[Tuple[Tensor, Tensor]]) -> Tuple[Tensor, Tensor]:
+    """Concatenate the candidates of all views: boxes [B, N, 4] and scores [B, K, N]."""
     return paddle.concat([boxes for boxes, _ in parts], axis=1), paddle.concat([scores for _, scores in parts], axis=2)

@@ -1,4 +1,4 @@
-"""Anchors from a data set's boxes."""
+"""Anchors from the boxes of a dataset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ import pytest
 import yaml
 
 from ppdet_repro import load_config
-from ppdet_repro.engine.analysis.anchor_cluster import box_sizes, cluster, config_anchors, evolve, fit, kmeans, report
+from ppdet_repro.engine.analysis.anchor_cluster import (
+    anchor_report,
+    box_sizes,
+    cluster,
+    config_anchors,
+    evolve,
+    fit,
+    kmeans,
+)
 from ppdet_repro.utils.errors import UserError
 
 ANCHORS = [[10, 20], [40, 40], [100, 50]]
@@ -24,7 +32,7 @@ def blobs(seed=0, count=60, spread=0.05):
 
 @pytest.fixture
 def config(tmp_path):
-    """A data set of two images, 100 x 200 and 50 x 50 px (h x w), with three boxes, and a config that names it."""
+    """A dataset of two images, 100 x 200 and 50 x 50 px (h x w), with three boxes, and a config for it."""
     images = [{"id": i, "file_name": f"{i}.jpg", "height": h, "width": w} for i, h, w in ((1, 100, 200), (2, 50, 50))]
     boxes = [(1, [0, 0, 20, 10]), (1, [5, 5, 100, 50]), (2, [10, 10, 25, 5])]
     truth = {
@@ -37,7 +45,7 @@ def config(tmp_path):
     }
     (tmp_path / "truth.json").write_text(json.dumps(truth))
     for item in images:
-        (tmp_path / item["file_name"]).touch()  # is there, and never opened
+        (tmp_path / item["file_name"]).touch()  # exists but is never opened
     document = {
         "num_classes": 1,
         "epoch": 1,
@@ -58,8 +66,8 @@ def config(tmp_path):
 
 
 def test_recall_and_overlap_by_hand():
-    """A box of 20 x 10 has IoU 1 with itself as anchor; one of 40 x 40 holds it: 200 / 1600. A side 4 times as long
-    is out of an anchor's reach."""
+    """A box of 20 x 10 has IoU 1 with itself as anchor; one of 40 x 40 contains it: 200 / 1600. An anchor
+    does not fit a box with a side 4 times as long."""
     sizes = np.array([[20.0, 10], [40, 40]])
     assert fit(sizes, np.array([[20.0, 10]])) == (0.5, (1 + 200 / 1600) / 2)  # 40 / 10 = 4
     assert fit(sizes, np.array([[20.0, 10.1]])).recall == 1.0
@@ -80,15 +88,15 @@ def test_evolution_never_worsens_the_fit():
     assert fit(sizes, evolve(start, sizes, rng, 100)).iou > fit(sizes, start).iou
 
 
-def test_boxes_are_measured_at_the_input_s_size(config):
+def test_boxes_are_measured_at_the_input_size(config):
     """At 100 x 100: the first image is halved in width, the second doubled."""
     np.testing.assert_allclose(box_sizes(config, 100, 100), [[10, 10], [50, 50], [50, 10]])
     np.testing.assert_array_equal(config_anchors(config), ANCHORS)
 
 
-def test_the_report_judges_both_and_writes_nothing(config, tmp_path):
+def test_the_report_has_old_and_new_anchors_and_writes_no_file(config, tmp_path):
     before = sorted(tmp_path.iterdir())
-    text = report(config, None, None, 10, 0)
+    text = anchor_report(config, None, None, 10, 0)
     assert text.splitlines()[0] == "3 boxes at 100 x 100 px"
     assert f"anchors: {ANCHORS}" in text  # the config's, as a config has them
     assert "new: best possible recall 1.0000, mean IoU with the best anchor 1.0000" in text
@@ -98,9 +106,9 @@ def test_the_report_judges_both_and_writes_nothing(config, tmp_path):
 
 def test_too_few_boxes_and_no_size_are_user_errors(config, tmp_path):
     with pytest.raises(UserError, match="3 boxes are too few for 4 anchors"):
-        report(config, (100, 100), 4, 0, 0)
+        anchor_report(config, (100, 100), 4, 0, 0)
     document = yaml.safe_load((tmp_path / "c.yml").read_text())
     document["TestReader"] = {}
     (tmp_path / "c.yml").write_text(yaml.safe_dump(document))
     with pytest.raises(UserError, match="give the size with --size"):
-        report(load_config(tmp_path / "c.yml"), None, None, 0, 0)
+        anchor_report(load_config(tmp_path / "c.yml"), None, None, 0, 0)

@@ -1,4 +1,4 @@
-"""What training makes of an image: the heads' descriptions by hand, and the pictures of them."""
+"""Training targets: the heads' assignments computed by hand, and the drawings of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ppdet_repro.core.config import build
 from ppdet_repro.data.source.synthetic import generate
 from ppdet_repro.data.transform.targets_ttf import ttf_target
 from ppdet_repro.data.transform.targets_yolo import Gt2YoloTarget
-from ppdet_repro.engine.analysis.show_assignment import captioned, draw, map_panel, picture, show_assignment
+from ppdet_repro.engine.analysis.show_assignment import captioned, draw, map_panel, show_assignment, to_uint8
 from ppdet_repro.modeling.anchors import AnchorGenerator
 from ppdet_repro.modeling.assigners.uniform_assigner import UniformAssigner
 from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, WeightMap, cells, owners_of
@@ -54,9 +54,9 @@ TrainReader:
 """
 
 
-def test_ttf_describes_centres_and_maps():
+def test_ttf_assigns_center_cells_and_maps():
     head = TTFHead(1, 2, hm_loss=CTFocalLoss(), wh_loss=GIoULoss(reduction="sum"), ags=AdaptiveGaussianSampling())
-    boxes = np.array([[2, 4, 10, 16], [16, 8, 32, 24]], np.float32)  # centres 6, 10 and 24, 16
+    boxes = np.array([[2, 4, 10, 16], [16, 8, 32, 24]], np.float32)  # centers 6, 10 and 24, 16
     target = ttf_target(boxes, np.array([1, 0]), (32, 32), 2)
     keys = "ttf_heatmap", "ttf_box_target", "ttf_reg_weight"
     batch = {key: paddle.to_tensor(array[None]) for key, array in zip(keys, target)}
@@ -75,7 +75,7 @@ def test_ttf_describes_centres_and_maps():
     assert len(head.assignment(flat, batch)[0].maps) == 2
 
 
-def test_yolof_describes_matched_and_ignored_anchors():
+def test_yolof_assigns_and_ignores_anchors():
     head = YOLOFHead(
         2,
         YOLOFFeat(4, 4, 1, 1),
@@ -101,7 +101,7 @@ def test_yolof_describes_matched_and_ignored_anchors():
     assert found.boxes[1].owners.tolist() == [-1]
 
 
-def test_yolo_describes_cells_and_anchors():
+def test_yolo_assigns_cells_and_anchors():
     anchors, masks = [[8, 8], [16, 32]], [[1], [0]]
     head = YOLOv3Head([4, 4], [16, 8], anchors, masks, 2, YOLOv3Loss(2, downsample=[16, 8]))
     # a box of 14 x 30 around 24, 17 in 64 x 32 pixels: the second anchor's, cell (1, 1) of stride 16
@@ -139,7 +139,7 @@ def test_owners_are_the_nearest_objects():
     assert cells(np.array([[1, 3]]), 8).tolist() == [[24, 8, 32, 16]]
 
 
-def test_map_panel_colours_only_what_is_not_zero():
+def test_a_map_panel_colors_only_values_that_are_not_zero():
     image = np.full((8, 8, 3), 100, np.uint8)
     values = np.zeros((2, 2), np.float32)
     values[0, 1] = 5.0
@@ -150,13 +150,13 @@ def test_map_panel_colours_only_what_is_not_zero():
     assert captioned(image, "text").shape[1] == 8
 
 
-def test_a_panel_for_each_kind():
+def test_there_is_a_panel_per_kind_of_boxes_and_per_map():
     image = np.zeros((32, 480, 3), np.uint8)
     one = AssignedBoxes("a", np.array([[1.0, 1, 9, 9]]), np.array([0]))
     none = AssignedBoxes("b", np.zeros((0, 4)), np.zeros(0, int))
     sheet = draw(image, Assignment(one.boxes, [one, none], [WeightMap("c", np.ones((4, 60)))]))
     assert sheet.shape == (2 * 484, 2 * 484, 3)
-    assert picture(np.random.randn(3, 4, 6).astype(np.float32)).shape == (4, 6, 3)
+    assert to_uint8(np.random.randn(3, 4, 6).astype(np.float32)).shape == (4, 6, 3)
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def config(tmp_path_factory):
     return path
 
 
-def test_pictures_of_chosen_images(config, tmp_path):
+def test_chosen_images_are_drawn(config, tmp_path):
     cfg = load_config(config)
     source = build(cfg, "TrainDataset")
     source.load()
@@ -177,11 +177,11 @@ def test_pictures_of_chosen_images(config, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [f"{last.stem}.jpg"]
     assert lines[0].startswith(str(tmp_path / f"{last.stem}.jpg: ")) and "positive cells" in lines[0]
     assert len(show_assignment(cfg, tmp_path, number=2)) == 2
-    with pytest.raises(UserError, match="no 'absent.jpg'"):
+    with pytest.raises(UserError, match="none of TrainDataset's 4 images is 'absent.jpg'"):
         show_assignment(cfg, tmp_path, images=["absent.jpg"])
 
 
-def test_the_command(config, tmp_path):
+def test_the_command_writes_drawings_or_one_line(config, tmp_path):
     command = [sys.executable, ROOT / "tools" / "show_assignment.py", "-c", config, "-n", "1"]
     done = subprocess.run([*command, "--output_dir", tmp_path], capture_output=True, text=True, check=True)
     (written,) = tmp_path.iterdir()

@@ -25,7 +25,7 @@ from ppdet_repro.utils.errors import UserError
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A folder with a little set in `data` and the config `tiny.yml`."""
+    """A folder with a small dataset in `data` and the config `tiny.yml`."""
     folder = tmp_path_factory.mktemp("tiny")
     write_config(folder, write_images(folder / "data", count=7))
     return folder
@@ -57,19 +57,19 @@ def test_scores_are_those_of_the_detections_and_the_mode_is_restored(tiny, model
     assert {"bbox_mAP_50", "bbox_AR_100", "bbox_AP/square", "bbox_AP/disc"} <= set(scores)
 
 
-def test_a_result_file_is_judged_without_a_model(tiny, model, tmp_path):
+def test_a_result_file_is_evaluated_without_a_model(tiny, model, tmp_path):
     cfg = config(tiny, f"output_eval={tmp_path}")
     expected = evaluate(model, cfg)
     assert evaluate_file(cfg) == expected
 
 
-def test_predictions_only(tiny, model, tmp_path):
+def test_with_save_prediction_only_detections_are_written_and_not_evaluated(tiny, model, tmp_path):
     cfg = config(tiny, f"output_eval={tmp_path}", "save_prediction_only=true")
     assert evaluate(model, cfg) == {}
     assert json.loads((tmp_path / "bbox.json").read_text())
 
 
-def test_the_bias_counts_pixels(tiny, model, tmp_path):
+def test_the_bias_is_added_to_widths_and_heights(tiny, model, tmp_path):
     sizes = []
     for bias in (0, 1):
         evaluate(model, config(tiny, f"output_eval={tmp_path}", f"bias={bias}"))
@@ -77,7 +77,7 @@ def test_the_bias_counts_pixels(tiny, model, tmp_path):
     np.testing.assert_allclose(sizes[1], sizes[0] + 1, atol=1e-9)
 
 
-def test_voc_metric_takes_the_objects_from_the_data_set(tiny, model):
+def test_the_voc_metric_takes_the_objects_from_the_dataset(tiny, model):
     fields = "EvalDataset.data_fields=[image, gt_bbox, gt_class]"
     scores = evaluate(model, config(tiny, "metric=VOC", "map_type=integral", fields))
     assert 0 < scores["bbox_mAP"] <= 1 and "bbox_AP/square" in scores
@@ -85,10 +85,12 @@ def test_voc_metric_takes_the_objects_from_the_data_set(tiny, model):
         evaluate(model, config(tiny, "metric=VOC"))
 
 
-def test_mistakes_are_one_line(tiny, model, tmp_path):
+def test_each_mistake_of_the_user_is_one_line(tiny, model, tmp_path):
     with pytest.raises(UserError, match="EvalDataset has 2 classes, but num_classes of the model is 5"):
         evaluate(model, config(tiny, "num_classes=5"))
-    with pytest.raises(UserError, match="metric COCO needs a COCO json, EvalDataset.anno_path is .*or set metric: VOC"):
+    with pytest.raises(
+        UserError, match="metric COCO needs a COCO JSON file, but EvalDataset.anno_path is .*or set metric: VOC"
+    ):
         dataset = build(config(tiny), "EvalDataset")
         dataset.load()
         dataset.anno_path = "test.txt"
@@ -114,7 +116,7 @@ def test_two_processes_find_what_one_finds(tiny, model, tmp_path):
     expected = evaluate(model, config(tiny, f"output_eval={tmp_path / 'one'}", "EvalReader.batch_size=2"))
     one, two = (json.loads((tmp_path / name / "bbox.json").read_text()) for name in ("one", "two"))
     assert evaluate_coco(load_coco_json(tiny / "data" / "truth.json"), two).values() == expected
-    for a, b in zip(one, two):  # row by row; the processes have other numbers of threads, so the last bits differ
+    for a, b in zip(one, two):  # the last bits differ, because the processes have other numbers of threads
         assert (a["image_id"], a["category_id"]) == (b["image_id"], b["category_id"])
         np.testing.assert_allclose(a["bbox"], b["bbox"], atol=1e-3)
     assert len(one) == len(two)

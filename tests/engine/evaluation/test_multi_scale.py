@@ -1,4 +1,4 @@
-"""Multi-scale testing: the views, their merge by hand, and an evaluation with it."""
+"""Multi-scale testing: the views, merging them by hand, and an evaluation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from tiny_yolof import tiny_model, write_config, write_images
 
 from ppdet_repro.core.config import build, load_config
 from ppdet_repro.engine.evaluation.evaluate import evaluate
-from ppdet_repro.engine.evaluation.multi_scale import ManyViews, View, merge, mirror, reader_of, views
+from ppdet_repro.engine.evaluation.multi_scale import MultiViewDetector, View, list_views, merge, mirror, reader_of_view
 from ppdet_repro.modeling.nms import MultiClassNMS
 from ppdet_repro.utils.errors import UserError
 
 
 class Recorded:
-    """A detector whose head's boxes [1, 1, 4] (input pixels) and scores [1, 1, 1] are written in the image's batch."""
+    """A detector that finds the boxes [1, 1, 4] (input pixels) and scores [1, 1, 1] that are given as the image."""
 
     def raw(self, image):
         return image
@@ -37,34 +37,33 @@ def batch(box, score, scale, size=(100, 200)):
     }
 
 
-def detect(parts, seen):
-    many = ManyViews.forward
-    holder = type("Holder", (), {"model": Recorded(), "seen": seen})()
-    return many(holder, {"views": parts})["bbox"].numpy().round(4).tolist()
+def detect(parts, views):
+    holder = type("Holder", (), {"model": Recorded(), "views": views})()
+    return MultiViewDetector.forward(holder, {"views": parts})["bbox"].numpy().round(4).tolist()
 
 
 def test_the_best_view_of_an_object_wins():
-    # a picture of 100 x 200; at half the size 5, 10, 25, 30 is 10, 20, 50, 60 in it; at twice the size 24, 40, 104,
+    # an image of 100 x 200; at half the size 5, 10, 25, 30 is 10, 20, 50, 60 in it; at twice the size 24, 40, 104,
     # 120 is 12, 20, 52, 60: intersection 38 * 40, union 2 * 1600 - 1520: IoU .905 > .6, so the better score stays
     parts = [batch((5, 10, 25, 30), 0.5, 0.5), batch((24, 40, 104, 120), 0.75, 2.0)]
-    seen = [View((50, 100), False), View((200, 400), False)]
-    assert detect(parts, seen) == [[0, 0.75, 12, 20, 52, 60]]
+    views = [View((50, 100), False), View((200, 400), False)]
+    assert detect(parts, views) == [[0, 0.75, 12, 20, 52, 60]]
 
 
 def test_objects_of_different_views_are_joined():
     parts = [batch((5, 10, 25, 30), 0.5, 0.5), batch((200, 40, 280, 120), 0.75, 2.0)]
-    seen = [View((50, 100), False), View((200, 400), False)]
-    assert detect(parts, seen) == [[0, 0.75, 100, 20, 140, 60], [0, 0.5, 10, 20, 50, 60]]
+    views = [View((50, 100), False), View((200, 400), False)]
+    assert detect(parts, views) == [[0, 0.75, 100, 20, 140, 60], [0, 0.5, 10, 20, 50, 60]]
 
 
 def test_a_mirrored_view_is_mirrored_back():
-    # at twice the size the mirrored picture has the box at 296..376 of 400: 148..188 of 200, so 12..52 unmirrored
+    # at twice the size the mirrored image has the box at 296..376 of 400: 148..188 of 200, so 12..52 unmirrored
     parts = [batch((5, 10, 25, 30), 0.5, 0.5), batch((296, 40, 376, 120), 0.75, 2.0)]
-    seen = [View((50, 100), False), View((200, 400), True)]
-    assert detect(parts, seen) == [[0, 0.75, 12, 20, 52, 60]]
+    views = [View((50, 100), False), View((200, 400), True)]
+    assert detect(parts, views) == [[0, 0.75, 12, 20, 52, 60]]
 
 
-def test_mirroring_twice_is_nothing():
+def test_mirroring_twice_changes_nothing():
     boxes, widths = paddle.to_tensor([[[1.0, 2, 30, 40]], [[0.0, 0, 9, 9]]]), paddle.to_tensor([[100.0], [50.0]])
     assert mirror(boxes, widths).tolist() == [[[70, 2, 99, 40]], [[41, 0, 50, 9]]]
     assert mirror(mirror(boxes, widths), widths).tolist() == boxes.tolist()
@@ -78,12 +77,12 @@ def test_the_merge_keeps_every_candidate_with_its_scores():
 
 
 def test_views_are_every_size_and_its_mirror_image():
-    assert views([[600, 900], [1200, 800]], True) == [
+    assert list_views([[600, 900], [1200, 800]], True) == [
         ((600, 900), False), ((600, 900), True), ((800, 1200), False), ((800, 1200), True),
     ]  # fmt: skip
-    assert views([[600, 900]], False) == [((600, 900), False)] and views([], True) == []
+    assert list_views([[600, 900]], False) == [((600, 900), False)] and list_views([], True) == []
     with pytest.raises(UserError, match="test_scales"):
-        views([[600]], False)
+        list_views([[600]], False)
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +91,16 @@ def tiny(tmp_path_factory):
     return write_config(folder, write_images(folder / "data", count=4))
 
 
-def test_a_view_resizes_and_mirrors_the_readers_picture(tiny):
+def test_a_view_resizes_and_mirrors_the_image(tiny):
     cfg = load_config(tiny)
     dataset, reader = build(cfg, "EvalDataset"), build(cfg, "EvalReader")
     dataset.load()
     plain, mirrored = (
-        next(iter(reader_of(reader, View((64, 200), on)).batches(dataset, epoch=0, epochs_total=1, seed=0, workers=0)))
+        next(
+            iter(
+                reader_of_view(reader, View((64, 200), on)).batches(dataset, epoch=0, epochs_total=1, seed=0, workers=0)
+            )
+        )
         for on in (False, True)
     )
     height, width = (int(side) for side in plain["im_shape"][0])
@@ -105,10 +108,10 @@ def test_a_view_resizes_and_mirrors_the_readers_picture(tiny):
     np.testing.assert_array_equal(
         plain["image"][0, :, :height, :width].numpy(), mirrored["image"][0, :, :height, :width].numpy()[..., ::-1]
     )
-    assert len(reader.sample_transforms) == 4  # the reader itself is as it was
+    assert len(reader.sample_transforms) == 4  # the reader itself is unchanged
     reader.sample_transforms = []
     with pytest.raises(UserError, match="there are 0"):
-        reader_of(reader, View((64, 200), False))
+        reader_of_view(reader, View((64, 200), False))
 
 
 def test_the_same_size_again_changes_no_score_and_more_sizes_do(tiny):
