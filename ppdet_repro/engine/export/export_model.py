@@ -13,9 +13,10 @@ The folder has the format of PaddleDetection's exports:
 from __future__ import annotations
 
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Set, Union
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Set, Union
 
 import numpy as np
 import paddle
@@ -62,22 +63,23 @@ def export_model(
         target: "paddle", "onnx" or "lite". The last two never contain the suppression of duplicates.
         precision: Of a Paddle-Lite model: "fp32", "fp16", "int8" or "int16".
         verify_on: Image files on which the exported model must find what the detector finds.
-        quantize: Replaces the float32 model in a folder by an int8 one. Its second argument reads an image file as
-            inputs of the network. A model that was trained with `slim: QAT` is exported in int8 in any case.
+        quantize: Replaces the float32 model in a folder by an int8 one, given a function that reads an image file as
+            inputs of the network. A model that was trained with `slim: QAT` is exported in int8 without it.
 
     Returns:
-        The folder, `output_dir`/NAME, NAME_onnx or NAME_lite, where NAME is the config's. A folder of that name is
-        replaced as soon as the new one is complete.
+        The folder, `output_dir`/NAME, NAME_onnx or NAME_lite, where NAME is the config's. It replaces an older one.
 
     Raises:
-        UserError: The target does not support the model, the config lacks something, a converter fails, the exported
-            model does not agree with the detector, or the folder cannot be written.
+        UserError: The target does not support the model or the config, a converter fails, the exported model does not
+            agree with the detector, or the folder cannot be written.
 
-    >>> from tempfile import mkdtemp
-    >>> from ppdet_repro import build_model, load_config
-    >>> cfg = load_config("yolof/yolof_r18vd_bccd.yml")
-    >>> export_model(build_model(cfg), cfg, mkdtemp()).name
-    'yolof_r18vd_bccd'
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> from ppdet_repro import build_model, export_model, load_config
+        >>> cfg = load_config("demo/yolof_demo.yml", ["export.benchmark=true"])  # the network alone
+        >>> with TemporaryDirectory() as output_dir:
+        ...     print(export_model(build_model(cfg), cfg, output_dir).name)
+        yolof_demo
     """
     if cfg.run.slim == "QAT":
         if verify_on:
@@ -87,10 +89,8 @@ def export_model(
     network_input = for_one_image(read_input(cfg), cfg) if target == "lite" else read_input(cfg)
     content = infer_config(cfg, network_input, remaining_suppression(detector, settings))
     destination = Path(output_dir) / (cfg.name if target == "paddle" else f"{cfg.name}_{target}")
-    was_training = detector.training
-    detector.eval()
     try:
-        with atomic_folder(destination) as folder:
+        with eval_mode(detector), atomic_folder(destination) as folder:
             network = wrap(adapt(detector, target, settings.fuse_conv_bn), settings, network_input.normalize)
             save_network(network, network_input.shape, folder / "model")
             (folder / "infer_cfg.yml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
@@ -103,11 +103,20 @@ def export_model(
                 get_logger().info(f"{destination} agrees with the eager model\n{found.table()}")
     except OSError as error:
         raise UserError(f"cannot write the export to {destination}: {error.strerror or error}") from error
+    get_logger().info(f"exported to {destination}")
+    return destination
+
+
+@contextmanager
+def eval_mode(detector: Detector) -> Iterator[None]:
+    """Switch the detector to eval mode, and back at the end if it was in training mode."""
+    was_training = detector.training
+    detector.eval()
+    try:
+        yield
     finally:
         if was_training:
             detector.train()
-    get_logger().info(f"exported to {destination}")
-    return destination
 
 
 def remaining_suppression(detector: Detector, settings: ExportSettings) -> Optional[Dict[str, Any]]:

@@ -17,7 +17,7 @@ from ppdet_repro.engine.export.export_model import export_model
 from ppdet_repro.runtime import paddle_tensorrt as tensorrt
 from ppdet_repro.runtime.model_folder import ModelFolder, open_model_folder
 from ppdet_repro.runtime.paddle_network import PaddleNetwork, configure, run_predictor
-from ppdet_repro.runtime.paddle_options import PaddleOptions, check_precision, installed_build
+from ppdet_repro.runtime.paddle_options import Build, PaddleOptions, check_options, check_precision, installed_build
 from ppdet_repro.runtime.paddle_program import is_quantized, multiplies_only_before_convolutions, read_operators
 from ppdet_repro.utils.errors import UserError
 
@@ -121,6 +121,53 @@ def test_a_quantized_model_computes_in_int8_unless_a_flag_prevents_it():
 def test_a_precision_that_the_model_lacks_is_an_error(options, operators, message):
     with pytest.raises(UserError, match=message):
         check_precision(PaddleOptions(**options), operators, Path("m"))
+
+
+# Options ------------------------------------------------------------------------------------------------
+
+
+def test_cpu_runs_with_onednn_unless_told_otherwise():
+    calls = calls_for(cpu_threads=4)
+    assert calls["set_cpu_math_library_num_threads"] == (4,)
+    assert "enable_mkldnn" in calls and "enable_mkldnn_bfloat16" not in calls
+    assert calls["switch_ir_optim"] == (True,) and "enable_memory_optim" in calls
+    assert "enable_mkldnn_bfloat16" in calls_for(enable_mkldnn_bfloat16=True)
+    off = calls_for(enable_mkldnn=False)
+    assert "disable_mkldnn" in off and "enable_mkldnn" not in off
+
+
+def test_gpu_alone_has_no_tensorrt():
+    calls = calls_for(device="gpu")
+    assert calls["enable_use_gpu"] == (200, 0)
+    assert not any("trt" in name or "tensorrt" in name or "mkldnn" in name for name in calls)
+
+
+CPU_BUILD = Build(("cpu",), False)
+
+
+@pytest.mark.parametrize(
+    "options, build, message",
+    [
+        ({"device": "gpu"}, CPU_BUILD, "--device=gpu: .* not present in this machine; possible here: --device=cpu"),
+        ({"run_mode": "trt_fp16"}, CPU_BUILD, "--run_mode=trt_fp16 needs --device=gpu, not cpu"),
+        (
+            {"device": "gpu", "run_mode": "trt_fp16"},
+            Build(("cpu", "gpu"), False),
+            r"the installed Paddle has no TensorRT; possible here: --device=cpu\|gpu --run_mode=paddle$",
+        ),
+        ({"enable_mkldnn_bfloat16": True, "enable_mkldnn": False}, CPU_BUILD, "needs --enable_mkldnn and"),
+        (
+            {"enable_mkldnn_bfloat16": True},
+            Build(("cpu",), False, bfloat16=False),
+            "--enable_mkldnn_bfloat16: this CPU has no AVX-512",
+        ),
+        ({"enable_mkldnn_int8": True, "enable_mkldnn": False}, CPU_BUILD, "--enable_mkldnn_int8 needs"),
+        ({"trt_min_shape": 800}, CPU_BUILD, "--trt_min_shape, --trt_opt_shape and --trt_max_shape"),
+    ],
+)
+def test_what_the_machine_does_not_support_is_an_error_of_one_line(options, build, message):
+    with pytest.raises(UserError, match=message):
+        check_options(PaddleOptions(**options), build)
 
 
 # TensorRT -------------------------------------------------------------------------------------------------

@@ -1,0 +1,155 @@
+"""deploy/python/infer.py: results, videos and wrong input."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from paths import ROOT
+
+from ppdet_repro.core.config import load_config
+from ppdet_repro.data.transform.decode import read_image
+from ppdet_repro.engine.evaluation.evaluate import evaluate
+from ppdet_repro.engine.export.export_model import export_model
+from ppdet_repro.metrics.coco import evaluate_coco, load_coco_json
+from ppdet_repro.utils.errors import UserError
+
+DEPLOY = ROOT / "deploy" / "python"
+
+
+@pytest.fixture
+def infer(exported, tmp_path, monkeypatch, capsys):
+    """Runs infer.py on the exported model with flags and returns its standard output."""
+    spec = importlib.util.spec_from_file_location("deploy_infer", DEPLOY / "infer.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*flags, model_dir=exported):
+        flags = ["infer.py", f"--model_dir={model_dir}", f"--output_dir={tmp_path / 'out'}", *map(str, flags)]
+        monkeypatch.setattr(sys, "argv", flags)
+        module.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_deployment_gives_evaluations_ap(tiny, model, infer, tmp_path):
+    config = tmp_path / "one_scale.yml"  # the resize of deployment, see `Resize`
+    config.write_text((tiny / "tiny.yml").read_text().replace("keep_ratio: true", "keep_ratio: true, one_scale: true"))
+    expected = evaluate(model, load_config(config, [f"output_eval={tmp_path}"]))
+    data = tiny / "data"
+    output = infer(f"--eval_json={data / 'truth.json'}", f"--image_dir={data / 'images'}", "--save_results=True")
+    rows = json.loads((tmp_path / "out" / "bbox.json").read_text())
+    found = evaluate_coco(load_coco_json(data / "truth.json"), rows).values()
+    assert 0 < expected["bbox_mAP"] < 1
+    assert found == pytest.approx(expected, abs=5e-5)
+    assert f"{expected['bbox_mAP']:.3f}" in output and "warm-up not counted" in output
+    reference = json.loads((tmp_path / "bbox.json").read_text())
+    assert [row["image_id"] for row in rows] == [row["image_id"] for row in reference]
+    assert {row["file_name"] for row in rows} <= {f"{i:03d}.png" for i in range(6)}
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == [f"{i:03d}.png" for i in range(6)]
+
+
+def test_bfloat16_or_no_onednn_or_batches_find_about_the_same(tiny, infer, tmp_path):
+    def scores(*flags):
+        infer(f"--image_dir={tiny / 'data' / 'images'}", "--save_results", "--save_images=False", *flags)
+        return np.array([row["score"] for row in json.loads((tmp_path / "out" / "bbox.json").read_text())])
+
+    plain = scores()
+    np.testing.assert_allclose(scores("--enable_mkldnn=False", "--cpu_threads=2"), plain, atol=1e-4)
+    assert abs(scores("--batch_size=4").max() - plain.max()) < 0.05  # padding differs, so a little
+
+
+def test_ids_count_from_zero_or_are_cocos(tiny, infer, tmp_path):
+    image = tiny / "data" / "images" / "003.png"
+    infer(f"--image_file={image}", "--save_results", "--save_images=false")
+    rows = json.loads((tmp_path / "out" / "bbox.json").read_text())
+    assert {row["image_id"] for row in rows} == {0} and {row["category_id"] for row in rows} <= {0, 1}
+    infer(f"--image_file={image}", "--slice_infer", "--slice_size", 48, 48, "--batch_size=2", "--save_images=0")
+    with pytest.raises(UserError, match="--use_coco_category is for COCO's 80 classes, the model has 2"):
+        infer(f"--image_file={image}", "--use_coco_category")
+
+
+def test_coco_ids_come_from_file_names(tiny):
+    from ppdet_repro.runtime.sources import list_images, with_coco_ids
+
+    images = list_images(str(tiny / "data" / "images"), classes=2)
+    assert with_coco_ids(images, [3, 5]) == (images.files, [0, 1, 2, 3, 4, 5], [3, 5])
+    with pytest.raises(UserError, match="'photo' is not a number"):
+        with_coco_ids(images._replace(files=["photo.jpg"], ids=[0]), [3, 5])
+
+
+def test_images_of_the_same_name_in_two_folders_are_both_written(tiny, infer, tmp_path):
+    source = read_image(str(tiny / "data" / "images" / "000.png"))
+    for name in ("a", "b"):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / "in" / name / "1.png"), source)
+    infer(f"--image_dir={tmp_path / 'in'}", "--threshold=0")
+    drawn = [read_image(str(tmp_path / "out" / name / "1.png")) for name in ("a", "b")]
+    assert drawn[0].shape == source.shape and (drawn[0] != source[..., ::-1]).any()
+
+
+def test_a_video_comes_out_with_as_many_frames(tiny, infer, tmp_path):
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (96, 64))
+    for i in range(5):
+        writer.write(np.full((64, 96, 3), 40 * i, np.uint8))
+    writer.release()
+    output = infer(f"--video_file={path}", "--batch_size=2", "--threshold=0")
+    assert "5 frames in" in output and "5 images," in output
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "clip.mp4"))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
+    frames = 0
+    while capture.read()[0]:
+        frames += 1
+    assert frames == 5
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ([], "give --image_file, --image_dir, --video_file or --camera_id"),
+        (["--image_file={tmp}/absent.jpg"], "absent.jpg does not exist"),
+        (["--image_file={tmp}/fake.jpg"], "image .*fake.jpg is not an image"),
+        (["--image_dir={tmp}/empty"], "there is no image in .*empty"),
+        (["--video_file={tmp}/absent.mp4"], "--video_file .*absent.mp4 is not a file"),
+        (["--video_file={tmp}/fake.jpg"], "fake.jpg is not a video"),
+        (["--eval_json={tmp}/fake.jpg", "--image_dir={tmp}"], "fake.jpg is not valid JSON"),
+        (["--image_dir={tmp}", "--use_gpu=True"], "--use_gpu is no longer supported; use --device=gpu"),
+    ],
+)
+def test_wrong_input_is_an_error_of_one_line(infer, tmp_path, flags, message):
+    (tmp_path / "fake.jpg").write_bytes(b"not an image")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=message) as caught:
+        infer(*(flag.format(tmp=tmp_path) for flag in flags))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_export_without_post_processing_says_so(tiny, model, infer, tmp_path):
+    cfg = load_config(tiny / "tiny.yml", ["export.benchmark=true"])
+    folder = export_model(model, cfg, tmp_path)
+    with pytest.raises(UserError, match="not in boxes .* export it with export.post_process and export.nms on"):
+        infer(f"--image_dir={tiny / 'data' / 'images'}", model_dir=folder)
+
+
+def test_the_command_imports_no_training_code_and_ends_with_code_two(tmp_path):
+    program = f"""
+import runpy, sys
+sys.argv = ["infer.py", "--model_dir=absent", "--image_dir=."]
+sys.path.insert(0, {str(DEPLOY)!r})  # as Python does for a script
+try:
+    runpy.run_path({str(DEPLOY / "infer.py")!r}, run_name="__main__")
+finally:
+    training = ("modeling", "engine", "optimizer", "slim", "data.reader", "core.config")
+    print([m for m in sys.modules if m.startswith(tuple(f"ppdet_repro.{{name}}" for name in training))])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout.strip() == "[]"
+    assert done.stderr.strip() == "error: --model_dir absent is not a folder; tools/export_model.py writes one"
