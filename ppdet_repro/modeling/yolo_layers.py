@@ -11,7 +11,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from ppdet_repro.modeling.layers import ACTIVATIONS, ConvNorm, Norm, batch_norm, conv2d
+from ppdet_repro.modeling.layers import ACTIVATIONS, ConvNorm, Norm, conv2d
 from ppdet_repro.utils.errors import UserError
 
 
@@ -19,7 +19,7 @@ def conv_norm_act(
     in_channels: int,
     out_channels: int,
     kernel_size: int,
-    norm: Norm = batch_norm,
+    norm: Norm,
     act: str = "leaky",
     stride: int = 1,
     groups: int = 1,

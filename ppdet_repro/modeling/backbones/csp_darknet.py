@@ -71,12 +71,10 @@ class CSPDarkNet53(nn.Layer):
     """CSPDarkNet-53.
 
     Args:
-        depth: 53, the only depth there is
         return_idx: the stages whose feature maps are returned, 0 to 4 (strides 2 to 32); by default the last one
         freeze_at: stop the gradients of the stem and of stages 0 to `freeze_at` (-1: of nothing). Their batch norms
             still normalize by the batch.
         dilate_last: give the last stage stride 1 and dilation 2 (DC5, stride 16). The weights are the same.
-        norm_type: see `layers.batch_norm`
     """
 
     def __init__(

@@ -57,13 +57,11 @@ class DarkNet(nn.Layer):
     """DarkNet-53.
 
     Args:
-        depth: 53, the only depth there is
         freeze_at: stop the gradient at the output of this stage (-1: nowhere). As in PaddleDetection, batch norms
             before it still normalize by the batch and update their running statistics, and parameters before it still
             count as trainable.
         return_idx: the stages whose feature maps are returned, 0 to 4 (strides 2 to 32); by default the last three
         num_stages: build only the first stages
-        norm_type: see `layers.batch_norm`
         norm_decay: L2 coefficient of the batch norms
         freeze_norm: all batch norms use their running statistics and compute no gradients
     """
@@ -97,7 +95,7 @@ class DarkNet(nn.Layer):
         feats = []
         for i, stage in enumerate(self.stage):
             if i > 0:
-                x = self._sub_layers[f"stage.{i - 1}.downsample"](x)
+                x = getattr(self, f"stage.{i - 1}.downsample")(x)
             x = stage(x)
             if i == self.freeze_at:
                 x = x.detach()

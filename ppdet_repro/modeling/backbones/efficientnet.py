@@ -129,7 +129,6 @@ class EfficientNet(nn.Layer):
     Args:
         variant: b1 to b4 are b0 scaled by the paper's widths and depths
         drop_connect: block n of N is dropped in training for a share `drop_connect` * n / N of the images
-        norm_type: see `layers.batch_norm`
         freeze_norm: all batch norms use their running statistics and compute no gradients
     """
 

@@ -172,7 +172,6 @@ class MobileNetV3(nn.Layer):
 
     Args:
         scale: factor on all channels
-        model_name: large or small
         feature_maps: the numbers of the layers whose feature maps are returned, by default 6, 12 and 15
         with_extra_blocks: append a 1x1 expansion, then an `ExtraBlock` for each of `extra_block_filters`. Blocks then
             return their expanded map, before the depthwise convolution, as SSDLite and PAFNet-lite use it.
@@ -181,7 +180,6 @@ class MobileNetV3(nn.Layer):
             so on; the last one counts for all that follow
         conv_decay: L2 coefficient of the convolutions
         multiplier: factor on the channels of the last stage
-        norm_type: see `layers.batch_norm`
         norm_decay: L2 coefficient of the batch norms
         freeze_norm: all batch norms use their running statistics and compute no gradients
     """

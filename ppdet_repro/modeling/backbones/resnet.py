@@ -186,13 +186,11 @@ class ResNet(nn.Layer):
     """ResNet, or ResNeXt if `groups` is above 1. Stages are numbered from 0 to 3.
 
     Args:
-        depth: number of layers
         ch_in: channels of the stem
         variant: a has the stride in the first 1x1 convolution of a block, b in the 3x3; c replaces the 7x7 convolution
             of the stem by three 3x3; d also pools in the shortcuts
         lr_mult_list: factors on the learning rate, one per stage
         groups, base_width: of the 3x3 convolutions
-        norm_type: see `layers.batch_norm`
         norm_decay: L2 coefficient of the batch norms
         freeze_norm: all batch norms use their running statistics and compute no gradients
         freeze_at: stop the gradients of the stem and of stages 0 to `freeze_at` (-1: of nothing)
