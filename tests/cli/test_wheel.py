@@ -62,14 +62,15 @@ def command(programs, tmp_path):
     return lambda line: run(programs / "ppdet-repro", *line.split(), cwd=tmp_path)
 
 
-def test_the_wheel_holds_every_config(programs, tmp_path):
+def files_in(folder):
+    return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+
+def test_the_wheel_holds_every_file_and_every_config(programs, tmp_path):
     code = "import ppdet_repro; print(ppdet_repro.__file__)"
     package = Path(run(programs / "python", "-c", code, cwd=tmp_path).strip()).parent
     assert programs.parent in package.parents
-    files = {path.relative_to(CONFIGS) for path in CONFIGS.rglob("*") if path.is_file()}
-    installed = package / "configs"
-    assert {path.relative_to(installed) for path in installed.rglob("*") if path.is_file()} == files
-    assert (package / "py.typed").is_file() and (package / "serve" / "page.html").is_file()
+    assert files_in(package) == files_in(ROOT / "ppdet_repro") | {"configs" / file for file in files_in(CONFIGS)}
 
 
 def test_from_generated_data_to_detections(command, tmp_path):
@@ -77,12 +78,12 @@ def test_from_generated_data_to_detections(command, tmp_path):
     weights = "-o weights=output/yolof_demo/best_model.pdparams"
     command("data synth dataset/demo --train 8 --val 4 --size 64 --objects 1-3")
     command(f"train -c {config} --eval --processes 2 -o epoch=1 snapshot_epoch=1")
-    command(f"eval -c {config} {weights} --output_eval output")
+    command(f"eval -c {config} {weights} --report output/report")
     command(f"export -c {config} {weights}")
     assert "corners, pixels" in command(
         f"verify -c {config} {weights} --model_dir output_inference/yolof_demo --verify 2"
     )
     command(f"infer --model_dir {exported} --image_dir dataset/demo/val --save_results")
-    for file in ("bbox.json", "yolof_demo/checkpoints/epoch_0001/model.pdparams"):
+    for file in ("bbox.json", "report/report.html", "yolof_demo/checkpoints/epoch_0001/model.pdparams"):
         assert (tmp_path / "output" / file).is_file()
     assert len(list((tmp_path / "output").glob("*.jpg"))) == 4
