@@ -25,7 +25,7 @@ Rectangle = tuple[int, int, int, int]
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 
-def class_colour(class_id: int) -> Color:
+def class_color(class_id: int) -> Color:
     """The RGB color of a class. It is always the same, and distinct from those of classes with similar ids."""
     hue = (0.08 + class_id * 0.61803398875) % 1.0  # the golden ratio spreads hues evenly, however many
     lightness = (0.5, 0.62, 0.4)[class_id // 7 % 3]
@@ -68,13 +68,13 @@ def draw_boxes(
     order = range(len(boxes)) if scores is None else np.argsort(np.asarray(scores), kind="stable")
     for i in order:
         x1, y1, x2, y2 = (int(round(float(side))) for side in boxes[i].clip(-1e6, 1e6))
-        cv2.rectangle(drawn, (x1, y1), (x2, y2), class_colour(ids[i]), thickness)
+        cv2.rectangle(drawn, (x1, y1), (x2, y2), class_color(ids[i]), thickness)
     labels: list[Rectangle] = []
     for i in order:  # after all boxes, so that no box crosses a label
         words = [_name(ids[i], names)]
         words += [] if scores is None else [f"{scores[i]:.2f}"]
         words += [notes[i]] if notes is not None and notes[i] else []
-        labels.append(_label(drawn, " ".join(words), boxes[i], class_colour(ids[i]), labels))
+        labels.append(_label(drawn, " ".join(words), boxes[i], class_color(ids[i]), labels))
     return drawn
 
 

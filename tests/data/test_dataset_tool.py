@@ -18,7 +18,7 @@ from ppdet_repro.data.source.show import before_normalization
 from ppdet_repro.data.source.synthetic import generate
 from ppdet_repro.data.source.voc import VOCDataSet
 from ppdet_repro.utils.errors import UserError, run_command
-from ppdet_repro.utils.visualize import class_colour, contact_sheet, draw_boxes, enlarged
+from ppdet_repro.utils.visualize import class_color, contact_sheet, draw_boxes, enlarged
 
 FIELDS = ["gt_bbox", "gt_class", "difficult", "is_crowd"]
 
@@ -411,8 +411,8 @@ def test_convert_mistakes(voc, coco, tmp_path):
 
 
 def test_class_colors_are_stable_and_apart():
-    assert class_colour(3) == class_colour(3)
-    colors = np.array([class_colour(i) for i in range(20)], float)
+    assert class_color(3) == class_color(3)
+    colors = np.array([class_color(i) for i in range(20)], float)
     apart = np.linalg.norm(colors[:, None] - colors[None], axis=2) + 1000 * np.eye(20)
     assert apart.min() > 25
 
@@ -421,7 +421,7 @@ def test_draw_boxes_leaves_the_image_alone():
     image = np.zeros((50, 80, 3), np.uint8)
     drawn = draw_boxes(image, [[10, 20, 60, 45]], [2], [0.5], ["a", "b", "c"])
     assert not image.any() and drawn.shape == image.shape
-    assert tuple(drawn[45, 60]) == class_colour(2)
+    assert tuple(drawn[45, 60]) == class_color(2)
     assert not drawn[40, 30].any()  # inside
 
 

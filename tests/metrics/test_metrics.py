@@ -14,7 +14,7 @@ from ppdet_repro.utils.errors import UserError
 
 
 def coco_truth(boxes, category=7):
-    """One image (id 5) with xywh boxes, categories 7 and 9: ids with a hole, starting above 1."""
+    """One image (id 5) with xywh boxes, categories 7 and 9: the ids have a gap and do not start at 1."""
     annotations = [
         {"id": i, "image_id": 5, "category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
         for i, box in enumerate(boxes, 1)
@@ -23,7 +23,7 @@ def coco_truth(boxes, category=7):
     return {"images": [{"id": 5}], "categories": categories, "annotations": annotations}
 
 
-def test_output_of_a_batch_is_cut_into_images_and_filler_rows_are_dropped():
+def test_a_batch_is_split_into_images_and_padding_rows_are_dropped():
     bbox = np.array([[0, 0.9, 1, 2, 3, 4], [-1, 1, 0, 0, 0, 0], [2, 0.5, 5, 6, 7, 8]], np.float32)
     images = split_batch(np.array([[11], [12], [13]]), bbox, np.array([2, 0, 1]))
     assert [image.im_id for image in images] == [11, 12, 13]
@@ -40,7 +40,7 @@ def test_result_rows_have_the_category_id_and_width_and_height(bias, size):
 
 def test_coco_ap_of_right_wrong_right():
     # Two objects; detections by score: right, wrong, right, each right box exact. Precision is 1 up to recall
-    # 0.5 and 2/3 after it; of the 101 recall places 51 lie at or below 0.5: (51 + 50 * 2/3) / 101 = 0.83498.
+    # 0.5 and 2/3 after it; of the 101 recall thresholds 51 lie at or below 0.5: (51 + 50 * 2/3) / 101 = 0.83498.
     truth = coco_truth([[0, 0, 20, 20], [50, 50, 20, 20]])
     rows = np.array([[0, 0.9, 0, 0, 20, 20], [0, 0.8, 100, 0, 120, 20], [0, 0.7, 50, 50, 70, 70]])
     scores = evaluate_coco(truth, coco_rows([ImageDetections(5, rows)], [7, 9]))
@@ -48,7 +48,7 @@ def test_coco_ap_of_right_wrong_right():
     assert scores.summary["bbox_mAP"] == pytest.approx(expected)
     assert scores.summary["bbox_mAP_50"] == pytest.approx(expected)
     assert scores.summary["bbox_mAP_s"] == pytest.approx(expected)  # 400 square pixels: small
-    assert scores.summary["bbox_mAP_l"] == -1  # pycocotools' word for "no such object"
+    assert scores.summary["bbox_mAP_l"] == -1  # how pycocotools says that there are no such objects
     assert scores.summary["bbox_AR_1"] == 0.5
     assert scores.values()["bbox_AP/cat"] == pytest.approx(expected)
     assert "bbox_AP/dog" not in scores.values()  # no objects, no AP, the mean is not lowered
@@ -56,21 +56,21 @@ def test_coco_ap_of_right_wrong_right():
     assert "cat" in scores.class_table() and "0.835" in scores.table()
 
 
-def test_no_detections_at_all_is_ap_zero():
+def test_without_detections_the_ap_is_zero():
     scores = evaluate_coco(coco_truth([[0, 0, 20, 20]]), [])
     assert scores.summary["bbox_mAP"] == 0 and scores.summary["bbox_AR_100"] == 0
     assert evaluate_coco(coco_truth([[0, 0, 20, 20]]), [], reference=True).summary == scores.summary
 
 
-def test_no_objects_at_all_is_undefined_not_an_error():
+def test_without_objects_the_ap_is_undefined():
     image = ImageDetections(5, np.array([[0, 0.9, 0, 0, 9, 9]]))
     scores = evaluate_coco(coco_truth([]), coco_rows([image], [7, 9]))
     assert scores.summary["bbox_mAP"] == -1
     assert [c.ap for c in scores.classes] == [None, None]
 
 
-def random_set(seed=0, images=12, categories=(2, 3, 8)):
-    """Objects of all sizes with crowds and empty images, and detections around and away from them."""
+def random_dataset(seed=0, images=12, categories=(2, 3, 8)):
+    """Objects of all sizes with crowds and empty images, and detections near them and elsewhere."""
     rng = np.random.default_rng(seed)
     truth = {
         "images": [{"id": 100 - 3 * i} for i in range(images)],
@@ -107,7 +107,7 @@ def random_set(seed=0, images=12, categories=(2, 3, 8)):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_fast_evaluation_gives_pycocotools_twelve_numbers(seed):
     pytest.importorskip("faster_coco_eval")
-    truth, detections = random_set(seed)
+    truth, detections = random_dataset(seed)
     rows = coco_rows(detections, [2, 3, 8])
     fast, reference = (evaluate_coco(truth, rows, reference=r) for r in (False, True))
     assert list(fast.summary.values()) == pytest.approx(list(reference.summary.values()), abs=1e-12)
@@ -118,7 +118,7 @@ def test_the_fast_evaluation_gives_pycocotools_twelve_numbers(seed):
 
 
 def test_detections_of_several_processes_give_one_process_ap_exactly():
-    truth, detections = random_set()
+    truth, detections = random_dataset()
     one = evaluate_coco(truth, coco_rows(detections, [2, 3, 8]))
     # Two processes take turns; the second also repeats the first image to fill its last batch.
     ranks = [detections[0::2], detections[1::2] + detections[:1]]
@@ -128,7 +128,7 @@ def test_detections_of_several_processes_give_one_process_ap_exactly():
 
 
 def test_only_the_images_that_were_run_count():
-    truth, detections = random_set()
+    truth, detections = random_dataset()
     some = detections[:6]
     ids = [image.im_id for image in some]
     limited = {**truth, "annotations": [a for a in truth["annotations"] if a["image_id"] in ids]}
@@ -157,7 +157,7 @@ def test_results_of_other_images_are_an_error():
 
 
 # VOC: two images and three classes. Class "a": objects A1, A2 (difficult) on image 1, A3 on image 2.
-# Class "b": one object that nobody finds. Class "c": no object, one detection.
+# Class "b": one object that no detection finds. Class "c": no object, one detection.
 VOC_TRUTH = {
     1: Objects(
         np.array([[0, 0, 9, 9], [20, 20, 29, 29], [50, 50, 59, 59]]), np.array([0, 0, 1]), np.array([0, 1, 0], bool)

@@ -98,9 +98,7 @@ def part_with_assigner(cfg: Config) -> str:
     for setting in settings.values():
         if setting.has_parts() and {"bbox_assigner", "anchor_generator"} <= set(setting.value.settings):
             return setting.value.component.name
-    raise UserError(
-        f"{cfg.path}: {architecture} has no bbox_assigner for anchors; YOLOF and RetinaNet have one"
-    )
+    raise UserError(f"{cfg.path}: {architecture} has no bbox_assigner for anchors; YOLOF and RetinaNet have one")
 
 
 @paddle.no_grad()

@@ -145,13 +145,13 @@ def worst_image(
     image: ImageDetections, matches: MatchedDetections, objects: Objects, result: EvaluationResult
 ) -> WorstImage:
     """Draw the objects of an image and, beside them, its detections; labels say which are missed or wrong."""
-    picture, scale = enlarged(read_image(result.files[image.im_id]))
+    pixels, scale = enlarged(read_image(result.files[image.im_id]))
     missed = ["missed" if m else "crowd" if d else "" for m, d in zip(matches.missed, objects.difficult)]
-    left = draw_boxes(picture, objects.boxes * scale, objects.classes, names=result.names, notes=missed)
+    left = draw_boxes(pixels, objects.boxes * scale, objects.classes, names=result.names, notes=missed)
     nothing, wrong_class = matches.objects == FALSE_POSITIVE, confused(matches, objects)
     notes = ["nothing" if n else "wrong class" if w else "" for n, w in zip(nothing, wrong_class)]
     rows = matches.rows
-    right = draw_boxes(picture, rows[:, 2:] * scale, rows[:, 0].astype(int), rows[:, 1], result.names, notes)
+    right = draw_boxes(pixels, rows[:, 2:] * scale, rows[:, 0].astype(int), rows[:, 1], result.names, notes)
     both = np.concatenate([left, np.full((left.shape[0], 8, 3), 255, np.uint8), right], axis=1)
     shrink = min(1.0, 1100 / both.shape[1])
     both = cv2.resize(both, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)

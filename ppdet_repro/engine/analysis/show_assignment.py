@@ -19,7 +19,7 @@ from ppdet_repro.data.transform.base import Sample
 from ppdet_repro.engine.model_weights import load_exact
 from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, LevelBars, WeightMap
 from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.visualize import FONT, class_colour, contact_sheet, enlarged, write_image
+from ppdet_repro.utils.visualize import FONT, class_color, contact_sheet, enlarged, write_image
 from ppdet_repro.utils.weights import resolve
 
 NO_OBJECT = (190, 190, 190)  # the color of boxes that belong to no object
@@ -132,7 +132,7 @@ def box_panel(image: np.ndarray, layer: AssignedBoxes, scale: float) -> np.ndarr
     thickness = max(1, round(max(panel.shape[:2]) / 400))
     for box, owner in zip(layer.boxes * scale, layer.owners):
         x1, y1, x2, y2 = (int(round(float(side))) for side in box.clip(-1e5, 1e5))
-        color = NO_OBJECT if owner < 0 else class_colour(int(owner))
+        color = NO_OBJECT if owner < 0 else class_color(int(owner))
         cv2.rectangle(panel, (x1, y1), (x2, y2), color, thickness)
     return captioned(panel, f"{layer.name}: {len(layer.boxes)}")
 
@@ -161,7 +161,7 @@ def bar_panel(image: np.ndarray, layer: LevelBars, objects: np.ndarray) -> np.nd
     width = 4 * height
     for index, (box, values) in enumerate(zip(objects, layer.values)):
         x1, y1, x2, y2 = (int(round(float(side))) for side in box.clip(-1e5, 1e5))
-        cv2.rectangle(panel, (x1, y1), (x2, y2), class_colour(index), 1)
+        cv2.rectangle(panel, (x1, y1), (x2, y2), class_color(index), 1)
         for level, value in enumerate(values):
             top = y1 + level * height
             cv2.rectangle(panel, (x1, top), (x1 + width, top + height), (255, 255, 255), -1)
