@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 cpu_env.apply()
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["build", "build_model", "evaluate", "export_model", "load_config", "train"]
 
 _MODULES = {
