@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from itertools import islice
-from typing import Iterator, List, NamedTuple, Sequence
+from typing import Any, Iterator, List, NamedTuple, Sequence
 
 import paddle
 import paddle.distributed as dist
@@ -51,6 +51,15 @@ def start(use_gpu: bool) -> World:
     if int(os.environ.get("PADDLE_TRAINERS_NUM", "1")) > 1:
         dist.init_parallel_env()
     return World(dist.get_rank(), dist.get_world_size(), gpu)
+
+
+def gather(value: Any) -> List[Any]:
+    """The value of each process, in the order of their ranks."""
+    if dist.get_world_size() == 1:
+        return [value]
+    values: List[Any] = []
+    dist.all_gather_object(values, value)
+    return values
 
 
 @paddle.no_grad()

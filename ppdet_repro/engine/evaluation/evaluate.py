@@ -23,6 +23,7 @@ from ppdet_repro.data.reader.readers import EvalReader
 from ppdet_repro.data.source.base import Source
 from ppdet_repro.engine.analysis.report import EvaluationResult, write_report
 from ppdet_repro.engine.analysis.tide import import_tidecv, tide_errors
+from ppdet_repro.engine.distributed import gather
 from ppdet_repro.engine.evaluation.multi_scale import (
     MultiViewDetector,
     ViewBatches,
@@ -127,15 +128,6 @@ def detect(model: nn.Layer, batches: Iterable[Union[Batch, ViewBatches]], images
     finally:
         if was_training:
             model.train()
-
-
-def gather(value: Any) -> List[Any]:
-    """The value of each process, in the order of their ranks."""
-    if dist.get_world_size() == 1:
-        return [value]
-    values: List[Any] = []
-    dist.all_gather_object(values, value)
-    return values
 
 
 def evaluate_detections(detections: Sequence[ImageDetections], dataset: Source, run: RunSettings) -> Dict[str, float]:

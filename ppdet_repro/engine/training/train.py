@@ -9,7 +9,6 @@ from typing import Optional
 from ppdet_repro.core.config import Config
 from ppdet_repro.engine import distributed
 from ppdet_repro.engine.evaluation.evaluate import evaluate as evaluate_detector
-from ppdet_repro.engine.evaluation.evaluate import gather
 from ppdet_repro.engine.model_weights import load_pretrained
 from ppdet_repro.engine.training import run_folder
 from ppdet_repro.engine.training.assembly import Evaluation, assemble
@@ -75,7 +74,7 @@ def train(
 def checkpoint_to_resume(resume: Optional[str], folder: Path) -> Optional[Path]:
     """The checkpoint to continue from, the same on every process. UserError: the processes find different ones."""
     path = None if resume is None else find_checkpoint(resume, folder)
-    found = gather(str(path))
+    found = distributed.gather(str(path))
     if len(set(found)) > 1:
         raise UserError(
             f"--resume {resume}: the processes find different checkpoints ({', '.join(found)}); save_dir "
