@@ -94,8 +94,8 @@ def test_cells_that_lie_in_boxes():
 
 
 def test_attention_is_one_on_average():
-    places, channels = attention(maps(4)[0], 0.5)
-    assert places.shape == [3, 1, 5, 7] and places.mean().item() == pytest.approx(1)
+    locations, channels = attention(maps(4)[0], 0.5)
+    assert locations.shape == [3, 1, 5, 7] and locations.mean().item() == pytest.approx(1)
     assert channels.shape == [3, 4, 1, 1] and channels.mean().item() == pytest.approx(1)
 
 

@@ -189,7 +189,6 @@ class BiFPN(FusedPyramid):
         repeats: number of cells
         wiring: `paper` is the paper's equation 2, where each node on the way down also reads the input of the next
             coarser level, and each output also the intermediate map of that level; `efficientdet` is without these
-        norm_type: see `layers.batch_norm`
     """
 
     def __init__(

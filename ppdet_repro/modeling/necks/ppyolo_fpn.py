@@ -57,13 +57,11 @@ class PPYOLOFPN(nn.Layer):
 
     Args:
         in_channels, strides: of the backbone's maps, finest first
-        norm_type: see `layers.batch_norm`
         freeze_norm: all batch norms use their running statistics and compute no gradients
         coord_conv: use CoordConv for the 1x1 convolutions and the tip
         conv_block_num: pairs of 1x1 and 3x3 convolutions in a block before its route: 2, or 0 in small models
         drop_block: add a DropBlock: after the pairs in the coarsest block, between them in the others, and at the start
             where there are no pairs
-        block_size, keep_prob: see `DropBlock`
         spp: pool in the coarsest block, before its last 3x3 convolution, or at the start where there are no pairs
     """
 
@@ -132,9 +130,7 @@ class PPYOLOTinyFPN(nn.Layer):
     Args:
         in_channels, strides: of the backbone's maps, finest first
         detection_block_channels: channels of the blocks, coarsest first
-        norm_type: see `layers.batch_norm`
         drop_block: start every block with a DropBlock
-        block_size, keep_prob: see `DropBlock`
         spp: pool the coarsest map
     """
 

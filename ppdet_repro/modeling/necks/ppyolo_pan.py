@@ -39,11 +39,9 @@ class PPYOLOPAN(nn.Layer):
 
     Args:
         in_channels, strides: of the backbone's maps, finest first
-        norm_type: see `layers.batch_norm`
         act: activation after every convolution
         conv_block_num: pairs of 1x1 and 3x3 convolutions in a block
         drop_block: add a DropBlock after the second pair of every block
-        block_size, keep_prob: see `DropBlock`
         spp: in the coarsest block on the way down, pool instead of the 3x3 convolution of the second pair
         width: channels of the coarsest block, 512 in the paper. Every finer block has half as many. An output map has
             twice the channels of its block.
