@@ -31,7 +31,8 @@ class Upsample(ConvNorm):
     """Convolution, batch norm, activation, then twice the height and width."""
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return enlarge(ConvNorm.forward(self, x))  # Paddle cannot trace super()
+        x = getattr(self, self.names[1])(self.convolve(x))  # not super().forward(x), which Paddle cannot trace
+        return enlarge(x if self.act is None else self.act(x))
 
 
 def deformable_upsample(in_channels: int, out_channels: int, norm_type: str) -> Upsample:
