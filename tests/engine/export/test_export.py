@@ -1,4 +1,4 @@
-"""Exported models: what is in the folder, and that they find the eager model's boxes."""
+"""Exported models: the files in the folder, and the same boxes as the eager model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def model(config):
 
 @pytest.fixture(scope="module")
 def folder(config, model, tmp_path_factory):
-    """An export with everything inside and sizes left free."""
+    """An export with decoding and suppression, for any size."""
     return export_model(model, load_config(config), tmp_path_factory.mktemp("export"))
 
 
@@ -109,7 +109,7 @@ def test_boxes_are_the_eager_models_at_every_size(config, model, folder, batch_s
     assert sizes == expected_sizes  # 36 anchors are all decoded, of 48 the best 40
 
 
-def test_normalisation_inside_takes_pixels_and_leaves_padding_at_zero(config, model, tmp_path):
+def test_normalization_in_the_network_takes_pixels_and_keeps_padding_at_zero(config, model, tmp_path):
     folder = export(config, model, tmp_path, "TestReader.fuse_normalize=true")
     steps = yaml.safe_load((folder / "infer_cfg.yml").read_text())["Preprocess"]
     assert [step["type"] for step in steps] == ["Resize", "Permute", "PadStride"]
@@ -118,8 +118,8 @@ def test_normalisation_inside_takes_pixels_and_leaves_padding_at_zero(config, mo
     inputs = from_list(steps)(image)._asdict()
     assert inputs["image"].max() > 100  # pixels, and some padding
     assert inputs["im_shape"].tolist() != [list(inputs["image"].shape[2:])]
-    normalised = from_list(to_list(build(load_config(config), "EvalReader").preprocess))(image)._asdict()
-    expected = eager(model, {key: paddle.to_tensor(value) for key, value in normalised.items()})
+    normalized = from_list(to_list(build(load_config(config), "EvalReader").preprocess))(image)._asdict()
+    expected = eager(model, {key: paddle.to_tensor(value) for key, value in normalized.items()})
     assert_same_boxes(run(folder, inputs), expected)
 
 
@@ -217,7 +217,7 @@ def test_the_model_stays_as_it_was_and_a_failed_export_leaves_the_old_one(config
     assert (folder / "infer_cfg.yml").read_text() == "old"
 
 
-def test_mistakes_are_one_line(config, model, tmp_path):
+def test_wrong_configs_are_errors(config, model, tmp_path):
     mistakes = {
         "TestReader.sample_transforms=[]": "no TestReader with transforms",
         "TestReader.inputs_def={image_shape: [1, 64, 64]}": r"image_shape \[1, 64, 64\] is not \[3, height",

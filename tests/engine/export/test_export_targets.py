@@ -1,4 +1,4 @@
-"""Exports for Paddle, ONNX and Paddle-Lite find the eager model's boxes, for every detector; and when they do not."""
+"""Exports of every detector for Paddle, ONNX and Paddle-Lite find the eager model's boxes; and errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def taught(data):
-    """The config and the model of a small detector, taught once."""
+    """Returns the config and the model of a small detector, which is trained once."""
     found = {}
 
     def get(name):
@@ -50,7 +50,7 @@ def need(target):
 
 
 def checked(cfg, model, folder, target, precision="fp32", images=3):
-    """What `verify` finds; the number of boxes must not be nothing."""
+    """The result of `verify`; there must be boxes."""
     steps = read_input(cfg).eager_steps
     found = verify(model, folder, target, precision, steps, choose_files(cfg, images, None))
     assert found.boxes > 0 and found.images == images
@@ -73,7 +73,7 @@ def test_an_export_finds_the_eager_models_boxes(name, target, taught, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["int16", "int8", "fp16"])
-def test_other_precisions_of_paddle_lite_agree_within_theirs(precision, taught, tmp_path):
+def test_other_precisions_of_paddle_lite_agree_within_their_tolerances(precision, taught, tmp_path):
     need("lite")
     cfg, model = taught("pafnet_lite")
     folder = export_model(model, cfg, tmp_path, "lite", precision)
@@ -84,7 +84,7 @@ def test_other_precisions_of_paddle_lite_agree_within_theirs(precision, taught, 
             assert (folder / file).stat().st_size < 0.7 * (plain / file).stat().st_size
 
 
-def test_folding_and_normalisation_inside_change_nothing(data, taught, tmp_path):
+def test_folding_and_normalization_in_the_network_change_nothing(data, taught, tmp_path):
     need("onnx")
     _, model = taught("yolof")
     cfg = small_config("yolof", data, "TestReader.fuse_normalize=true", "export.fuse_conv_bn=true")
@@ -133,7 +133,7 @@ def test_a_wrong_raw_output_is_named():
     assert "output 1" in result.table() and "final boxes" not in result.table()
 
 
-def test_outputs_are_told_apart_by_their_shapes_and_compared_as_sets():
+def test_outputs_are_distinguished_by_their_shapes_and_compared_as_sets():
     boxes, scores = np.arange(24.0).reshape(1, 6, 4), np.arange(12.0).reshape(1, 2, 6)
     assert stage_of([boxes, scores]) == "decoded"
     assert stage_of([np.zeros((3, 6)), np.array([3], np.int32)]) == "final"
@@ -145,13 +145,13 @@ def test_outputs_are_told_apart_by_their_shapes_and_compared_as_sets():
     assert raw == 0.5  # 2 of 4
 
 
-def test_fewer_images_than_asked_for_are_one_line(taught):
+def test_too_few_images_are_an_error(taught):
     cfg, _ = taught("yolof")
     with pytest.raises(UserError, match="--verify 7: EvalDataset has 6 images"):
         choose_files(cfg, 7, None)
 
 
-def test_sizes_that_a_target_cannot_have_are_one_line(data, taught, tmp_path):
+def test_sizes_that_a_target_does_not_support_are_an_error(data, taught, tmp_path):
     _, model = taught("yolof")
     free = small_config("yolof", data, "TestReader.inputs_def.image_shape=[3,-1,-1]")
     with pytest.raises(UserError, match="Paddle-Lite needs a fixed size; give --input_size HEIGHT WIDTH"):
@@ -180,7 +180,7 @@ def test_images_that_keep_their_ratio_are_padded_to_a_fixed_square(data, taught,
 
 @pytest.fixture
 def infer(data, tmp_path, monkeypatch):
-    """Run infer.py on the pictures; its result rows."""
+    """Runs infer.py on the images and returns its result rows."""
     monkeypatch.syspath_prepend(str(DEPLOY))
     spec = importlib.util.spec_from_file_location("deploy_infer_engines", DEPLOY / "infer.py")
     module = importlib.util.module_from_spec(spec)
@@ -218,8 +218,8 @@ def test_every_engine_gives_paddles_boxes(engine, target, taught, infer, tmp_pat
 
 @pytest.mark.parametrize("engine, target", [("onnxruntime", "onnx"), ("lite", "lite")])
 @pytest.mark.parametrize("name", ["yolof", "pafnet_lite"])
-def test_pictures_without_any_detection_give_no_rows(name, engine, target, taught, infer, tmp_path):
-    """Nothing reaches the threshold: with the suppression inside, Paddle-Lite aborted."""
+def test_images_without_any_detection_give_no_rows(name, engine, target, taught, infer, tmp_path):
+    """No score reaches the threshold. With the suppression in the network, Paddle-Lite would abort."""
     need(target)
     cfg, model = taught(name)
     folder = export_model(model, cfg, tmp_path, target)
@@ -230,7 +230,7 @@ def test_pictures_without_any_detection_give_no_rows(name, engine, target, taugh
     assert infer(folder, f"--engine={engine}") == []
 
 
-def test_a_damaged_paddle_lite_model_is_one_line(taught, infer, tmp_path):
+def test_a_damaged_paddle_lite_model_is_an_error_of_one_line(taught, infer, tmp_path):
     need("lite")
     cfg, model = taught("yolof")
     folder = export_model(model, cfg, tmp_path, "lite")
@@ -241,7 +241,7 @@ def test_a_damaged_paddle_lite_model_is_one_line(taught, infer, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_for_another_engine_is_one_line(taught, infer, data, tmp_path):
+def test_a_folder_for_another_engine_is_an_error(taught, infer, data, tmp_path):
     cfg, model = taught("yolof")
     folder = export_model(model, cfg, tmp_path)
     message = r"lacks model.onnx \(or it is empty\); it is for --engine=paddle; export"
@@ -252,7 +252,7 @@ def test_a_folder_for_another_engine_is_one_line(taught, infer, data, tmp_path):
         infer(folder, "--engine=lite")
 
 
-def test_a_paddle_model_that_is_there_already_is_converted_and_runs(taught, data, infer, tmp_path, monkeypatch):
+def test_an_exported_paddle_model_is_converted_and_runs(taught, data, infer, tmp_path, monkeypatch):
     from ppdet_repro.metrics.agreement import agreement
 
     need("lite")
@@ -270,7 +270,7 @@ def test_a_paddle_model_that_is_there_already_is_converted_and_runs(taught, data
         assert agreement(as_rows(expected, image), as_rows(found, image), 1e-4, 0.05).unmatched == 0
 
 
-def test_what_cannot_be_converted_to_paddle_lite_is_one_line(taught, data, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_converted_to_paddle_lite_is_an_error_of_one_line(taught, data, tmp_path, monkeypatch, capsys):
     need("lite")
     cfg, model = taught("yolof")
     folders = {tmp_path / "empty": "lacks model.pdmodel, model.pdiparams, infer_cfg.yml"}

@@ -1,4 +1,4 @@
-"""Post-training quantisation: the numbers, the models, PaddleDetection's YAML, and mistakes."""
+"""Post-training quantization: the numbers, the models, PaddleDetection's YAML, and errors."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ PTQ:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with `data` and tiny.yml, whose TrainDataset are the same pictures."""
+    """A folder with `data` and tiny.yml, whose TrainDataset are the same images."""
     folder = tmp_path_factory.mktemp("tiny")
     write_training_config(folder)
     (folder / "theirs.yml").write_text(PADDLEDETECTIONS)
