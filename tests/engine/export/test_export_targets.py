@@ -266,8 +266,10 @@ def test_an_exported_paddle_model_is_converted_and_runs(taught, data, infer, tmp
     found = infer(tmp_path / "lite", "--engine=lite")
     expected = infer(export_model(model, small_config("yolof", data), tmp_path))
     assert len(expected) > 0
+    without_suppression = infer(plain)  # NumPy suppresses here, too
     for image in range(6):
         assert agreement(as_rows(expected, image), as_rows(found, image), 1e-4, 0.05).unmatched == 0
+        assert agreement(as_rows(expected, image), as_rows(without_suppression, image), 1e-5, 1e-3).unmatched == 0
 
 
 def test_what_cannot_be_converted_to_paddle_lite_is_an_error_of_one_line(taught, data, tmp_path, monkeypatch, capsys):
