@@ -11,33 +11,20 @@ import numpy as np
 
 
 class Agreement(NamedTuple):
-    """The result of a comparison.
+    """The result of a comparison."""
 
-    Attributes:
-        rows: Number of expected detections.
-        unmatched: Detections of either side without a partner.
-        score: The largest difference of scores between partners.
-        box: The largest difference of coordinates between partners, in pixels.
-    """
-
-    rows: int
-    unmatched: int
-    score: float
-    box: float
+    rows: int  # expected detections
+    unmatched: int  # detections of either side without a partner
+    score: float  # the largest difference of scores between partners
+    box: float  # the largest difference of coordinates between partners, in pixels
 
 
 def agreement(expected: np.ndarray, found: np.ndarray, score: float, box: float, lowest: float = 0.0) -> Agreement:
-    """Pair each expected detection with an unused found one of the same class.
+    """Pair each expected detection [M, 6] with an unused found one [N, 6] of the same class.
 
-    A detection without a partner is not counted as unmatched if the other detector may have cut it off: if its score is
-    at most `score` above `lowest`, or above the lowest expected score.
-
-    Args:
-        expected: Detections [M, 6].
-        found: Detections [N, 6].
-        score: The largest difference of scores between partners.
-        box: The largest difference of coordinates between partners, in pixels.
-        lowest: The score threshold of the detectors.
+    `score` and `box` are the largest differences of scores and of coordinates, in pixels, that partners may have. A
+    detection without a partner is not counted as unmatched if the other detector may have cut it off: if its score is
+    at most `score` above `lowest`, the detectors' score threshold, or above the lowest expected score.
     """
     expected, found = (np.asarray(rows, np.float64).reshape(-1, 6) for rows in (expected, found))
     cutoff = max(lowest, expected[:, 1].min(initial=np.inf) if len(expected) else 0.0) + score

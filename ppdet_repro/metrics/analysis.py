@@ -13,35 +13,23 @@ from ppdet_repro.metrics.detections import ImageDetections, Objects
 from ppdet_repro.utils.boxes import overlaps
 
 FALSE_POSITIVE, IGNORED = -1, -2
+LEAST_OVERLAP = 0.5  # the IoU of a match, and the share of an ignored detection that lies in a difficult object
 THRESHOLDS = [round(0.05 * i, 2) for i in range(1, 20)]
 
 
 class MatchedDetections(NamedTuple):
-    """The detections of an image, matched with its objects.
+    """The detections of an image, matched with its objects."""
 
-    Attributes:
-        rows: The detections [M, 6] with the highest score first.
-        objects: [M], the index of the object that each detection is matched with, or FALSE_POSITIVE, or IGNORED for
-            one in a difficult object or crowd.
-        missed: [G] bool, the objects that are not difficult and are matched with no detection.
-    """
-
-    rows: np.ndarray
-    objects: np.ndarray
-    missed: np.ndarray
+    rows: np.ndarray  # [M, 6], the highest score first
+    objects: np.ndarray  # [M], the index of the object; or FALSE_POSITIVE; or IGNORED: in a difficult object or crowd
+    missed: np.ndarray  # [G] bool, the objects that are not difficult and are matched with no detection
 
 
-def match_image(rows: np.ndarray, objects: Objects, threshold: float, iou_threshold: float = 0.5) -> MatchedDetections:
-    """Match the detections of an image with its objects.
+def match_image(rows: np.ndarray, objects: Objects, threshold: float) -> MatchedDetections:
+    """Match the detections [M, 6] of an image with its objects. Those with a score below `threshold` are dropped.
 
     The detection with the highest score is matched first, each with the object that has the largest IoU among those
     that are still free, whatever its class. A detection without an object is ignored if it lies in a difficult object.
-
-    Args:
-        rows: Detections [M, 6].
-        objects: The ground truth.
-        threshold: Detections with a lower score are dropped.
-        iou_threshold: The least IoU of a match, and the least share of a detection in a difficult object.
     """
     rows = rows[rows[:, 1] >= threshold]
     rows = rows[np.argsort(-rows[:, 1], kind="stable")]
@@ -52,9 +40,9 @@ def match_image(rows: np.ndarray, objects: Objects, threshold: float, iou_thresh
     for i in range(len(rows)):
         candidates = np.where(free, overlap[i], 0.0)
         best = int(candidates.argmax()) if len(candidates) else 0
-        if len(candidates) and candidates[best] >= iou_threshold:
+        if len(candidates) and candidates[best] >= LEAST_OVERLAP:
             matched[i], free[best] = best, False
-        elif (difficult & (inside[i] >= iou_threshold)).any():
+        elif (difficult & (inside[i] >= LEAST_OVERLAP)).any():
             matched[i] = IGNORED
     return MatchedDetections(rows, matched, free)
 
@@ -75,10 +63,9 @@ def confused(matches: MatchedDetections, objects: Objects) -> np.ndarray:
 
 
 def confusion_matrix(images: Sequence[MatchedDetections], truth: Sequence[Objects], classes: int) -> np.ndarray:
-    """Count how often a true class (row) was found as each class (column).
+    """Count how often a true class (row) was found as each class (column): [K + 1, K + 1].
 
-    Returns:
-        [K + 1, K + 1]. The last row counts false positives, the last column missed objects.
+    The last row counts false positives, the last column missed objects.
     """
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
     for matches, objects in zip(images, truth):
@@ -110,29 +97,21 @@ def best_threshold(detections: Sequence[ImageDetections], truth: Dict[int, Objec
 
 
 class Curves(NamedTuple):
-    """COCO's precision-recall curves. Classes without objects are left out.
+    """COCO's precision-recall curves. Classes without objects are left out."""
 
-    Attributes:
-        recall: The recall thresholds [R].
-        by_iou: Precision [R] by the name of the IoU threshold, the mean over classes.
-        by_class: Precision [R] by class at IoU 0.5.
-        sizes: By class, the AP of small, medium, large and all objects; None if there are none of that size.
-    """
-
-    recall: np.ndarray
-    by_iou: Dict[str, np.ndarray]
-    by_class: Dict[str, np.ndarray]
-    sizes: Dict[str, List[Optional[float]]]
+    recall: np.ndarray  # the recall thresholds [R]
+    by_iou: Dict[str, np.ndarray]  # precision [R] by the name of the IoU threshold, the mean over classes
+    by_class: Dict[str, np.ndarray]  # precision [R] by class at IoU 0.5
+    sizes: Dict[
+        str, List[Optional[float]]
+    ]  # by class, the AP of small, medium, large and all objects; None: no objects
 
 
 def precision_recall_curves(precision: np.ndarray, recall: np.ndarray, names: Sequence[str]) -> Curves:
-    """The curves of a finished COCO evaluation.
+    """The curves of a finished COCO evaluation, for the recall thresholds [R] and the names of the classes.
 
-    Args:
-        precision: COCOeval's array [T, R, K, S, D]: IoU thresholds, recall thresholds, classes, sizes (all, small,
-            medium, large), limits of detections per image. It is -1 where there are no objects.
-        recall: The recall thresholds [R].
-        names: The names of the classes.
+    `precision` is COCOeval's array [T, R, K, S, D]: IoU thresholds, recall thresholds, classes, sizes (all, small,
+    medium, large), limits of detections per image. It is -1 where there are no objects.
     """
     defined = np.where(precision[..., -1] < 0, np.nan, precision[..., -1])  # [T, R, K, S]
     present = [k for k in range(len(names)) if not np.isnan(defined[:, :, k, 0]).all()]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -25,25 +26,19 @@ SIZES = ("small", "medium", "large")
 
 
 class ClassScore(NamedTuple):
-    """One class: the number of its objects without crowds, AP over all IoU thresholds, AP at IoU 0.5. The APs are None
-    if there are no objects."""
+    """The scores of one class."""
 
     name: str
-    objects: int
-    ap: Optional[float]
-    ap50: Optional[float]
+    objects: int  # without crowds
+    ap: Optional[float]  # over all IoU thresholds; None if there are no objects
+    ap50: Optional[float]  # at IoU 0.5
 
 
 class COCOScores(NamedTuple):
-    """The result of an evaluation.
+    """The result of an evaluation."""
 
-    Attributes:
-        summary: The twelve numbers of pycocotools by name; -1 if there are no objects of that size.
-        classes: The scores per class in the order of the category ids.
-    """
-
-    summary: Dict[str, float]
-    classes: List[ClassScore]
+    summary: Dict[str, float]  # the twelve numbers of pycocotools by name; -1 if there are no objects of that size
+    classes: List[ClassScore]  # in the order of the category ids
 
     def values(self) -> Dict[str, float]:
         """The summary and the `bbox_AP/<class>` of each class that has objects."""
@@ -66,9 +61,7 @@ def load_coco_json(path: Union[str, Path]) -> Dict[str, Any]:
     """Read a COCO annotation file for evaluation.
 
     Where `area` and `iscrowd` are missing, they become width x height and 0. Annotations without a box are dropped.
-
-    Raises:
-        UserError: The file is missing or is not in COCO's format.
+    Raises UserError if the file is missing or is not in COCO's format.
     """
     document = read_coco(str(path))
     annotations = [
@@ -90,23 +83,20 @@ def evaluate_coco(
     image_ids: Optional[Sequence[int]] = None,
     reference: bool = False,
 ) -> COCOScores:
-    """Evaluate detections.
+    """Evaluate detections. Raises UserError if a row has the id of an image that the annotation file does not have.
 
     Args:
         truth: The content of an annotation file, from `load_coco_json`.
         rows: The rows of a result file, as from `coco_rows`.
         image_ids: The images to evaluate; None for all.
         reference: Compute with pycocotools itself, which is slower, as a check.
-
-    Raises:
-        UserError: A row has the id of an image that the annotation file does not have.
     """
     evaluation = accumulate(truth, rows, image_ids, reference)
     precision = np.asarray(evaluation.eval["precision"])  # [T, R, K, S, D]
     objects = _count_objects(truth, image_ids)
     names = {category["id"]: str(category["name"]) for category in truth["categories"]}
     curves = {i: precision[:, :, k, 0, -1] for k, i in enumerate(evaluation.params.catIds)}  # [T, R] each
-    classes = [ClassScore(names[i], objects.get(i, 0), _mean(c), _mean(c[0])) for i, c in curves.items()]
+    classes = [ClassScore(names[i], objects[i], _mean(c), _mean(c[0])) for i, c in curves.items()]
     return COCOScores(dict(zip(SUMMARY, map(float, evaluation.stats))), classes)
 
 
@@ -161,14 +151,11 @@ def _as_annotations(rows: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:
     return [{**row, "id": i, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0} for i, row in enumerate(rows, 1)]
 
 
-def _count_objects(truth: Dict[str, Any], image_ids: Optional[Sequence[int]]) -> Dict[int, int]:
+def _count_objects(truth: Dict[str, Any], image_ids: Optional[Sequence[int]]) -> Counter[int]:
     """The number of objects per category id on the evaluated images, without crowds."""
-    evaluated = None if image_ids is None else set(image_ids)
-    counts: Dict[int, int] = {}
-    for a in truth["annotations"]:
-        if not a["iscrowd"] and (evaluated is None or a["image_id"] in evaluated):
-            counts[a["category_id"]] = counts.get(a["category_id"], 0) + 1
-    return counts
+    evaluated = {a["image_id"] for a in truth["annotations"]} if image_ids is None else set(image_ids)
+    counted = (a for a in truth["annotations"] if a["image_id"] in evaluated and not a["iscrowd"])
+    return Counter(a["category_id"] for a in counted)
 
 
 def _mean(precision: np.ndarray) -> Optional[float]:

@@ -12,11 +12,11 @@ import numpy as np
 
 
 class Objects(NamedTuple):
-    """The ground truth of an image: `boxes` [G, 4] xyxy, `classes` [G], `difficult` [G] bool."""
+    """The ground truth of an image."""
 
-    boxes: np.ndarray
-    classes: np.ndarray
-    difficult: np.ndarray
+    boxes: np.ndarray  # [G, 4] xyxy
+    classes: np.ndarray  # [G]
+    difficult: np.ndarray  # [G] bool
 
 
 class ImageDetections(NamedTuple):
@@ -27,12 +27,9 @@ class ImageDetections(NamedTuple):
 
 
 def split_batch(im_id: np.ndarray, bbox: np.ndarray, bbox_num: np.ndarray) -> List[ImageDetections]:
-    """Split the detections of a batch by image.
+    """Split the detections of a batch [sum of M, 6] by image: `im_id` [B] or [B, 1], rows per image `bbox_num` [B].
 
-    Args:
-        im_id: Image ids [B] or [B, 1].
-        bbox: The detections of all images, [sum of M, 6]. Rows with a negative class are padding and are dropped.
-        bbox_num: Rows per image [B].
+    Rows with a negative class are padding and are dropped.
     """
     ends = np.cumsum(bbox_num)
     images = np.split(np.asarray(bbox, np.float32).reshape(-1, 6)[: ends[-1]], ends[:-1])
@@ -40,12 +37,10 @@ def split_batch(im_id: np.ndarray, bbox: np.ndarray, bbox_num: np.ndarray) -> Li
 
 
 def merge_ranks(parts: Iterable[Sequence[ImageDetections]], order: Sequence[int]) -> List[ImageDetections]:
-    """Merge the detections of several processes into what one process would have found.
+    """Merge the detections of several processes into what one process would have found, in the order of image ids.
 
-    Args:
-        parts: The detections of each process. An image that several processes have (a sampler repeats images to fill
-            the last batch) is taken once.
-        order: The image ids in the order of the result. Images that no process has are left out.
+    An image that several processes have (a sampler repeats images to fill the last batch) is taken once. Images that
+    no process has are left out.
     """
     by_id: Dict[int, ImageDetections] = {}
     for part in parts:
@@ -59,11 +54,8 @@ def coco_rows(
 ) -> List[Dict[str, Any]]:
     """Convert detections to rows of a COCO result file: image_id, category_id, bbox [x, y, w, h], score.
 
-    Args:
-        detections: The detections per image.
-        category_ids: The category id of each class.
-        bias: Added to widths and heights. It is 1 where corners are pixels that belong to the box, as some published
-            weights need.
+    `bias` is added to widths and heights. It is 1 where corners are pixels that belong to the box, as some published
+    weights need.
     """
     return [
         {
@@ -80,10 +72,8 @@ def coco_rows(
 def from_coco_rows(
     rows: Sequence[Dict[str, Any]], category_ids: Sequence[int], image_ids: Sequence[int], bias: float = 0.0
 ) -> List[ImageDetections]:
-    """The inverse of `coco_rows` for the images with these ids.
-
-    Rows of other categories are left out, as in COCO's evaluation.
-    """
+    """The inverse of `coco_rows` for the images with these ids. Rows of other categories are left out, as in COCO's
+    evaluation."""
     labels = {category: i for i, category in enumerate(category_ids)}
     found: Dict[int, List[List[float]]] = {im_id: [] for im_id in image_ids}
     for row in (row for row in rows if row["category_id"] in labels):

@@ -14,26 +14,22 @@ from ppdet_repro.utils.boxes import overlaps
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.table import text_table
 
+IOU_THRESHOLD = 0.5
+
 
 class ClassScore(NamedTuple):
-    """One class: the number of its objects that are not difficult, the number of its detections, and the average
-    precision, which is None if there are no such objects."""
+    """The score of one class."""
 
     name: str
-    objects: int
+    objects: int  # those that are not difficult
     detections: int
-    ap: Optional[float]
+    ap: Optional[float]  # None if there are no such objects
 
 
 class VOCScores(NamedTuple):
-    """The result of an evaluation.
+    """The result of an evaluation."""
 
-    Attributes:
-        mean: The mean AP of the classes that have objects, 0 if there are none.
-        classes: The scores per class.
-    """
-
-    mean: float
+    mean: float  # the mean AP of the classes that have objects, 0 if there are none
     classes: List[ClassScore]
 
     def values(self) -> Dict[str, float]:
@@ -56,13 +52,12 @@ def evaluate_voc(
     detections: Sequence[ImageDetections],
     class_names: Sequence[str],
     map_type: str = "11point",
-    iou_threshold: float = 0.5,
     evaluate_difficult: bool = False,
 ) -> VOCScores:
     """Evaluate detections.
 
     The detection with the highest score comes first. It is right if its IoU with the object of its class that overlaps
-    it most is above `iou_threshold` and no detection before it has found that object. Widths and heights are in whole
+    it most is above `IOU_THRESHOLD` and no detection before it has found that object. Widths and heights are in whole
     pixels (x2 - x1 + 1). Difficult objects need not be found, and a detection that finds one does not count.
 
     Args:
@@ -70,12 +65,8 @@ def evaluate_voc(
         detections: The detections per image. Only these images are evaluated.
         class_names: The names of the classes.
         map_type: How to average precision: 11point (VOC 2007), area (VOC 2010 and later) or integral
-            (PaddleDetection's); see `eleven_point`, `area` and `integral`.
-        iou_threshold: The IoU that a right detection exceeds.
+            (PaddleDetection's); see `eleven_point`, `area` and `integral`. Other values raise a UserError.
         evaluate_difficult: Treat difficult objects like any other.
-
-    Raises:
-        UserError: `map_type` is none of the three.
     """
     if map_type not in AVERAGES:
         raise UserError(f"map_type {map_type!r} is not one of {', '.join(AVERAGES)}")
@@ -87,7 +78,7 @@ def evaluate_voc(
             rows, objects = _of_class(image, truth[image.im_id], k, evaluate_difficult)
             number += int((~objects.difficult).sum())
             score_parts.append(rows[:, 1])
-            hit_parts.append(_hits(rows, objects, iou_threshold))
+            hit_parts.append(_hits(rows, objects))
         scores, hits = np.concatenate(score_parts), np.concatenate(hit_parts)
         classes.append(ClassScore(name, number, len(scores), average(scores, hits, number) if number else None))
     defined = [c.ap for c in classes if c.ap is not None]
@@ -142,7 +133,7 @@ def _of_class(image: ImageDetections, objects: Objects, k: int, evaluate_difficu
     return by_score, Objects(objects.boxes[mine], objects.classes[mine], difficult)
 
 
-def _hits(rows: np.ndarray, objects: Objects, iou_threshold: float) -> np.ndarray:
+def _hits(rows: np.ndarray, objects: Objects) -> np.ndarray:
     """For each detection of one class on one image, 1 if it is right, 0 if it is wrong, -1 if it does not count."""
     hits = np.zeros(len(rows))
     if not len(objects.boxes):
@@ -151,7 +142,7 @@ def _hits(rows: np.ndarray, objects: Objects, iou_threshold: float) -> np.ndarra
     boxes, truth = rows[:, None, 2:].astype(np.float64), objects.boxes.astype(np.float64)
     for i, iou in enumerate(overlaps(boxes, truth, extra=1.0, touching=False)):  # [G]
         best = int(iou.argmax())
-        if iou[best] <= iou_threshold:
+        if iou[best] <= IOU_THRESHOLD:
             continue
         if objects.difficult[best]:
             hits[i] = -1

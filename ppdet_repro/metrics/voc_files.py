@@ -3,28 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Mapping, Sequence, Union
+from typing import List, Mapping, Sequence
 
 from ppdet_repro.metrics.detections import ImageDetections
-from ppdet_repro.utils.files import atomic_file
-
-
-def voc_lines(detections: Sequence[ImageDetections], label: int, names: Mapping[int, str]) -> List[str]:
-    """The lines "image score x1 y1 x2 y2" of one class.
-
-    Coordinates are those of the annotations, in which VOC counts pixels from 1.
-
-    Args:
-        detections: The detections per image.
-        label: The class id.
-        names: The name of each image's file, without suffix, by image id.
-    """
-    return [
-        f"{names[image.im_id]} {score:.6f} " + " ".join(f"{side:.2f}" for side in box)
-        for image in detections
-        for found, score, *box in image.rows.tolist()
-        if int(found) == label
-    ]
+from ppdet_repro.utils.files import write_output
 
 
 def write_voc_files(
@@ -32,24 +14,19 @@ def write_voc_files(
     class_names: Sequence[str],
     names: Mapping[int, str],
     split: str,
-    folder: Union[str, Path],
+    folder: Path,
 ) -> List[Path]:
-    """Write `folder`/comp4_det_SPLIT_CLASS.txt for every class. Files of classes without detections are empty.
+    """Write `folder`/comp4_det_SPLIT_CLASS.txt for every class, with lines "image score x1 y1 x2 y2".
 
-    Args:
-        detections: The detections per image.
-        class_names: The names of all classes.
-        names: The name of each image's file, without suffix, by image id.
-        split: The name of the dataset's split.
-        folder: Where to write.
-
-    Raises:
-        OSError: A file cannot be written.
+    `names` are the names of the images' files, without suffix, by image id. Coordinates are those of the annotations,
+    in which VOC counts pixels from 1. Raises UserError if a file cannot be written.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    lines: List[List[str]] = [[] for _ in class_names]
+    for image in detections:
+        for label, score, *box in image.rows.tolist():
+            sides = " ".join(f"{side:.2f}" for side in box)
+            lines[int(label)].append(f"{names[image.im_id]} {score:.6f} {sides}\n")
     paths = [folder / f"comp4_det_{split}_{name}.txt" for name in class_names]
-    for label, path in enumerate(paths):
-        with atomic_file(path) as file:
-            file.write("".join(f"{line}\n" for line in voc_lines(detections, label, names)).encode())
+    for path, of_class in zip(paths, lines):
+        write_output(path, "".join(of_class).encode())
     return paths

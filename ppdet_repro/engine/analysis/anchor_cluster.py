@@ -17,26 +17,18 @@ from ppdet_repro.utils.errors import UserError
 MAX_STRETCH = 4.0  # an anchor fits a box if no side is this many times longer or shorter, as in YOLOv5
 SAMPLE = 50_000  # the most boxes to cluster
 STARTS = 5  # clusterings with other random starts
+ITERATIONS = 300  # the most iterations of one clustering
 
 
 class Fit(NamedTuple):
-    """How well anchors fit boxes.
+    """How well anchors fit boxes."""
 
-    Attributes:
-        recall: The share of boxes that some anchor fits (best possible recall).
-        iou: The mean IoU of the boxes with their best anchors, if both had the same center.
-    """
-
-    recall: float
-    iou: float
+    recall: float  # the share of boxes that some anchor fits (best possible recall)
+    iou: float  # the mean IoU of the boxes with their best anchors, if both had the same center
 
 
 def box_sizes(cfg: Config, height: int, width: int) -> np.ndarray:
-    """The sizes [G, 2] of the boxes of the config's TrainDataset, if its images are resized to height x width.
-
-    Raises:
-        UserError: The dataset cannot be read or has no boxes.
-    """
+    """The sizes [G, 2] of the boxes of the config's TrainDataset, if its images are resized to height x width."""
     source = build(cfg, "TrainDataset")
     source.load()
     parts = [np.zeros((0, 2))]
@@ -77,18 +69,11 @@ def fit(sizes: np.ndarray, anchors: np.ndarray) -> Fit:
     return Fit(float(recall), float(shape_iou(sizes, anchors).max(axis=1).mean()))
 
 
-def kmeans(sizes: np.ndarray, count: int, rng: np.random.Generator, iterations: int = 300) -> np.ndarray:
-    """Cluster boxes by IoU; the anchors are the medians of the clusters.
+def kmeans(sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Cluster boxes with the sizes [G, 2] by IoU; the `count` anchors are the medians of the clusters.
 
     The first anchors are boxes chosen at random one after another. A box is more likely to be chosen the less it
     overlaps those before (k-means++).
-
-    Args:
-        sizes: The sizes of the boxes [G, 2].
-        count: The number of anchors.
-        rng: Source of random numbers.
-        iterations: The most iterations.
-
     Source: Redmon and Farhadi, "YOLO9000", CVPR 2017 ("Dimension Clusters").
     """
     anchors = sizes[rng.choice(len(sizes), 1)]  # [1, 2]
@@ -96,7 +81,7 @@ def kmeans(sizes: np.ndarray, count: int, rng: np.random.Generator, iterations: 
         distance = np.maximum(1 - shape_iou(sizes, anchors).max(axis=1), 1e-9) ** 2  # [G]
         anchors = np.append(anchors, sizes[rng.choice(len(sizes), 1, p=distance / distance.sum())], axis=0)
     owner = np.full(len(sizes), -1)
-    for _ in range(iterations):
+    for _ in range(ITERATIONS):
         last, owner = owner, shape_iou(sizes, anchors).argmax(axis=1)  # [G]
         if (owner == last).all():
             break
@@ -121,40 +106,28 @@ def evolve(anchors: np.ndarray, sizes: np.ndarray, rng: np.random.Generator, gen
 def cluster(sizes: np.ndarray, count: int, generations: int, seed: int) -> np.ndarray:
     """Compute anchors: the best of `STARTS` clusterings of at most `SAMPLE` boxes, improved by `evolve`.
 
-    Args:
-        sizes: The sizes of the boxes [G, 2].
-        count: The number of anchors.
-        generations: See `evolve`.
-        seed: Random seed.
-
-    Returns:
-        Anchors [A, 2] in whole pixels, the smallest area first.
-
-    Raises:
-        UserError: There are fewer boxes than anchors.
+    Takes the sizes of boxes [G, 2], and returns anchors [A, 2] in whole pixels, the smallest area first. Raises
+    UserError if there are fewer boxes than anchors.
     """
     if len(sizes) < count:
         raise UserError(f"{len(sizes)} boxes are too few for {count} anchors")
     rng = np.random.default_rng(seed)
     sizes = sizes[rng.permutation(len(sizes))[:SAMPLE]]
     anchors = max((kmeans(sizes, count, rng) for _ in range(STARTS)), key=lambda found: fit(sizes, found).iou)
-    anchors = evolve(anchors, sizes, rng, generations)
-    anchors = np.maximum(np.round(anchors), 1.0)
+    anchors = np.maximum(np.round(evolve(anchors, sizes, rng, generations)), 1.0)
     return anchors[np.argsort(anchors.prod(axis=1))]
 
 
 def anchor_report(cfg: Config, size: Optional[Sequence[int]], count: Optional[int], generations: int, seed: int) -> str:
     """The config's anchors and new ones, and how well they fit the boxes, as text.
 
+    Raises UserError if the dataset has too few boxes, or the config does not say the input size.
+
     Args:
-        cfg: The config.
         size: Height and width of the network's input; None for the `image_shape` of TestReader.
         count: The number of new anchors; None for as many as the config has, or 9.
-        generations: See `evolve`.
+        generations: How often to change the new anchors at random.
         seed: Random seed.
-
-    Raises:
-        UserError: The dataset has too few boxes, or the config does not say the input size.
     """
     height, width = size or input_size(cfg)
     sizes, own = box_sizes(cfg, height, width), config_anchors(cfg)

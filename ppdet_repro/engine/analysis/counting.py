@@ -27,27 +27,17 @@ Size = Tuple[int, int]  # height, width in pixels
 
 
 class Parameters(NamedTuple):
-    """Numbers of parameters without the running statistics of batch norms.
-
-    Attributes:
-        total: All parameters.
-        trainable: Those that are not frozen.
-    """
+    """Numbers of parameters without the running statistics of batch norms."""
 
     total: int
-    trainable: int
+    trainable: int  # those that are not frozen
 
 
 class Cost(NamedTuple):
-    """What one image costs.
+    """What one image costs."""
 
-    Attributes:
-        parts: Multiply-adds by the name of the part.
-        idle: Layers that have weights but were not counted: they were not called, or are of another kind.
-    """
-
-    parts: Dict[str, int]
-    idle: List[str]
+    parts: Dict[str, int]  # multiply-adds by the name of the part
+    idle: List[str]  # layers that have weights but were not counted: they were not called, or are of another kind
 
     @property
     def total(self) -> int:
@@ -55,10 +45,9 @@ class Cost(NamedTuple):
 
 
 class CountedImage(NamedTuple):
-    """An image's size before the transforms (None if only the input's size is given), after resizing and after
-    padding, and what the network costs on it."""
+    """The sizes of an image, and what the network costs on it."""
 
-    original: Optional[Size]
+    original: Optional[Size]  # before the transforms; None if only the input's size is given
     resized: Size
     padded: Size
     cost: Cost
@@ -82,15 +71,9 @@ def multiply_adds(layer: nn.Layer, source: paddle.Tensor, output: paddle.Tensor)
 
 
 def count(model: nn.Layer, run: Callable[[], object], kinds: Tuple[type, ...] = COUNTED) -> Cost:
-    """Count multiply-adds while a function runs a model.
+    """Count the multiply-adds of layers of these kinds while `run` calls the model, which is in eval mode meanwhile.
 
-    Args:
-        model: The model. It is in eval mode while it runs.
-        run: Calls the model.
-        kinds: The classes of the layers to count.
-
-    Returns:
-        The cost by child of the model; "" is the model itself.
+    The parts of the cost are the children of the model; "" is the model itself.
     """
     parts: Dict[str, int] = {name: 0 for name, _ in model.named_children()}
     called = set()
@@ -116,13 +99,8 @@ def count(model: nn.Layer, run: Callable[[], object], kinds: Tuple[type, ...] = 
             hook.remove()
         if training:
             model.train()
-    idle = [name for name, layer in layers.items() if name not in called and has_weight(layer)]
-    return Cost(parts, idle)
-
-
-def has_weight(layer: nn.Layer) -> bool:
-    """Whether the layer itself, without its sublayers, has a parameter with two or more dimensions."""
-    return any(len(p.shape) > 1 for p in layer.parameters(include_sublayers=False))
+    weights = {name: layer.parameters(include_sublayers=False) for name, layer in layers.items() if name not in called}
+    return Cost(parts, [name for name, own in weights.items() if any(len(p.shape) > 1 for p in own)])
 
 
 def count_input(model: Detector, size: Size, kinds: Tuple[type, ...] = COUNTED) -> Cost:

@@ -24,29 +24,23 @@ from ppdet_repro.utils.table import text_table
 
 
 class NetworkSize(NamedTuple):
-    """Parameters and multiply-adds of a whole network, and those of its deformable convolutions without the
-    convolutions that predict their offsets."""
+    """Parameters and multiply-adds of a network."""
 
     parameters: int
     macs: int
-    deformable_parameters: int = 0
+    deformable_parameters: int = 0  # of deformable convolutions, without the convolutions that predict their offsets
     deformable_macs: int = 0
 
 
 def model_info(
     path: str, overrides: Sequence[str] = (), size: Optional[Size] = None, image_sizes: Sequence[Size] = ()
 ) -> str:
-    """The size of a config's model as text.
+    """The size of the model of a config file with these overrides, as text.
 
     Args:
-        path: The config.
-        overrides: Values that beat the config's, of the form `a.b.c=value`.
         size: The input size to count at: height, width in pixels.
         image_sizes: The sizes of images, before the config's transforms for evaluation, to average over. Without
             `size` and `image_sizes`, two typical images are counted.
-
-    Raises:
-        UserError: The config is wrong.
     """
     config = load_config(path, overrides)
     model = build_model(config)
@@ -115,13 +109,9 @@ def mean_line(images: Sequence[CountedImage]) -> str:
 
 
 def comparison(paper: PaperRow, images: Sequence[CountedImage], ours: NetworkSize, theirs: NetworkSize) -> List[str]:
-    """Explain the difference between our counts and a paper's, step by step.
+    """Explain the difference between the paper's counts and ours, the mean over images, step by step.
 
-    Args:
-        paper: The paper's figures and how it counts.
-        images: The images that our cost is the mean of.
-        ours: The size of the config's network.
-        theirs: The size of the paper's network, at the same input size.
+    `ours` and `theirs` are the config's and the paper's network at the same input size.
     """
     area = mean_area([image.padded for image in images])
     parameters, macs = ours.parameters, mean_cost(images)

@@ -22,7 +22,7 @@ from ppdet_repro.data.transform.resize import Resize, Size, resized_size
 from ppdet_repro.metrics.coco import SIZES
 from ppdet_repro.utils.analysis_plots import positives_plot
 from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.files import atomic_file
+from ppdet_repro.utils.files import write_output
 from ppdet_repro.utils.table import text_table
 
 AREA_LIMITS = (32**2, 96**2)  # COCO's limits between small, medium and large, in pixels of the original image
@@ -30,15 +30,10 @@ PAD = 32  # images are padded to a multiple of it
 
 
 class PositiveCounts(NamedTuple):
-    """The counts for one config.
+    """The counts for one config, by size of object."""
 
-    Attributes:
-        objects: [S], the number of objects of each size.
-        anchors: [S], the number of positive anchors of all objects of each size.
-    """
-
-    objects: np.ndarray
-    anchors: np.ndarray
+    objects: np.ndarray  # [S]
+    anchors: np.ndarray  # [S], positive anchors of all these objects
 
     @property
     def per_object(self) -> List[float]:
@@ -52,19 +47,10 @@ class PositiveCounts(NamedTuple):
 
 
 def count_positives(configs: Sequence[Config], number: int) -> Dict[str, PositiveCounts]:
-    """Count the positive anchors under each config.
+    """Count the positive anchors under each config, on the first `number` images of the first config's TrainDataset.
 
-    Args:
-        configs: Configs of detectors with anchors and a `bbox_assigner`. The images are those of the first one's
-            TrainDataset.
-        number: The number of images, from the first.
-
-    Returns:
-        The counts by name of the config.
-
-    Raises:
-        UserError: A config's detector does not assign anchors, or its EvalReader does not contain exactly one
-            `Resize`.
+    Returns the counts by name of the config. Raises UserError if a config's detector has no anchors or no
+    `bbox_assigner`, or if its EvalReader does not contain exactly one `Resize`.
     """
     dataset = build(configs[0], "TrainDataset")
     dataset.load()
@@ -72,13 +58,11 @@ def count_positives(configs: Sequence[Config], number: int) -> Dict[str, Positiv
 
 
 def count_for_config(cfg: Config, dataset: Source, number: int) -> PositiveCounts:
-    """The counts for one config; arguments and errors as in `count_positives`."""
+    """The counts for one config."""
     head = build(cfg, part_with_assigner(cfg))
     resizes = [t for t in build(cfg, "EvalReader").sample_transforms if isinstance(t, Resize)]
     if len(resizes) != 1:
-        raise UserError(
-            f"{cfg.path}: counting positive anchors needs one Resize in EvalReader, there are {len(resizes)}"
-        )
+        raise UserError(f"{cfg.path}: positive anchors need one Resize in EvalReader, there are {len(resizes)}")
     objects, anchors = np.zeros(len(SIZES), np.int64), np.zeros(len(SIZES), np.int64)
     for index in range(min(number, len(dataset))):
         record = dataset.record(index)
@@ -103,14 +87,7 @@ def part_with_assigner(cfg: Config) -> str:
 
 @paddle.no_grad()
 def positives_per_object(head: Any, boxes: np.ndarray, size: Size, resize: Resize) -> np.ndarray:
-    """The number of different positive anchors [G] of each box.
-
-    Args:
-        head: The head with the anchors and the assigner.
-        boxes: [G, 4] in pixels of the original image.
-        size: The size of the original image.
-        resize: How the image is resized for the network.
-    """
+    """The number of different positive anchors [G] of each box [G, 4], in pixels of an image of this size."""
     target = resized_size(size, resize.target_size, resize.keep_ratio)
     scale = np.array([target.width / size.width, target.height / size.height] * 2, np.float32)
     height, width = (math.ceil(side / PAD) * PAD for side in target)
@@ -133,15 +110,6 @@ def counts_table(counts: Dict[str, PositiveCounts]) -> str:
 
 
 def write_plot(counts: Dict[str, PositiveCounts], path: Path) -> None:
-    """Write a plot of the counts to a PNG file.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
-    data = positives_plot(SIZES, {name: [*found.per_object, *found.shares] for name, found in counts.items()})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            file.write(data)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    """Write a plot of the counts to a PNG file. Raises UserError if the file cannot be written."""
+    bars = {name: [*found.per_object, *found.shares] for name, found in counts.items()}
+    write_output(path, positives_plot(SIZES, bars))

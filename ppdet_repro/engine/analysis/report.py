@@ -29,8 +29,7 @@ from ppdet_repro.metrics.analysis import (
 from ppdet_repro.metrics.coco import SIZES, accumulate
 from ppdet_repro.metrics.detections import ImageDetections, Objects, from_coco_document
 from ppdet_repro.utils.analysis_plots import confusion_plot, precision_recall_plot, tide_plot
-from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.files import atomic_file
+from ppdet_repro.utils.files import write_output
 from ppdet_repro.utils.visualize import draw_boxes, enlarged
 
 FILE = "report.html"
@@ -46,24 +45,14 @@ TEMPLATES.filters["base64"] = lambda data: base64.b64encode(data).decode()
 
 
 class EvaluationResult(NamedTuple):
-    """What an evaluation leaves for the report.
+    """What an evaluation leaves for the report."""
 
-    Attributes:
-        truth: The content of a COCO annotation file.
-        rows: The rows of a COCO result file.
-        detections: The same per image.
-        files: The path of each image by image id.
-        names: The names of the classes.
-        category_ids: The category id of each class.
-        scores: The scores as text.
-    """
-
-    truth: Dict[str, Any]
-    rows: Sequence[Dict[str, Any]]
-    detections: Sequence[ImageDetections]
-    files: Dict[int, str]
-    names: Sequence[str]
-    category_ids: Sequence[int]
+    truth: Dict[str, Any]  # the content of a COCO annotation file
+    rows: Sequence[Dict[str, Any]]  # of a COCO result file
+    detections: Sequence[ImageDetections]  # the same per image
+    files: Dict[int, str]  # paths by image id
+    names: Sequence[str]  # of the classes
+    category_ids: Sequence[int]  # per class
     scores: str
 
 
@@ -77,26 +66,11 @@ class WorstImage(NamedTuple):
 def write_report(title: str, result: EvaluationResult, tide: Optional[TideErrors], folder: str) -> Path:
     """Write `folder`/report.html: scores, errors, curves, AP per class and size, confused classes, the worst images.
 
-    Args:
-        title: The heading.
-        result: The evaluation.
-        tide: The kinds of errors, if they were computed.
-        folder: Where to write.
-
-    Returns:
-        The path of the file.
-
-    Raises:
-        UserError: The file cannot be written.
+    Returns the path of the file. Raises UserError if it cannot be written.
     """
     path = Path(folder) / FILE
     page = TEMPLATES.get_template(f"{FILE}.j2").render(title=title, **contents(result, tide))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            file.write(page.encode())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    write_output(path, page.encode())
     return path
 
 

@@ -35,11 +35,11 @@ def show_assignment(
     offline: bool = False,
     progress: float = 1.0,
 ) -> List[str]:
-    """Draw the training targets of images of TrainDataset, one file per image.
+    """Draw the training targets of images of TrainDataset, one file per image, and return a line of text per image.
+
+    Raises UserError if an image is not in the dataset, or a file cannot be read or written.
 
     Args:
-        cfg: The config.
-        output_dir: Folder for the drawings.
         images: The images as file names, with or without suffix, or image ids. Empty: the first `number` images.
         number: The number of images if `images` is empty.
         weights: The weights of the model. None: random initial weights, which matters if targets depend on predictions
@@ -47,12 +47,6 @@ def show_assignment(
         seed: Random seed of the training transforms, which are applied before drawing, and of the initial weights.
         offline: Take weights that are a URL from the cache only.
         progress: The training progress to assume, from 0 to 1 (SAPD selects levels in another way in the first half).
-
-    Returns:
-        A line of text per image.
-
-    Raises:
-        UserError: An image is not in the dataset, or a file cannot be read or written.
     """
     source = build(cfg, "TrainDataset")
     source.load()
@@ -102,8 +96,7 @@ def find_image(source: Source, name: str) -> int:
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
     """Convert a normalized image [3, H, W] to uint8 [H, W, 3]; its values are stretched to the range 0 to 255."""
-    low, high = image.min(), image.max()
-    stretched = (image - low) / max(high - low, 1e-6) * 255
+    stretched = (image - image.min()) / max(np.ptp(image), 1e-6) * 255
     return np.ascontiguousarray(stretched.round().astype(np.uint8).transpose(1, 2, 0))
 
 

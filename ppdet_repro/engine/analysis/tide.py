@@ -21,17 +21,11 @@ MEANINGS = {
 
 
 class TideErrors(NamedTuple):
-    """The errors of a detector. AP is at IoU 0.5, from 0 to 100.
-
-    Attributes:
-        ap: The average precision.
-        main: For each kind of error, the AP that would be gained without it.
-        special: The AP that would be gained without any false positives (FP) or false negatives (FN).
-    """
+    """The errors of a detector. AP is at IoU 0.5, from 0 to 100."""
 
     ap: float
-    main: Dict[str, float]
-    special: Dict[str, float]
+    main: Dict[str, float]  # for each kind of error, the AP that would be gained without it
+    special: Dict[str, float]  # the AP that would be gained without any false positives (FP) or false negatives (FN)
 
     def table(self) -> str:
         """The errors as text."""
@@ -41,11 +35,7 @@ class TideErrors(NamedTuple):
 
 
 def import_tidecv() -> Any:
-    """Import the package tidecv.
-
-    Raises:
-        UserError: It is not installed.
-    """
+    """The package tidecv. Raises UserError if it is not installed."""
     try:
         import tidecv
     except ImportError as error:
@@ -57,15 +47,9 @@ def import_tidecv() -> Any:
 
 
 def tide_errors(truth: Dict[str, Any], rows: Sequence[Dict[str, Any]], image_ids: Sequence[int]) -> TideErrors:
-    """Compute the errors of detections.
+    """Compute the errors of the rows of a COCO result file on these images.
 
-    Args:
-        truth: The content of a COCO annotation file, from `load_coco_json`.
-        rows: The rows of a COCO result file.
-        image_ids: The evaluated images.
-
-    Raises:
-        UserError: tidecv is not installed.
+    `truth` is the content of an annotation file, from `load_coco_json`. Raises UserError if tidecv is not installed.
     """
     package = import_tidecv()
     evaluated = set(image_ids)
@@ -82,8 +66,5 @@ def tide_errors(truth: Dict[str, Any], rows: Sequence[Dict[str, Any]], image_ids
         found.add_detection(row["image_id"], row["category_id"], row["score"], box=row["bbox"])
     run = package.TIDE().evaluate(expected, found, mode=package.TIDE.BOX)
     main = {error.short_name: float(value) for error, value in run.fix_main_errors().items()}
-    special = {
-        {"FalsePos": "FP", "FalseNeg": "FN"}[error.short_name]: float(value)
-        for error, value in run.fix_special_errors().items()
-    }
-    return TideErrors(float(run.ap), main, special)
+    special = {error.short_name: float(value) for error, value in run.fix_special_errors().items()}
+    return TideErrors(float(run.ap), main, {"FP": special["FalsePos"], "FN": special["FalseNeg"]})

@@ -44,7 +44,7 @@ from ppdet_repro.metrics.detections import (
 from ppdet_repro.metrics.voc import VOCScores, evaluate_voc
 from ppdet_repro.metrics.voc_files import write_voc_files
 from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.files import atomic_file
+from ppdet_repro.utils.files import write_output
 from ppdet_repro.utils.logger import get_logger
 
 RESULT_FILE = "bbox.json"
@@ -109,10 +109,7 @@ def evaluate(model: nn.Layer, cfg: Config, dataset: Optional[Source] = None) -> 
 def detect(model: nn.Layer, batches: Iterable[Union[Batch, ViewBatches]], images: int) -> Iterator[ImageDetections]:
     """Run a detector on batches and yield the detections of each image. The model is in eval mode meanwhile.
 
-    Args:
-        model: The detector.
-        batches: The batches.
-        images: The number of images on all processes, for the progress bar of the first process.
+    `images` is the number of images on all processes, for the progress bar of the first process.
     """
     was_training = model.training
     model.eval()
@@ -131,11 +128,7 @@ def detect(model: nn.Layer, batches: Iterable[Union[Batch, ViewBatches]], images
 
 
 def evaluate_detections(detections: Sequence[ImageDetections], dataset: Source, run: RunSettings) -> Dict[str, float]:
-    """Write the detections if the settings ask for it, then compute and log the scores.
-
-    Returns:
-        The scores by name. Empty with `save_prediction_only`.
-    """
+    """Write the detections if the settings ask for it, then compute and log the scores and return them by name."""
     rows = coco_rows(detections, dataset.category_ids, run.bias)
     if run.output_eval is not None or run.save_prediction_only:
         write_rows(rows, run.output_eval or ".")
@@ -159,8 +152,7 @@ def evaluate_detections(detections: Sequence[ImageDetections], dataset: Source, 
 def evaluate_file(cfg: Config) -> Dict[str, float]:
     """Compute the scores of the detections that an evaluation wrote to `output_eval`/bbox.json.
 
-    Raises:
-        UserError: The file is missing or not in COCO's format, or the metric is not COCO.
+    Raises UserError if the file is missing or not in COCO's format, or the metric is not COCO.
     """
     run = cfg.run
     if run.metric != "COCO":
@@ -209,54 +201,34 @@ def analyze(
         get_logger().info(f"report in {path}")
 
 
-def write_rows(rows: Rows, folder: Union[str, Path]) -> Path:
-    """Write the rows of a COCO result file to `folder`/bbox.json and return its path.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
+def write_rows(rows: Rows, folder: Union[str, Path]) -> None:
+    """Write the rows of a COCO result file to `folder`/bbox.json. Raises UserError if it cannot be written."""
     path = Path(folder) / RESULT_FILE
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as file:
-            file.write(json.dumps(rows).encode())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    write_output(path, json.dumps(rows).encode())
     get_logger().info(f"{len(rows)} detections written to {path}")
-    return path
 
 
 def write_server_files(detections: Sequence[ImageDetections], dataset: Source, folder: Union[str, Path]) -> None:
-    """Write the files for the VOC evaluation server. The dataset's annotation file names the split.
-
-    Raises:
-        UserError: A file cannot be written.
-    """
+    """Write the files for the VOC evaluation server. The dataset's annotation file names the split."""
     names = {int(im_id): Path(file).stem for im_id, file in zip(dataset.table.ids, dataset.table.files)}
     split = Path(dataset.anno_path or "set").stem
-    try:
-        paths = write_voc_files(detections, dataset.class_names, names, split, folder)
-    except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}") from error
+    paths = write_voc_files(detections, dataset.class_names, names, split, Path(folder))
     get_logger().info(f"for the VOC server: {paths[0]} and {len(paths) - 1} more")
 
 
 def check_classes(dataset: Source, cfg: Config, name: str = "EvalDataset") -> None:
-    """Check that the dataset and the model have the same number of classes, else raise a `UserError`."""
-    classes = len(dataset.class_names)
-    if classes != cfg.run.num_classes:
+    """Raise a `UserError` unless the dataset and the model have the same number of classes."""
+    found, wanted = len(dataset.class_names), cfg.run.num_classes
+    if found != wanted:
         raise UserError(
-            f"{cfg.path}: {name} has {classes} classes, but num_classes of the model is "
-            f"{cfg.run.num_classes}; make them agree"
+            f"{cfg.path}: {name} has {found} classes, but num_classes of the model is {wanted}; make them agree"
         )
 
 
 def check_evaluation(dataset: Source, cfg: Config) -> None:
     """Check that a detector of this config can be evaluated on a dataset, before hours of detection or training.
 
-    Raises:
-        UserError: The dataset, the metric, the model and `test_scales` do not fit together, or tidecv is needed but not
-            installed.
+    Raises UserError if the dataset, the metric, the model and `test_scales` do not fit together, or tidecv is missing.
     """
     run = cfg.run
     check_classes(dataset, cfg)
@@ -271,11 +243,7 @@ def check_evaluation(dataset: Source, cfg: Config) -> None:
 
 
 def annotation_file(dataset: Source) -> Path:
-    """The path of a dataset's COCO annotation file.
-
-    Raises:
-        UserError: The dataset has none.
-    """
+    """The path of a dataset's COCO annotation file, else a `UserError`."""
     path = Path(dataset.dataset_dir, dataset.anno_path or "")
     if path.suffix != ".json":
         raise UserError(f"metric COCO needs a COCO JSON file, but EvalDataset.anno_path is {path}; or set metric: VOC")

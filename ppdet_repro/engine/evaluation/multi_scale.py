@@ -43,11 +43,7 @@ class Mirror:
 
 
 def list_views(sizes: Sequence[Sequence[int]], flip: bool) -> List[View]:
-    """The views for the settings `test_scales` and `test_flip`: every size, and with `flip` every size mirrored, too.
-
-    Raises:
-        UserError: A size is not two positive numbers.
-    """
+    """The views for the settings `test_scales` and `test_flip`: every size; with `flip` also every size mirrored."""
     for size in sizes:
         if len(size) != 2 or min(size) < 1:
             raise UserError(f"test_scales: {list(size)} is not [short side, long side] in pixels")
@@ -56,20 +52,16 @@ def list_views(sizes: Sequence[Sequence[int]], flip: bool) -> List[View]:
 
 
 def reader_of_view(reader: EvalReader, view: View) -> EvalReader:
-    """A copy of a reader that resizes to the view's size, with the image's aspect ratio, and then mirrors if needed.
-
-    Raises:
-        UserError: The reader's sample transforms do not contain exactly one `Resize`.
-    """
+    """A copy of a reader that resizes to the view's size, with the image's aspect ratio, and then mirrors if needed."""
     resizes = [i for i, transform in enumerate(reader.sample_transforms) if isinstance(transform, Resize)]
     if len(resizes) != 1:
         raise UserError(f"test_scales needs one Resize in EvalReader.sample_transforms, there are {len(resizes)}")
+    (index,) = resizes
     own = copy.copy(reader)
     own.sample_transforms = list(reader.sample_transforms)
-    resize = own.sample_transforms[resizes[0]]
-    own.sample_transforms[resizes[0]] = Resize(view.size, True, resize.interp)
+    own.sample_transforms[index] = Resize(view.size, True, own.sample_transforms[index].interp)
     if view.mirrored:
-        own.sample_transforms.insert(resizes[0] + 1, Mirror())
+        own.sample_transforms.insert(index + 1, Mirror())
     return own
 
 
@@ -84,8 +76,8 @@ class MultiViewDetector(nn.Layer):
 
     def forward(self, batch: ViewBatches) -> Dict[str, Tensor]:
         """The detections as `Detector.forward` returns them."""
-        parts = [candidates(self.model, *pair) for pair in zip(batch["views"], self.views)]
-        return self.model.suppress(*merge(parts))._asdict()
+        boxes, scores = zip(*(candidates(self.model, *pair) for pair in zip(batch["views"], self.views)))
+        return self.model.suppress(paddle.concat(boxes, axis=1), paddle.concat(scores, axis=2))._asdict()
 
 
 def group_batches(batches: Sequence[Iterable[Batch]]) -> Iterator[ViewBatches]:
@@ -106,8 +98,3 @@ def mirror(boxes: Tensor, widths: Tensor) -> Tensor:
     """Mirror boxes [B, N, 4] in images with the widths [B, 1]."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return paddle.stack([widths - x2, y1, widths - x1, y2], axis=-1)
-
-
-def merge(parts: Sequence[Tuple[Tensor, Tensor]]) -> Tuple[Tensor, Tensor]:
-    """Concatenate the candidates of all views: boxes [B, N, 4] and scores [B, K, N]."""
-    return paddle.concat([boxes for boxes, _ in parts], axis=1), paddle.concat([scores for _, scores in parts], axis=2)
