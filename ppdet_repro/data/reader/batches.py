@@ -17,16 +17,7 @@ import numpy as np
 from ppdet_repro.core.contract import Batch
 from ppdet_repro.data.reader.workers import ordered_map
 from ppdet_repro.data.source.base import Dataset, random_record
-from ppdet_repro.data.transform.base import (
-    PER_BOX,
-    BatchTransform,
-    Compose,
-    Context,
-    ImageError,
-    Sample,
-    SampleTransform,
-    apply_to_batch,
-)
+from ppdet_repro.data.transform.base import PER_BOX, AnyTransform, Compose, Context, ImageError, Sample, apply_to_batch
 from ppdet_repro.data.transform.pad import stack
 from ppdet_repro.utils.errors import UserError
 
@@ -48,8 +39,8 @@ class Preparation:
     """Makes a batch from a step's number and the positions of its samples in the epoch. Runs in the workers."""
 
     dataset: Dataset
-    sample_transforms: Sequence[SampleTransform]
-    batch_transforms: Sequence[SampleTransform | BatchTransform]
+    sample_transform: Compose
+    batch_transforms: Sequence[AnyTransform]
     order: np.ndarray  # the indices of the dataset in the order of the epoch
     seed: int
     epoch: int
@@ -79,12 +70,11 @@ class Preparation:
         count = len(self.order)
         unreadable: set[str] = set()
         for attempt in range(count):
-            seed = [self.seed, self.epoch, position, *([attempt] if attempt else [])]
-            rng = np.random.default_rng(seed)
+            rng = np.random.default_rng([self.seed, self.epoch, position, *([attempt] if attempt else [])])
             ctx = Context(rng, progress, partial(random_record, self.dataset, rng))
             record = self.dataset.record(int(self.order[(position + attempt) % count]))
             try:
-                return Compose(self.sample_transforms)(record, ctx)
+                return self.sample_transform(record, ctx)
             except ImageError as error:
                 unreadable.add(error.path)
                 if len(unreadable) > self.skip_limit:
@@ -96,10 +86,7 @@ class Preparation:
 def collate(samples: Sequence[Sample], collate_boxes: bool) -> Arrays:
     """Stack the arrays of samples along a new first axis. Entries that are not arrays are omitted.
 
-    Entries with one row per box become lists of arrays, unless `collate_boxes` is set.
-
-    Raises:
-        UserError: Arrays of different shapes cannot be stacked.
+    Entries with one row per box become lists of arrays, unless `collate_boxes` is set. UserError if shapes differ.
     """
     batch: Arrays = {}
     for key, first in samples[0].items():
@@ -120,9 +107,8 @@ def collate(samples: Sequence[Sample], collate_boxes: bool) -> Arrays:
 class EpochBatches:
     """The batches of an epoch. Iterating starts the workers, and leaving the loop stops them.
 
-    Raises:
-        UserError: While iterating: an image is unreadable in evaluation, too many images are unreadable in training,
-            or a worker failed.
+    Iterating raises UserError if an image is unreadable in evaluation, too many images are unreadable in training, or
+    a worker failed.
     """
 
     def __init__(
@@ -150,12 +136,9 @@ class EpochBatches:
 
 
 class SkippedImages:
-    """Counts the unreadable images of an epoch and stops training if there are too many.
+    """Counts the unreadable images of an epoch and stops training if there are more than `limit`.
 
-    Args:
-        limit: Number of files that are allowed.
-        known: Files for which a warning has been given; new ones are added.
-        warn: Called once per file.
+    `warn` is called for files that are not in `known`, to which they are added.
     """
 
     def __init__(self, limit: int, known: set[str], warn: Callable[[str], None]) -> None:
@@ -163,16 +146,12 @@ class SkippedImages:
         self.files: set[str] = set()
 
     def __call__(self, errors: list[ImageError]) -> None:
-        """Add errors.
-
-        Raises:
-            UserError: More than `limit` files are unreadable.
-        """
+        """Add errors. UserError if more than `limit` files are unreadable."""
         for error in errors:
-            self.files.add(error.path)
             if error.path not in self.known:
-                self.known.add(error.path)
                 self.warn(f"skipped {error}")
+            self.files.add(error.path)
+            self.known.add(error.path)
         if len(self.files) > self.limit:
             raise UserError(
                 f"{len(self.files)} unreadable images in one epoch, more than the {self.limit} allowed; "

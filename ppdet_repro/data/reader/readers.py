@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Sequence, cast
+from typing import Any, Optional, cast
 
 import paddle
 
@@ -11,6 +11,7 @@ from ppdet_repro.core.registry import Part, Shared, register
 from ppdet_repro.data.reader.batches import Arrays, EpochBatches, Preparation, SkippedImages, skip_limit
 from ppdet_repro.data.reader.sampling import batch_positions, epoch_order
 from ppdet_repro.data.source.base import Dataset
+from ppdet_repro.data.transform.base import Compose
 from ppdet_repro.data.transform.mix import Cutmix, Mixup
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
@@ -26,21 +27,21 @@ class _Reader:
 
     def __init__(
         self,
-        *,
-        sample_transforms: Optional[Sequence[Any]],
-        batch_transforms: Optional[Sequence[Any]],
-        batch_size: int,
-        shuffle: bool,
-        drop_last: bool,
-        collate_batch: bool,
-        num_classes: int,
-        inputs_def: Optional[dict[str, Any]],
-        use_shared_memory: bool,
-    ) -> None:
-        self.sample_transforms = list(sample_transforms or [])
-        self.batch_transforms = list(batch_transforms or [])
+        sample_transforms: Optional[list[Part[Any]]] = None,
+        batch_transforms: Optional[list[Part[Any]]] = None,
+        batch_size: int = 1,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        collate_batch: bool = True,
+        num_classes: Shared[int] = 80,
+        inputs_def: Optional[dict[str, Any]] = None,
+        use_shared_memory: bool = True,
+        fuse_normalize: bool = False,
+    ):
+        self.sample_transforms, self.batch_transforms = list(sample_transforms or []), list(batch_transforms or [])
         self.batch_size, self.shuffle, self.drop_last = batch_size, shuffle, drop_last
-        self.collate_batch, self.use_shared_memory = collate_batch, use_shared_memory
+        self.collate_batch = collate_batch and self.training
+        self.use_shared_memory, self.fuse_normalize = use_shared_memory, fuse_normalize
         name = type(self).__name__
         if batch_size < 1:
             raise UserError(f"{name}: batch_size {batch_size} must be at least 1")
@@ -63,44 +64,31 @@ class _Reader:
         return [*self.sample_transforms, *self.batch_transforms]
 
     def steps_per_epoch(self, dataset: Dataset, world: int = 1) -> int:
-        """Return the number of batches per epoch on each of `world` processes (the first one may have one more).
-
-        Raises:
-            UserError: The dataset is smaller than one batch.
-        """
+        """Return the number of batches per epoch on each of `world` processes (the first one may have one more)."""
         return len(self._positions(dataset, 0, world))
 
     def batches(
         self, dataset: Dataset, *, epoch: int, epochs_total: int, seed: int, workers: int, rank: int = 0, world: int = 1
     ) -> EpochBatches:
-        """Return the batches of one epoch.
+        """Return the batches of epoch `epoch` out of `epochs_total`, for process `rank` out of `world`.
 
-        Args:
-            dataset: A data source.
-            epoch: Number of the epoch, from 0.
-            epochs_total: Number of epochs of the training.
-            seed: Random seed.
-            workers: Number of worker processes. The result does not depend on it.
-            rank: Number of this process, from 0.
-            world: Number of processes.
-
-        Raises:
-            UserError: The dataset is smaller than one batch, or `seed` or `workers` is negative. See also
-                `EpochBatches`.
+        Numbers count from 0. The result does not depend on the number of `workers`, which are processes. Raises
+        UserError if the dataset is smaller than one batch, or `seed` or `workers` is negative; see also `EpochBatches`.
         """
         for name, value in (("seed", seed), ("worker_num", workers)):
             if value < 0:
                 raise UserError(f"{name} {value} must not be negative")
         tasks = list(enumerate(self._positions(dataset, rank, world)))
         limit = skip_limit(len(dataset)) if self.training else 0
+        order = epoch_order(len(dataset), self.shuffle, seed, epoch, self._epoch_length(world))
         prepare = Preparation(
-            dataset=dataset,
-            sample_transforms=self._active_transforms(epoch),
-            batch_transforms=self.batch_transforms,
-            order=epoch_order(len(dataset), self.shuffle, seed, epoch, self._epoch_length(world)),
-            seed=seed,
-            epoch=epoch,
-            epochs_total=epochs_total,
+            dataset,
+            Compose(self._active_transforms(epoch)),
+            self.batch_transforms,
+            order,
+            seed,
+            epoch,
+            epochs_total,
             steps=len(tasks),
             collate=self.collate_batch,
             skip_limit=limit,
@@ -171,15 +159,16 @@ class TrainReader(_Reader):
         epoch_steps: Optional[int] = None,
     ):
         super().__init__(
-            sample_transforms=sample_transforms,
-            batch_transforms=batch_transforms,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            collate_batch=collate_batch,
-            num_classes=num_classes,
-            inputs_def=inputs_def,
-            use_shared_memory=use_shared_memory,
+            sample_transforms,
+            batch_transforms,
+            batch_size,
+            shuffle,
+            drop_last,
+            collate_batch,
+            num_classes,
+            inputs_def,
+            use_shared_memory,
+            fuse_normalize,
         )
         if epoch_steps is not None and epoch_steps < 1:
             raise UserError(f"TrainReader: epoch_steps {epoch_steps} must be at least 1")
@@ -200,31 +189,6 @@ class EvalReader(_Reader):
     parameters; `collate_batch` and `fuse_normalize` have no effect.
     """
 
-    def __init__(
-        self,
-        sample_transforms: Optional[list[Part[Any]]] = None,
-        batch_transforms: Optional[list[Part[Any]]] = None,
-        batch_size: int = 1,
-        shuffle: bool = False,
-        drop_last: bool = False,
-        collate_batch: bool = True,
-        num_classes: Shared[int] = 80,
-        inputs_def: Optional[dict[str, Any]] = None,
-        use_shared_memory: bool = True,
-        fuse_normalize: bool = False,
-    ):
-        super().__init__(
-            sample_transforms=sample_transforms,
-            batch_transforms=batch_transforms,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            collate_batch=False,
-            num_classes=num_classes,
-            inputs_def=inputs_def,
-            use_shared_memory=use_shared_memory,
-        )
-
 
 @register
 class TestReader(_Reader):
@@ -236,32 +200,6 @@ class TestReader(_Reader):
         inputs_def: {image_shape: [3, height, width]} fixes the input of the exported model. -1 stands for any size.
         fuse_normalize: Let the exported model normalize its input, and omit this from the preprocessing.
     """
-
-    def __init__(
-        self,
-        sample_transforms: Optional[list[Part[Any]]] = None,
-        batch_transforms: Optional[list[Part[Any]]] = None,
-        batch_size: int = 1,
-        shuffle: bool = False,
-        drop_last: bool = False,
-        collate_batch: bool = True,
-        num_classes: Shared[int] = 80,
-        inputs_def: Optional[dict[str, Any]] = None,
-        use_shared_memory: bool = True,
-        fuse_normalize: bool = False,
-    ):
-        super().__init__(
-            sample_transforms=sample_transforms,
-            batch_transforms=batch_transforms,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            collate_batch=False,
-            num_classes=num_classes,
-            inputs_def=inputs_def,
-            use_shared_memory=use_shared_memory,
-        )
-        self.fuse_normalize = fuse_normalize
 
 
 def to_tensors(batch: Arrays) -> Batch:

@@ -19,7 +19,6 @@ from ppdet_repro.utils.logger import get_logger
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
-
 Column = Union[np.ndarray, List[Any]]
 
 
@@ -41,17 +40,16 @@ class ImageTable(NamedTuple):
             self.ids[images],
             None if self.sizes is None else self.sizes[images],
             starts_of(counts),
-            {name: _rows(column, rows) for name, column in self.columns.items()},
+            {
+                name: column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows]
+                for name, column in self.columns.items()
+            },
         )
 
 
 def starts_of(counts: np.ndarray) -> np.ndarray:
     """Turn the number of boxes per image [I] into `ImageTable.starts` [I + 1]."""
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-
-
-def _rows(column: Column, rows: np.ndarray) -> Column:
-    return column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows]
 
 
 class Dataset(Protocol):
@@ -92,20 +90,17 @@ class Source:
         self.repeat = repeat
         self._table: Optional[ImageTable] = None
         self._summary = ""
+        self._names: list[str] = []
 
     def read(self) -> tuple[ImageTable, str]:
-        """Read the annotations. Returns the images and boxes to use, and a line that sums them up."""
+        """Read the annotations and set `_names`. Returns the images and boxes to use, and a line that sums them up."""
         raise NotImplementedError
 
-    def load(self) -> None:
-        """Read the annotations and log one line about them. Further calls do nothing.
+    def load(self) -> ImageTable:
+        """Return the images and boxes. The first call reads the annotations and logs one line about them.
 
-        Raises:
-            UserError: Files are missing or wrong, or no image is left.
+        UserError if files are missing or wrong, or no image is left.
         """
-        self._loaded()
-
-    def _loaded(self) -> ImageTable:
         if self._table is None:
             self._table, self._summary = self.read()
             get_logger().info(self._summary)
@@ -113,7 +108,7 @@ class Source:
 
     @property
     def table(self) -> ImageTable:
-        return self._loaded()
+        return self.load()
 
     @property
     def summary(self) -> str:
@@ -124,7 +119,8 @@ class Source:
     @property
     def class_names(self) -> list[str]:
         """The names of the classes; the index is the class id of the model."""
-        raise NotImplementedError
+        self.load()
+        return self._names
 
     @property
     def category_ids(self) -> list[int]:
@@ -164,15 +160,10 @@ class Source:
         return path
 
     def _without_empty(self, table: ImageTable, allow_empty: bool, empty_ratio: float) -> tuple[ImageTable, int]:
-        """Choose the images to use: at most `sample_num`, those with boxes first.
+        """Choose at most `sample_num` images, those with boxes first.
 
-        Args:
-            table: All images.
-            allow_empty: Keep images without boxes.
-            empty_ratio: If in [0, 1), the largest share of images without boxes. They are chosen at random.
-
-        Returns:
-            The table of the chosen images, and the number of images without boxes that were left out.
+        Images without boxes are kept if `allow_empty`. If `empty_ratio` is in [0, 1), it is their largest share, and
+        they are chosen at random. Returns the table of the chosen images, and how many without boxes were left out.
         """
         counts = np.diff(table.starts)
         kept = np.arange(len(counts)) if allow_empty else np.flatnonzero(counts)
@@ -220,10 +211,7 @@ def require_folder(path: str, fix: str) -> None:
 
 
 def path_inside(folder: str, name: str, where: str) -> str:
-    """Join a folder and a name that must not lead out of the folder. Symbolic links are not resolved.
-
-    `where` tells in the message which entry has the name.
-    """
+    """Join a folder and the name in the entry `where`, which must not lead out. Symbolic links are not resolved."""
     if (os.path.isabs(name) or ".." in name) and (
         os.path.relpath(os.path.join(folder, name), folder or ".").split(os.sep)[0] == os.pardir
     ):
@@ -264,12 +252,7 @@ def read_label_list(path: str) -> list[str]:
 def summary_line(path: str, table: ImageTable, classes: str, left_out: dict[str, int], clipped: str) -> str:
     """Sum up a dataset: "a.json: 3 images, 8 boxes of 2 classes; left out: crowd regions (2)".
 
-    Args:
-        path: The annotation file.
-        table: The images and boxes.
-        classes: The number of classes, as text.
-        left_out: Kind of things that were left out -> their number.
-        clipped: A last clause, or "".
+    `left_out` has the number of each kind of things that were left out, and `clipped` is a last clause or "".
     """
     boxes = count(int(table.starts[-1]), "box", "boxes")
     kinds = [f"{kind} ({number:,})" for kind, number in left_out.items() if number]

@@ -51,17 +51,11 @@ class Report:
 
     def as_dict(self) -> dict:
         """Return the report in the form of a JSON file."""
-        kinds = Counter(problem.kind for problem in self.problems)
         return {
-            "file": self.file,
-            "images": self.images,
-            "empty_images": self.empty_images,
-            "boxes": self.boxes,
-            "crowd": self.crowd,
+            **vars(self),
             "classes": {name: {"boxes": b, "images": i} for name, (b, i) in self.classes.items()},
-            "scales": self.scales,
             "histogram": [{"side_from": side, "boxes": boxes} for side, boxes in self.histogram.items()],
-            "problem_counts": dict(kinds),
+            "problem_counts": dict(Counter(problem.kind for problem in self.problems)),
             "problems": [problem._asdict() for problem in self.problems],
         }
 
@@ -111,14 +105,9 @@ class Report:
 
 
 def check(dataset: DatasetFiles, decode: bool = False) -> Report:
-    """Check a dataset.
+    """Check a dataset. UserError if the annotation file itself cannot be read.
 
-    Args:
-        dataset: The dataset.
-        decode: Decode every image, in order to find damaged ones, instead of reading only the headers.
-
-    Raises:
-        UserError: The annotation file itself cannot be read.
+    With `decode`, every image is decoded, in order to find damaged ones, instead of reading only its header.
     """
     checker = _Checker(dataset, decode)
     document = read_coco(dataset.anno_file) if dataset.is_coco else checker.voc_document()

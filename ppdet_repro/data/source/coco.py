@@ -1,7 +1,4 @@
-"""COCO detection datasets: one JSON file for all images and boxes.
-
-I images, N annotations.
-"""
+"""COCO detection datasets: one JSON file for all images and boxes. I images, N annotations."""
 
 from __future__ import annotations
 
@@ -67,13 +64,7 @@ class COCODataSet(Source):
         self.load_crowd = load_crowd
         self.allow_empty = allow_empty
         self.empty_ratio = empty_ratio
-        self._names: list[str] = []
         self._ids: list[int] = []
-
-    @property
-    def class_names(self) -> list[str]:
-        self.load()
-        return self._names
 
     @property
     def category_ids(self) -> list[int]:
@@ -134,13 +125,9 @@ class COCODataSet(Source):
 
 
 def read_coco(path: str) -> dict:
-    """Read a COCO JSON file.
+    """Read a COCO JSON file: the lists of dictionaries "images" and "categories", and in most files "annotations".
 
-    Returns:
-        A dictionary with the lists of dictionaries "images" and "categories", and in most files "annotations".
-
-    Raises:
-        UserError: The file contains anything else.
+    UserError if the file contains anything else.
     """
     require_file(path, "give the path of a COCO JSON file")
     try:
@@ -153,11 +140,9 @@ def read_coco(path: str) -> dict:
     if not isinstance(document, dict):
         raise UserError(f"{path} is not a COCO JSON file: it needs 'images', 'annotations' and 'categories'")
     for key in ("images", "categories", "annotations"):
-        if key not in document:
-            if key == "annotations":
-                continue
+        if key not in document and key != "annotations":
             raise UserError(f"{path} is not a COCO JSON file: it has no {key!r}, only {sorted(document)[:8]}")
-        entries = document[key]
+        entries = document.get(key, [])
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise UserError(f"{path} is not a COCO JSON file: {key!r} must be a list of objects")
     return document

@@ -80,28 +80,26 @@ def coco_from_voc(
 
 
 def convert(dataset: DatasetFiles, target: str, force: bool = False) -> str:
-    """Convert a dataset to the other format; see `voc_to_coco` and `coco_to_voc`. Returns a line that sums it up."""
+    """Convert a dataset to the other format; see `voc_to_coco` and `coco_to_voc`.
+
+    Args:
+        dataset: The files of the dataset.
+        target: The JSON file to write, or the folder of the devkit.
+        force: Overwrite existing files, instead of raising UserError.
+
+    Returns:
+        A line that sums up what was written.
+    """
     if not dataset.is_coco and not target.endswith(".json"):
         raise UserError(f"{target}: a VOC set is converted to a COCO JSON file; give a name that ends in .json")
     with files_checked(target, "written"):
         return (coco_to_voc if dataset.is_coco else voc_to_coco)(dataset, target, force)
 
 
-def voc_to_coco(dataset: DatasetFiles, target: str, force: bool = False) -> str:
+def voc_to_coco(dataset: DatasetFiles, target: str, force: bool) -> str:
     """Write a VOC set as one COCO JSON file.
 
     Images are not copied; file names are relative to the folder that contains all of them.
-
-    Args:
-        dataset: The VOC set.
-        target: The file to write.
-        force: Overwrite an existing file.
-
-    Returns:
-        A line that sums up what was written.
-
-    Raises:
-        UserError: The target exists, or the dataset has a mistake.
     """
     _refuse_existing([target], force)
     entries = read_set(dataset.anno_file, dataset.image_folder)
@@ -131,22 +129,11 @@ def voc_to_coco(dataset: DatasetFiles, target: str, force: bool = False) -> str:
     return f"{target}: {_sizes(len(entries), len(document['annotations']), len(names))}; its image_dir is {images}"
 
 
-def coco_to_voc(dataset: DatasetFiles, target: str, force: bool = False) -> str:
+def coco_to_voc(dataset: DatasetFiles, target: str, force: bool) -> str:
     """Write a COCO dataset as a VOC devkit.
 
     The devkit consists of JPEGImages (copies of the images), Annotations, ImageSets/Main/<name of the JSON file>.txt
     and label_list.txt. Crowd regions become difficult objects with <iscrowd>. Masks and category ids are lost.
-
-    Args:
-        dataset: The COCO dataset.
-        target: The folder to write to.
-        force: Overwrite existing files.
-
-    Returns:
-        A line that sums up what was written.
-
-    Raises:
-        UserError: A file exists, or the dataset has a mistake.
     """
     path = dataset.anno_file
     document = read_coco(path)

@@ -25,16 +25,13 @@ class DatasetFiles(NamedTuple):
 
 
 def find_dataset(anno_file: str, image_folder: Optional[str] = None, label_file: Optional[str] = None) -> DatasetFiles:
-    """Find the files of a dataset.
+    """Find the files of a dataset. UserError if a given path does not exist.
 
     Args:
         anno_file: COCO JSON file or VOC set file.
         image_folder: The image folder. By default, it is ../<split> for a file called instances_<split>.json if that
             folder exists, the devkit's folder for a set file in a devkit, and otherwise the annotation file's folder.
         label_file: The label list of a VOC set. By default, it is label_list.txt in the image folder, if it exists.
-
-    Raises:
-        UserError: A given path does not exist.
     """
     require_file(anno_file, "give a COCO JSON file or a VOC set file (such as ImageSets/Main/train.txt)")
     if image_folder is None:

@@ -94,8 +94,7 @@ class ImageFolder(Source):
 def find_images(path: str) -> list[str]:
     """Return the path itself if it is an image file, or the images in a folder and its subfolders in natural order.
 
-    Raises:
-        UserError: The path is neither an image file nor a folder.
+    UserError if it is neither.
     """
     if os.path.isfile(path):
         if not path.lower().endswith(IMAGE_SUFFIXES):
@@ -103,10 +102,5 @@ def find_images(path: str) -> list[str]:
         return [path]
     if not os.path.isdir(path):
         raise UserError(f"{path} does not exist: give an image file or a folder of images")
-    below = (
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(path, followlinks=True)
-        for name in names
-        if name.lower().endswith(IMAGE_SUFFIXES)
-    )
-    return sorted(below, key=natural_key)
+    files = (os.path.join(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
+    return sorted((file for file in files if file.lower().endswith(IMAGE_SUFFIXES)), key=natural_key)

@@ -22,7 +22,7 @@ NOT_DRAWN = {"NormalizeImage", "NormalizeBox", "Permute"}  # these begin the pre
 
 
 def show(source: Source, folder: str, number: int = 16, seed: int = 0, transforms: Sequence[Any] = ()) -> Path:
-    """Draw random samples of a dataset.
+    """Draw random samples of a dataset. Returns the path of the contact sheet.
 
     Args:
         source: The dataset. Its data_fields must contain gt_bbox and gt_class (see `FIELDS`).
@@ -31,9 +31,6 @@ def show(source: Source, folder: str, number: int = 16, seed: int = 0, transform
         number: The number of samples.
         seed: Random seed of the choice and of the transforms.
         transforms: Sample and batch transforms of a reader, which are applied up to the normalization.
-
-    Returns:
-        The path of the contact sheet.
     """
     images = []
     target = Path(folder)

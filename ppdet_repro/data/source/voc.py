@@ -1,7 +1,4 @@
-"""Pascal VOC datasets: one XML file per image, and a text file that lists the images.
-
-I images, N objects.
-"""
+"""Pascal VOC datasets: one XML file per image, and a text file that lists the images. I images, N objects."""
 
 from __future__ import annotations
 
@@ -101,12 +98,6 @@ class VOCDataSet(Source):
         self.label_list = label_list
         self.allow_empty = allow_empty
         self.empty_ratio = empty_ratio
-        self._names: list[str] = []
-
-    @property
-    def class_names(self) -> list[str]:
-        self.load()
-        return self._names
 
     def read(self) -> tuple[ImageTable, str]:
         path = self.anno_file
@@ -228,12 +219,8 @@ def read_xml(path: str) -> Annotation:
             difficult, crowd = (bool(_number(item, flag, path)) for flag in ("difficult", "iscrowd"))
             objects.append(Object(name, (x1, y1, x2, y2), difficult, crowd))
     number = (root.findtext("id") or "").strip()
-    return Annotation(
-        _number(root, "size/width", path),
-        _number(root, "size/height", path),
-        int(number) if number.isdigit() else None,
-        objects,
-    )
+    width, height = _number(root, "size/width", path), _number(root, "size/height", path)
+    return Annotation(width, height, int(number) if number.isdigit() else None, objects)
 
 
 def _number(element: ElementTree.Element, tag: str, path: str) -> Optional[float]:
@@ -267,6 +254,4 @@ def image_size(path: str) -> tuple[int, int]:
 
 def _image_ids(annotations: list[Annotation]) -> np.ndarray:
     ids = [annotation.id for annotation in annotations if annotation.id is not None]
-    if len(set(ids)) < len(annotations):
-        return np.arange(len(annotations))
-    return np.array(ids, dtype=np.int64)
+    return np.array(ids, np.int64) if len(set(ids)) == len(annotations) else np.arange(len(annotations))

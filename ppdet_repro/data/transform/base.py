@@ -9,9 +9,10 @@ This package uses NumPy, OpenCV and Pillow, but never Paddle, so that deployment
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Callable, Iterator, List, Literal, NamedTuple, Optional, Protocol, Sequence, Tuple, TypedDict
+from typing import Any, Callable, Literal, NamedTuple, Optional, Protocol, TypedDict, Union, get_args
 
 import numpy as np
 
@@ -37,7 +38,7 @@ class Sample(TypedDict, total=False):
     gt_score: np.ndarray  # [G, 1] float32 ([G] after PadBox): the weight that Mixup or Cutmix gives
     is_crowd: np.ndarray  # [G, 1] int32 ([G] after PadBox)
     difficult: np.ndarray  # [G, 1] int32 ([G] after PadBox)
-    gt_poly: List[Any]  # G `segmentation` entries of COCO annotations
+    gt_poly: list[Any]  # G `segmentation` entries of COCO annotations
     gt_xyxy_relative: np.ndarray  # [G, 4] float32, xyxy over the image's width and height (NormalizeBox)
     gt_cxcywh_relative: np.ndarray  # [G, 4] float32, center and size over the same (BboxXYXY2XYWH)
 
@@ -52,15 +53,7 @@ class Sample(TypedDict, total=False):
 
 
 BoxField = Literal["gt_bbox", "gt_class", "gt_score", "is_crowd", "difficult", "gt_xyxy_relative", "gt_cxcywh_relative"]
-PER_BOX: Tuple[BoxField, ...] = (
-    "gt_bbox",
-    "gt_class",
-    "gt_score",
-    "is_crowd",
-    "difficult",
-    "gt_xyxy_relative",
-    "gt_cxcywh_relative",
-)
+PER_BOX: tuple[BoxField, ...] = get_args(BoxField)
 """The entries of a sample that have one row per ground truth box."""
 
 
@@ -87,6 +80,9 @@ class BatchTransform(ABC):
     def __call__(self, samples: list[Sample], ctx: Context) -> list[Sample]: ...
 
 
+AnyTransform = Union[SampleTransform, BatchTransform]
+
+
 class ImageError(Exception):
     """An image file cannot be used: `ImageError(path, im_id, reason)`."""
 
@@ -105,11 +101,8 @@ class TransformError(RuntimeError):
 class Compose:
     """Applies sample transforms one after another.
 
-    A transform that calls `ctx.draw` gets a sample to which the transforms before it have been applied.
-
-    Raises:
-        ImageError, UserError: from the transforms, unchanged.
-        TransformError: a transform failed in any other way.
+    A transform that calls `ctx.draw` gets a sample to which the transforms before it have been applied. ImageError and
+    UserError are passed on unchanged, any other exception of a transform becomes a TransformError.
     """
 
     def __init__(self, transforms: Sequence[SampleTransform]):
@@ -130,13 +123,10 @@ class Compose:
         return self._run(count, draw(), ctx)
 
 
-def apply_to_batch(
-    transforms: Sequence[SampleTransform | BatchTransform], samples: list[Sample], ctx: Context
-) -> list[Sample]:
+def apply_to_batch(transforms: Sequence[AnyTransform], samples: list[Sample], ctx: Context) -> list[Sample]:
     """Apply transforms one after another to the samples of a batch. Sample transforms are applied to each sample.
 
-    Raises:
-        ImageError, UserError, TransformError: see `Compose`.
+    Errors are those of `Compose`.
     """
     for transform in transforms:
         if isinstance(transform, BatchTransform):
@@ -148,7 +138,7 @@ def apply_to_batch(
 
 
 @contextmanager
-def _failures_named(transform: SampleTransform | BatchTransform, what: str) -> Iterator[None]:
+def _failures_named(transform: AnyTransform, what: str) -> Iterator[None]:
     try:
         yield
     except (ImageError, UserError, TransformError):

@@ -25,11 +25,7 @@ class NormalizeBox:
 
 @register
 class BboxXYXY2XYWH:
-    """Replaces `gt_xyxy_relative` by `gt_cxcywh_relative`: center x, center y, width, height.
-
-    Raises:
-        UserError: NormalizeBox does not come before it.
-    """
+    """Replaces `gt_xyxy_relative`, which NormalizeBox adds, by `gt_cxcywh_relative`: center x, y, width, height."""
 
     def __call__(self, sample: Sample, ctx: Context) -> Sample:
         if "gt_bbox" in sample:

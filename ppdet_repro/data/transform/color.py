@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Sequence
+from typing import Sequence
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -83,20 +83,11 @@ class RandomDistort:
         else:
             steps = [brightness, saturation, hue, contrast]
         image = Image.fromarray(sample["image"].astype(np.uint8))
-        for change, limits in steps:
-            image = _maybe(change, image, limits, rng)
+        for change, (low, high, skip) in steps:
+            if rng.random() >= skip:
+                image = change(image, rng.uniform(low, high))
         pixels = np.asarray(image).astype(np.float32)
         if self.random_channel and not self.random_apply and rng.random() < 0.5:
             pixels = pixels[..., rng.permutation(3)]
         sample["image"] = pixels
         return sample
-
-
-def _maybe(
-    change: Callable[[Image.Image, float], Image.Image],
-    image: Image.Image,
-    limits: Sequence[float],
-    rng: np.random.Generator,
-) -> Image.Image:
-    low, high, skip = limits
-    return image if rng.random() < skip else change(image, rng.uniform(low, high))

@@ -16,8 +16,7 @@ JPEG_START, JPEG_END, START_OF_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
 def read_image(path: str, im_id: Optional[int] = None) -> np.ndarray:
     """Read an image file to an array [H, W, 3] uint8 RGB, rotated by its EXIF orientation.
 
-    Raises:
-        ImageError: The file is missing, empty, not an image, or truncated.
+    ImageError if the file is missing, empty, not an image, or truncated.
     """
     try:
         with open(path, "rb") as file:
@@ -33,11 +32,8 @@ def read_image(path: str, im_id: Optional[int] = None) -> np.ndarray:
 def decode_image(data: bytes) -> np.ndarray:
     """Decode the bytes of an image file to an array [H, W, 3] uint8 RGB.
 
-    OpenCV rejects truncated files of all formats except JPEG, whose missing rows it fills with gray. Therefore a JPEG
-    must have its end marker.
-
-    Raises:
-        ValueError: The bytes are not a whole image; the message says what is wrong.
+    Anything but a whole image is a ValueError. OpenCV rejects truncated files of all formats except JPEG, whose missing
+    rows it fills with gray. Therefore a JPEG must have its end marker.
     """
     if not data:
         raise ValueError("is an empty file")
@@ -75,9 +71,7 @@ class Decode:
     """Reads the file `im_file`, or decodes the bytes or takes the RGB array that is given as `image`.
 
     Sets `image` [H, W, 3] uint8 RGB, `h`, `w`, `im_shape` and `scale_factor`. Sizes given by annotations are replaced.
-
-    Raises:
-        ImageError: The image is missing, empty, not an image, or truncated.
+    ImageError if the image is missing, empty, not an image, or truncated.
     """
 
     def __call__(self, sample: Sample, ctx: Context) -> Sample:

@@ -27,11 +27,7 @@ def join_boxes(first: Sample, second: Sample, weight: float) -> None:
 
 
 def checked_beta(alpha: float, beta: float, owner: str) -> tuple[float, float]:
-    """Check the parameters of a Beta distribution.
-
-    Raises:
-        UserError: A parameter is not positive.
-    """
+    """Check the parameters of a Beta distribution. UserError if one is not positive."""
     if alpha <= 0 or beta <= 0:
         raise UserError(f"{owner}: alpha {alpha} and beta {beta} must be positive")
     return alpha, beta

@@ -13,13 +13,10 @@ from ppdet_repro.utils.errors import UserError
 
 
 def normalize(image: np.ndarray, mean: Sequence[float], std: Sequence[float], is_scale: bool) -> np.ndarray:
-    """Compute ((image / 255 if is_scale else image) - mean) / std for an image [H, W, C].
+    """Compute ((image / 255 if is_scale else image) - mean) / std for an image [H, W, C]. Returns a new float32 array.
 
     As in PaddleDetection, the scaling is done in float32. The subtraction and the division are each done in float64
-    and rounded to float32.
-
-    Returns:
-        A new array [H, W, C] float32. It is stored channels first, so that `Permute` need not copy it.
+    and rounded to float32. The result is stored channels first, so that `Permute` need not copy it.
     """
     height, width, channels = image.shape
     planes = np.empty((channels, height, width), np.float32)
@@ -31,14 +28,9 @@ def normalize(image: np.ndarray, mean: Sequence[float], std: Sequence[float], is
 
 
 def apply_tables(image: np.ndarray, tables: np.ndarray) -> np.ndarray:
-    """Map the values of an 8-bit image [H, W, C] with one table per channel.
+    """Map the values of an image [H, W, C] uint8 with one table per channel, `tables` [C, 256] float32.
 
-    Args:
-        image: [H, W, C] uint8.
-        tables: [C, 256] float32.
-
-    Returns:
-        [H, W, C] float32, stored channels first.
+    Returns an array [H, W, C] float32, stored channels first.
     """
     height, width, channels = image.shape
     planes = np.empty((channels, height, width), np.float32)
@@ -71,20 +63,16 @@ class NormalizeImage:
         self._tables = np.ascontiguousarray(self._normalize(values.repeat(len(mean), axis=2))[0].T)
 
     def _normalize(self, image: np.ndarray) -> np.ndarray:
-        if self.norm_type == "none":
-            return normalize(image, [0.0] * len(self.mean), [1.0] * len(self.std), self.is_scale)
-        return normalize(image, self.mean, self.std, self.is_scale)
+        channels = len(self.mean)
+        mean, std = ([0.0] * channels, [1.0] * channels) if self.norm_type == "none" else (self.mean, self.std)
+        return normalize(image, mean, std, self.is_scale)
 
     def __call__(self, sample: Sample, ctx: Context) -> Sample:
-        image = sample["image"]
-        if image.shape[2] != len(self.mean):
-            raise UserError(
-                f"NormalizeImage: the image has {image.shape[2]} channels, mean has {len(self.mean)} values"
-            )
-        if image.dtype == np.uint8:
-            sample["image"] = apply_tables(image, self._tables)
-        else:
-            sample["image"] = self._normalize(image)
+        image, expected = sample["image"], len(self.mean)
+        if image.shape[2] != expected:
+            raise UserError(f"NormalizeImage: the image has {image.shape[2]} channels, mean has {expected} values")
+        is_8_bit = image.dtype == np.uint8
+        sample["image"] = apply_tables(image, self._tables) if is_8_bit else self._normalize(image)
         return sample
 
 

@@ -6,23 +6,23 @@ An exported model's infer_cfg.yml describes the preprocessing in a `Preprocess` 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Optional, Sequence
+from typing import Any, Callable, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from ppdet_repro.data.transform.base import BatchTransform, Context, Sample, SampleTransform, apply_to_batch
+from ppdet_repro.data.transform.base import AnyTransform, Context, Sample, apply_to_batch
 from ppdet_repro.data.transform.decode import Decode
 from ppdet_repro.data.transform.normalize import NormalizeImage, Permute
 from ppdet_repro.data.transform.pad import Pad, PadBatch, stack
 from ppdet_repro.data.transform.resize import Resize
 from ppdet_repro.utils.errors import UserError
 
-KINDS = {
-    "Resize": (Resize, {"target_size", "keep_ratio", "interp"}),
-    "NormalizeImage": (NormalizeImage, {"mean", "std", "is_scale", "norm_type"}),
-    "Permute": (Permute, set()),
-    "Pad": (Pad, {"size", "fill_value"}),
-    "PadStride": (PadBatch, {"stride"}),
+KINDS: dict[str, tuple[Callable[..., AnyTransform], tuple[str, ...]]] = {  # type -> transform, its keys in the list
+    "Resize": (Resize, ("target_size", "keep_ratio", "interp")),
+    "NormalizeImage": (NormalizeImage, ("mean", "std", "is_scale", "norm_type")),
+    "Permute": (Permute, ()),
+    "Pad": (Pad, ("size", "fill_value")),
+    "PadStride": (PadBatch, ("stride",)),
 }
 
 
@@ -40,15 +40,14 @@ class Preprocess:
     Images of different sizes are padded to the largest size of the batch, even without a transform that pads.
     """
 
-    def __init__(self, transforms: Sequence[SampleTransform | BatchTransform]):
+    def __init__(self, transforms: Sequence[AnyTransform]):
         self.transforms = [t for t in transforms if not isinstance(t, Decode)]
         self._decode = Decode()
 
     def __call__(self, images: Sequence[str | bytes | np.ndarray]) -> Inputs:
         """Prepare a batch of images, each of which is a path, the bytes of a file, or an RGB array [H, W, 3] uint8.
 
-        Raises:
-            ImageError: An image is missing, empty, not an image, or truncated.
+        ImageError if one is missing, empty, not an image, or truncated.
         """
         ctx = Context(np.random.default_rng(0))
         samples = [self._decode(_sample(image), ctx) for image in images]
@@ -71,14 +70,9 @@ def _sample(image: str | bytes | np.ndarray) -> Sample:
 def from_list(items: Sequence[dict[str, Any]], source: str = "infer_cfg.yml") -> Preprocess:
     """Make the preprocessing that a `Preprocess` list describes.
 
-    Results and defaults are those of PaddleDetection's deployment; see the parameter `one_scale` of `Resize`.
-
-    Args:
-        items: The list, for example [{type: Resize, target_size: [608, 608]}, {type: Permute}].
-        source: The name of the file, for messages.
-
-    Raises:
-        UserError: A type or key is unknown, or a value is missing.
+    The list is, for example, [{type: Resize, target_size: [608, 608]}, {type: Permute}]. Results and defaults are those
+    of PaddleDetection's deployment; see the parameter `one_scale` of `Resize`. If a type or key is unknown, or a value
+    is missing, the UserError names the file `source`.
     """
     transforms = []
     for item in items:
@@ -87,10 +81,9 @@ def from_list(items: Sequence[dict[str, Any]], source: str = "infer_cfg.yml") ->
         if kind not in KINDS:
             raise UserError(f"{source}: unknown type {kind!r} in Preprocess; known types are {', '.join(KINDS)}")
         make, known = KINDS[kind]
-        if set(values) - known:
-            raise UserError(
-                f"{source}: {kind} has unknown keys {sorted(set(values) - known)}; known keys are {sorted(known)}"
-            )
+        unknown = sorted(set(values).difference(known))
+        if unknown:
+            raise UserError(f"{source}: {kind} has unknown keys {unknown}; known keys are {sorted(known)}")
         if kind == "PadStride":
             values = {"pad_to_stride": values.get("stride", 0)}
         if kind == "Resize":
@@ -103,52 +96,39 @@ def from_list(items: Sequence[dict[str, Any]], source: str = "infer_cfg.yml") ->
 
 
 def to_list(
-    transforms: Sequence[SampleTransform | BatchTransform],
-    image_shape: Optional[Sequence[int]] = None,
-    fuse_normalize: bool = False,
+    transforms: Sequence[AnyTransform], image_shape: Optional[Sequence[int]] = None, fuse_normalize: bool = False
 ) -> list[dict[str, Any]]:
-    """Make the `Preprocess` list for the transforms of a reader.
+    """Make the `Preprocess` list for the transforms of a reader. UserError if deployment does not support one of them.
 
     Args:
         transforms: `reader.preprocess`.
         image_shape: [3, height, width], which replaces the size to resize to, unless the height is -1. Images that
             keep their ratio are padded to this size.
         fuse_normalize: Omit NormalizeImage, because the network normalizes.
-
-    Raises:
-        UserError: A transform is not supported in deployment.
     """
     items: list[dict[str, Any]] = []
     fixed = list(image_shape[1:]) if image_shape is not None and image_shape[1] != -1 else None  # height, width
     keeps_ratio = any(isinstance(transform, Resize) and transform.keep_ratio for transform in transforms)
-    letterbox = any(isinstance(transform, Pad) for transform in transforms)
+    has_pad = any(isinstance(transform, Pad) for transform in transforms)
+    kinds = {make: kind for kind, (make, _) in KINDS.items()}
     for transform in transforms:
-        if isinstance(transform, Resize):
-            size = list(fixed or transform.target_size)
-            values = {"target_size": size, "keep_ratio": transform.keep_ratio, "interp": transform.interp}
-        elif isinstance(transform, NormalizeImage):
-            values = {
-                "mean": list(transform.mean),
-                "std": list(transform.std),
-                "is_scale": transform.is_scale,
-                "norm_type": transform.norm_type,
-            }
-        elif isinstance(transform, Pad):
-            values = {"size": list(fixed or transform.size), "fill_value": list(transform.fill_value)}
-        elif isinstance(transform, PadBatch):
-            if fixed and keeps_ratio:
-                continue  # a Pad does that
-            values = {"stride": transform.pad_to_stride}
-        elif isinstance(transform, (Permute, Decode)):
-            values = {}
-        else:
+        if isinstance(transform, Decode):
+            continue
+        kind = kinds.get(type(transform))
+        if kind is None:
             raise UserError(
                 f"{type(transform).__name__} cannot be exported; the test reader may use Decode, Resize, "
                 "Pad, NormalizeImage, Permute and PadBatch"
             )
-        kind = "PadStride" if isinstance(transform, PadBatch) else type(transform).__name__
-        if kind == "Permute" and fixed and keeps_ratio and not letterbox:
+        if (kind == "PadStride" and fixed and keeps_ratio) or (kind == "NormalizeImage" and fuse_normalize):
+            continue  # a Pad does what PadStride would do
+        if kind == "Permute" and fixed and keeps_ratio and not has_pad:
             items.append({"type": "Pad", "size": list(fixed), "fill_value": [0.0, 0.0, 0.0]})
-        if kind != "Decode" and not (fuse_normalize and kind == "NormalizeImage"):
-            items.append({"type": kind, **values})
+        item: dict[str, Any] = {"type": kind}
+        for key in KINDS[kind][1]:
+            value = getattr(transform, "pad_to_stride" if key == "stride" else key)
+            if fixed and key in ("target_size", "size"):
+                value = fixed
+            item[key] = list(value) if isinstance(value, (tuple, list)) else value  # a list of its own for YAML
+        items.append(item)
     return items
