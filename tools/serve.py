@@ -2,10 +2,7 @@
 
 import _checkout
 
-from ppdet_repro.cli.main import script
-from ppdet_repro.utils.errors import run_command
-
-main = script("serve")
+from ppdet_repro.cli.main import run_script
 
 if __name__ == "__main__":
-    run_command(main)
+    run_script("serve")

@@ -3,30 +3,25 @@
 ppdet-repro average output/NAME/checkpoints/epoch_00* --output output/NAME/swa.pdparams -c configs/yolof/NAME.yml
 """
 
-from __future__ import annotations
-
 from argparse import ArgumentParser, Namespace
 
+from ppdet_repro.cli import read_config
 from ppdet_repro.utils.cli import add_overrides, at_least_one
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT", help="checkpoint folder or weight file")
-    parser.add_argument("--output", required=True, metavar="FILE.pdparams", help="file to write")
-    parser.add_argument(
-        "-c", "--config", metavar="FILE",
-        help="compute the batch norm statistics anew on training images of this config (default: average them)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--batches", type=at_least_one, default=200, metavar="N", help="number of training batches (default: 200)"
-    )
+    add = parser.add_argument
+    add("checkpoints", nargs="+", metavar="CHECKPOINT", help="checkpoint folder or weight file")
+    add("--output", required=True, metavar="FILE.pdparams", help="file to write")
+    add("-c", "--config", metavar="FILE",
+        help="compute the batch norm statistics anew on training images of this config (default: average them)"
+        )  # fmt: skip
+    add("--batches", type=at_least_one, default=200, metavar="N", help="number of training batches (default: 200)")
     add_overrides(parser)
 
 
 def run(arguments: Namespace) -> None:
-    from ppdet_repro.core.config import load_config
-
-    cfg = load_config(arguments.config, arguments.opt) if arguments.config else None
+    cfg = read_config(arguments) if arguments.config else None
 
     from ppdet_repro.engine.training.average_checkpoints import average_checkpoints
 

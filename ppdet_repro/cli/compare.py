@@ -3,8 +3,6 @@
 ppdet-repro compare output/mini_table4_{neither,dilated,uniform,both}
 """
 
-from __future__ import annotations
-
 from argparse import ArgumentParser, Namespace
 
 

@@ -5,12 +5,11 @@
 Set NO_COLOR to print without colors.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from argparse import ArgumentParser, Namespace
 
+from ppdet_repro.cli import read_config
 from ppdet_repro.utils.cli import add_config
 
 
@@ -19,7 +18,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    from ppdet_repro.core.config import load_config, show
+    from ppdet_repro.core.config import show
 
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    print(show(load_config(arguments.config, arguments.opt), color))
+    print(show(read_config(arguments), color))

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import json
 import re
-from argparse import ArgumentParser, Namespace, _SubParsersAction
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable, Optional, Tuple
+from typing import TYPE_CHECKING, Optional, Tuple
 
+from ppdet_repro.cli import read_config
 from ppdet_repro.utils.cli import add_overrides
 from ppdet_repro.utils.errors import UserError
 
@@ -23,29 +24,21 @@ if TYPE_CHECKING:
     from ppdet_repro.core.config import Config
     from ppdet_repro.data.source.dataset_files import DatasetFiles
 
-DATASETS = {"train": "TrainDataset", "eval": "EvalDataset"}
-READERS = {"train": "TrainReader", "eval": "EvalReader"}
+SPLITS = {"train": ("TrainDataset", "TrainReader"), "eval": ("EvalDataset", "EvalReader")}
 ANNO_FILE_HELP = "COCO JSON file, or VOC set file such as ImageSets/Main/train.txt"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_synth(subcommand(commands, synth))
-    add_check(subcommand(commands, check))
-    add_show(subcommand(commands, show))
-    add_convert(subcommand(commands, convert))
+    for task, add_flags in ((synth, add_synth), (check, add_check), (show, add_show), (convert, add_convert)):
+        text = task.__doc__ or ""
+        command = commands.add_parser(task.__name__, help=text.split(".")[0], description=text)
+        command.set_defaults(task=task)
+        add_flags(command)
 
 
 def run(arguments: Namespace) -> Optional[int]:
     return arguments.task(arguments)
-
-
-def subcommand(commands: _SubParsersAction, task: Callable[[Namespace], Optional[int]]) -> ArgumentParser:
-    """The parser of one subcommand, which is described by its function's docstring."""
-    text = task.__doc__ or ""
-    parser: ArgumentParser = commands.add_parser(task.__name__, help=text.split(".")[0], description=text)
-    parser.set_defaults(task=task)
-    return parser
 
 
 def add_synth(parser: ArgumentParser) -> None:
@@ -53,11 +46,8 @@ def add_synth(parser: ArgumentParser) -> None:
     add("root", help="folder to create")
     add("--train", type=int, default=400, metavar="N", help="number of training images (default: 400)")
     add("--val", type=int, default=100, metavar="N", help="number of validation images (default: 100)")
-    add(
-        "--size",
-        default="256",
-        help="image size in pixels: 256, 240x320 (height x width) or 192-320x256 (default: 256)",
-    )
+    add("--size", default="256",
+        help="image size in pixels: 256, 240x320 (height x width) or 192-320x256 (default: 256)")  # fmt: skip
     add("--classes", default="6", help="number of classes, or their names such as disk,ring,star (default: 6)")
     add("--objects", default="1-8", metavar="FROM-TO", help="range of the number of objects per image (default: 1-8)")
     add("--scales", default="0.3,0.3,0.4", help="shares of small, medium, large objects (default: 0.3,0.3,0.4)")
@@ -76,13 +66,12 @@ def add_check(parser: ArgumentParser) -> None:
 
 
 def add_show(parser: ArgumentParser) -> None:
+    add = parser.add_argument
     add_source(parser)
-    parser.add_argument(
-        "--out", default="output/samples", metavar="DIR", help="folder for the drawings (default: output/samples)"
-    )
-    parser.add_argument("-n", "--num", type=int, default=16, help="number of images (default: 16)")
-    parser.add_argument("--seed", type=int, default=0, help="random seed of the choice of images (default: 0)")
-    parser.add_argument("--transforms", action="store_true", help="draw images after the config's reader transforms")
+    add("--out", default="output/samples", metavar="DIR", help="folder for the drawings (default: output/samples)")
+    add("-n", "--num", type=int, default=16, help="number of images (default: 16)")
+    add("--seed", type=int, default=0, help="random seed of the choice of images (default: 0)")
+    add("--transforms", action="store_true", help="draw images after the config's reader transforms")
 
 
 def add_convert(parser: ArgumentParser) -> None:
@@ -97,20 +86,15 @@ def add_source(parser: ArgumentParser) -> None:
     parser.add_argument("anno_file", nargs="?", help=f"{ANNO_FILE_HELP}; or give -c")
     parser.add_argument("-c", "--config", metavar="FILE", help="YAML config whose dataset to take")
     add_overrides(parser)
-    parser.add_argument(
-        "--split", default="train", choices=tuple(DATASETS),
-        help="which of the config's datasets: TrainDataset or EvalDataset (default: train)",
-    )  # fmt: skip
+    text = "which of the config's datasets: TrainDataset or EvalDataset (default: train)"
+    parser.add_argument("--split", default="train", choices=tuple(SPLITS), help=text)
     add_layout(parser)
 
 
 def add_layout(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--image_dir", metavar="DIR", help="folder that image paths are relative to (default: found from anno_file)"
-    )
-    parser.add_argument(
-        "--label_list", metavar="FILE", help="class names of a VOC set, one per line (default: its label_list.txt)"
-    )
+    add = parser.add_argument
+    add("--image_dir", metavar="DIR", help="folder that image paths are relative to (default: found from anno_file)")
+    add("--label_list", metavar="FILE", help="class names of a VOC set, one per line (default: its label_list.txt)")
 
 
 def synth(arguments: Namespace) -> None:
@@ -125,20 +109,15 @@ def synth(arguments: Namespace) -> None:
 
     from ppdet_repro.data.source.synthetic import generate
 
+    as_given = ("train", "val", "noise", "clutter", "contrast", "likeness", "seed")
     generate(
         arguments.root,
-        train=arguments.train,
-        val=arguments.val,
         size=(sides[0], sides[-1]),
         classes=int(arguments.classes) if arguments.classes.isdigit() else arguments.classes.split(","),
         objects=span(arguments.objects, "objects"),
         scales=(small, medium, large),
-        noise=arguments.noise,
-        clutter=arguments.clutter,
-        contrast=arguments.contrast,
-        likeness=arguments.likeness,
         image_format=arguments.format,
-        seed=arguments.seed,
+        **{name: getattr(arguments, name) for name in as_given},
     )
     print(f"{arguments.root}: image_dir train, val; anno_path annotations/instances_train.json, ..._val.json")
 
@@ -159,7 +138,7 @@ def check(arguments: Namespace) -> int:
     from ppdet_repro.data.source.dataset_files import files_of_source
 
     if arguments.config:
-        datasets = files_of_source(build(config_of(arguments), DATASETS[arguments.split]))
+        datasets = files_of_source(build(config_of(arguments), SPLITS[arguments.split][0]))
     else:
         datasets = [dataset_files(arguments)]
     reports = [check_dataset(dataset, arguments.decode) for dataset in datasets]
@@ -180,12 +159,12 @@ def show(arguments: Namespace) -> None:
     from ppdet_repro.data.source.dataset_files import open_dataset
 
     preprocess: list = []
+    dataset, reader = SPLITS[arguments.split]
     if arguments.config:
         cfg = config_of(arguments)
         fields = [*drawing.FIELDS, *([drawing.MASKS] if arguments.transforms else [])]
-        source = build(cfg, DATASETS[arguments.split], data_fields=fields)
-        if arguments.transforms:
-            preprocess = build(cfg, READERS[arguments.split]).preprocess
+        source = build(cfg, dataset, data_fields=fields)
+        preprocess = build(cfg, reader).preprocess if arguments.transforms else []
     elif arguments.transforms:
         raise UserError("--transforms draws images after a config's transforms: give the config with -c")
     else:
@@ -202,12 +181,9 @@ def convert(arguments: Namespace) -> None:
 
 def config_of(arguments: Namespace) -> Config:
     if arguments.anno_file:
-        raise UserError(
-            f"the config {arguments.config} names a dataset, and {arguments.anno_file} is another: give only one"
-        )
-    from ppdet_repro.core.config import load_config
-
-    return load_config(arguments.config, arguments.opt)
+        both = f"the config {arguments.config} names a dataset, and {arguments.anno_file} is another"
+        raise UserError(f"{both}: give only one")
+    return read_config(arguments)
 
 
 def dataset_files(arguments: Namespace) -> DatasetFiles:

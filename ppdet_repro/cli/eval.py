@@ -7,11 +7,10 @@
 result is the same.
 """
 
-from __future__ import annotations
-
 from argparse import ArgumentParser, Namespace
 from typing import Optional
 
+from ppdet_repro.cli import read_config
 from ppdet_repro.utils.cli import add_config, add_offline, add_slim_config, add_switch
 
 
@@ -20,12 +19,8 @@ def add_arguments(parser: ArgumentParser, report: Optional[str] = None) -> None:
     add_config(parser)
     add_slim_config(parser)
     parser.add_argument("--output_eval", metavar="DIR", help="write the detections to DIR/bbox.json")
-    add_switch(
-        parser,
-        "--json_eval",
-        False,
-        "evaluate the bbox.json that an earlier run wrote to --output_eval; no model runs (default: False)",
-    )
+    text = "evaluate the bbox.json that an earlier run wrote to --output_eval; no model runs (default: False)"
+    add_switch(parser, "--json_eval", False, text)
     add_switch(parser, "--classwise", False, "also print the average precision per class (default: False)")
     add_switch(parser, "--bias", False, "box width = x2 - x1 + 1, as some published weights need (default: False)")
     add_switch(parser, "--save_prediction_only", False, "write the detections without evaluating (default: False)")
@@ -36,13 +31,11 @@ def add_arguments(parser: ArgumentParser, report: Optional[str] = None) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    from ppdet_repro.core.config import load_config
-
     overrides = [f"{name}=true" for name in ("classwise", "tide", "save_prediction_only") if getattr(arguments, name)]
     overrides += ["bias=1"] if arguments.bias else []
     overrides += [f"output_eval={arguments.output_eval}"] if arguments.output_eval else []
     overrides += [f"report={arguments.report}"] if arguments.report else []
-    cfg = load_config(arguments.config, [*arguments.opt, *overrides], arguments.slim_config)
+    cfg = read_config(arguments, overrides)
 
     from ppdet_repro.engine.distributed import start
     from ppdet_repro.engine.evaluation.evaluate import evaluate, evaluate_file

@@ -4,31 +4,25 @@ ppdet-repro export -c configs/yolof/yolof_r50_c5_1x_coco.yml -o weights=PATH
 ppdet-repro export -c CONFIG -o weights=PATH --target lite --input_size 320 320 --verify 20
 """
 
-from __future__ import annotations
-
 from argparse import ArgumentParser, Namespace
 from typing import List, Optional, Sequence
 
+from ppdet_repro.cli import read_config
 from ppdet_repro.utils.cli import add_config, add_offline, add_slim_config, at_least_one
 from ppdet_repro.utils.errors import UserError
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    add = parser.add_argument
     add_config(parser)
     add_slim_config(parser)
-    parser.add_argument(
-        "--output_dir", metavar="DIR", default="output_inference",
-        help="the model goes to DIR/NAME, DIR/NAME_onnx or DIR/NAME_lite (default: output_inference)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--target", choices=["paddle", "onnx", "lite"], default="paddle", help="file format (default: paddle)"
-    )
+    add("--output_dir", metavar="DIR", default="output_inference",
+        help="the model goes to DIR/NAME, DIR/NAME_onnx or DIR/NAME_lite (default: output_inference)")  # fmt: skip
+    add("--target", choices=["paddle", "onnx", "lite"], default="paddle", help="file format (default: paddle)")
     add_precision(parser)
     add_input_size(parser)
-    parser.add_argument(
-        "--verify", type=at_least_one, metavar="N", help="compare with the eager model on N images of EvalDataset"
-    )
-    parser.add_argument("--verify_images", metavar="DIR", help="take the images for --verify from this folder")
+    add("--verify", type=at_least_one, metavar="N", help="compare with the eager model on N images of EvalDataset")
+    add("--verify_images", metavar="DIR", help="take the images for --verify from this folder")
     add_offline(parser)
 
 
@@ -53,10 +47,7 @@ def run(arguments: Namespace) -> None:
     if arguments.verify_images and not arguments.verify:
         raise UserError("--verify_images needs --verify N, the number of images to compare")
 
-    from ppdet_repro.core.config import load_config
-
-    overrides = [*arguments.opt, *input_size_overrides(arguments.input_size)]
-    cfg = load_config(arguments.config, overrides, arguments.slim_config)
+    cfg = read_config(arguments, input_size_overrides(arguments.input_size))
 
     import paddle
 

@@ -7,37 +7,29 @@ With --model_dir, a folder that `ppdet-repro export` wrote, the flags are those 
 `ppdet-repro infer --model_dir DIR --help`.
 """
 
-from __future__ import annotations
-
 from argparse import ArgumentParser, Namespace
 
+from ppdet_repro.cli import read_config
 from ppdet_repro.utils.cli import add_config, add_offline, add_slim_config, add_switch
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    add = parser.add_argument
     add_config(parser)
     add_slim_config(parser)
-    parser.add_argument("--infer_img", metavar="FILE", help="an image; takes precedence over --infer_dir")
-    parser.add_argument("--infer_dir", metavar="DIR", help="all images of a folder")
-    parser.add_argument("--infer_list", metavar="FILE", help="text file that names images of --infer_dir, one per line")
-    parser.add_argument(
-        "--output_dir", metavar="DIR", default="output", help="folder for drawn images and results (default: output)"
-    )
-    parser.add_argument(
-        "--draw_threshold", type=float, default=0.5, help="lowest score of a box that is drawn (default: 0.5)"
-    )
-    parser.add_argument(
-        "--save_threshold", type=float, default=0.5, help="lowest score of a box in bbox.json (default: 0.5)"
-    )
+    add("--infer_img", metavar="FILE", help="an image; takes precedence over --infer_dir")
+    add("--infer_dir", metavar="DIR", help="all images of a folder")
+    add("--infer_list", metavar="FILE", help="text file that names images of --infer_dir, one per line")
+    add("--output_dir", metavar="DIR", default="output", help="folder for drawn images and results (default: output)")
+    add("--draw_threshold", type=float, default=0.5, help="lowest score of a box that is drawn (default: 0.5)")
+    add("--save_threshold", type=float, default=0.5, help="lowest score of a box in bbox.json (default: 0.5)")
     add_switch(parser, "--save_results", False, "write bbox.json in COCO's result format (default: False)")
     add_switch(parser, "--visualize", True, "draw the boxes (default: True)")
     add_offline(parser)
 
 
 def run(arguments: Namespace) -> None:
-    from ppdet_repro.core.config import load_config
-
-    cfg = load_config(arguments.config, arguments.opt, arguments.slim_config)
+    cfg = read_config(arguments)
 
     from ppdet_repro.engine.distributed import start
     from ppdet_repro.engine.infer import choose_images, infer
@@ -45,13 +37,5 @@ def run(arguments: Namespace) -> None:
 
     files = choose_images(arguments.infer_img, arguments.infer_dir, arguments.infer_list)
     start(cfg.run.use_gpu)
-    infer(
-        load_trained(cfg, arguments.offline),
-        cfg,
-        files,
-        arguments.output_dir,
-        arguments.draw_threshold,
-        arguments.visualize,
-        arguments.save_results,
-        arguments.save_threshold,
-    )
+    names = ("output_dir", "draw_threshold", "visualize", "save_results", "save_threshold")
+    infer(load_trained(cfg, arguments.offline), cfg, files, **{name: getattr(arguments, name) for name in names})

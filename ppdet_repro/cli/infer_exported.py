@@ -5,16 +5,10 @@
 The flags, and the folder that --model_dir names, are PaddleDetection's.
 """
 
-from __future__ import annotations
+from argparse import Namespace
 
-from argparse import ArgumentParser, Namespace
-
-from ppdet_repro.runtime.options import add_arguments as add_runtime_arguments
+from ppdet_repro.runtime.options import add_arguments as add_arguments  # the flags of this command
 from ppdet_repro.utils.errors import UserError
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    add_runtime_arguments(parser)
 
 
 def run(arguments: Namespace) -> None:
@@ -35,8 +29,5 @@ def run(arguments: Namespace) -> None:
     if arguments.slice_infer:
         slices = SliceOptions(**{name: getattr(arguments, name) for name in SliceOptions._fields})
         pipeline = SlicedPipeline(whole, slices, arguments.batch_size)
-    if is_video:
-        run_video(pipeline, model.labels, arguments)
-    else:
-        run_images(pipeline, model.labels, arguments)
+    (run_video if is_video else run_images)(pipeline, model.labels, arguments)
     print(pipeline.timer.table())

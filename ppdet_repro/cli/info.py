@@ -5,8 +5,6 @@ ppdet-repro info -c CONFIG --size 640 640
 ppdet-repro info -c CONFIG --anno dataset/coco/annotations/instances_val2017.json --first 100
 """
 
-from __future__ import annotations
-
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -19,14 +17,11 @@ from ppdet_repro.utils.errors import UserError
 def add_arguments(parser: ArgumentParser) -> None:
     add_config(parser)
     group = parser.add_mutually_exclusive_group()
-    group.add_argument(
-        "--size", nargs=2, type=at_least_one, metavar=("H", "W"),
-        help="size of the network's input in pixels (default: two typical images after the config's EvalReader)",
-    )  # fmt: skip
+    text = "size of the network's input in pixels (default: two typical images after the config's EvalReader)"
+    group.add_argument("--size", nargs=2, type=at_least_one, metavar=("H", "W"), help=text)
     group.add_argument("--anno", metavar="FILE", help="average over the image sizes of this COCO JSON file instead")
-    parser.add_argument(
-        "--first", type=at_least_one, metavar="N", help="only the N lowest image ids of --anno (default: all)"
-    )
+    text = "only the N lowest image ids of --anno (default: all)"
+    parser.add_argument("--first", type=at_least_one, metavar="N", help=text)
 
 
 def run(arguments: Namespace) -> None:
@@ -39,14 +34,9 @@ def run(arguments: Namespace) -> None:
 
 
 def image_sizes(path: str, first: Optional[int]) -> List[Tuple[int, int]]:
-    """The height and width, in pixels, of the images of a COCO JSON file, in the order of their ids.
+    """The height and width, in pixels, of the `first` images of a COCO JSON file by id; None for all images.
 
-    Args:
-        path: The COCO JSON file.
-        first: The number of images to take; None for all.
-
-    Raises:
-        UserError: The file is missing, is not in COCO's format, or has no images.
+    Raises UserError if the file is missing, is not in COCO's format, or has no images.
     """
     try:
         images = json.loads(Path(path).read_text(encoding="utf-8"))["images"]

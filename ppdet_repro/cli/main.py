@@ -7,14 +7,12 @@ line and exits with code 2. Parsing imports neither Paddle nor NumPy, so that `-
 once. The scripts in tools/ run the same modules with the same flags.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import os
 import sys
 from types import ModuleType
-from typing import Callable, Optional, Sequence
+from typing import Sequence
 
 import ppdet_repro
 from ppdet_repro.utils.errors import run_command
@@ -36,32 +34,20 @@ def main() -> None:
         import argcomplete
 
         argcomplete.autocomplete(parser)
-
-    def command() -> Optional[int]:
-        arguments = parser.parse_args()
-        return arguments.run(arguments)
-
-    run_command(command)
+    arguments = parser.parse_args()
+    run_command(lambda: arguments.run(arguments))
 
 
-def script(command: str) -> Callable[[], Optional[int]]:
-    """The main function of a script that runs one command, such as tools/train.py."""
-
-    def main() -> Optional[int]:
-        module = load(command)
-        parser = argparse.ArgumentParser(description=module.__doc__, formatter_class=HELP_FORMAT)
-        module.add_arguments(parser)
-        return module.run(parser.parse_args())
-
-    return main
+def run_script(command: str) -> None:
+    """Run a script that is one command, such as tools/train.py, with the process's arguments, and exit."""
+    module = load(command)
+    parser = argparse.ArgumentParser(description=module.__doc__, formatter_class=HELP_FORMAT)
+    module.add_arguments(parser)
+    run_command(lambda: module.run(parser.parse_args()))
 
 
 def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser of `ppdet-repro`.
-
-    Args:
-        argv: The arguments that will be parsed: `infer` has other flags where `--model_dir` is among them.
-    """
+    """The parser of `ppdet-repro` for the arguments `argv`: with `--model_dir` among them, `infer` has other flags."""
     summary = ppdet_repro.__doc__.splitlines()[0]
     parser = argparse.ArgumentParser(prog=PROGRAM, description=summary, epilog=COMPLETION)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {ppdet_repro.__version__}")

@@ -3,8 +3,6 @@
 ppdet-repro positives -c configs/yolof/{table5e_max_iou,table8_atss_15,table5d_top1,yolof_r50_c5}_1x_coco.yml
 """
 
-from __future__ import annotations
-
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -12,19 +10,12 @@ from ppdet_repro.utils.cli import add_overrides, at_least_one
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "-c", "--config", nargs="+", required=True, metavar="FILE",
-        help="YAML configs; the images are those of the first one's TrainDataset",
-    )  # fmt: skip
-    parser.add_argument(
-        "-n", "--number", type=at_least_one, default=500, metavar="N", help="number of images (default: 500)"
-    )
-    parser.add_argument(
-        "--plot",
-        metavar="FILE.png",
-        default="output/positives.png",
-        help="plot to write (default: output/positives.png)",
-    )
+    add = parser.add_argument
+    add("-c", "--config", nargs="+", required=True, metavar="FILE",
+        help="YAML configs; the images are those of the first one's TrainDataset")  # fmt: skip
+    add("-n", "--number", type=at_least_one, default=500, metavar="N", help="number of images (default: 500)")
+    add("--plot", metavar="FILE.png", default="output/positives.png",
+        help="plot to write (default: output/positives.png)")  # fmt: skip
     add_overrides(parser)
 
 

@@ -4,25 +4,21 @@
       -o weights=PATH --eval
 """
 
-from __future__ import annotations
-
 from argparse import ArgumentParser, Namespace
 
+from ppdet_repro.cli import read_config
 from ppdet_repro.utils.cli import add_config, add_offline, add_slim_config, add_switch
 from ppdet_repro.utils.errors import UserError
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    add = parser.add_argument
     add_config(parser)
     add_slim_config(parser, required=True)
-    parser.add_argument(
-        "--output_dir", metavar="DIR", default="output_inference",
-        help="the model goes to DIR/NAME or DIR/NAME_onnx (default: output_inference)",
-    )  # fmt: skip
-    parser.add_argument("--target", choices=["paddle", "onnx"], default="paddle", help="file format (default: paddle)")
-    parser.add_argument(
-        "--image_dir", metavar="DIR", help="folder of images for calibration (default: those of TrainDataset)"
-    )
+    add("--output_dir", metavar="DIR", default="output_inference",
+        help="the model goes to DIR/NAME or DIR/NAME_onnx (default: output_inference)")  # fmt: skip
+    add("--target", choices=["paddle", "onnx"], default="paddle", help="file format (default: paddle)")
+    add("--image_dir", metavar="DIR", help="folder of images for calibration (default: those of TrainDataset)")
     add_switch(parser, "--eval", False, "evaluate on EvalDataset before and after quantization (default: False)")
     add_offline(parser)
 
@@ -31,9 +27,7 @@ def run(arguments: Namespace) -> None:
     if arguments.eval and arguments.target != "paddle":
         raise UserError("--eval evaluates the Paddle model; leave out either --eval or --target")
 
-    from ppdet_repro.core.config import load_config
-
-    cfg = load_config(arguments.config, arguments.opt, arguments.slim_config)
+    cfg = read_config(arguments)
 
     import paddle
 

@@ -5,8 +5,6 @@
 This is `ppdet-repro eval` with --report output/report as the default: curves, confused classes, the worst images.
 """
 
-from __future__ import annotations
-
 from argparse import ArgumentParser
 
 from ppdet_repro.cli import eval as evaluation

@@ -5,8 +5,6 @@
 By default only this machine can reach the server; --host changes that. See docs/deploy_run.md.
 """
 
-from __future__ import annotations
-
 from argparse import ArgumentParser, Namespace
 
 from ppdet_repro.runtime.options import add_engine_flags, add_model_flags
@@ -20,23 +18,16 @@ CONNECTIONS = 64  # open at the same time, including those that are still upload
 def add_arguments(parser: ArgumentParser) -> None:
     add_model_flags(parser)
     add_engine_flags(parser)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=at_least_one, default=8000, help="port to listen on (default: 8000)")
-    parser.add_argument(
-        "--max_mb", type=at_least_one, default=10, metavar="N", help="largest upload, in MiB (default: 10)"
-    )
-    parser.add_argument(
-        "--max_megapixels", type=at_least_one, default=25, metavar="N",
-        help="largest image, in millions of pixels after decoding (default: 25)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--timeout", type=at_least_one, default=30, metavar="SECONDS",
-        help="time limit for an upload, and for an answer, in seconds (default: 30)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--queue", type=at_least_one, default=8, metavar="N",
-        help="requests that may wait or run at the same time (default: 8)",
-    )  # fmt: skip
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    add("--port", type=at_least_one, default=8000, help="port to listen on (default: 8000)")
+    add("--max_mb", type=at_least_one, default=10, metavar="N", help="largest upload, in MiB (default: 10)")
+    add("--max_megapixels", type=at_least_one, default=25, metavar="N",
+        help="largest image, in millions of pixels after decoding (default: 25)")  # fmt: skip
+    add("--timeout", type=at_least_one, default=30, metavar="SECONDS",
+        help="time limit for an upload, and for an answer, in seconds (default: 30)")  # fmt: skip
+    add("--queue", type=at_least_one, default=8, metavar="N",
+        help="requests that may wait or run at the same time (default: 8)")  # fmt: skip
 
 
 def run(arguments: Namespace) -> None:

@@ -9,45 +9,38 @@ Several GPUs, or several machines:
     python -m paddle.distributed.launch --gpus 0,1 tools/train.py -c CONFIG --eval
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from argparse import ArgumentParser, Namespace
 from typing import List, Optional
 
+from ppdet_repro.cli import read_config
 from ppdet_repro.utils.cli import add_config, add_offline, add_slim_config, add_switch, at_least_one
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    add = parser.add_argument
     add_config(parser)
     add_slim_config(parser)
-    parser.add_argument(
-        "-r", "--resume", nargs="?", const="auto", metavar="CHECKPOINT",
-        help="continue from this checkpoint folder; without a value, or with 'auto', from the newest one of this run",
-    )  # fmt: skip
+    add("-r", "--resume", nargs="?", const="auto", metavar="CHECKPOINT",
+        help="continue from this checkpoint folder; without a value, or with 'auto', from the newest one of this run"
+        )  # fmt: skip
     add_switch(parser, "--eval", False, "evaluate at every snapshot and keep the best weights (default: False)")
-    add_switch(
-        parser, "--amp", False, "mixed precision on a GPU, in float16 or the config's amp_dtype (default: False)"
-    )
+    text = "mixed precision on a GPU, in float16 or the config's amp_dtype (default: False)"
+    add_switch(parser, "--amp", False, text)
     add_switch(parser, "--fp16", False, "mixed precision on a GPU, in float16 (default: False)")
     add_switch(parser, "--use_vdl", False, "write training curves for VisualDL (default: False)")
-    parser.add_argument(
-        "--vdl_log_dir", metavar="DIR", help="folder for VisualDL's files (default: vdl_log_dir/scalar)"
-    )
-    parser.add_argument("--seed", type=int, help="random seed (default: the config's, which is 0 unless set)")
-    parser.add_argument(
-        "--processes", type=at_least_one, default=1, metavar="N",
-        help="number of processes that share the training on this machine's CPU (default: 1)",
-    )  # fmt: skip
+    add("--vdl_log_dir", metavar="DIR", help="folder for VisualDL's files (default: vdl_log_dir/scalar)")
+    add("--seed", type=int, help="random seed (default: the config's, which is 0 unless set)")
+    add("--processes", type=at_least_one, default=1, metavar="N",
+        help="number of processes that share the training on this machine's CPU (default: 1)")  # fmt: skip
     add_offline(parser)
 
 
 def run(arguments: Namespace) -> Optional[int]:
-    from ppdet_repro.core.config import load_config
     from ppdet_repro.utils.launch import rerun_arguments, run_processes
 
-    cfg = load_config(arguments.config, [*arguments.opt, *overrides(arguments)], arguments.slim_config)
+    cfg = read_config(arguments, overrides(arguments))
     if arguments.processes > 1 and "PADDLE_TRAINER_ID" not in os.environ:
         return run_processes(arguments.processes, [*rerun_arguments(), *sys.argv[1:]])
 

@@ -6,11 +6,10 @@ Give the same -c, -o and --input_size as for `ppdet-repro export`; its flag --ve
 it writes the model. Exits with code 2 if the models disagree.
 """
 
-from __future__ import annotations
-
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ppdet_repro.cli import read_config
 from ppdet_repro.cli.export import add_input_size, add_precision, input_size_overrides
 from ppdet_repro.utils.cli import add_config, add_offline, at_least_one
 from ppdet_repro.utils.errors import UserError
@@ -18,11 +17,10 @@ from ppdet_repro.utils.errors import UserError
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_config(parser)
-    parser.add_argument("--model_dir", type=Path, required=True, metavar="DIR", help="folder of the exported model")
-    parser.add_argument(
-        "--verify", type=at_least_one, default=20, metavar="N", help="number of images to compare (default: 20)"
-    )
-    parser.add_argument("--verify_images", metavar="DIR", help="folder of images (default: those of EvalDataset)")
+    add = parser.add_argument
+    add("--model_dir", type=Path, required=True, metavar="DIR", help="folder of the exported model")
+    add("--verify", type=at_least_one, default=20, metavar="N", help="number of images to compare (default: 20)")
+    add("--verify_images", metavar="DIR", help="folder of images (default: those of EvalDataset)")
     add_precision(parser)
     add_input_size(parser)
     add_offline(parser)
@@ -31,10 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> None:
     folder = arguments.model_dir
     target = target_of(folder)
-
-    from ppdet_repro.core.config import load_config
-
-    cfg = load_config(arguments.config, [*arguments.opt, *input_size_overrides(arguments.input_size)])
+    cfg = read_config(arguments, input_size_overrides(arguments.input_size))
 
     import paddle
 

@@ -12,7 +12,7 @@ import pytest
 from paths import ROOT
 
 import ppdet_repro
-from ppdet_repro.cli.main import COMMANDS, build_parser, load, script
+from ppdet_repro.cli.main import COMMANDS, build_parser, load, run_script
 from ppdet_repro.utils.errors import UserError
 
 SCRIPTS = [*ROOT.glob("tools/*.py"), ROOT / "deploy/python/infer.py"]
@@ -65,7 +65,7 @@ def test_every_script_is_a_command():
     commands = {
         found.group(1): path
         for path in SCRIPTS
-        if (found := re.search(r'script\("(\w+)"\)', path.read_text(encoding="utf-8")))
+        if (found := re.search(r'run_script\("(\w+)"\)', path.read_text(encoding="utf-8")))
     }
     assert set(commands) == {*COMMANDS, "infer_exported"} - {"report", "verify"}
 
@@ -76,7 +76,7 @@ def test_a_script_and_its_subcommand_have_the_same_options(command, capsys, monk
     arguments = ["--model_dir=m", "--help"] if command == "infer_exported" else ["--help"]
     texts = []
     monkeypatch.setattr(sys, "argv", ["ppdet-repro " + name, *arguments])
-    for parse in (script(command), lambda: build_parser([name, *arguments]).parse_args([name, *arguments])):
+    for parse in (lambda: run_script(command), lambda: build_parser([name, *arguments]).parse_args([name, *arguments])):
         with pytest.raises(SystemExit):
             parse()
         texts.append(capsys.readouterr().out)

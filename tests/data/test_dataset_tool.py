@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ppdet_repro.cli.main import script
+from ppdet_repro.cli.main import run_script
 from ppdet_repro.data.source.check import check
 from ppdet_repro.data.source.coco import COCODataSet
 from ppdet_repro.data.source.convert import convert
@@ -17,7 +17,7 @@ from ppdet_repro.data.source.dataset_files import find_dataset
 from ppdet_repro.data.source.show import before_normalization
 from ppdet_repro.data.source.synthetic import generate
 from ppdet_repro.data.source.voc import VOCDataSet
-from ppdet_repro.utils.errors import UserError, run_command
+from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.visualize import class_color, contact_sheet, draw_boxes, enlarged
 
 FIELDS = ["gt_bbox", "gt_class", "difficult", "is_crowd"]
@@ -30,7 +30,7 @@ def tool(monkeypatch):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["dataset.py", *map(str, arguments)])
         with pytest.raises(SystemExit) as done:
-            run_command(script("data"))
+            run_script("data")
         return done.value.code
 
     return run
