@@ -10,7 +10,7 @@ from typing import Dict, Iterator, List, Set, Tuple
 
 import pytest
 
-from ppdet_repro.core.config.document import Node, merge_documents
+from ppdet_repro.core.config.document import Node, merge_files
 from ppdet_repro.core.config.reading import BASE, base_names, load_file, parse
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,5 +102,5 @@ def test_a_config_contains_only_what_differs_from_its_bases(path):
     child = parse(path.read_text(encoding="utf-8"), path, [])
     base = Node({})
     for name in base_names(child.value.pop(BASE, Node([]))):
-        base = merge_documents(base, load_file(path.parent / name, (path,), []))
+        base = merge_files(base, load_file(path.parent / name, (path,), []))
     assert sorted(repeated(base, child)) == []

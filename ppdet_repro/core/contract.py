@@ -9,19 +9,7 @@ module does not import Paddle: `Tensor` is Paddle's class for type checkers and 
 
 from __future__ import annotations
 
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Dict,
-    List,
-    Mapping,
-    NamedTuple,
-    Protocol,
-    Tuple,
-    TypedDict,
-    Union,
-    runtime_checkable,
-)
+from typing import TYPE_CHECKING, Any, Dict, Mapping, NamedTuple, Protocol, TypedDict, Union, runtime_checkable
 
 if TYPE_CHECKING:
     from paddle import Tensor
@@ -35,7 +23,7 @@ RawOutputs = Any
 """What a head returns before decoding: every head defines a `NamedTuple` of its own with tensors, or lists of a
 tensor per level, in it."""
 
-PerImage = Union[Tensor, List[Tensor]]
+PerImage = Union[Tensor, list[Tensor]]
 """A tensor per image; or one tensor with a leading dimension B if all images have the same number of entries."""
 
 
@@ -105,7 +93,7 @@ class Suppressor(Protocol):
 class PostProcess(Protocol):
     """From raw outputs to detections; the head itself, or a part of its own."""
 
-    def decode(self, raw: RawOutputs, im_shape: Tensor, scale_factor: Tensor) -> Tuple[Tensor, Tensor]:
+    def decode(self, raw: RawOutputs, im_shape: Tensor, scale_factor: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes [B, N, 4] in pixels of the original images, and scores [B, K, N]."""
 
     @property

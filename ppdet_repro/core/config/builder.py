@@ -13,7 +13,7 @@ from ppdet_repro.core.config.plan import FromUpstream, Plan, Setting
 from ppdet_repro.core.config.reading import load_document
 from ppdet_repro.core.config.run import NO_EFFECT, ExportSettings, PaperRow, RunSettings
 from ppdet_repro.core.config.schema import Checker
-from ppdet_repro.core.config.types import ListOf, OneOf, TupleOf, Type, VariadicTuple, spell
+from ppdet_repro.core.config.types import ListOf, OneOf, TupleOf, spell
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.packaged import own_or_packaged
@@ -21,22 +21,13 @@ from ppdet_repro.utils.packaged import own_or_packaged
 
 @dataclass(frozen=True)
 class Config:
-    """A checked config. It is immutable.
+    """A checked config. It is immutable."""
 
-    Attributes:
-        path: The file that it was read from.
-        document: The merged content of all files and overrides.
-        run: The run settings.
-        slim_path: The second file, which says how to slim the model, if there is one.
-        teacher: The config of the teacher, if the second file has `slim: Distill`. In this case the second file is not
-            merged over the first.
-    """
-
-    path: Path
-    document: Node
+    path: Path  # the file that it was read from
+    document: Node  # the merged content of all files and overrides
     run: RunSettings
-    slim_path: Optional[Path] = None
-    teacher: Optional[Config] = None
+    slim_path: Optional[Path] = None  # a second file, which says how to slim the model
+    teacher: Optional[Config] = None  # what the second file describes if it has `slim: Distill`; it is not merged then
 
     @property
     def name(self) -> str:
@@ -81,10 +72,10 @@ def load_config(
         >>> cfg.run.architecture, cfg.run.num_classes, cfg.run.epoch
         ('YOLOF', 80, 24)
     """
-    path = _find(path)
+    path = own_or_packaged(Path(path).expanduser(), path)
     if slim_config is None:
         return _load(path, overrides)
-    slim_path = _find(slim_config)
+    slim_path = own_or_packaged(Path(slim_config).expanduser(), slim_config)
     slim = load_document(slim_path, (), []).value.get("slim")
     if slim is None:
         raise UserError(f"{slim_config}: there is no key 'slim'; it says how to slim the model, such as slim: PTQ")
@@ -93,12 +84,8 @@ def load_config(
     return replace(_load(path, overrides, slim_path), slim_path=slim_path)
 
 
-def _find(path: Union[str, Path]) -> Path:
-    return own_or_packaged(Path(path).expanduser(), path)
-
-
 def _load(path: Path, overrides: Sequence[str], over: Optional[Path] = None) -> Config:
-    """A config from one file, or from two with the values of `over` beating those of the first."""
+    """A config from one file, or from two; the values of `over` beat those of the first."""
     problems: Problems = []
     document = load_document(path, overrides, problems, over)
     checker = Checker(document)
@@ -114,13 +101,9 @@ def _load(path: Path, overrides: Sequence[str], over: Optional[Path] = None) -> 
 
 
 def build_model(cfg: Config) -> Any:
-    """Build the detector that a config describes.
+    """Build the detector that a config describes: a `paddle.nn.Layer` with newly initialized weights.
 
-    Returns:
-        A `paddle.nn.Layer` with newly initialized weights.
-
-    Raises:
-        UserError: The config names no architecture, or a component refuses a value.
+    Raises a `UserError` if the config names no architecture, or if a component refuses a value.
 
     Example:
         >>> from ppdet_repro import build_model, load_config
@@ -158,30 +141,24 @@ def build(cfg: Config, name: str, **given: Any) -> Any:
 
 
 def construct(plan: Plan, source: Optional[Source], given: Dict[str, Any]) -> Any:
-    """Build the parts of a component, then the component.
+    """Build the parts of a component in the order of the constructor's parameters, then the component.
 
-    Parts are built in the order of the constructor's parameters. A part with an `out_shape` is the source of the
-    parts after it.
-
-    Args:
-        plan: The plan of the component.
-        source: The last part with outputs that was built before.
-        given: Constructor arguments that beat the plan.
+    A part with an `out_shape` is the source of the parts after it; `source` is the last one built before. The
+    arguments in `given` beat the plan.
     """
     component = plan.component
-    unknown = set(given) - set(component.parameters)
+    unknown = sorted(set(given) - set(component.parameters))
     if unknown:
-        raise UnknownParameter(f"{component.name} has no parameter {', '.join(sorted(unknown))}")
-    arguments = dict(given)
-    inner = source
+        raise UnknownParameter(f"{component.name} has no parameter {', '.join(unknown)}")
+    arguments, inner = dict(given), source
     for name, parameter in component.parameters.items():
         if name not in given:
             setting = plan.settings[name]
             if parameter.role == registry.UPSTREAM and source is not None:
                 arguments[name] = from_upstream(plan, parameter, setting, source)
             elif isinstance(setting.value, FromUpstream):
-                if parameter.default == REQUIRED:
-                    raise UserError(f"{where(plan)}{component.name} needs {name!r}; no part before gives it")
+                if parameter.default is REQUIRED:
+                    raise UserError(f"{plan.origin}: {component.name} needs {name!r}; no part before gives it")
             elif setting.origin is not None or setting.has_parts():
                 arguments[name] = materialize(setting, inner)
         out_shape = getattr(arguments.get(name), "out_shape", None)
@@ -191,12 +168,7 @@ def construct(plan: Plan, source: Optional[Source], given: Dict[str, Any]) -> An
         return component.load()(**arguments)
     except UserError as error:
         owner = "" if str(error).startswith(component.name) else f"{component.name}: "
-        raise UserError(f"{where(plan)}{owner}{error}") from error
-
-
-def where(plan: Plan) -> str:
-    """The origin of a component, as the start of a message."""
-    return f"{plan.origin}: "
+        raise UserError(f"{plan.origin}: {owner}{error}") from error
 
 
 def materialize(setting: Setting, source: Optional[Source]) -> Any:
@@ -204,21 +176,15 @@ def materialize(setting: Setting, source: Optional[Source]) -> Any:
     value = setting.value
     if isinstance(value, Plan):
         return construct(value, source, {})
-    if isinstance(value, list):
-        return [materialize(item, source) for item in value]
-    if isinstance(value, tuple):
-        return tuple(materialize(item, source) for item in value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(materialize(item, source) for item in value)
     if isinstance(value, dict):
         return {key: materialize(item, source) for key, item in value.items()}
     return value
 
 
 def from_upstream(plan: Plan, parameter: Parameter, setting: Setting, source: Source) -> Any:
-    """The value of an `Upstream` parameter from the outputs of the previous part.
-
-    Raises:
-        UserError: The YAML gives another value, or there are several feature maps and the parameter is for one.
-    """
+    """The value of an `Upstream` parameter: from the outputs of the previous part, with which the YAML must agree."""
     values = [shape_value(parameter.name, shape) for shape in source.out_shape]
     name = f"{plan.component.name}.{parameter.name}"
     if not isinstance(setting.value, FromUpstream):
@@ -229,21 +195,16 @@ def from_upstream(plan: Plan, parameter: Parameter, setting: Setting, source: So
                 "leave it out or make them agree"
             )
         return written
-    if accepts_lists(parameter.type):
+    types = parameter.type.options if isinstance(parameter.type, OneOf) else (parameter.type,)
+    if any(isinstance(type_, (ListOf, TupleOf)) for type_ in types):
         return values
     if len(values) != 1:
-        raise UserError(f"{where(plan)}{name} is for one feature map, but {source.name} gives {len(values)}")
+        raise UserError(f"{plan.origin}: {name} is for one feature map, but {source.name} gives {len(values)}")
     return values[0]
 
 
 def shape_value(parameter: str, shape: Any) -> Any:
-    """The property of a feature map that a parameter of this name stands for: stride, scale or channels."""
+    """The property of a feature map that a parameter of this name stands for; see `core.registry`."""
     if "stride" in parameter:
         return shape.stride
     return 1.0 / shape.stride if "scale" in parameter else shape.channels
-
-
-def accepts_lists(type_: Type) -> bool:
-    """Whether a type accepts lists."""
-    options = type_.options if isinstance(type_, OneOf) else (type_,)
-    return any(isinstance(option, (ListOf, VariadicTuple, TupleOf)) for option in options)

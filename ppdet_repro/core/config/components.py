@@ -14,7 +14,7 @@ import inspect
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, Mapping, NamedTuple, Optional, Set, Tuple
 
 import ppdet_repro
 from ppdet_repro.core import registry
@@ -30,12 +30,7 @@ class Expression:
     text: str
 
 
-@dataclass(frozen=True)
-class Required:
-    """Stands for the default of a parameter that has none."""
-
-
-REQUIRED = Required()
+REQUIRED = inspect.Parameter.empty  # stands for the default of a parameter that has none
 
 
 class Parameter(NamedTuple):
@@ -53,16 +48,11 @@ class Component:
 
     name: str
     module: str
-    file: Path
-    line: int
-    doc: str
     parameters: Mapping[str, Parameter]
 
     def load(self) -> type:
-        """Import the component's module and return the class."""
-        if self.name in registry.registered():
-            return registry.registered()[self.name]
-        return getattr(importlib.import_module(self.module), self.name)
+        """The class, whose module is imported if necessary."""
+        return registry.registered().get(self.name) or getattr(importlib.import_module(self.module), self.name)
 
 
 class Module(NamedTuple):
@@ -76,11 +66,7 @@ class Module(NamedTuple):
 
 
 def find(name: str) -> Optional[Component]:
-    """The component of that name, or None.
-
-    Raises:
-        ValueError: A program registered a class with the name of one of the package's components.
-    """
+    """The component of that name. A `ValueError` if a program registered a class with the name of a packaged one."""
     packaged = catalog().get(name)
     added = registry.registered().get(name)
     if added is not None and not in_package(added.__module__):
@@ -95,9 +81,10 @@ def names() -> list[str]:
     return sorted({*catalog(), *registry.registered()})
 
 
-def everything() -> List[Component]:
-    """All components, sorted by name."""
-    return [component for component in map(find, names()) if component is not None]
+def shared_names() -> Set[str]:
+    """The names of all `Shared` parameters."""
+    known = filter(None, map(find, names()))
+    return {p.name for component in known for p in component.parameters.values() if p.role == registry.SHARED}
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
@@ -118,11 +105,10 @@ def catalog() -> Dict[str, str]:
     for file in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts)
         for class_name, node in read_module(name).classes.items():
-            if not any(last_name(d) == "register" for d in node.decorator_list):
-                continue
-            if class_name in found:
-                raise ValueError(f"component {class_name!r} is in {found[class_name]} and in {name}")
-            found[class_name] = name
+            if any(last_name(decorator) == "register" for decorator in node.decorator_list):
+                if class_name in found:
+                    raise ValueError(f"component {class_name!r} is in {found[class_name]} and in {name}")
+                found[class_name] = name
     return found
 
 
@@ -156,10 +142,8 @@ def lookup(module: Module, name: str) -> Optional[Tuple[Module, ast.AST]]:
 def from_tree(module_name: str, name: str) -> Component:
     """A component of the package, from the definitions of its class and its base classes."""
     module = read_module(module_name)
-    node = module.classes[name]
-    home, constructor = find_constructor(module, node) or (module, None)
-    parameters = {} if constructor is None else tree_parameters(home, name, constructor)
-    return Component(name, module_name, module.file, node.lineno, ast.get_docstring(node) or "", parameters)
+    found = find_constructor(module, module.classes[name])
+    return Component(name, module_name, tree_parameters(found[0], name, found[1]) if found else {})
 
 
 def find_constructor(module: Module, node: ast.ClassDef) -> Optional[Tuple[Module, ast.FunctionDef]]:
@@ -169,10 +153,9 @@ def find_constructor(module: Module, node: ast.ClassDef) -> Optional[Tuple[Modul
             return module, item
     for base in node.bases:
         found = lookup(module, base.id) if isinstance(base, ast.Name) else None
-        if found and isinstance(found[1], ast.ClassDef):
-            constructor = find_constructor(found[0], found[1])
-            if constructor:
-                return constructor
+        constructor = find_constructor(found[0], found[1]) if found and isinstance(found[1], ast.ClassDef) else None
+        if constructor:
+            return constructor
     return None
 
 
@@ -180,8 +163,8 @@ def tree_parameters(module: Module, owner: str, constructor: ast.FunctionDef) ->
     """The parameters of a constructor without `self`."""
     arguments = constructor.args
     if arguments.vararg or arguments.kwarg:
-        where = f"{module.file}:{constructor.lineno}: {owner}"
-        raise TypeError(f"{where} must name its parameters, without * or **")
+        where = f"{module.file}:{constructor.lineno}"
+        raise TypeError(f"{where}: {owner} must name its parameters, without * or **")
 
     def alias(name: str) -> Optional[ast.expr]:
         found = lookup(module, name)
@@ -189,21 +172,16 @@ def tree_parameters(module: Module, owner: str, constructor: ast.FunctionDef) ->
 
     positional = [*arguments.posonlyargs, *arguments.args]
     defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults
-    pairs = [*zip(positional[1:], defaults[1:]), *zip(arguments.kwonlyargs, arguments.kw_defaults)]
-    return {
-        argument.arg: make_parameter(
-            argument.arg,
-            argument.annotation,
-            REQUIRED if default is None else literal(default),
-            alias,
-            f"{module.file}:{argument.lineno}: {owner}",
-        )
-        for argument, default in pairs
-    }
+    parameters = {}
+    for item, node in [*zip(positional[1:], defaults[1:]), *zip(arguments.kwonlyargs, arguments.kw_defaults)]:
+        default = REQUIRED if node is None else literal(node)
+        where = f"{module.file}:{item.lineno}: {owner}"
+        parameters[item.arg] = make_parameter(item.arg, item.annotation, default, alias, where)
+    return parameters
 
 
 def make_parameter(name: str, annotation: Optional[ast.expr], default: Any, alias: Alias, where: str) -> Parameter:
-    """A parameter from its annotation; a `TypeError` if that is missing or outside the type language."""
+    """A parameter from its annotation. A `TypeError` if that is missing or outside the type language."""
     if annotation is None:
         raise TypeError(f"{where}: parameter {name!r} has no annotation")
     try:
@@ -228,28 +206,20 @@ def from_signature(cls: type) -> Component:
     parameters = {}
     if owner.__module__.split(".")[0] not in ("builtins", "paddle"):
         scope = vars(inspect.getmodule(owner))
+
+        def alias(name: str) -> Optional[ast.expr]:
+            value = scope.get(name)
+            return None if value is None or isinstance(value, type) else as_tree(value)
+
         for parameter in inspect.signature(cls).parameters.values():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
                 raise TypeError(f"{where} must name its parameters, without * or **")
-            default = REQUIRED if parameter.default is parameter.empty else parameter.default
             annotation = None if parameter.annotation is parameter.empty else as_tree(parameter.annotation)
-            parameters[parameter.name] = make_parameter(
-                parameter.name, annotation, default, lambda name: alias_value(scope, name), where
-            )
-    try:
-        file, line = Path(inspect.getsourcefile(cls) or cls.__module__), inspect.getsourcelines(cls)[1]
-    except (OSError, TypeError):
-        file, line = Path(cls.__module__), 0
-    return Component(cls.__name__, cls.__module__, file, line, inspect.getdoc(cls) or "", parameters)
+            parameters[parameter.name] = make_parameter(parameter.name, annotation, parameter.default, alias, where)
+    return Component(cls.__name__, cls.__module__, parameters)
 
 
 def as_tree(annotation: Any) -> ast.expr:
     """The syntax tree of an annotation, which is a string or an object."""
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
     return ast.parse(text, mode="eval").body
-
-
-def alias_value(scope: Mapping[str, Any], name: str) -> Optional[ast.expr]:
-    """The type that a variable of a module stands for; None if there is no such variable or it is a class."""
-    value = scope.get(name)
-    return None if value is None or isinstance(value, type) else as_tree(value)

@@ -1,7 +1,4 @@
-"""Documents: trees of values that remember the file and line they were written in, and how to merge two of them.
-
-This module knows how a value names a component (see `part_form`), but not what the keys mean.
-"""
+"""Documents: trees of values that remember the file and line they were written in, and how to merge two of them."""
 
 from __future__ import annotations
 
@@ -28,20 +25,12 @@ COMMAND_LINE = Origin(None)
 
 @dataclass(frozen=True)
 class Node:
-    """One value of a document.
+    """One value of a document."""
 
-    Attributes:
-        value: A scalar, a list of nodes or a dict of nodes.
-        origin: The line of the value's key (of the value itself in a list); None for a constructor's default.
-        tag: The name in `!Name {...}`.
-        inherited: Whether a base file wrote this key for another class than the one that its child names; see
-            `merge`.
-    """
-
-    value: Any
-    origin: Optional[Origin] = None
-    tag: Optional[str] = None
-    inherited: bool = False
+    value: Any  # a scalar, a list of nodes or a dict of nodes
+    origin: Optional[Origin] = None  # the line of its key (its own line in a list); None for a constructor's default
+    tag: Optional[str] = None  # the name in `!Name {...}`
+    inherited: bool = False  # whether a base file wrote this key for another class than its child names; see `merge`
 
     @staticmethod
     def of(value: Any) -> Node:
@@ -55,8 +44,8 @@ class Node:
     def plain(self) -> Any:
         """The value as fresh plain Python data; a component becomes {name: ..., ...}."""
         if isinstance(self.value, dict):
-            named = {"name": self.tag} if self.tag else {}
-            return {**named, **{key: item.plain() for key, item in self.value.items()}}
+            pairs = {key: item.plain() for key, item in self.value.items()}
+            return {"name": self.tag, **pairs} if self.tag else pairs
         if isinstance(self.value, list):
             return [item.plain() for item in self.value]
         return self.value
@@ -89,7 +78,7 @@ def raise_problems(problems: Problems) -> None:
         return problem.origin is None, file is None, str(file), line
 
     if problems:
-        raise UserError("\n".join(dict.fromkeys(str(problem) for problem in sorted(problems, key=place))))
+        raise UserError("\n".join(dict.fromkeys(map(str, sorted(problems, key=place)))))
 
 
 def merge(base: Node, child: Node) -> Node:
@@ -111,7 +100,8 @@ def merge(base: Node, child: Node) -> Node:
         kept = {k: replace(node, inherited=True) for k, node in old.arguments.items()}
         return Node({key: Node(new.name, child.origin), **merge_pairs(kept, new.arguments)}, child.origin)
     if old and new and class_key(base) != class_key(child):
-        return merge(named(old, base.origin), named(new, child.origin))
+        pairs = merge_pairs(old.arguments, new.arguments)
+        return Node({"name": Node(new.name, child.origin), **pairs}, base.origin)
     return Node(merge_pairs(base.value, child.value), base.origin, base.tag)
 
 
@@ -120,7 +110,7 @@ def merge_pairs(base: Mapping[Any, Node], child: Mapping[Any, Node]) -> Dict[Any
     return {**base, **{key: merge(base[key], node) if key in base else node for key, node in child.items()}}
 
 
-def merge_documents(base: Node, child: Node) -> Node:
+def merge_files(base: Node, child: Node) -> Node:
     """Lay a file over another. The top level of a file never names a class."""
     return Node(merge_pairs(base.value, child.value), child.origin)
 
@@ -141,10 +131,7 @@ class PartForm(NamedTuple):
 
 
 def part_form(node: Node) -> Optional[PartForm]:
-    """The class and the arguments of a node; None if it names no class.
-
-    The forms: X, {name: X, ...}, {type: X, ...}, {X: {...}}, !X {...}.
-    """
+    """What a node of the form X, {name: X, ...}, {type: X, ...}, {X: {...}} or !X {...} names; None for other nodes."""
     if isinstance(node.value, str):
         return PartForm(node.value, {})
     if not isinstance(node.value, dict):
@@ -165,8 +152,3 @@ def class_form(node: Node) -> Optional[PartForm]:
     """`part_form` of a mapping that names a class. Classes begin with a capital, so {momentum: {...}} names none."""
     form = part_form(node)
     return form if form and form.name[:1].isupper() else None
-
-
-def named(form: PartForm, origin: Optional[Origin]) -> Node:
-    """The mapping {name: X, ...} for a class and its arguments."""
-    return Node({"name": Node(form.name, origin), **form.arguments}, origin)

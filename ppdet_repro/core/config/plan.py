@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Collection, Iterator, Mapping, Optional, Tuple
+from typing import Any, Collection, Dict, Iterator, Optional, Tuple
 
 from ppdet_repro.core.config.components import Component
 from ppdet_repro.core.config.document import Origin
@@ -24,18 +24,12 @@ class Setting:
     value: Any
     origin: Optional[Origin] = None
 
-    @staticmethod
-    def default(value: Any) -> Setting:
-        """A setting for a default of plain data."""
-        if isinstance(value, dict):
-            value = {key: Setting.default(item) for key, item in value.items()}
-        return Setting(value)
-
     def children(self) -> Collection[Setting]:
-        """The settings inside a list, tuple or dict; empty for any other value."""
-        if isinstance(self.value, dict):
-            return self.value.values()
-        return self.value if isinstance(self.value, (list, tuple)) else ()
+        """The settings inside a component, list, tuple or dict; empty for any other value."""
+        value = self.value.settings if isinstance(self.value, Plan) else self.value
+        if isinstance(value, dict):
+            return value.values()
+        return value if isinstance(value, (list, tuple)) else ()
 
     def has_parts(self) -> bool:
         """Whether a component has to be built for this value."""
@@ -56,11 +50,11 @@ class Setting:
         """
         if self.origin is not None:
             yield path, self.origin
-        if isinstance(self.value, Plan):
-            for name, setting in self.value.settings.items():
-                yield from setting.written(f"{self.value.component.name}.{name}")
-        elif isinstance(self.value, dict):
-            for name, setting in self.value.items():
+        value = self.value
+        if isinstance(value, Plan):
+            path, value = value.component.name, value.settings
+        if isinstance(value, dict):
+            for name, setting in value.items():
                 yield from setting.written(f"{path}.{name}")
         else:
             for setting in self.children():
@@ -72,5 +66,5 @@ class Plan:
     """A component to build: a setting for each parameter, and the place in the config that asks for it."""
 
     component: Component
-    settings: Mapping[str, Setting]
+    settings: Dict[str, Setting]
     origin: Optional[Origin] = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterator, List, NamedTuple, Set, Tuple
+from typing import Iterator, NamedTuple, Set
 
 import yaml
 
@@ -24,14 +24,13 @@ class Line(NamedTuple):
 
 
 def show(cfg: Config, colour: bool = False) -> str:
-    """The whole config as text, values in one column and their origins in another.
-
-    Args:
-        cfg: The config.
-        colour: Whether to dim origins and defaults on a terminal.
-    """
-    lines = [line for name, setting in cfg.tree().items() for line in top_level(name, setting)]
-    lines += [Line(f"# {name}: nothing uses this section", origin) for name, origin in unused(cfg)]
+    """The whole config as text, values in one column, their origins in another. `colour` dims origins and defaults."""
+    tree = cfg.tree()
+    lines = [line for name, setting in tree.items() for line in entry(f"{name}:", setting, "")]
+    unused = set(components.names()).difference(*map(built, tree.values()))
+    for name, node in cfg.document.value.items():
+        if name in unused:
+            lines.append(Line(f"# {name}: nothing uses this section", str(node.origin)))
     column = min(MAX_COLUMN, max(len(line.text) for line in lines))
     return "\n".join(align(line, column, colour) for line in lines)
 
@@ -45,21 +44,16 @@ def align(line: Line, column: int, colour: bool) -> str:
     return f"{text}  {DIM}{line.origin}{PLAIN}" if written else f"{DIM}{text}  {line.origin}{PLAIN}"
 
 
-def top_level(name: str, setting: Setting) -> Iterator[Line]:
-    """The lines of a run setting or a section. The section of a component does not repeat the component's name."""
-    if isinstance(setting.value, Plan) and setting.value.component.name == name:
-        yield Line(f"{name}:", str(setting.value.origin or ""))
-        yield from parameters(setting.value, INDENT)
-    else:
-        yield from entry(f"{name}:", setting, "")
-
-
 def entry(key: str, setting: Setting, indent: str) -> Iterator[Line]:
     """The lines of a key (or the dash of a list item), its value and what is inside the value."""
     value, origin = setting.value, str(setting.origin or "default")
     if isinstance(value, Plan):
-        yield Line(f"{indent}{key} {value.component.name}", origin)
-        yield from parameters(value, indent + INDENT)
+        if key == f"{value.component.name}:":  # the section of a component does not repeat its name
+            yield Line(key, str(value.origin or ""))
+        else:
+            yield Line(f"{indent}{key} {value.component.name}", origin)
+        for name, item in value.settings.items():
+            yield from entry(f"{name}:", item, indent + INDENT)
     elif isinstance(value, (list, tuple)) and setting.has_parts():
         yield Line(f"{indent}{key}", origin)
         for item in value:
@@ -74,12 +68,6 @@ def entry(key: str, setting: Setting, indent: str) -> Iterator[Line]:
         yield Line(f"{indent}{key} {in_yaml(setting)}", origin)
 
 
-def parameters(plan: Plan, indent: str) -> Iterator[Line]:
-    """The lines of all parameters of a component."""
-    for name, setting in plan.settings.items():
-        yield from entry(f"{name}:", setting, indent)
-
-
 def in_yaml(setting: Setting) -> str:
     """A plain value as YAML on one line."""
     if isinstance(setting.value, Expression):
@@ -88,20 +76,7 @@ def in_yaml(setting: Setting) -> str:
     return text.split("\n...")[0].strip()
 
 
-def unused(cfg: Config) -> List[Tuple[str, str]]:
-    """The name and the origin of every section whose component is not built."""
-    reached: Set[str] = set()
-    for setting in cfg.tree().values():
-        reached |= built(setting)
-    return [
-        (name, str(node.origin))
-        for name, node in cfg.document.value.items()
-        if name not in reached and name in components.names()
-    ]
-
-
 def built(setting: Setting) -> Set[str]:
     """The names of all components in a setting."""
-    names = {setting.value.component.name} if isinstance(setting.value, Plan) else set()
-    inner = setting.value.settings.values() if isinstance(setting.value, Plan) else setting.children()
-    return names.union(*map(built, inner))
+    own = {setting.value.component.name} if isinstance(setting.value, Plan) else set()
+    return own.union(*map(built, setting.children()))

@@ -13,16 +13,7 @@ from typing import Any, Optional, Sequence
 
 import yaml
 
-from ppdet_repro.core.config.document import (
-    COMMAND_LINE,
-    Node,
-    Origin,
-    Problem,
-    Problems,
-    display,
-    merge,
-    merge_documents,
-)
+from ppdet_repro.core.config.document import COMMAND_LINE, Node, Origin, Problem, Problems, display, merge, merge_files
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.packaged import nearest_packaged, own_or_packaged
 
@@ -30,29 +21,19 @@ BASE = "_BASE_"
 MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
-class OverrideError(Exception):
-    """An override cannot be applied; the message says why."""
-
-
 def load_document(path: Path, overrides: Sequence[str], problems: Problems, over: Optional[Path] = None) -> Node:
-    """Merge a config file, its bases and what is laid over it into one mapping.
+    """Merge a config file and its bases, then the file `over`, then overrides of the form `a.b.c=value`.
 
-    Args:
-        path: The config file.
-        overrides: Values of the form `a.b.c=value` that beat the files.
-        problems: Duplicate keys and bad overrides are appended to it.
-        over: A second file, whose values beat those of the first.
-
-    Raises:
-        UserError: A file is missing, unreadable or not YAML, or base files include each other in a cycle.
+    Duplicate keys and bad overrides are appended to `problems`. Raises a `UserError` if a file is missing, unreadable
+    or not YAML, or if base files include each other in a cycle.
     """
     document = load_file(path.absolute(), (), problems)
     if over is not None:
-        document = merge_documents(document, load_file(over.absolute(), (), problems))
+        document = merge_files(document, load_file(over.absolute(), (), problems))
     for override in overrides:
         try:
             document = apply_override(document, override, problems)
-        except OverrideError as error:
+        except ValueError as error:
             problems.append(Problem(COMMAND_LINE, f"override {override!r}: {error}"))
     return document
 
@@ -67,10 +48,9 @@ def load_file(path: Path, chain: Sequence[Path], problems: Problems) -> Node:
     own = Node({key: node for key, node in document.value.items() if key != BASE}, document.origin)
     merged = Node({}, document.origin)
     for name in base_names(document.value.get(BASE, Node([]))):
-        base_path = own_or_packaged(path.parent / Path(name).expanduser(), name)
-        base = load_file(base_path, (*chain, path), problems)
-        merged = merge_documents(merged, base)
-    return merge_documents(merged, own)
+        base = own_or_packaged(path.parent / Path(name).expanduser(), name)
+        merged = merge_files(merged, load_file(base, (*chain, path), problems))
+    return merge_files(merged, own)
 
 
 def read_text(path: Path, chain: Sequence[Path]) -> str:
@@ -113,7 +93,7 @@ def compose(text: str, path: Optional[Path], problems: Problems) -> Optional[Nod
         mark = getattr(error, "problem_mark", None)
         reason = getattr(error, "problem", None) or str(error).replace("\n", " ")
         if path is None:
-            raise OverrideError(f"the value is not valid YAML: {reason}") from error
+            raise ValueError(f"the value is not valid YAML: {reason}") from error
         raise UserError(f"{Origin(path, mark.line + 1 if mark else 1)}: not valid YAML: {reason}") from error
 
 
@@ -121,16 +101,14 @@ class Converter:
     """Converts the nodes of PyYAML to ours. Scalars get the types of YAML 1.1."""
 
     def __init__(self, loader: yaml.SafeLoader, path: Optional[Path], problems: Problems):
-        self.loader = loader
-        self.path = path
-        self.problems = problems
+        self.loader, self.path, self.problems = loader, path, problems
         self.open: list[yaml.Node] = []
 
     def convert(self, node: yaml.Node, origin: Optional[Origin] = None) -> Node:
         origin = origin or self.origin(node)
         if node in self.open:
             raise UserError(f"{origin}: an alias contains itself")
-        tag = component_tag(node)
+        tag = node.tag[1:] if re.fullmatch(r"!\w+", node.tag) else None  # YAML's own tags have another form
         if tag and isinstance(node, yaml.ScalarNode) and not node.value:
             return Node({}, origin, tag)
         if tag and not isinstance(node, yaml.MappingNode):
@@ -168,20 +146,15 @@ class Converter:
         return COMMAND_LINE if self.path is None else Origin(self.path, node.start_mark.line + 1)
 
 
-def component_tag(node: yaml.Node) -> Optional[str]:
-    """`Name` for the tag `!Name`; None for YAML's own tags."""
-    return node.tag[1:] if re.fullmatch(r"!\w+", node.tag) else None
-
-
 def apply_override(document: Node, override: str, problems: Problems) -> Node:
-    """Merge `a.b.c=value` into a document. The value is YAML; a number in the path is an index into a list."""
+    """Merge `a.b.c=value` into a document, or raise a `ValueError`. A number in the path is an index into a list."""
     path, equals, text = override.partition("=")
     keys = path.strip().split(".")
     if not equals or not all(keys):
-        raise OverrideError("it is not of the form a.b.c=value")
+        raise ValueError("it is not of the form a.b.c=value")
     value = compose(text, None, problems) or Node(None, COMMAND_LINE)
-    key, rest = keys[0], keys[1:]
-    return replace(document, value={**document.value, key: put(document.value.get(key), rest, value, key)})
+    section = put(document.value.get(keys[0]), keys[1:], value, keys[0])
+    return replace(document, value={**document.value, keys[0]: section})
 
 
 def put(node: Optional[Node], keys: Sequence[str], value: Node, here: str) -> Node:
@@ -190,15 +163,14 @@ def put(node: Optional[Node], keys: Sequence[str], value: Node, here: str) -> No
         node = Node({} if keys else None, COMMAND_LINE)
     if not keys:
         return merge(node, value)
-    key, rest = keys[0], keys[1:]
-    below = f"{here}.{key}"
+    key, rest, below = keys[0], keys[1:], f"{here}.{keys[0]}"
     if isinstance(node.value, dict):
         return merge(node, Node({key: put(node.value.get(key), rest, value, below)}, COMMAND_LINE))
     if isinstance(node.value, list):
         if not key.isdigit() or int(key) >= len(node.value):
-            raise OverrideError(f"{here} has {len(node.value)} items, counted from 0, but no {key!r}")
+            raise ValueError(f"{here} has {len(node.value)} items, counted from 0, but no {key!r}")
         items = list(node.value)
         items[int(key)] = put(items[int(key)], rest, value, below)
         return replace(node, value=items, origin=COMMAND_LINE)
     hint = f"; override {node.value}.{'.'.join(keys)}" if isinstance(node.value, str) else ""
-    raise OverrideError(f"{here} is {node.value!r} and has no {key!r} inside{hint}")
+    raise ValueError(f"{here} is {node.value!r} and has no {key!r} inside{hint}")

@@ -6,18 +6,8 @@ from dataclasses import dataclass, field
 from typing import List, Literal, Optional
 
 UNSUPPORTED_HARDWARE = ("use_xpu", "use_mlu", "use_npu")
-AT_LEAST = {
-    "epoch": 0,
-    "num_classes": 1,
-    "log_iter": 1,
-    "snapshot_epoch": 1,
-    "checkpoints_kept": 1,
-    "worker_num": 0,
-    "accumulate_steps": 1,
-    "base_batch_size": 1,
-    "early_stop": 1,
-    "seed": 0,
-}
+COUNTS = ("num_classes", "log_iter", "snapshot_epoch", "checkpoints_kept", "accumulate_steps", "base_batch_size")
+AT_LEAST = {"epoch": 0, "worker_num": 0, "seed": 0, "early_stop": 1, **dict.fromkeys(COUNTS, 1)}
 
 # Keys that PaddleDetection's files contain and that change nothing in this package, with the reason: run settings by
 # their name, parameters of components as Component.parameter. A config that gives one loads with a line in the log.

@@ -9,11 +9,11 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any, Collection, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Collection, Dict, Mapping, NamedTuple, Optional, Tuple, Union
 
 from ppdet_repro.core import registry
 from ppdet_repro.core.config import components, run
-from ppdet_repro.core.config.components import REQUIRED, Component, Expression, Parameter, nearest
+from ppdet_repro.core.config.components import REQUIRED, Component, Expression, nearest
 from ppdet_repro.core.config.document import Node, Origin, Problem, Problems, part_form
 from ppdet_repro.core.config.plan import FromUpstream, Plan, Setting
 from ppdet_repro.core.config.run import RunSettings
@@ -26,10 +26,8 @@ from ppdet_repro.core.config.types import (
     PartOf,
     Record,
     Scalar,
-    Sequential,
     TupleOf,
     Type,
-    VariadicTuple,
     convert_scalar,
     describe,
     parse_type,
@@ -42,17 +40,11 @@ SECTIONS = ("TrainReader", "EvalReader", "TestReader", "LearningRate", "Optimize
 
 
 class Scope(NamedTuple):
-    """The circumstances of a check.
+    """The circumstances of a check."""
 
-    Attributes:
-        problems: Where it reports.
-        stack: The components that it is inside, outermost first.
-        complete: Whether missing parameters are problems and defaults are resolved.
-    """
-
-    problems: Problems
-    stack: Tuple[str, ...] = ()
-    complete: bool = True
+    problems: Problems  # where it reports
+    stack: Tuple[str, ...] = ()  # the components that it is inside, outermost first
+    complete: bool = True  # whether missing parameters are problems and defaults are resolved
 
     def report(self, origin: Optional[Origin], text: str) -> None:
         self.problems.append(Problem(origin, text))
@@ -68,14 +60,14 @@ def record_type(cls: type) -> Record:
             types[item.name] = record_type(nested)
         else:
             types[item.name] = parse_type(ast.parse(annotation, mode="eval").body)
-    return Record(types, asdict(cls()))
+    return Record(types, Node.of(asdict(cls())).value)
 
 
 RUN_TYPE = record_type(RunSettings)
 
 
 class Checker:
-    """Resolves the nodes of a document against the components."""
+    """Checks the nodes of a document against the components."""
 
     def __init__(self, document: Node):
         self.top: Mapping[Any, Node] = document.value
@@ -83,8 +75,15 @@ class Checker:
 
     def document(self, problems: Problems) -> Dict[str, Setting]:
         """Check all keys; the plans of everything that a run builds, by the name of the section."""
+        names = (*RUN_TYPE.fields, *DATASETS, *components.shared_names())
         for key, node in self.top.items():
-            self.check_top_level(key, node, problems)
+            component = components.find(key) if isinstance(key, str) else None
+            if component is not None:  # a section may lack parameters: others may give them
+                self.component(component, key, Scope(problems, complete=False))
+            elif key not in names:
+                kind = "no component" if str(key)[:1].isupper() else "unknown key"
+                hint = nearest(key, (*names, *components.names()))
+                problems.append(Problem(node.origin, f"{kind} {key!r}{hint}"))
         plans = {}
         architecture = self.top.get("architecture")
         if architecture is not None and isinstance(architecture.value, str):
@@ -94,23 +93,10 @@ class Checker:
                 plans[name] = self.root(name, problems)
         return plans
 
-    def check_top_level(self, key: Any, node: Node, problems: Problems) -> None:
-        """Check that a key means something. A section of a component may lack parameters: others may give them."""
-        if key in RUN_TYPE.fields or key in DATASETS:
-            return
-        component = components.find(key) if isinstance(key, str) else None
-        if component is not None:
-            self.component(component, key, Scope(problems, complete=False))
-        elif key not in shared_names():
-            known = (*RUN_TYPE.fields, *DATASETS, *components.names(), *shared_names())
-            kind = "no component" if str(key)[:1].isupper() else "unknown key"
-            problems.append(Problem(node.origin, f"{kind} {key!r}{nearest(key, known)}"))
-
     def root(self, name: str, problems: Problems, given: Collection[str] = ()) -> Setting:
         """The plan of a dataset section such as `EvalDataset`, or of a component without the parameters in `given`.
 
-        Raises:
-            UserError: The config has no such section, or there is no such component.
+        Raises a `UserError` if the config has no such section, or if there is no such component.
         """
         if name in DATASETS:
             if name not in self.top:
@@ -124,19 +110,15 @@ class Checker:
     def component(
         self, component: Component, where: str, scope: Scope, inline: Optional[Node] = None, given: Collection[str] = ()
     ) -> Plan:
-        """The plan of a component.
+        """The plan of a component without the parameters in `given`, which the caller supplies.
 
-        Args:
-            component: The component, whose top-level section gives its parameters.
-            where: The path in the config that asks for it, for messages.
-            scope: The circumstances.
-            inline: A part whose parameters beat those of the section.
-            given: The parameters that the caller supplies; they are left out.
+        The parameters of its top-level section are beaten by those of `inline`, a part that names it. `where` is the
+        path in the config that asks for it, for messages.
         """
         section = self.top.get(component.name, Node({}))
         if section.tag or not isinstance(section.value, (dict, type(None))):
-            text = f"{component.name} must be a mapping of parameters, got {spell(section.plain())}"
-            scope.report(section.origin, text)
+            got = spell(section.plain())
+            scope.report(section.origin, f"{component.name} must be a mapping of parameters, got {got}")
             section = Node({}, section.origin)
         form = part_form(inline) if inline else None
         own = form.arguments if form else {}
@@ -155,30 +137,22 @@ class Checker:
         for parameter in component.parameters.values():
             if parameter.name in given:
                 continue
-            node = self.source(parameter, arguments)
+            shared = self.top if parameter.role == registry.SHARED else {}
+            node = arguments.get(parameter.name, shared.get(parameter.name))
+            path = f"{component.name}.{parameter.name}"
             if node is not None:
-                path = f"{component.name}.{parameter.name}" if parameter.name in arguments else parameter.name
-                settings[parameter.name] = self.value(parameter.type, node, path, inside)
+                used = path if parameter.name in arguments else parameter.name
+                settings[parameter.name] = self.value(parameter.type, node, used, inside)
             elif parameter.role == registry.UPSTREAM:
                 settings[parameter.name] = Setting(FromUpstream())
-            elif parameter.default == REQUIRED and scope.complete:
+            elif parameter.default is REQUIRED and scope.complete:
                 wanted = f"{component.name} needs {parameter.name!r} ({describe(parameter.type)})"
                 scope.report(origin, f"{wanted}, which is missing in {where}")
+            elif scope.complete and (parameter.default is None or isinstance(parameter.default, Expression)):
+                settings[parameter.name] = Setting(parameter.default)
             elif scope.complete:
-                settings[parameter.name] = self.default(component, parameter, inside)
+                settings[parameter.name] = self.value(parameter.type, Node.of(parameter.default), path, inside)
         return Plan(component, settings, origin)
-
-    def source(self, parameter: Parameter, arguments: Mapping[Any, Node]) -> Optional[Node]:
-        """The node of a parameter's value: from its component's arguments, or the top level if it is shared."""
-        if parameter.name in arguments:
-            return arguments[parameter.name]
-        return self.top.get(parameter.name) if parameter.role == registry.SHARED else None
-
-    def default(self, component: Component, parameter: Parameter, scope: Scope) -> Setting:
-        """The default of a parameter; components in it are resolved."""
-        if parameter.default is None or isinstance(parameter.default, Expression):
-            return Setting(parameter.default)
-        return self.value(parameter.type, Node.of(parameter.default), f"{component.name}.{parameter.name}", scope)
 
     def value(self, type_: Type, node: Node, where: str, scope: Scope) -> Setting:
         """Convert a node to a type, or report why it is not of the type."""
@@ -189,7 +163,7 @@ class Checker:
         if isinstance(type_, Anything):
             return self.anything(node, where, scope)
         if not node.tag:
-            if isinstance(node.value, list) and isinstance(type_, (ListOf, VariadicTuple, TupleOf)):
+            if isinstance(node.value, list) and isinstance(type_, (ListOf, TupleOf)):
                 return self.sequence(type_, node, where, scope)
             if isinstance(node.value, dict) and isinstance(type_, DictOf):
                 return self.mapping(type_, node, where, scope)
@@ -211,16 +185,14 @@ class Checker:
             return self.mapping(DictOf(Anything(), Anything()), node, where, scope)
         return Setting(node.value, node.origin)
 
-    def sequence(self, type_: Sequential, node: Node, where: str, scope: Scope) -> Setting:
+    def sequence(self, type_: Union[ListOf, TupleOf], node: Node, where: str, scope: Scope) -> Setting:
         """Convert a list item by item."""
         types = type_.items if isinstance(type_, TupleOf) else (type_.item,) * len(node.value)
         if len(types) != len(node.value):
             scope.report(node.origin, wrong_type(type_, node, where))
-        items = [
-            self.value(item_type, item, f"{where}[{i}]", scope)
-            for i, (item_type, item) in enumerate(zip(types, node.value))
-        ]
-        return Setting(items if isinstance(type_, ListOf) else tuple(items), node.origin)
+        pairs = enumerate(zip(types, node.value))
+        items = [self.value(item_type, item, f"{where}[{i}]", scope) for i, (item_type, item) in pairs]
+        return Setting(type_.container(items) if isinstance(type_, ListOf) else tuple(items), node.origin)
 
     def mapping(self, type_: DictOf, node: Node, where: str, scope: Scope) -> Setting:
         """Convert a mapping pair by pair."""
@@ -232,30 +204,25 @@ class Checker:
 
     def record(self, type_: Record, node: Node, where: str, scope: Scope) -> Setting:
         """Convert a mapping with fixed keys; absent ones have their defaults."""
-        pairs = {key: Setting.default(value) for key, value in type_.defaults.items()}
-        for key, item in node.value.items():
+        pairs = {}
+        for key, item in {**type_.defaults, **node.value}.items():
             if key in type_.fields:
-                path = f"{where}.{key}" if where else key
-                pairs[key] = self.value(type_.fields[key], item, path, scope)
+                pairs[key] = self.value(type_.fields[key], item, f"{where}.{key}" if where else key, scope)
             else:
                 scope.report(item.origin, f"{where} has no key {key!r}{nearest(key, type_.fields)}")
         return Setting(pairs, node.origin)
 
     def one_of(self, type_: OneOf, node: Node, where: str, scope: Scope) -> Setting:
-        """Convert to the first option that accepts the node.
-
-        If none does and a single option has the node's shape, its problems are reported.
-        """
+        """Convert to the first option that accepts the node. If only one has its shape, report that one's problems."""
         if node.value is None and Scalar("None") in type_.options:
             return Setting(None, node.origin)
         attempts = []
-        for option in type_.options:
-            if has_shape(option, node):
-                problems: Problems = []
-                setting = self.value(option, node, where, scope._replace(problems=problems))
-                if not problems:
-                    return setting
-                attempts.append((option, problems))
+        for option in (option for option in type_.options if has_shape(option, node)):
+            problems: Problems = []
+            setting = self.value(option, node, where, scope._replace(problems=problems))
+            if not problems:
+                return setting
+            attempts.append((option, problems))
         if len(attempts) == 1 and not isinstance(attempts[0][0], (Scalar, Choice)):
             scope.problems.extend(attempts[0][1])
         else:
@@ -292,10 +259,8 @@ class Checker:
 
 def unknown_parameter(component: Component, key: Any) -> str:
     """The message about a key that is not a parameter of the component."""
-    hint = nearest(key, component.parameters)
-    if not hint:
-        hint = f"; it has {', '.join(component.parameters)}" if component.parameters else "; it takes none"
-    return f"{component.name} has no parameter {key!r}{hint}"
+    known = f"; it has {', '.join(component.parameters)}" if component.parameters else "; it takes none"
+    return f"{component.name} has no parameter {key!r}{nearest(key, component.parameters) or known}"
 
 
 def has_shape(type_: Type, node: Node) -> bool:
@@ -305,7 +270,7 @@ def has_shape(type_: Type, node: Node) -> bool:
     if isinstance(type_, PartOf):
         return part_form(node) is not None
     if isinstance(node.value, list):
-        return isinstance(type_, (ListOf, VariadicTuple, TupleOf))
+        return isinstance(type_, (ListOf, TupleOf))
     if isinstance(node.value, dict):
         return isinstance(type_, (DictOf, Record))
     return isinstance(type_, (Scalar, Choice))
@@ -322,13 +287,3 @@ def wrong_type(type_: Type, node: Node, where: str) -> str:
             fraction = fraction if fraction and fraction != "." else ".0"
             text += f", which YAML reads as text; write {whole}{fraction}e{sign or '+'}{exponent}"
     return text
-
-
-def shared_names() -> Collection[str]:
-    """The names of all `Shared` parameters."""
-    return {
-        parameter.name
-        for component in components.everything()
-        for parameter in component.parameters.values()
-        if parameter.role == registry.SHARED
-    }

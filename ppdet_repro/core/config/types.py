@@ -13,9 +13,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 from ppdet_repro.core.registry import PART, SHARED, UPSTREAM
 
-VALUE = "value"
 ROLES = {"Shared": SHARED, "Upstream": UPSTREAM}
-
 Alias = Callable[[str], Optional[ast.expr]]
 
 
@@ -38,9 +36,10 @@ class PartOf:
 
 @dataclass(frozen=True)
 class ListOf:
-    """A list of any length."""
+    """A list of any length, which the constructor receives as a `container`."""
 
     item: Type
+    container: type = list
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,6 @@ class TupleOf:
     """A list of fixed length, which the constructor receives as a tuple."""
 
     items: Tuple[Type, ...]
-
-
-@dataclass(frozen=True)
-class VariadicTuple:
-    """A list of any length, which the constructor receives as a tuple."""
-
-    item: Type
 
 
 @dataclass(frozen=True)
@@ -87,14 +79,13 @@ class Record:
     defaults: Mapping[str, Any]
 
 
-Sequential = Union[ListOf, TupleOf, VariadicTuple]
-Type = Union[Scalar, Anything, PartOf, Sequential, DictOf, Choice, OneOf, Record]
+Type = Union[Scalar, Anything, PartOf, ListOf, TupleOf, DictOf, Choice, OneOf, Record]
 
 SCALARS = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None)}
 SIMPLE: Dict[str, Type] = {
     **{name: Scalar(name) for name in SCALARS},
     **{name: ListOf(Anything()) for name in ("list", "List", "Sequence")},
-    **{name: VariadicTuple(Anything()) for name in ("tuple", "Tuple")},
+    **{name: ListOf(Anything(), tuple) for name in ("tuple", "Tuple")},
     **{name: DictOf(Anything(), Anything()) for name in ("dict", "Dict", "Mapping")},
     "Any": Anything(),
     "Part": PartOf(),
@@ -103,20 +94,11 @@ SIMPLE: Dict[str, Type] = {
 NOUNS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
 
 
-def no_alias(name: str) -> Optional[ast.expr]:
-    """The alias lookup for annotations that use no names of their own module."""
-    return None
-
-
-def parse_annotation(annotation: ast.expr, alias: Alias = no_alias) -> Tuple[str, Type]:
+def parse_annotation(annotation: ast.expr, alias: Alias = lambda name: None) -> Tuple[str, Type]:
     """The role (value, shared or upstream) and the type that a whole annotation stands for.
 
-    Args:
-        annotation: The syntax tree of the annotation.
-        alias: Returns the expression that the annotation's module assigned to a name.
-
-    Raises:
-        TypeError: The annotation is not in the type language.
+    `alias` returns the expression that the annotation's module assigned to a name. Raises a `TypeError` if the
+    annotation is not in the type language.
     """
     if isinstance(annotation, ast.Constant) and isinstance(annotation.value, str):
         return parse_annotation(ast.parse(annotation.value, mode="eval").body, alias)
@@ -126,10 +108,10 @@ def parse_annotation(annotation: ast.expr, alias: Alias = no_alias) -> Tuple[str
             return ROLES[head], parse_type(arguments[0], alias)
         if head == "Annotated" and constant(arguments[1]) in ROLES.values():
             return constant(arguments[1]), parse_type(arguments[0], alias)
-    return VALUE, parse_type(annotation, alias)
+    return "value", parse_type(annotation, alias)
 
 
-def parse_type(node: ast.expr, alias: Alias = no_alias) -> Type:
+def parse_type(node: ast.expr, alias: Alias = lambda name: None) -> Type:
     """The type that a part of an annotation stands for; arguments and errors as in `parse_annotation`."""
     if isinstance(node, ast.Constant) and node.value is None:
         return Scalar("None")
@@ -150,7 +132,7 @@ def parse_type(node: ast.expr, alias: Alias = no_alias) -> Type:
             return Choice(tuple(ast.literal_eval(argument) for argument in arguments))
         if head in ("tuple", "Tuple"):
             if len(arguments) == 2 and constant(arguments[1]) is ...:
-                return VariadicTuple(parse_type(arguments[0], alias))
+                return ListOf(parse_type(arguments[0], alias), tuple)
             return TupleOf(tuple(parse_type(argument, alias) for argument in arguments))
         types = [parse_type(argument, alias) for argument in arguments]
         if head == "Optional":
@@ -189,11 +171,7 @@ def constant(node: ast.expr) -> Any:
 
 
 def convert_scalar(type_: Type, value: Any) -> Any:
-    """Convert a scalar to a type: an integer becomes a float where the type is float; a bool is never a number.
-
-    Raises:
-        ValueError: The value is not of the type.
-    """
+    """Convert a scalar to a type, or raise a `ValueError`. An integer can become a float; a bool is never a number."""
     if isinstance(type_, Choice):
         for choice in type_.values:
             if choice == value and isinstance(choice, bool) == isinstance(value, bool):
@@ -212,7 +190,7 @@ def describe(type_: Type) -> str:
         return NOUNS[type_.name]
     if isinstance(type_, PartOf):
         return "a component"
-    if isinstance(type_, (ListOf, VariadicTuple)):
+    if isinstance(type_, ListOf):
         return "a list" if type_.item == Anything() else f"a list ({describe(type_.item)} each)"
     if isinstance(type_, TupleOf):
         return f"a list of {len(type_.items)} ({', '.join(map(describe, type_.items))})"
