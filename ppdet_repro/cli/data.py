@@ -133,9 +133,9 @@ def span(text: str, name: str) -> Tuple[int, int]:
 def check(arguments: Namespace) -> int:
     """Print a dataset's statistics and every mistake in it. The exit code is 1 if there is any mistake."""
     from ppdet_repro.core.config import build
-    from ppdet_repro.data.source.base import files_checked
     from ppdet_repro.data.source.check import check as check_dataset
     from ppdet_repro.data.source.dataset_files import files_of_source
+    from ppdet_repro.data.source.files import files_checked
 
     if arguments.config:
         datasets = files_of_source(build(config_of(arguments), SPLITS[arguments.split][0]))

@@ -158,17 +158,9 @@ class TrainReader(_Reader):
         fuse_normalize: bool = False,
         epoch_steps: Optional[int] = None,
     ):
+        transforms = sample_transforms, batch_transforms
         super().__init__(
-            sample_transforms,
-            batch_transforms,
-            batch_size,
-            shuffle,
-            drop_last,
-            collate_batch,
-            num_classes,
-            inputs_def,
-            use_shared_memory,
-            fuse_normalize,
+            *transforms, batch_size, shuffle, drop_last, collate_batch, num_classes, inputs_def, use_shared_memory
         )
         if epoch_steps is not None and epoch_steps < 1:
             raise UserError(f"TrainReader: epoch_steps {epoch_steps} must be at least 1")

@@ -10,10 +10,9 @@ SHUFFLE = (0, 0, 1)  # keeps this random stream apart from those of samples and 
 
 
 def epoch_order(count: int, shuffle: bool, seed: int, epoch: int, length: Optional[int] = None) -> np.ndarray:
-    """Return the indices of a dataset with `count` images in the order of an epoch.
+    """Return the indices of a dataset with `count` images in the order of an epoch: [count] int64.
 
-    Returns:
-        [count] int64, or [length]: the dataset is then repeated, each time in another order, and cut to this length.
+    With a `length`, the dataset is repeated, each time in another order, and cut to this length.
     """
     rng = np.random.default_rng([seed, epoch, *SHUFFLE])
     runs = 1 if length is None else -(-length // count)

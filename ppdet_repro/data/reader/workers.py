@@ -48,11 +48,7 @@ class SharedBlock:
         self.memory: Optional[mmap.mmap] = None
 
     def write(self, buffers: Sequence[memoryview]) -> None:
-        """Write buffers one after another.
-
-        Raises:
-            OSError: There is not enough memory.
-        """
+        """Write buffers one after another. OSError if there is not enough memory."""
         starts = _starts([buffer.nbytes for buffer in buffers])
         if self.memory is None or len(self.memory) < starts[-1]:
             size = max(starts[-1], mmap.PAGESIZE)  # a map cannot be empty
@@ -78,15 +74,10 @@ class SharedBlock:
 def ordered_map(
     function: Callable[[T], R], tasks: Sequence[T], workers: int, use_shared_memory: bool = True
 ) -> Generator[R, None, None]:
-    """Yield `function(task)` for each task, in order, computed ahead in worker processes.
+    """Yield `function(task)` for each task, in order, computed ahead in `workers` processes, or in this one for 0.
 
-    Arrays in a result are valid until the next result is requested; copy them to keep them.
-
-    Args:
-        function: The function. Where processes cannot be forked, it and the tasks must be picklable.
-        tasks: The tasks.
-        workers: Number of processes. 0 calls the function in this process.
-        use_shared_memory: Pass arrays in shared memory.
+    Arrays in a result are valid until the next result is requested; copy them to keep them. Where processes cannot be
+    forked, the function and the tasks must be picklable.
 
     Raises:
         UserError: The function raised it or failed in a worker, a worker was killed, or there is no memory to share.
@@ -115,18 +106,15 @@ def ordered_map(
 class _Worker:
     """One worker, as the parent process sees it."""
 
-    def __init__(
-        self, index: int, count: int, function: Callable, use_shared_memory: bool, elders: list[_Worker]
-    ) -> None:
+    def __init__(self, index: int, count: int, function: Callable, use_shared_memory: bool, elders: list[_Worker]):
         self.name = f"data worker {index + 1} of {count}"
         context: Any = multiprocessing.get_context(START_METHOD)  # its type lacks `Process`
         self.connection, theirs = context.Pipe()
         forked = START_METHOD == "fork"
         self.blocks = _shared_blocks() if use_shared_memory and forked else []
         inherited = [*(elder.connection for elder in elders), self.connection] if forked else []
-        self.process = context.Process(
-            target=_work, args=(function, theirs, self.blocks, inherited), name=self.name, daemon=True
-        )
+        arguments = (function, theirs, self.blocks, inherited)
+        self.process = context.Process(target=_work, args=arguments, name=self.name, daemon=True)
         self.process.start()
         theirs.close()
         self.turns = itertools.cycle(self.blocks or [None])
@@ -151,17 +139,15 @@ class _Worker:
             raise UserError(content)
         if kind == "error":
             summary, details = content
-            raise UserError(f"{self.name} failed: {summary}; set worker_num=0 to see where") from WorkerTraceback(
-                details
-            )
+            cause = WorkerTraceback(details)
+            raise UserError(f"{self.name} failed: {summary}; set worker_num=0 to see where") from cause
         return pickle.loads(content, buffers=buffers if block is None else block.parts(sizes))
 
     def death(self) -> UserError:
         self.process.join(timeout=5)
         code = self.process.exitcode
-        how = f"ended with exit code {code}"
-        if code is not None and code < 0:
-            how = f"was killed by {signal.Signals(-code).name}"
+        killed = code is not None and code < 0
+        how = f"was killed by {signal.Signals(-code).name}" if killed else f"ended with exit code {code}"
         fix = "lower worker_num or the reader's batch_size"
         if code == -signal.SIGKILL:
             how += ", most likely because the machine ran out of memory"

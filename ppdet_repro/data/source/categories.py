@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ppdet_repro.data.source.base import read_label_list
 from ppdet_repro.data.source.coco import read_coco, sorted_categories
+from ppdet_repro.data.source.files import read_label_list
 
 
 class Categories(NamedTuple):

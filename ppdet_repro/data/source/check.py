@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ppdet_repro.data.source.base import count, path_inside, read_label_list
+from ppdet_repro.data.source.base import count
 from ppdet_repro.data.source.coco import read_coco
 from ppdet_repro.data.source.convert import coco_from_voc
 from ppdet_repro.data.source.dataset_files import DatasetFiles
+from ppdet_repro.data.source.files import path_inside, read_label_list
 from ppdet_repro.data.source.voc import image_size, read_set, read_xml
 from ppdet_repro.data.transform.decode import ImageError, read_image
 from ppdet_repro.utils.errors import UserError

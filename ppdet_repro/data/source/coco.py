@@ -9,19 +9,8 @@ from typing import Optional
 import numpy as np
 
 from ppdet_repro.core.registry import register
-from ppdet_repro.data.source.base import (
-    Column,
-    ImageTable,
-    Source,
-    count,
-    files_checked,
-    path_inside,
-    require_file,
-    require_folder,
-    require_images,
-    starts_of,
-    summary_line,
-)
+from ppdet_repro.data.source.base import Column, ImageTable, Source, count, starts_of, summary_line
+from ppdet_repro.data.source.files import files_checked, path_inside, require_file, require_folder, require_images
 from ppdet_repro.utils.errors import UserError
 
 MIN_SIDE = 1e-5  # px; a box with a shorter side has no area

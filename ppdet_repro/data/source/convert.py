@@ -16,19 +16,11 @@ from itertools import count as numbers
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from ppdet_repro.data.source.base import count, files_checked, read_label_list, require_images
+from ppdet_repro.data.source.base import count
 from ppdet_repro.data.source.coco import corners, image_files, owners, read_coco, sorted_categories, sorted_images
 from ppdet_repro.data.source.dataset_files import DatasetFiles
-from ppdet_repro.data.source.voc import (
-    SETS,
-    Annotation,
-    Entry,
-    Object,
-    image_size,
-    names_in_folders,
-    read_set,
-    read_xml,
-)
+from ppdet_repro.data.source.files import files_checked, read_label_list, require_images
+from ppdet_repro.data.source.voc import SETS, Annotation, Entry, Object, class_names_in, image_size, read_set, read_xml
 from ppdet_repro.utils.errors import UserError
 
 
@@ -109,7 +101,7 @@ def voc_to_coco(dataset: DatasetFiles, target: str, force: bool) -> str:
     if dataset.label_file:
         names = read_label_list(dataset.label_file)
     else:  # from all files of the folder, so that all splits get the same categories
-        names = sorted(names_in_folders({os.path.dirname(entry.xml) for entry in entries}))
+        names = sorted(class_names_in({os.path.dirname(entry.xml) for entry in entries}))
     pairs = []
     for entry in entries:
         annotation = read_xml(entry.xml)

@@ -6,8 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
-from ppdet_repro.data.source.base import Source, require_file, require_folder
+from ppdet_repro.data.source.base import Source
 from ppdet_repro.data.source.coco import COCODataSet
+from ppdet_repro.data.source.files import require_file, require_folder
 from ppdet_repro.data.source.union import UnionDataSet
 from ppdet_repro.data.source.voc import SETS, VOCDataSet
 

@@ -10,7 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ppdet_repro.data.source.base import Source, files_checked, random_record
+from ppdet_repro.data.source.base import Source, random_record
+from ppdet_repro.data.source.files import files_checked
 from ppdet_repro.data.transform.base import BatchTransform, Compose, Context, Sample, apply_to_batch
 from ppdet_repro.data.transform.decode import Decode
 from ppdet_repro.utils.errors import UserError

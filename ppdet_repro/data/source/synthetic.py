@@ -23,17 +23,9 @@ import cv2
 import numpy as np
 from pycocotools import mask as rle
 
-from ppdet_repro.data.source.base import files_checked
+from ppdet_repro.data.source.files import files_checked
 from ppdet_repro.data.source.shapes import SHAPES
-from ppdet_repro.data.source.synthetic_images import (
-    MAX_SIDE,
-    MEDIUM,
-    MIN_SIDE,
-    SMALL,
-    ImageOptions,
-    SyntheticImage,
-    draw,
-)
+from ppdet_repro.data.source.synthetic_images import ImageOptions, SyntheticImage, draw
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 
@@ -59,7 +51,7 @@ def generate(
     image_format: str = "jpg",
     seed: int = 0,
 ) -> Path:
-    """Generate a dataset in the folder `root`, unless it is there already.
+    """Generate a dataset in the folder `root`, unless it is there already. Returns `root` as a path.
 
     The folder then contains train/ and val/ with the images, annotations/instances_{train,val}.json with the boxes and
     RLE masks of the visible parts of objects, and synthetic.json with the options. Equal options give equal files.
@@ -83,13 +75,16 @@ def generate(
         image_format: "jpg" or "png".
         seed: Random seed.
 
-    Returns:
-        `root` as a path.
-
     Raises:
         UserError: An option is invalid, or `root` contains other files or a dataset with other options.
     """
-    options = _options(size, classes, objects, scales, noise, clutter, contrast, likeness, image_format, seed)
+    height, width = ((side, side) if isinstance(side, int) else side for side in size)
+    if isinstance(classes, int):
+        if not 1 <= classes <= len(SHAPES):
+            raise UserError(f"there are 1 to {len(SHAPES)} synthetic classes, not {classes}")
+        classes = list(SHAPES)[:classes]
+    looks = noise, clutter, contrast, likeness
+    options = ImageOptions((height, width), tuple(classes), objects, scales, *looks, image_format, seed).checked()
     if train < 0 or val < 0 or train + val == 0:
         raise UserError(f"cannot make {train} training and {val} validation images: ask for at least one")
     return _write(Path(root), {"train": train, "val": val}, options)
@@ -119,59 +114,6 @@ def _write(root: Path, numbers: dict[str, int], options: ImageOptions) -> Path:
     rate = made / (time.perf_counter() - start)
     get_logger().info(f"synthetic dataset in {root}: made {made} images, {rate:.0f} images per second")
     return root
-
-
-def _options(
-    size: tuple[Side, Side],
-    classes: Union[int, Sequence[str]],
-    objects: tuple[int, int],
-    scales: tuple[float, float, float],
-    noise: float,
-    clutter: float,
-    contrast: float,
-    likeness: float,
-    image_format: str,
-    seed: int,
-) -> ImageOptions:
-    """Check the options. UserError if they are invalid."""
-    height, width = ((side, side) if isinstance(side, int) else (side[0], side[1]) for side in size)
-    if not all(32 <= low <= high for low, high in (height, width)):
-        raise UserError(
-            f"synthetic images cannot have the size {size}: sides are at least 32 pixels, and ranges are (from, to)"
-        )
-    if isinstance(classes, int):
-        if not 1 <= classes <= len(SHAPES):
-            raise UserError(f"there are 1 to {len(SHAPES)} synthetic classes, not {classes}")
-        classes = list(SHAPES)[:classes]
-    if not classes or not set(classes) <= set(SHAPES) or len(set(classes)) < len(classes):
-        raise UserError(f"classes must be different names out of {', '.join(SHAPES)}, not {', '.join(classes)}")
-    if not 0 <= objects[0] <= objects[1]:
-        raise UserError(f"objects is the range (from, to) of objects per image, not {objects}")
-    if len(scales) != 3 or min(scales) < 0 or sum(scales) <= 0:
-        raise UserError(f"scales are the shares of small, medium and large objects, not {scales}")
-    smallest = min(low for low, share in zip((MIN_SIDE, SMALL, MEDIUM), scales) if share)
-    if MAX_SIDE * min(height[0], width[0]) <= smallest:
-        raise UserError(f"scales {scales}: images of {size} pixels have no room for such large objects")
-    if image_format not in ("jpg", "png"):
-        raise UserError(f"image_format is jpg or png, not {image_format!r}")
-    if seed < 0 or noise < 0:
-        raise UserError(f"seed and noise cannot be negative, but are {seed} and {noise}")
-    for name, share in (("clutter", clutter), ("contrast", contrast), ("likeness", likeness)):
-        if not 0 <= share <= 1:
-            raise UserError(f"{name} must be from 0 to 1, but is {share}")
-    small, medium, large = (share / sum(scales) for share in scales)
-    return ImageOptions(
-        (height, width),
-        tuple(classes),
-        (objects[0], objects[1]),
-        (small, medium, large),
-        float(noise),
-        float(clutter),
-        float(contrast),
-        float(likeness),
-        image_format,
-        seed,
-    )
 
 
 def _is_made(root: Path, manifest: dict) -> bool:

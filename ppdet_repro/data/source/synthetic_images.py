@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from ppdet_repro.data.source.shapes import SHAPES, Outline, blob, coverage, pose, texture, value_noise
+from ppdet_repro.utils.errors import UserError
 
 MIN_VISIBLE = 0.4  # smallest visible part of an object's area
 MIN_SIDE, SMALL, MEDIUM = 10.0, 32.0, 96.0  # square roots of areas in pixels; COCO's limits
@@ -32,6 +33,34 @@ class ImageOptions(NamedTuple):
     likeness: float  # share of objects in the hue of their class
     image_format: str
     seed: int
+
+    def checked(self) -> ImageOptions:
+        """Return the options with scales whose sum is 1. UserError if an option is invalid."""
+        if not all(32 <= low <= high for low, high in self.size):
+            raise UserError(
+                f"synthetic images cannot have the size {self.size}: sides are at least 32 pixels, and ranges are "
+                "(from, to)"
+            )
+        classes = set(self.classes)
+        if not classes or not classes <= set(SHAPES) or len(classes) < len(self.classes):
+            names = ", ".join(self.classes)
+            raise UserError(f"classes must be different names out of {', '.join(SHAPES)}, not {names}")
+        if not 0 <= self.objects[0] <= self.objects[1]:
+            raise UserError(f"objects is the range (from, to) of objects per image, not {self.objects}")
+        if len(self.scales) != 3 or min(self.scales) < 0 or sum(self.scales) <= 0:
+            raise UserError(f"scales are the shares of small, medium and large objects, not {self.scales}")
+        smallest = min(low for low, share in zip((MIN_SIDE, SMALL, MEDIUM), self.scales) if share)
+        if MAX_SIDE * min(low for low, _ in self.size) <= smallest:
+            raise UserError(f"scales {self.scales}: images of {self.size} pixels have no room for such large objects")
+        if self.image_format not in ("jpg", "png"):
+            raise UserError(f"image_format is jpg or png, not {self.image_format!r}")
+        if self.seed < 0 or self.noise < 0:
+            raise UserError(f"seed and noise cannot be negative, but are {self.seed} and {self.noise}")
+        for name in ("clutter", "contrast", "likeness"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} must be from 0 to 1, but is {getattr(self, name)}")
+        small, medium, large = (share / sum(self.scales) for share in self.scales)
+        return self._replace(scales=(small, medium, large))
 
 
 class SyntheticImage(NamedTuple):
@@ -96,16 +125,10 @@ def _paint(
     apart: float,
     hue: Optional[float] = None,
 ) -> None:
-    """Fill a mask with a random texture under random lighting.
+    """Fill a mask [h, w] uint8 with a random texture under random lighting.
 
-    Args:
-        rng: The random generator.
-        window: The part of the image to change, [h, w, 3] float32.
-        mask: [h, w] uint8, 255 inside.
-        side: The size of the object, which determines the scale of the texture.
-        contrast: The contrast of the texture, from 0 to 1.
-        apart: The least distance of its first color from the mean color of the window.
-        hue: The hue of the first color, from 0 to 1, or None for any color.
+    `window` [h, w, 3] float32 is the part of the image to change. The `side` of the object determines the scale of the
+    texture, whose first color is at least `apart` from the mean color of the window, and has the given hue if any.
     """
     height, width = mask.shape
     behind = window.mean((0, 1))

@@ -11,21 +11,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ppdet_repro.core.registry import register
-from ppdet_repro.data.source.base import (
-    IMAGE_SUFFIXES,
-    Column,
-    ImageTable,
-    Source,
-    count,
-    files_checked,
-    path_inside,
-    read_label_list,
-    require_file,
-    require_images,
-    starts_of,
-    summary_line,
-)
+from ppdet_repro.data.source.base import IMAGE_SUFFIXES, Column, ImageTable, Source, count, starts_of, summary_line
 from ppdet_repro.data.source.categories import VOC_NAMES
+from ppdet_repro.data.source.files import files_checked, path_inside, read_label_list, require_file, require_images
 from ppdet_repro.utils.errors import UserError
 
 SUFFIXES = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
@@ -167,12 +155,12 @@ class VOCDataSet(Source):
         found = {item.name for annotation in annotations for item in annotation.objects}
         if not self.label_list and found <= set(VOC_NAMES):
             return list(VOC_NAMES), "VOC's own"
-        names = sorted(found | names_in_folders({os.path.dirname(entry.xml) for entry in entries}))
+        names = sorted(found | class_names_in({os.path.dirname(entry.xml) for entry in entries}))
         missing = self._path(self.label_list) if self.label_list else "label_list"
         return names, f"no {missing}: the names found, sorted"
 
 
-def names_in_folders(folders: set[str]) -> set[str]:
+def class_names_in(folders: set[str]) -> set[str]:
     """Return the class names in all XML files of the given folders."""
     files = (entry.path for folder in folders for entry in os.scandir(folder) if entry.name.endswith(".xml"))
     return {item.name for file in files for item in read_xml(file).objects}

@@ -137,8 +137,7 @@ class CopyPaste:
 def read_masks(sample: Sample) -> list[np.ndarray]:
     """Remove `gt_poly` from a sample and decode it to masks [H, W] bool, one per object.
 
-    Raises:
-        UserError: An object has no mask, or a transform has changed the image since it was decoded.
+    UserError if an object has no mask, or a transform has changed the image since it was decoded.
     """
     where = f"CopyPaste, {describe(sample)}"
     missing = [field for field in ("gt_poly", "is_crowd") if field not in sample]
@@ -155,13 +154,9 @@ def read_masks(sample: Sample) -> list[np.ndarray]:
 
 
 def paste(sample: Sample, masks: np.ndarray, other: Sample, pasted: np.ndarray) -> None:
-    """Paste the objects of another sample over a sample.
+    """Paste the objects of another sample, visible at `pasted`, over those of a sample, visible at `masks`.
 
-    Args:
-        sample: The sample to change.
-        masks: [G, S, S] bool, where its objects are visible.
-        other: The sample whose objects are pasted.
-        pasted: [P, S, S] bool, where these objects are visible.
+    Both arrays of masks are [objects, S, S] bool.
     """
     covered = pasted.any(axis=0)  # [S, S]
     sample["image"][covered] = other["image"][covered]

@@ -94,10 +94,9 @@ class RandomExpand:
             return sample
         y = int(ctx.rng.integers(canvas_h - height))
         x = int(ctx.rng.integers(canvas_w - width))
-        below, right = canvas_h - height - y, canvas_w - width - x
-        sample["image"] = cv2.copyMakeBorder(
-            image.astype(np.float32), y, below, x, right, cv2.BORDER_CONSTANT, value=self.fill
-        )
+        sides = y, canvas_h - height - y, x, canvas_w - width - x  # top, bottom, left, right
+        image = image.astype(np.float32)
+        sample["image"] = cv2.copyMakeBorder(image, *sides, cv2.BORDER_CONSTANT, value=self.fill)
         if "gt_bbox" in sample:
             sample["gt_bbox"] = sample["gt_bbox"] + np.array([x, y, x, y], np.float32)
         return sample
@@ -113,18 +112,15 @@ class Crop(NamedTuple):
 
 
 def boxes_in_crop(boxes: np.ndarray, crop: Crop) -> tuple[np.ndarray, np.ndarray]:
-    """Move boxes into a crop.
+    """Return the boxes [G, 4] clipped to a crop, in its coordinates, and the mask [G] of the boxes to keep.
 
-    Returns:
-        The boxes [G, 4] clipped to the crop, in its coordinates, and a mask [G] of those whose center lies in the
-        crop and that keep some area.
+    These are the boxes whose center lies in the crop and that keep some area.
     """
-    crop_box = np.array(crop, np.float32)
-    clipped = np.concatenate(
-        [np.maximum(boxes[:, :2], crop_box[:2]), np.minimum(boxes[:, 2:], crop_box[2:])], axis=1
-    ) - np.tile(crop_box[:2], 2)
+    start, end = np.array(crop, np.float32).reshape(2, 2)
+    corners = [np.maximum(boxes[:, :2], start) - start, np.minimum(boxes[:, 2:], end) - start]
+    clipped = np.concatenate(corners, axis=1)
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-    keep = ((crop_box[:2] <= centers) & (centers < crop_box[2:])).all(axis=1)
+    keep = ((start <= centers) & (centers < end)).all(axis=1)
     keep &= (clipped[:, :2] < clipped[:, 2:]).all(axis=1)
     return clipped, keep
 

@@ -66,10 +66,9 @@ def resize_sample(sample: Sample, target: Size, keep_ratio: bool, interp: int, o
 
 
 def size_of(value: int | Sequence[int], owner: str) -> Size:
-    """Read a size from a YAML value; one number means a square. `owner` is named in the message.
+    """Read a size from a YAML value; one number means a square.
 
-    Raises:
-        UserError: The value is neither a positive integer nor a pair of them.
+    UserError, which names the `owner`, if the value is neither a positive integer nor a pair of them.
     """
     sides = (value, value) if isinstance(value, int) else tuple(value)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
@@ -83,11 +82,7 @@ def sizes_of(value: Any, several: bool, owner: str) -> list[Size]:
 
 
 def interpolation(code: int, owner: str) -> int:
-    """Check an interpolation code.
-
-    Raises:
-        UserError: The code is unknown.
-    """
+    """Check an interpolation code. UserError if it is unknown."""
     if code not in RANDOM_INTERPOLATIONS:
         raise UserError(
             f"{owner}: unknown interp {code!r}; use 0 (nearest), 1 (bilinear), 2 (cubic), 3 (area) or 4 (Lanczos)"
@@ -174,7 +169,7 @@ class BatchRandomResize(BatchTransform):
         keep_ratio: See `Resize`.
         interp: Interpolation code.
         random_size: Draw one of the sizes in `target_size`.
-        random_interp: Draw one of the five interpolations instead of using `interp`.
+        random_interp: See `RandomResize`.
     """
 
     def __init__(

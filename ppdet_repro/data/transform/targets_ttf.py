@@ -48,8 +48,7 @@ def ttf_target(
     Args:
         boxes: [G, 4] float32, xyxy in input pixels.
         classes: [G] int.
-        input_size: Height and width in pixels. (PaddleDetection uses the height for both, so its inputs must be
-            square.)
+        input_size: Height and width in pixels. (PaddleDetection uses the height for both: its inputs must be square.)
         num_classes: K.
         down_ratio: Pixels per cell.
         alpha: Size of the Gaussians relative to the boxes.
@@ -80,9 +79,7 @@ def ttf_target(
     return TTFTarget(heatmap, box, weight)
 
 
-def center_scores(
-    boxes: np.ndarray, scores: np.ndarray, input_size: tuple[int, int], down_ratio: int = 4
-) -> np.ndarray:
+def center_scores(boxes: np.ndarray, scores: np.ndarray, input_size: tuple[int, int], down_ratio: int) -> np.ndarray:
     """The score of an object at the cell that contains its center, 1 elsewhere: [1, H, W].
 
     If several centers lie in one cell, the score is that of the smallest object.
@@ -114,13 +111,12 @@ class Gt2TTFTarget(BatchTransform):
 
     def __call__(self, samples: list[Sample], ctx: Context) -> list[Sample]:
         for sample in samples:
-            (height, width), boxes = sample["image"].shape[1:], sample["gt_bbox"]
-            size = height, width
+            height, width = sample["image"].shape[1:]
+            size, boxes, classes = (height, width), sample["gt_bbox"], np.ravel(sample["gt_class"])
             scores = None
             if "gt_score" in sample:
                 scores = np.ravel(sample["gt_score"])
                 sample["ttf_score"] = center_scores(boxes, scores, size, self.down_ratio)
-            classes = np.ravel(sample["gt_class"])
             target = ttf_target(boxes, classes, size, self.num_classes, self.down_ratio, self.alpha, scores)
             sample["ttf_heatmap"], sample["ttf_box_target"], sample["ttf_reg_weight"] = target
             for key in PER_BOX:
