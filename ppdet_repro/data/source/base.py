@@ -82,12 +82,9 @@ class Source:
         sample_num: int,
         repeat: int,
     ):
-        self.dataset_dir = dataset_dir or ""
-        self.image_dir = image_dir or ""
-        self.anno_path = anno_path
+        self.dataset_dir, self.image_dir, self.anno_path = dataset_dir or "", image_dir or "", anno_path
         self.data_fields = ["image"] if data_fields is None else list(data_fields)
-        self.sample_num = sample_num
-        self.repeat = repeat
+        self.sample_num, self.repeat = sample_num, repeat
         self._table: Optional[ImageTable] = None
         self._summary = ""
         self._names: list[str] = []

@@ -144,8 +144,6 @@ class _Box(NamedTuple):
 
 
 class _Image(NamedTuple):
-    """An image entry."""
-
     name: str
     width: float  # 0 if the annotations contain no size
     height: float

@@ -50,9 +50,7 @@ class COCODataSet(Source):
         repeat: int = 1,
     ):
         super().__init__(dataset_dir, image_dir, anno_path, data_fields, sample_num, repeat)
-        self.load_crowd = load_crowd
-        self.allow_empty = allow_empty
-        self.empty_ratio = empty_ratio
+        self.load_crowd, self.allow_empty, self.empty_ratio = load_crowd, allow_empty, empty_ratio
         self._ids: list[int] = []
 
     @property
@@ -71,8 +69,7 @@ class COCODataSet(Source):
         images = sorted_images(document, path)
         files = image_files(images, self.image_folder, path)
         image_ids = np.array([image["id"] for image in images], dtype=np.int64)  # [I]
-        sizes = np.array([(image["height"], image["width"]) for image in images], dtype=np.float64)  # [I, 2]
-        sizes = sizes.reshape(-1, 2)
+        sizes = np.array([(image["height"], image["width"]) for image in images], dtype=float).reshape(-1, 2)  # [I, 2]
         annotations = document.get("annotations", [])
         image_of, class_of = owners(annotations, image_ids.tolist(), self._ids, path)  # [N], [N]
         boxes, areas = corners(annotations, path)  # [N, 4], [N]
@@ -184,11 +181,10 @@ def _check_image(image: dict, position: int, path: str) -> None:
         raise UserError(f"{path}: image number {position} ({image.get('file_name')}) needs an integer 'id'")
     if not isinstance(image.get("file_name"), str) or not image["file_name"]:
         raise UserError(f"{path}: image id {image['id']} needs a 'file_name'")
-    sides = image.get("width"), image.get("height")
-    if not all(isinstance(side, (int, float)) and side > 0 for side in sides):
-        raise UserError(
-            f"{path}: image id {image['id']} has width {sides[0]} and height {sides[1]}: write its size in pixels"
-        )
+    width, height = image.get("width"), image.get("height")
+    if not all(isinstance(side, (int, float)) and side > 0 for side in (width, height)):
+        where = f"{path}: image id {image['id']}"
+        raise UserError(f"{where} has width {width} and height {height}: write its size in pixels")
 
 
 def owners(

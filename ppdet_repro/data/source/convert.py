@@ -43,14 +43,9 @@ def coco_from_voc(
     annotations: list[dict[str, Any]] = []
     for number, (entry, annotation) in enumerate(entries, 1):
         image_id = annotation.id if own_ids else number
-        images.append(
-            {
-                "id": image_id,
-                "file_name": Path(os.path.relpath(entry.image, image_folder or ".")).as_posix(),
-                "width": _plain(annotation.width or 0),
-                "height": _plain(annotation.height or 0),
-            }
-        )
+        name = Path(os.path.relpath(entry.image, image_folder or ".")).as_posix()
+        width, height = _plain(annotation.width or 0), _plain(annotation.height or 0)
+        images.append({"id": image_id, "file_name": name, "width": width, "height": height})
         for item in annotation.objects:
             x1, y1, x2, y2 = item.box
             annotations.append(
@@ -64,11 +59,8 @@ def coco_from_voc(
                     "difficult": int(item.difficult),
                 }
             )
-    return {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": number, "name": name} for name, number in categories.items()],
-    }
+    listed = [{"id": number, "name": name} for name, number in categories.items()]
+    return {"images": images, "annotations": annotations, "categories": listed}
 
 
 def convert(dataset: DatasetFiles, target: str, force: bool = False) -> str:

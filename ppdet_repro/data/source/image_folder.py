@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Optional, Union
 
@@ -44,11 +45,9 @@ class ImageFolder(Source):
         num_classes: Shared[int] = 80,
     ):
         super().__init__(dataset_dir, None, anno_path, None, sample_num, 1)
-        self.use_default_label = use_default_label
-        self.num_classes = num_classes
+        self.use_default_label, self.num_classes = use_default_label, num_classes
         given = [image_dir] if isinstance(image_dir, str) else image_dir or []
         self._images = [self._path(path) for path in given]
-        self._categories: Optional[Categories] = None
 
     def set_images(self, paths: Sequence[str]) -> None:
         """Use these image files and folders instead. They are relative to the working directory."""
@@ -57,11 +56,11 @@ class ImageFolder(Source):
 
     @property
     def class_names(self) -> list[str]:
-        return self._classes().names
+        return self._categories.names
 
     @property
     def category_ids(self) -> list[int]:
-        return self._classes().ids
+        return self._categories.ids
 
     def read(self) -> tuple[ImageTable, str]:
         files = [file for path in self._images for file in find_images(path)]
@@ -73,22 +72,20 @@ class ImageFolder(Source):
         table = ImageTable(files, np.arange(len(files)), None, starts_of(np.zeros(len(files), int)), {})
         return table, f"{count(len(files), 'image')} in {', '.join(self._images[:3])}"
 
-    def _classes(self) -> Categories:
-        if self._categories is None:
-            path = str(own_or_packaged(Path(self._path(self.anno_path or "")), self.anno_path or ""))
-            if self.anno_path and not self.use_default_label and os.path.isfile(path):
-                self._categories = read_categories(path)
-            else:
-                ids = list(range(self.num_classes))
-                numbered = Categories([f"class {i}" for i in ids], ids)
-                self._categories = {80: COCO, 20: VOC}.get(self.num_classes, numbered)
-                if self.anno_path and not self.use_default_label:
-                    names = self._categories.names
-                    get_logger().warning(
-                        f"{path} does not exist: the classes are called {names[0]!r} to {names[-1]!r}; "
-                        "set TestDataset.anno_path to a COCO JSON file or a list of names"
-                    )
-        return self._categories
+    @cached_property
+    def _categories(self) -> Categories:
+        path = str(own_or_packaged(Path(self._path(self.anno_path or "")), self.anno_path or ""))
+        wanted = self.anno_path and not self.use_default_label
+        if wanted and os.path.isfile(path):
+            return read_categories(path)
+        ids = list(range(self.num_classes))
+        categories = {80: COCO, 20: VOC}.get(self.num_classes) or Categories([f"class {i}" for i in ids], ids)
+        if wanted:
+            get_logger().warning(
+                f"{path} does not exist: the classes are called {categories.names[0]!r} to {categories.names[-1]!r}; "
+                "set TestDataset.anno_path to a COCO JSON file or a list of names"
+            )
+        return categories
 
 
 def find_images(path: str) -> list[str]:

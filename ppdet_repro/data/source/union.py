@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, List, Optional, Sequence
 
 import numpy as np
 
@@ -56,17 +56,13 @@ class UnionDataSet(Source):
             ids,
             np.concatenate(sizes) if len(sizes) == len(tables) else None,
             starts_of(np.concatenate([np.diff(table.starts) for table in tables])),
-            joined([table.columns for table in tables]),
+            {name: joined([table.columns[name] for table in tables]) for name in tables[0].columns},
         )
         boxes = count(int(table.starts[-1]), "box", "boxes")
         return table, f"together {count(len(table.files), 'image')}, {boxes}"
 
 
-def joined(columns: Sequence[Dict[str, Column]]) -> Dict[str, Column]:
-    """Concatenate the columns with the same name."""
-    result: Dict[str, Column] = {}
-    for name in columns[0]:
-        parts = [part[name] for part in columns]
-        arrays = all(isinstance(part, np.ndarray) for part in parts)
-        result[name] = np.concatenate(parts) if arrays else [value for part in parts for value in part]
-    return result
+def joined(parts: Sequence[Column]) -> Column:
+    """Concatenate columns."""
+    arrays = all(isinstance(part, np.ndarray) for part in parts)
+    return np.concatenate(parts) if arrays else [value for part in parts for value in part]

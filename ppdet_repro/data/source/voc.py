@@ -83,9 +83,7 @@ class VOCDataSet(Source):
         repeat: int = 1,
     ):
         super().__init__(dataset_dir, image_dir, anno_path, data_fields, sample_num, repeat)
-        self.label_list = label_list
-        self.allow_empty = allow_empty
-        self.empty_ratio = empty_ratio
+        self.label_list, self.allow_empty, self.empty_ratio = label_list, allow_empty, empty_ratio
 
     def read(self) -> tuple[ImageTable, str]:
         path = self.anno_file

@@ -107,10 +107,8 @@ class Resize:
     """
 
     def __init__(self, target_size: int | Sequence[int], keep_ratio: bool, interp: int = 1, one_scale: bool = False):
-        self.target_size = size_of(target_size, "Resize")
-        self.keep_ratio = keep_ratio
-        self.interp = interpolation(interp, "Resize")
-        self.one_scale = one_scale
+        self.target_size, self.interp = size_of(target_size, "Resize"), interpolation(interp, "Resize")
+        self.keep_ratio, self.one_scale = keep_ratio, one_scale
 
     def __call__(self, sample: Sample, ctx: Context) -> Sample:
         return resize_sample(sample, self.target_size, self.keep_ratio, self.interp, self.one_scale)
@@ -145,10 +143,8 @@ class RandomResize:
         self.sizes = sizes_of(target_size, random_size or random_range, "RandomResize")
         if random_range and len(self.sizes) != 2:
             raise UserError("RandomResize: with random_range, target_size is [[shortest, long], [longest, long]]")
-        self.keep_ratio = keep_ratio
         self.interp = interpolation(interp, "RandomResize")
-        self.random_range = random_range
-        self.random_interp = random_interp
+        self.keep_ratio, self.random_range, self.random_interp = keep_ratio, random_range, random_interp
 
     def __call__(self, sample: Sample, ctx: Context) -> Sample:
         if self.random_range:
@@ -186,9 +182,8 @@ class BatchRandomResize(BatchTransform):
                 "or set random_size: false"
             )
         self.sizes = sizes_of(target_size, random_size, "BatchRandomResize")
-        self.keep_ratio = keep_ratio
         self.interp = interpolation(interp, "BatchRandomResize")
-        self.random_interp = random_interp
+        self.keep_ratio, self.random_interp = keep_ratio, random_interp
 
     def __call__(self, samples: list[Sample], ctx: Context) -> list[Sample]:
         target = self.sizes[ctx.rng.integers(len(self.sizes))]

@@ -79,8 +79,7 @@ class Gt2YoloTarget(BatchTransform):
         anchors: Width and height in pixels of the anchors of all levels.
         anchor_masks: Per level, the indices of its anchors.
         downsample_ratios: Per level, its stride.
-        num_classes: Number of classes.
-        iou_thresh: See `yolo_target`.
+        num_classes, iou_thresh: See `yolo_target`.
 
     Raises:
         UserError: The boxes are not relative to the input, because NormalizeBox and BboxXYXY2XYWH are missing or
@@ -110,11 +109,8 @@ class Gt2YoloTarget(BatchTransform):
     @property
     def target_settings(self) -> dict[str, Any]:
         """The parameters that must have the same values in YOLOv3Head."""
-        return {
-            "anchors": self.anchors.tolist(),
-            "anchor_masks": [list(mask) for mask in self.anchor_masks],
-            "downsample_ratios": list(self.downsample_ratios),
-        }
+        masks, ratios = [list(mask) for mask in self.anchor_masks], list(self.downsample_ratios)
+        return {"anchors": self.anchors.tolist(), "anchor_masks": masks, "downsample_ratios": ratios}
 
     def __call__(self, samples: list[Sample], ctx: Context) -> list[Sample]:
         height, width = samples[0]["image"].shape[1:]
