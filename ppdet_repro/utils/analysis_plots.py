@@ -1,7 +1,4 @@
-"""Plots of an evaluation as PNG files: precision-recall curves, confusion matrix, TIDE errors, positives by size.
-
-R recall thresholds, K classes.
-"""
+"""Plots of an evaluation as PNG files: precision-recall curves, confusion matrix, TIDE errors, positives by size."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ SHOWN_CLASSES = 20
 
 
 def figure(columns: int = 1, width: float = 6.0, height: float = 4.0) -> Tuple[Any, Any]:
-    """A new figure that needs no display, and its axes [columns]."""
+    """A new figure that needs no display, and its axes [columns], each `width` x `height` inches."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -37,18 +34,13 @@ def png(plot: Any) -> bytes:
 def precision_recall_plot(
     recall: np.ndarray, by_iou: Mapping[str, np.ndarray], by_class: Mapping[str, np.ndarray]
 ) -> bytes:
-    """Precision-recall curves: on the left the mean over all classes per IoU, on the right each class at IoU 0.5.
+    """Precisions [R] at recall thresholds [R]: on the left the mean over all classes per IoU, by the IoU's name.
 
-    Args:
-        recall: The recall thresholds [R].
-        by_iou: Precisions [R] by the name of the IoU threshold.
-        by_class: Precisions [R] by class name; the first `SHOWN_CLASSES` are shown.
+    On the right are those of the first `SHOWN_CLASSES` classes at IoU 0.5, by class name.
     """
     plot, (left, right) = figure(2)
-    for axes, curves, title in (
-        (left, by_iou, "mean over all classes"),
-        (right, dict(list(by_class.items())[:SHOWN_CLASSES]), "per class, IoU .50"),
-    ):
+    shown = dict(list(by_class.items())[:SHOWN_CLASSES])
+    for axes, curves, title in (left, by_iou, "mean over all classes"), (right, shown, "per class, IoU .50"):
         for name, values in curves.items():
             axes.plot(recall, values, label=f"{name}: {np.nanmean(values):.3f}", linewidth=1.4)
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02), title=title)
@@ -59,7 +51,7 @@ def precision_recall_plot(
 
 
 def confusion_plot(matrix: np.ndarray, names: Sequence[str]) -> bytes:
-    """A confusion matrix [K + 1, K + 1] of counts; the last row and column are the background.
+    """A confusion matrix [classes + 1, classes + 1] of counts; the last row and column are the background.
 
     Colors show the share of a cell in its row. With up to `SHOWN_CLASSES` classes, cells also show their counts.
     """
@@ -82,9 +74,8 @@ def confusion_plot(matrix: np.ndarray, names: Sequence[str]) -> bytes:
 def tide_plot(main: Dict[str, float], special: Dict[str, float]) -> bytes:
     """TIDE errors as in YOLOF's figure 7.
 
-    Args:
-        main: The AP50 that each of the six main kinds of errors costs, shown as a pie and as bars.
-        special: The AP50 that all false positives and all false negatives cost, shown as bars.
+    `main` has the AP50 that each of the six main kinds of errors costs, shown as a pie and as bars; `special` that of
+    all false positives and all false negatives, shown as bars.
     """
     plot, (pie, bars, sums) = figure(3, 3.6, 3.4)
     names = list(main)
@@ -104,10 +95,8 @@ def tide_plot(main: Dict[str, float], special: Dict[str, float]) -> bytes:
 def positives_plot(sizes: Sequence[str], counts: Mapping[str, Sequence[float]]) -> bytes:
     """How matchers distribute positive anchors over boxes of different sizes, as in YOLOF's figure 6.
 
-    Args:
-        sizes: The names of the sizes.
-        counts: By the name of the matcher: positive anchors per box for each size, then the share of all positive
-            anchors for each size.
+    `counts` has, by the name of the matcher, the positive anchors per box for each of the named `sizes`, then the share
+    of all positive anchors for each size.
     """
     plot, (left, right) = figure(2)
     width = 0.8 / max(len(counts), 1)

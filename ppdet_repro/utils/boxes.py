@@ -23,18 +23,14 @@ def overlaps(
     touching: bool = True,
     flat: float = 0.0,
 ) -> np.ndarray:
-    """The overlaps of xyxy boxes `a` and `b`.
+    """The overlaps [...] of xyxy boxes [..., 4]; [M, 1, 4] and [G, 4] give all pairs [M, G].
 
     Args:
-        a, b: Boxes [..., 4] whose leading dimensions are broadcast: [M, 1, 4] and [G, 4] give all pairs [M, G].
-        over: What the intersection is divided by: the union ("iou"), the area of `a` ("iof") or the smaller area
-            ("ios").
+        a, b: The boxes.
+        over: What the intersection is divided by: the union, the area of `a` ("iof") or the smaller area ("ios").
         extra: Pixels to add to each side; 1 where the corners are pixels that belong to the box.
         touching: Whether boxes that share no more than an edge overlap (by `extra`).
         flat: The overlap of two boxes without area that touch.
-
-    Returns:
-        An array [...] in the data type of the boxes.
     """
     ax1, ay1, ax2, ay2 = np.moveaxis(a, -1, 0)
     bx1, by1, bx2, by2 = np.moveaxis(b, -1, 0)
@@ -43,10 +39,7 @@ def overlaps(
     meet = (width >= 0) & (height >= 0) if touching else (width > 0) & (height > 0)
     shared = np.where(meet, (width + extra) * (height + extra), 0.0)
     area_a, area_b = areas(a, extra), areas(b, extra)
-    if over == "iou":
-        whole = area_a + area_b - shared
-    else:
-        whole = area_a if over == "iof" else np.minimum(area_a, area_b)
+    whole = area_a if over == "iof" else np.minimum(area_a, area_b) if over == "ios" else area_a + area_b - shared
     return np.where(meet & (whole == 0), flat, shared / np.maximum(whole, TINY))
 
 

@@ -29,11 +29,9 @@ def at_least_one(text: str) -> int:
 
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add `-c CONFIG` and `-o KEY=VALUE ...`."""
-    parser.add_argument("-c", "--config", required=True, metavar="FILE", help=CONFIG_HELP)
+    text = "YAML config: a file, or the name of one that the package brings, such as yolof/yolof_r50_c5_1x_coco.yml"
+    parser.add_argument("-c", "--config", required=True, metavar="FILE", help=text)
     add_overrides(parser)
-
-
-CONFIG_HELP = "YAML config: a file, or the name of one that the package brings, such as yolof/yolof_r50_c5_1x_coco.yml"
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

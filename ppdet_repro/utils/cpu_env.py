@@ -19,36 +19,23 @@ AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}  # what MKL
 
 
 class Outcome(NamedTuple):
-    """What `apply` did.
+    """What `apply` did."""
 
-    Attributes:
-        chosen: The variables that it set.
-        kept: The variables that the user had set.
-        idle: Why it set nothing; "" if it did.
-        cores: The number of usable cores.
-        processes: The number of processes that share them.
-    """
-
-    chosen: Dict[str, str]
-    kept: Dict[str, str]
-    idle: str
-    cores: int
-    processes: int
+    chosen: Dict[str, str]  # the variables that it set
+    kept: Dict[str, str]  # the variables that the user had set
+    idle: str  # why it set nothing; "" if it did
+    cores: int  # number of usable cores
+    processes: int  # number of processes that share them
 
 
 _outcome: Optional[Outcome] = None
 
 
 def decide(cpuinfo: str, environ: Mapping[str, str], cores: int) -> Dict[str, str]:
-    """Decide which variables to set.
+    """The variables to set, for the text of /proc/cpuinfo, the user's environment and the number of usable cores.
 
     MKL uses its AVX-512 (7) or AVX2 (5) code path on AMD CPUs. There is one thread per usable core, divided among the
     processes that `paddle.distributed.launch` started on this machine.
-
-    Args:
-        cpuinfo: The text of /proc/cpuinfo.
-        environ: The environment of the user.
-        cores: The number of usable cores.
     """
     wanted = {THREADS: str(max(1, cores // local_processes(environ)))}
     flags = set(_field(cpuinfo, "flags").split())
@@ -83,8 +70,7 @@ def threads() -> Optional[int]:
 
 def describe() -> str:
     """One line for the log that says which variables were set and why."""
-    if _outcome is None:
-        raise RuntimeError("cpu_env.apply() has not been called")
+    assert _outcome, "importing ppdet_repro calls apply()"
     if _outcome.idle:
         return f"CPU settings: none ({_outcome.idle})"
     shared = f" shared by {_outcome.processes} processes" if _outcome.processes > 1 else ""
@@ -125,18 +111,13 @@ def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
     """The CPU limits of this process's control groups (version 1 and 2) and of all their parents."""
     for line in _read(own).splitlines():
         _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root = cgroups
-        elif "cpu" in controllers.split(","):
-            root = cgroups / "cpu"
-        else:
+        if controllers and "cpu" not in controllers.split(","):
             continue
+        root = cgroups / "cpu" if controllers else cgroups
         group = root / path.lstrip("/")
         for folder in (group, *group.parents):
-            limit = _read(folder / "cpu.max").split() or [
-                _read(folder / "cpu.cfs_quota_us").strip(),
-                _read(folder / "cpu.cfs_period_us").strip(),
-            ]
+            old = [_read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
+            limit = _read(folder / "cpu.max").split() or old
             if all(number.isdigit() for number in limit):  # "max" and -1 mean no limit
                 yield int(limit[0]) / int(limit[1])
             if folder == root:

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List
 
+from ppdet_repro.utils.analysis_plots import figure, png
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.files import write_output
 
 METRICS = {"bbox_mAP": "AP", "bbox_mAP_50": "AP50"}  # VOC's mean AP is also logged as bbox_mAP
 
@@ -14,8 +16,7 @@ METRICS = {"bbox_mAP": "AP", "bbox_mAP_50": "AP50"}  # VOC's mean AP is also log
 def read_log(path: Path) -> Dict[str, List[Dict[str, Any]]]:
     """The entries of a log.jsonl by their kind, `train` or `eval`.
 
-    Raises:
-        UserError: The file is missing, is not such a log, or has no entries of training.
+    Raises a `UserError` if the file is missing, is not such a log, or has no entries of training.
     """
     entries: Dict[str, List[Dict[str, Any]]] = {"train": [], "eval": []}
     try:
@@ -32,20 +33,10 @@ def read_log(path: Path) -> Dict[str, List[Dict[str, Any]]]:
 
 
 def draw_curves(log: Path, image: Path) -> None:
-    """Plot a log.jsonl to an image file.
-
-    Raises:
-        UserError: As in `read_log`, or the image cannot be written.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")  # no display needed
-    from matplotlib import pyplot
-    from matplotlib.ticker import MaxNLocator
-
+    """Plot a log.jsonl to a PNG file. Raises a `UserError` as `read_log`, or if the image cannot be written."""
     entries = read_log(log)
     train, evaluations = entries["train"], entries["eval"]
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    plot, (left, right) = figure(2, 5.5)
     steps = [entry["step"] for entry in train]
     for name in (name for name in train[0] if name.startswith("loss")):
         left.plot(steps, [entry[name] for entry in train], label=name, linewidth=1.2)
@@ -60,12 +51,6 @@ def draw_curves(log: Path, image: Path) -> None:
         if evaluations and name in evaluations[0]:
             right.plot(epochs, [entry[name] for entry in evaluations], marker=".", label=label)
             right.legend()
-    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.locator_params(axis="x", integer=True)
     right.set(xlabel="epochs", ylabel="average precision", ylim=(0, 1))
-    try:
-        image.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(image, dpi=110)
-    except OSError as error:
-        raise UserError(f"cannot write {image}: {error.strerror}") from error
-    finally:
-        pyplot.close(figure)
+    write_output(image, png(plot))

@@ -39,7 +39,7 @@ def header_size(data: bytes) -> Optional[HeaderSize]:
         if data.startswith(start):
             try:
                 width, height = reader(io.BytesIO(data)).size
+                return HeaderSize(height, width)
             except Exception:  # a damaged file makes Pillow raise nearly anything
                 return None
-            return HeaderSize(height, width)
     return None

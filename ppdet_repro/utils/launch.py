@@ -28,10 +28,8 @@ def rerun_arguments() -> List[str]:
 def run_processes(count: int, argv: Sequence[str]) -> int:
     """Run `python argv...` in `count` processes that are the ranks of one distributed Paddle run.
 
-    If one process fails, the others are terminated. If this process gets SIGTERM or Ctrl-C, so do they.
-
-    Returns:
-        The exit code: 0 if all succeed, else that of the first that failed, or 1 if a signal ended it.
+    If one process fails, the others are terminated. If this process gets SIGTERM or Ctrl-C, so do they. Returns the
+    exit code: 0 if all succeed, else that of the first that failed, or 1 if a signal ended it.
     """
     before = signal.signal(signal.SIGTERM, leave)
     environs = rank_environs(count, free_ports(count + 1), os.environ)
@@ -58,26 +56,20 @@ def leave(number: int, frame: object) -> None:
 
 
 def rank_environs(count: int, ports: Sequence[int], environ: Mapping[str, str]) -> List[Dict[str, str]]:
-    """The environment variables of each rank, as Paddle's launcher sets them.
+    """`environ` with the variables of each of `count` ranks, as Paddle's launcher sets them.
 
-    Args:
-        count: The number of ranks.
-        ports: `count` + 1 free ports; the last one is the master's.
-        environ: The variables that all ranks share.
+    There must be `count` + 1 free ports; the last one is the master's.
     """
     endpoints = [f"127.0.0.1:{port}" for port in ports]
+    sizes = ("GLOBAL_SIZE", "LOCAL_SIZE", "TRAINERS_NUM")
+    ranks = ("GLOBAL_RANK", "LOCAL_RANK", "RANK_IN_NODE", "TRAINER_ID")
     return [
         {
             **environ,
+            **{f"PADDLE_{name}": str(count) for name in sizes},
+            **{f"PADDLE_{name}": str(rank) for name in ranks},
             "PADDLE_MASTER": endpoints[-1],
             "PADDLE_NNODES": "1",
-            "PADDLE_GLOBAL_SIZE": str(count),
-            "PADDLE_LOCAL_SIZE": str(count),
-            "PADDLE_TRAINERS_NUM": str(count),
-            "PADDLE_GLOBAL_RANK": str(rank),
-            "PADDLE_LOCAL_RANK": str(rank),
-            "PADDLE_RANK_IN_NODE": str(rank),
-            "PADDLE_TRAINER_ID": str(rank),
             "PADDLE_CURRENT_ENDPOINT": endpoints[rank],
             "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints[:-1]),
             "PADDLE_DISTRI_BACKEND": "gloo",

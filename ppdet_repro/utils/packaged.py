@@ -16,15 +16,10 @@ def packaged_configs() -> Path:
 
 
 def own_or_packaged(own: Path, name: Union[str, Path]) -> Path:
-    """Find a file that may be the user's own or a packaged one.
+    """The path of the packaged file if there is no file `own` but a packaged one of that name, otherwise `own`.
 
-    Args:
-        own: Where the user's own file would be. It wins if it exists.
-        name: The packaged file, relative to the packaged configs, such as `yolof/yolof_r50_c5_1x_coco.yml`. A
-            leading `configs/` is allowed, because that is where the file is in a checkout.
-
-    Returns:
-        The path of the packaged file if there is no own file but a packaged one, otherwise `own`.
+    The name is relative to the packaged configs, such as `yolof/yolof_r50_c5_1x_coco.yml`. A leading `configs/` is
+    allowed, because that is where the file is in a checkout.
     """
     name = Path(name)
     if own.exists() or name.is_absolute() or ".." in name.parts:

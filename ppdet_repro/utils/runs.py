@@ -9,24 +9,13 @@ from ppdet_repro.utils.curves import read_log
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.table import text_table
 
-COLUMNS = {
-    "AP": "bbox_mAP",
-    "AP50": "bbox_mAP_50",
-    "AP75": "bbox_mAP_75",
-    "AP_S": "bbox_mAP_s",
-    "AP_M": "bbox_mAP_m",
-    "AP_L": "bbox_mAP_l",
-}
+COLUMNS = {"AP": "", "AP50": "_50", "AP75": "_75", "AP_S": "_s", "AP_M": "_m", "AP_L": "_l"}  # after bbox_mAP
 
 
 def runs_table(folders: Sequence[str]) -> str:
-    """A Markdown table with the last evaluation of each run in percent; a dash where it lacks a number.
+    """A Markdown table with the last evaluation in percent of the run in each folder; a dash where a number is missing.
 
-    Args:
-        folders: The folders of the runs, each with a `log.jsonl`.
-
-    Raises:
-        UserError: A folder has no log, or its run was never evaluated.
+    Raises a `UserError` if a folder has no `log.jsonl`, or if its run was never evaluated.
     """
     rows: List[List[object]] = []
     for folder in folders:
@@ -34,6 +23,7 @@ def runs_table(folders: Sequence[str]) -> str:
         if not evaluations:
             raise UserError(f"{folder}: the run was never evaluated; train with --eval")
         last = evaluations[-1]
-        cells = [f"{100 * last[key]:.1f}" if last.get(key, -1) >= 0 else None for key in COLUMNS.values()]
+        values = [last.get(f"bbox_mAP{ending}", -1) for ending in COLUMNS.values()]
+        cells = [f"{100 * value:.1f}" if value >= 0 else None for value in values]
         rows.append([Path(folder).name, *cells, last["epoch"]])
     return text_table(["run", *COLUMNS, "epochs"], rows, "github")

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.files import write_output
 
 Numbers = Union[Sequence[int], Sequence[float], np.ndarray]
 Color = tuple[int, int, int]
@@ -36,10 +37,9 @@ def class_color(class_id: int) -> Color:
 def enlarged(image: np.ndarray, longest: int = 480) -> tuple[np.ndarray, int]:
     """The image, enlarged by an integer factor so that its longer side is at least `longest`, and the factor."""
     factor = max(1, math.ceil(longest / max(image.shape[:2])))
-    if factor == 1:
-        return image, 1
-    size = image.shape[1] * factor, image.shape[0] * factor
-    return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC), factor
+    if factor > 1:
+        image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    return image, factor
 
 
 def draw_boxes(
@@ -52,15 +52,9 @@ def draw_boxes(
 ) -> np.ndarray:
     """Draw boxes with labels (name, score, note) on a copy of an image.
 
-    Line width and font size grow with the image. Labels stay inside the image.
-
-    Args:
-        image: The image.
-        boxes: The boxes [B, 4].
-        classes: Class ids [B].
-        scores: Scores [B]; boxes with higher scores are drawn later, on top.
-        names: The class names by class id; a class without a name is called 'class 7'.
-        notes: B additions to the labels, such as 'difficult' or 'crowd'; '' for none.
+    Line width and font size grow with the image. Labels stay inside the image. `classes` [B] are ids, for which `names`
+    has the names; a class without a name is called 'class 7'. Boxes with higher `scores` [B] are drawn later, on top.
+    `notes` has B additions to the labels, such as 'difficult' or 'crowd'; '' for none.
     """
     drawn = np.ascontiguousarray(image).copy()
     boxes, ids = np.asarray(boxes, dtype=np.float64).reshape(-1, 4), [int(c) for c in classes]
@@ -79,19 +73,13 @@ def draw_boxes(
 
 
 def draw_detections(image: np.ndarray, rows: np.ndarray, names: Sequence[str], threshold: float) -> np.ndarray:
-    """Draw the detections that score at least `threshold` on a copy of an image.
-
-    `rows` is [M, 6]: class, score, x1, y1, x2, y2.
-    """
+    """Draw the `rows` [M, 6] (class, score, x1, y1, x2, y2) that score at least `threshold` on a copy of an image."""
     rows = rows[rows[:, 1] >= threshold]
     return draw_boxes(image, rows[:, 2:], rows[:, 0], rows[:, 1], names)
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int = 0, cell: int = 320) -> np.ndarray:
-    """One image with all images in a grid, each fitted into a cell of `cell` x `cell` pixels.
-
-    With 0 `columns`, the grid is about square.
-    """
+    """All images in a grid, each fitted into `cell` x `cell` pixels. With 0 `columns`, the grid is about square."""
     columns = columns or math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     sheet = np.full((rows * cell, columns * cell, 3), 255, dtype=np.uint8)
@@ -114,15 +102,12 @@ def output_names(files: Sequence[str]) -> list[str]:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write an RGB image to a file in the format of its suffix; a `UserError` if that fails."""
+    """Write an RGB image to a file in the format of its suffix. Raises a `UserError` if that fails."""
     try:
         _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded.tobytes())
     except cv2.error as error:
         raise UserError(f"cannot write {path}: OpenCV has no format for {path.suffix!r}") from error
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    write_output(path, encoded.tobytes())
 
 
 def _name(class_id: int, names: Optional[Sequence[str]]) -> str:

@@ -15,13 +15,11 @@ import os
 import pickle
 import socket
 import ssl
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, Iterator, Mapping, NamedTuple, Optional, Union
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Union
 
 import numpy as np
 from filelock import FileLock
@@ -42,26 +40,17 @@ TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 20
 
 
-# Reading
-
-
-def _admitted() -> Dict[tuple, Any]:
-    """What a pickle of arrays may refer to, under the module names of NumPy 1 and 2."""
-    names = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): _codecs.encode,  # bytes, in protocol 2
-        ("collections", "OrderedDict"): collections.OrderedDict,
-        ("builtins", "tuple"): tuple,
-        ("__builtin__", "tuple"): tuple,
-    }
-    for module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        names[module, "_reconstruct"] = np.zeros(0).__reduce__()[0]
-        names[module, "scalar"] = np.float32(0).__reduce__()[0]
-    return names
-
-
-ADMITTED = _admitted()
+ADMITTED: Dict[tuple, Any] = {  # what a pickle of arrays may refer to
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("_codecs", "encode"): _codecs.encode,  # bytes, in protocol 2
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("builtins", "tuple"): tuple,
+    ("__builtin__", "tuple"): tuple,
+}
+for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # in NumPy 1 and 2
+    ADMITTED[_module, "_reconstruct"] = np.zeros(0).__reduce__()[0]
+    ADMITTED[_module, "scalar"] = np.float32(0).__reduce__()[0]
 
 
 class _Refused(Exception):
@@ -80,56 +69,40 @@ class _ArrayUnpickler(pickle.Unpickler):
 def read_state(path: Union[str, Path]) -> Dict[str, np.ndarray]:
     """Read the arrays of a weight file by name, without running code in the file.
 
-    Raises:
-        UserError: The file is missing, empty or damaged, or it contains anything but named arrays.
+    Raises a `UserError` if the file is missing, empty or damaged, or contains anything but named arrays.
     """
     path = Path(path)
+    if path.is_file() and path.stat().st_size == 0:
+        raise UserError(f"{path}: the file is empty; copy or download it again")
     try:
         with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise UserError(f"{path}: the file is empty; copy or download it again")
             content = _ArrayUnpickler(file, encoding="latin1").load()
     except OSError as error:
         raise UserError(f"{path}: cannot read the weights: {error.strerror}") from error
-    except UserError:
-        raise
     except _Refused as error:
         raise UserError(
             f"{path}: refused: the file refers to {error}, which no weight file needs and which could run "
             "code; get the weights from a source that you trust"
         ) from None
     except Exception as error:  # unpickling bytes that are not a pickle raises nearly anything
-        raise UserError(
-            f"{path}: damaged, or not a weight file ({type(error).__name__}: {error}); get it again"
-        ) from None
+        kind = type(error).__name__
+        raise UserError(f"{path}: damaged, or not a weight file ({kind}: {error}); get it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a weight file: it holds a {type(content).__name__}, not named arrays")
     content.pop(NAME_TABLE, None)
     try:
-        pieces = _join_split(content)
-        return {_text(key): _array(key, value) for key, value in pieces.items()}
+        for key, entry in content.pop(SPLIT_TABLE, {}).items():
+            pieces = [content.pop(piece) for piece in entry["slices"]]
+            content[key] = np.concatenate(pieces).reshape(entry["OriginShape"])
+        return {key: _array(key, value) for key, value in content.items()}
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a weight file: {error}") from None
 
 
-def _join_split(content: Dict[str, Any]) -> Dict[str, Any]:
-    """The entries, with the arrays that Paddle saved in pieces joined."""
-    table = content.pop(SPLIT_TABLE, {})
-    whole = {
-        key: np.concatenate([content.pop(piece) for piece in entry["slices"]]).reshape(entry["OriginShape"])
-        for key, entry in table.items()
-    }
-    return {**content, **whole}
-
-
-def _text(key: Any) -> str:
+def _array(key: Any, value: Any) -> np.ndarray:
+    """The value of an entry as a numeric array. Paddle saves some values as (name, array)."""
     if not isinstance(key, str):
         raise TypeError(f"a name is {key!r}, not text")
-    return key
-
-
-def _array(key: str, value: Any) -> np.ndarray:
-    """The value of an entry as a numeric array. Paddle saves some values as (name, array)."""
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
         value = value[1]
     if not isinstance(value, (np.ndarray, np.generic)) or np.asarray(value).dtype.kind not in "biuf":
@@ -137,32 +110,22 @@ def _array(key: str, value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def write_state(file: BinaryIO, state: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays in Paddle's format, which `paddle.load` and `read_state` read."""
-    pickle.dump(dict(state), file, protocol=4)
-
-
 def save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    """Write a weight file completely or not at all; an `OSError` if the disk is full or not writable."""
+    """Write named arrays in Paddle's format, which `paddle.load` and `read_state` read, completely or not at all.
+
+    Raises an `OSError` if the disk is full or not writable.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
-        write_state(file, state)
-
-
-# Finding
+        pickle.dump(dict(state), file, protocol=4)
 
 
 def resolve(source: Union[str, Path], offline: bool = False) -> Path:
     """The local file for a path or a URL of weights.
 
-    Args:
-        source: A path, which may lack the suffix `.pdparams` or be the folder of a checkpoint; or a URL (`http://`,
-            `https://`, or `ppdet://` for PaddleDetection's server), which is downloaded once and may end in
-            `#sha256=HEX`, the checksum to verify.
-        offline: Whether to use only files that are in the cache already.
-
-    Raises:
-        UserError: There is no such file, the download fails, or the checksum differs.
+    A path may lack the suffix `.pdparams` or be the folder of a checkpoint. A URL (`http://`, `https://`, or `ppdet://`
+    for PaddleDetection's server) is downloaded once, unless `offline` is true, and may end in `#sha256=HEX`, the
+    checksum to verify. Raises a `UserError` if there is no such file, the download fails, or the checksum differs.
     """
     text = str(source)
     if text.startswith("ppdet://"):
@@ -170,16 +133,11 @@ def resolve(source: Union[str, Path], offline: bool = False) -> Path:
     if text.startswith(("http://", "https://")):
         return _cached(_parse_url(text), offline)
     path = Path(text).expanduser()
-    candidates = (path, Path(f"{path}{ENDING}"), path / f"model{ENDING}")
+    candidates = path, Path(f"{path}{ENDING}"), path / f"model{ENDING}"
     for candidate in candidates:
         if candidate.is_file():
             return candidate
     raise UserError(f"{path}: there are no such weights; looked for {', '.join(map(str, candidates))}")
-
-
-def cache_folder() -> Path:
-    """The folder for downloads: `$PPDET_REPRO_CACHE`, or `~/.cache/ppdet_repro/weights`."""
-    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/ppdet_repro/weights").expanduser()
 
 
 class _Remote(NamedTuple):
@@ -204,12 +162,13 @@ def _parse_url(text: str) -> _Remote:
     names = [name for name in urllib.parse.unquote(parts.path).split("/") if name not in ("", ".", "..")]
     if not parts.netloc or not names:
         raise UserError(f"{text}: a URL of weights needs a host and a file name")
-    return _Remote(url, sha256, cache_folder().joinpath(parts.netloc.replace(":", "_"), *names))
+    cache = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/ppdet_repro/weights").expanduser()
+    return _Remote(url, sha256, cache.joinpath(parts.netloc.replace(":", "_"), *names))
 
 
 def _cached(remote: _Remote, offline: bool) -> Path:
     """The file in the cache, downloaded if necessary. One process downloads; others wait for it."""
-    with _reporting_files(remote):
+    try:
         if not remote.path.is_file():
             if offline:
                 raise UserError(
@@ -222,14 +181,7 @@ def _cached(remote: _Remote, offline: bool) -> Path:
                     _download(remote)
         if remote.sha256:
             _verify(remote, remote.path)
-    return remote.path
-
-
-@contextmanager
-def _reporting_files(remote: _Remote) -> Iterator[None]:
-    """Turn an `OSError` about the cache into a `UserError`."""
-    try:
-        yield
+        return remote.path
     except OSError as error:
         raise UserError(
             f"{remote.path}: cannot save {remote.url} there: {error.strerror}; free disk space, or set "
@@ -283,9 +235,7 @@ def _fetch(remote: _Remote, partial: Path) -> None:
                 version.write_text(mark)
             else:
                 version.unlink(missing_ok=True)
-            length = answer.headers.get("Content-Length")
-            total = None if length is None else have + int(length)
-            _receive(answer, partial, have, total, remote)
+            _receive(answer, partial, have, remote)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # the partial download is longer than the file: it is another version
             partial.unlink()
@@ -299,19 +249,15 @@ def _fetch(remote: _Remote, partial: Path) -> None:
         raise _Broken(str(error) or type(error).__name__) from error
 
 
-def _receive(answer: http.client.HTTPResponse, partial: Path, have: int, total: Optional[int], remote: _Remote) -> None:
-    """Append the body of a response to the first `have` bytes of `partial`, which must then have `total` bytes."""
+def _receive(answer: http.client.HTTPResponse, partial: Path, have: int, remote: _Remote) -> None:
+    """Append the body of a response to the first `have` bytes of `partial`."""
+    length = answer.headers.get("Content-Length")
+    total = None if length is None else have + int(length)
     size = f"{total / 2**20:.0f} MB" if total is not None else "unknown size"
     get_logger().info(f"downloading {remote.url} ({size}{', resumed' if have else ''}) to {remote.path}")
-    quiet = not sys.stderr.isatty()
-    with (
-        open(partial, "ab" if have else "wb") as file,
-        tqdm(total=total, initial=have, unit="B", unit_scale=True, disable=quiet) as bar,
-    ):
-        while True:
-            chunk = answer.read(CHUNK)
-            if not chunk:
-                break
+    bar = tqdm(total=total, initial=have, unit="B", unit_scale=True, disable=None)  # None: only on a terminal
+    with bar, open(partial, "ab" if have else "wb") as file:
+        while chunk := answer.read(CHUNK):
             file.write(chunk)
             bar.update(len(chunk))
         file.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, Optional, Sequence, Union
 
 from ppdet_repro.core import registry
 from ppdet_repro.core.config.components import REQUIRED, Parameter
@@ -42,13 +42,6 @@ class Config:
 
 class UnknownParameter(TypeError):
     """`build` was given an argument that the component does not take."""
-
-
-class Source(NamedTuple):
-    """The last part that was built and has outputs: the name of its class and its `out_shape`."""
-
-    name: str
-    out_shape: Sequence[Any]
 
 
 def load_config(
@@ -140,10 +133,10 @@ def build(cfg: Config, name: str, **given: Any) -> Any:
     return construct(setting.value, None, given)
 
 
-def construct(plan: Plan, source: Optional[Source], given: Dict[str, Any]) -> Any:
+def construct(plan: Plan, source: Any, given: Dict[str, Any]) -> Any:
     """Build the parts of a component in the order of the constructor's parameters, then the component.
 
-    A part with an `out_shape` is the source of the parts after it; `source` is the last one built before. The
+    A part with an `out_shape` is the source of the parts after it; `source` is the last one built before, or None. The
     arguments in `given` beat the plan.
     """
     component = plan.component
@@ -161,9 +154,8 @@ def construct(plan: Plan, source: Optional[Source], given: Dict[str, Any]) -> An
                     raise UserError(f"{plan.origin}: {component.name} needs {name!r}; no part before gives it")
             elif setting.origin is not None or setting.has_parts():
                 arguments[name] = materialize(setting, inner)
-        out_shape = getattr(arguments.get(name), "out_shape", None)
-        if out_shape is not None:
-            inner = Source(type(arguments[name]).__name__, out_shape)
+        if getattr(arguments.get(name), "out_shape", None) is not None:
+            inner = arguments[name]
     try:
         return component.load()(**arguments)
     except UserError as error:
@@ -171,7 +163,7 @@ def construct(plan: Plan, source: Optional[Source], given: Dict[str, Any]) -> An
         raise UserError(f"{plan.origin}: {owner}{error}") from error
 
 
-def materialize(setting: Setting, source: Optional[Source]) -> Any:
+def materialize(setting: Setting, source: Any) -> Any:
     """The value of a setting, with its parts built. Lists and dicts are fresh copies."""
     value = setting.value
     if isinstance(value, Plan):
@@ -183,15 +175,15 @@ def materialize(setting: Setting, source: Optional[Source]) -> Any:
     return value
 
 
-def from_upstream(plan: Plan, parameter: Parameter, setting: Setting, source: Source) -> Any:
+def from_upstream(plan: Plan, parameter: Parameter, setting: Setting, source: Any) -> Any:
     """The value of an `Upstream` parameter: from the outputs of the previous part, with which the YAML must agree."""
     values = [shape_value(parameter.name, shape) for shape in source.out_shape]
-    name = f"{plan.component.name}.{parameter.name}"
+    name, giver = f"{plan.component.name}.{parameter.name}", type(source).__name__
     if not isinstance(setting.value, FromUpstream):
         written = setting.plain()
         if values != (list(written) if isinstance(written, (list, tuple)) else [written]):
             raise UserError(
-                f"{setting.origin}: {name} is {spell(written)}, but {source.name} gives {spell(values)}; "
+                f"{setting.origin}: {name} is {spell(written)}, but {giver} gives {spell(values)}; "
                 "leave it out or make them agree"
             )
         return written
@@ -199,7 +191,7 @@ def from_upstream(plan: Plan, parameter: Parameter, setting: Setting, source: So
     if any(isinstance(type_, (ListOf, TupleOf)) for type_ in types):
         return values
     if len(values) != 1:
-        raise UserError(f"{plan.origin}: {name} is for one feature map, but {source.name} gives {len(values)}")
+        raise UserError(f"{plan.origin}: {name} is for one feature map, but {giver} gives {len(values)}")
     return values[0]
 
 
