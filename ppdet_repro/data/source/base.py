@@ -71,6 +71,8 @@ class Source:
             always present.
         sample_num: The largest number of images to load, or -1 for all.
         repeat: The number of passes over the dataset per epoch.
+        allow_empty: Keep images without boxes.
+        empty_ratio: If in [0, 1), the largest share of images without boxes, which are then chosen at random.
     """
 
     def __init__(
@@ -81,10 +83,13 @@ class Source:
         data_fields: Optional[Sequence[str]],
         sample_num: int,
         repeat: int,
+        allow_empty: bool = True,
+        empty_ratio: float = 1.0,
     ):
         self.dataset_dir, self.image_dir, self.anno_path = dataset_dir or "", image_dir or "", anno_path
         self.data_fields = ["image"] if data_fields is None else list(data_fields)
         self.sample_num, self.repeat = sample_num, repeat
+        self.allow_empty, self.empty_ratio = allow_empty, empty_ratio
         self._table: Optional[ImageTable] = None
         self._summary = ""
         self._names: list[str] = []
@@ -156,12 +161,15 @@ class Source:
         require_file(path, "set dataset_dir and anno_path of the dataset")
         return path
 
-    def _without_empty(self, table: ImageTable, allow_empty: bool, empty_ratio: float) -> tuple[ImageTable, int]:
-        """Choose at most `sample_num` images, those with boxes first.
+    def _chosen(
+        self, table: ImageTable, classes: str, image_only: bool, left_out: dict[str, int], clipped: str
+    ) -> tuple[ImageTable, str]:
+        """Choose at most `sample_num` images, those with boxes first, and the columns in `data_fields`.
 
-        Images without boxes are kept if `allow_empty`. If `empty_ratio` is in [0, 1), it is their largest share, and
-        they are chosen at random. Returns the table of the chosen images, and how many without boxes were left out.
+        Returns the chosen table and its summary, "a.json: 3 images, 8 boxes of 2 classes; left out: crowd regions (2)",
+        with `clipped` as a last clause. `left_out` has the number of boxes that were left out for each reason.
         """
+        allow_empty, empty_ratio = self.allow_empty or image_only, self.empty_ratio
         counts = np.diff(table.starts)
         kept = np.arange(len(counts)) if allow_empty else np.flatnonzero(counts)
         if self.sample_num > 0:
@@ -170,29 +178,22 @@ class Source:
         if 0 <= empty_ratio < 1:
             wanted = min(int(len(full) * empty_ratio / (1 - empty_ratio)), len(empty))
             empty = np.sort(np.random.default_rng(0).choice(empty, wanted, replace=False))
-        chosen = np.concatenate([full, empty])
-        if not len(chosen):
+        if not len(full) + len(empty):
             fix = "check the annotations, or set allow_empty: true" if not allow_empty else "add images"
             raise UserError(f"no image is left in {self.anno_file}: {fix}")
-        return table.take(chosen), int((counts == 0).sum()) - len(empty)
+        columns = {name: column for name, column in table.columns.items() if name in self.data_fields}
+        table = table._replace(columns=columns).take(np.concatenate([full, empty]))
+        left_out = {"images without boxes": (counts == 0).sum() - len(empty), **left_out}
+        kinds = [f"{kind} ({number:,})" for kind, number in left_out.items() if number]
+        boxes = count(int(table.starts[-1]), "box", "boxes")
+        clauses = [f"{self.anno_file}: {count(len(table.files), 'image')}, {boxes} of {classes}"]
+        clauses += ["left out: " + ", ".join(kinds)] if kinds else []
+        return table, "; ".join([*clauses, clipped] if clipped else clauses)
 
 
 def random_record(dataset: Dataset, rng: np.random.Generator) -> Sample:
     """Return the record of a random image."""
     return dataset.record(int(rng.integers(len(dataset))))
-
-
-def summary_line(path: str, table: ImageTable, classes: str, left_out: dict[str, int], clipped: str) -> str:
-    """Sum up a dataset: "a.json: 3 images, 8 boxes of 2 classes; left out: crowd regions (2)".
-
-    `left_out` has the number of each kind of things that were left out, and `clipped` is a last clause or "".
-    """
-    boxes = count(int(table.starts[-1]), "box", "boxes")
-    kinds = [f"{kind} ({number:,})" for kind, number in left_out.items() if number]
-    clauses = [f"{path}: {count(len(table.files), 'image')}, {boxes} of {classes}"]
-    clauses += ["left out: " + ", ".join(kinds)] if kinds else []
-    clauses += [clipped] if clipped else []
-    return "; ".join(clauses)
 
 
 def natural_key(text: str) -> list:

@@ -9,7 +9,7 @@ from typing import Optional
 import numpy as np
 
 from ppdet_repro.core.registry import register
-from ppdet_repro.data.source.base import Column, ImageTable, Source, count, starts_of, summary_line
+from ppdet_repro.data.source.base import Column, ImageTable, Source, count, starts_of
 from ppdet_repro.data.source.files import files_checked, path_inside, require_file, require_folder, require_images
 from ppdet_repro.utils.errors import UserError
 
@@ -31,8 +31,6 @@ class COCODataSet(Source):
         data_fields: May contain gt_bbox, gt_class, is_crowd and gt_poly, a list of the `segmentation` entries of the
             annotations, None where there is none.
         load_crowd: Keep crowd regions.
-        allow_empty: Keep images without boxes.
-        empty_ratio: If in [0, 1), the largest share of images without boxes.
 
     The other parameters are those of `Source`.
     """
@@ -49,8 +47,8 @@ class COCODataSet(Source):
         empty_ratio: float = 1.0,
         repeat: int = 1,
     ):
-        super().__init__(dataset_dir, image_dir, anno_path, data_fields, sample_num, repeat)
-        self.load_crowd, self.allow_empty, self.empty_ratio = load_crowd, allow_empty, empty_ratio
+        super().__init__(dataset_dir, image_dir, anno_path, data_fields, sample_num, repeat, allow_empty, empty_ratio)
+        self.load_crowd = load_crowd
         self._ids: list[int] = []
 
     @property
@@ -71,7 +69,8 @@ class COCODataSet(Source):
         image_ids = np.array([image["id"] for image in images], dtype=np.int64)  # [I]
         sizes = np.array([(image["height"], image["width"]) for image in images], dtype=float).reshape(-1, 2)  # [I, 2]
         annotations = document.get("annotations", [])
-        image_of, class_of = owners(annotations, image_ids.tolist(), self._ids, path)  # [N], [N]
+        image_of = owners(annotations, "image", image_ids.tolist(), path)  # [N]
+        class_of = owners(annotations, "category", self._ids, path)  # [N]
         boxes, areas = corners(annotations, path)  # [N, 4], [N]
         crowd = np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool)  # [N]
         ignored = np.array([bool(a.get("ignore", 0)) for a in annotations], dtype=bool)  # [N]
@@ -93,13 +92,9 @@ class COCODataSet(Source):
         }
         if "gt_poly" in self.data_fields:
             columns["gt_poly"] = [annotations[i].get("segmentation") for i in order]
-        columns = {name: column for name, column in columns.items() if name in self.data_fields}
         starts = starts_of(np.bincount(image_of[order], minlength=len(files)))
         table = ImageTable(files, image_ids, sizes, starts, columns)
-        table, empty_images = self._without_empty(table, self.allow_empty or image_only, self.empty_ratio)
-
         left_out = {
-            "images without boxes": empty_images,
             "crowd regions": (crowd & unwanted).sum(),
             "annotations marked ignore": (ignored & ~crowd).sum(),
             "boxes without area": (empty_area & ~unwanted).sum(),
@@ -107,7 +102,7 @@ class COCODataSet(Source):
         }
         clipped = f"reaching outside their image, clipped by Resize: boxes ({reaching:,})" if reaching else ""
         classes = count(len(self._names), "class", "classes")
-        return table, summary_line(path, table, classes, left_out, clipped)
+        return self._chosen(table, classes, image_only, left_out, clipped)
 
 
 def read_coco(path: str) -> dict:
@@ -187,23 +182,19 @@ def _check_image(image: dict, position: int, path: str) -> None:
         raise UserError(f"{where} has width {width} and height {height}: write its size in pixels")
 
 
-def owners(
-    annotations: Sequence[dict], image_ids: Sequence[int], category_ids: Sequence[int], path: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices into `image_ids` and `category_ids` of each annotation's image and category, [N] each."""
-    index_of = {image_id: index for index, image_id in enumerate(image_ids)}
-    class_of = {category_id: index for index, category_id in enumerate(category_ids)}
-    images, classes = np.zeros((2, len(annotations)), dtype=np.int64)
+def owners(annotations: Sequence[dict], kind: str, ids: Sequence[int], path: str) -> np.ndarray:
+    """Return the index into `ids` of each annotation's image or category (the `kind`): [N]."""
+    index_of = {key: index for index, key in enumerate(ids)}
+    owner = np.zeros(len(annotations), dtype=np.int64)
     for row, annotation in enumerate(annotations):
-        image, label = annotation.get("image_id"), annotation.get("category_id")
-        for kind, key, known in (("image", image, index_of), ("category", label, class_of)):
-            if not _is_int(key) or key not in known:
-                raise UserError(
-                    f"{path}: {_name(annotation, row)} has the unknown {kind} id {key!r}: add the {kind} "
-                    "or remove the annotation ('tools/dataset.py check' lists them all)"
-                )
-        images[row], classes[row] = index_of[annotation["image_id"]], class_of[annotation["category_id"]]
-    return images, classes
+        key = annotation.get(f"{kind}_id")
+        if not _is_int(key) or key not in index_of:
+            raise UserError(
+                f"{path}: {_name(annotation, row)} has the unknown {kind} id {key!r}: add the {kind} "
+                "or remove the annotation ('tools/dataset.py check' lists them all)"
+            )
+        owner[row] = index_of[key]
+    return owner
 
 
 def corners(annotations: Sequence[dict], path: str) -> tuple[np.ndarray, np.ndarray]:

@@ -64,15 +64,9 @@ def coco_from_voc(
 
 
 def convert(dataset: DatasetFiles, target: str, force: bool = False) -> str:
-    """Convert a dataset to the other format; see `voc_to_coco` and `coco_to_voc`.
+    """Convert a dataset to the other format; see `voc_to_coco` and `coco_to_voc`. Returns a line that sums it up.
 
-    Args:
-        dataset: The files of the dataset.
-        target: The JSON file to write, or the folder of the devkit.
-        force: Overwrite existing files, instead of raising UserError.
-
-    Returns:
-        A line that sums up what was written.
+    `target` is the JSON file or the folder to write. Existing files are a UserError, unless `force` is set.
     """
     if not dataset.is_coco and not target.endswith(".json"):
         raise UserError(f"{target}: a VOC set is converted to a COCO JSON file; give a name that ends in .json")
@@ -125,7 +119,8 @@ def coco_to_voc(dataset: DatasetFiles, target: str, force: bool) -> str:
     images = sorted_images(document, path)
     files = image_files(images, dataset.image_folder, path)
     annotations = document.get("annotations", [])
-    image_of, class_of = owners(annotations, [image["id"] for image in images], ids, path)
+    image_of = owners(annotations, "image", [image["id"] for image in images], path)
+    class_of = owners(annotations, "category", ids, path)
     boxes, _ = corners(annotations, path)
     objects: list[list[Object]] = [[] for _ in images]
     for annotation, image, label, box in zip(annotations, image_of, class_of, boxes.tolist()):

@@ -26,8 +26,7 @@ def show(source: Source, folder: str, number: int = 16, seed: int = 0, transform
     """Draw random samples of a dataset. Returns the path of the contact sheet.
 
     Args:
-        source: The dataset. Its data_fields must contain gt_bbox and gt_class (see `FIELDS`).
-            CopyPaste also needs `MASKS`.
+        source: The dataset. Its data_fields must contain those of `FIELDS`, and, for CopyPaste, also `MASKS`.
         folder: The folder to write to.
         number: The number of samples.
         seed: Random seed of the choice and of the transforms.

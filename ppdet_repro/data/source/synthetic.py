@@ -53,6 +53,8 @@ def generate(
 ) -> Path:
     """Generate a dataset in the folder `root`, unless it is there already. Returns `root` as a path.
 
+    UserError if an option is invalid, or `root` contains other files or a dataset with other options.
+
     The folder then contains train/ and val/ with the images, annotations/instances_{train,val}.json with the boxes and
     RLE masks of the visible parts of objects, and synthetic.json with the options. Equal options give equal files.
 
@@ -74,9 +76,6 @@ def generate(
             for longer.
         image_format: "jpg" or "png".
         seed: Random seed.
-
-    Raises:
-        UserError: An option is invalid, or `root` contains other files or a dataset with other options.
     """
     height, width = ((side, side) if isinstance(side, int) else side for side in size)
     if isinstance(classes, int):

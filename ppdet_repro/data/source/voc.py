@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ppdet_repro.core.registry import register
-from ppdet_repro.data.source.base import IMAGE_SUFFIXES, Column, ImageTable, Source, count, starts_of, summary_line
+from ppdet_repro.data.source.base import IMAGE_SUFFIXES, Column, ImageTable, Source, count, starts_of
 from ppdet_repro.data.source.categories import VOC_NAMES
 from ppdet_repro.data.source.files import files_checked, path_inside, read_label_list, require_file, require_images
 from ppdet_repro.utils.errors import UserError
@@ -65,7 +65,6 @@ class VOCDataSet(Source):
             they are the 20 classes of VOC, provided that no other names occur.
         data_fields: May contain gt_bbox, gt_class, difficult, is_crowd (zeros) and gt_score (ones). With "image" alone,
             XML files need not exist, as in VOC 2012's test set.
-        allow_empty, empty_ratio: See `COCODataSet`.
 
     The other parameters are those of `Source`.
     """
@@ -82,8 +81,8 @@ class VOCDataSet(Source):
         empty_ratio: float = 1.0,
         repeat: int = 1,
     ):
-        super().__init__(dataset_dir, image_dir, anno_path, data_fields, sample_num, repeat)
-        self.label_list, self.allow_empty, self.empty_ratio = label_list, allow_empty, empty_ratio
+        super().__init__(dataset_dir, image_dir, anno_path, data_fields, sample_num, repeat, allow_empty, empty_ratio)
+        self.label_list = label_list
 
     def read(self) -> tuple[ImageTable, str]:
         path = self.anno_file
@@ -119,19 +118,12 @@ class VOCDataSet(Source):
             "is_crowd": np.zeros((kept.sum(), 1), dtype=np.int32),
             "gt_score": np.ones((kept.sum(), 1), dtype=np.float32),
         }
-        columns = {name: column for name, column in columns.items() if name in self.data_fields}
         starts = starts_of(np.bincount(image_of[kept], minlength=len(entries)))
         table = ImageTable([e.image for e in entries], _image_ids(annotations), sizes, starts, columns)
-        table, empty_images = self._without_empty(table, self.allow_empty or image_only, self.empty_ratio)
-
-        left_out = {
-            "images without boxes": empty_images,
-            "boxes without area": flat.sum(),
-            "boxes outside their image": (~kept & ~flat).sum(),
-        }
+        left_out = {"boxes without area": flat.sum(), "boxes outside their image": (~kept & ~flat).sum()}
         clipped = f"clipped to their image: boxes ({reaching:,})" if reaching else ""
         classes = f"{count(len(self._names), 'class', 'classes')} ({source_of_names})"
-        return table, summary_line(path, table, classes, left_out, clipped)
+        return self._chosen(table, classes, image_only, left_out, clipped)
 
     @property
     def anno_file(self) -> str:

@@ -70,8 +70,7 @@ class GridMask:
     with the number of samples that one worker has drawn, up to `upper_iter`.)
 
     Args:
-        use_h: Use horizontal stripes.
-        use_w: Use vertical stripes.
+        use_h, use_w: Use horizontal and vertical stripes.
         rotate: Rotate the grid by an integer number of degrees drawn from [0, rotate).
         offset: Fill hidden pixels with noise from [-1, 1] instead of zero.
         ratio: Width of a stripe relative to the period.

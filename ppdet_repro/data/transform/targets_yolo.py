@@ -75,15 +75,14 @@ def yolo_target(
 class Gt2YoloTarget(BatchTransform):
     """Adds target0, target1, ..., one per level (see `yolo_target`), and removes gt_class and gt_score.
 
+    NormalizeBox and BboxXYXY2XYWH must come before it, and behind all transforms that move boxes or change the image's
+    size; otherwise, it raises UserError.
+
     Args:
         anchors: Width and height in pixels of the anchors of all levels.
         anchor_masks: Per level, the indices of its anchors.
         downsample_ratios: Per level, its stride.
         num_classes, iou_thresh: See `yolo_target`.
-
-    Raises:
-        UserError: The boxes are not relative to the input, because NormalizeBox and BboxXYXY2XYWH are missing or
-            come before a transform that moves boxes or changes the image's size.
     """
 
     def __init__(
