@@ -40,9 +40,7 @@ class ModelEMA:
         filter_no_grad: bool = False,
         cycle_epoch: int = -1,
     ):
-        self.decay = decay
-        self.decay_type = decay_type
-        self.cycle_epoch = cycle_epoch
+        self.decay, self.decay_type, self.cycle_epoch = decay, decay_type, cycle_epoch
         self.weights: Dict[str, paddle.Tensor] = model.state_dict()
         self.copied = {
             name
@@ -55,13 +53,9 @@ class ModelEMA:
 
     def reset(self) -> None:
         """Restart from zero."""
-        self.step = 0
-        self.cycle = 0
-        self.average = {
-            name: paddle.zeros(value.shape, dtype="float32")
-            for name, value in self.weights.items()
-            if name not in self.copied
-        }
+        self.step = self.cycle = 0
+        averaged = {name: value for name, value in self.weights.items() if name not in self.copied}
+        self.average = {name: paddle.zeros(value.shape, dtype="float32") for name, value in averaged.items()}
 
     def decay_at(self, t: int) -> float:
         """The decay of the update that follows t updates."""
@@ -122,8 +116,7 @@ class ModelEMA:
             raise ValueError(f"the saved average covers other weights; they differ in {', '.join(differing[:4])}")
         for name, value in self.average.items():
             value.set_value(state[name])
-        self.step = step
-        self.cycle = cycle
+        self.step, self.cycle = step, cycle
 
     def _set(self, weights: Mapping[str, paddle.Tensor]) -> None:
         for name, value in self.weights.items():

@@ -50,53 +50,44 @@ class L1:
         self.decay = L1Decay(factor)
 
 
+class Optimizer:
+    """Builds the class of `paddle.optimizer` that has the same name, with these options."""
+
+    def __init__(self, param_groups: Optional[Groups], **options: Any):
+        self.param_groups, self.options = param_groups, options
+
+    def build(self, settings: Settings) -> paddle.optimizer.Optimizer:
+        return getattr(paddle.optimizer, type(self).__name__)(**{**settings._asdict(), **self.options})
+
+
 @register
-class SGD:
+class SGD(Optimizer):
     """Stochastic gradient descent."""
 
-    def __init__(self, param_groups: Optional[List[Dict[str, Any]]] = None):
-        self.param_groups = param_groups
-
-    def build(self, settings: Settings) -> paddle.optimizer.Optimizer:
-        return paddle.optimizer.SGD(**settings._asdict())
+    def __init__(self, param_groups: Optional[Groups] = None):
+        super().__init__(param_groups)
 
 
 @register
-class Momentum:
+class Momentum(Optimizer):
     """Gradient descent with momentum: v = momentum * v + gradient + decay; weight -= learning rate * v."""
 
-    def __init__(
-        self, momentum: float = 0.9, use_nesterov: bool = False, param_groups: Optional[List[Dict[str, Any]]] = None
-    ):
-        self.momentum = momentum
-        self.use_nesterov = use_nesterov
-        self.param_groups = param_groups
-
-    def build(self, settings: Settings) -> paddle.optimizer.Optimizer:
-        return paddle.optimizer.Momentum(momentum=self.momentum, use_nesterov=self.use_nesterov, **settings._asdict())
+    def __init__(self, momentum: float = 0.9, use_nesterov: bool = False, param_groups: Optional[Groups] = None):
+        super().__init__(param_groups, momentum=momentum, use_nesterov=use_nesterov)
 
 
 @register
-class Adam:
+class Adam(Optimizer):
     """Adam, where the regularizer's decay is added to the gradient. Source: Kingma and Ba, ICLR 2015."""
 
     def __init__(
-        self,
-        beta1: float = 0.9,
-        beta2: float = 0.999,
-        epsilon: float = 1e-8,
-        param_groups: Optional[List[Dict[str, Any]]] = None,
+        self, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8, param_groups: Optional[Groups] = None
     ):
-        self.beta1, self.beta2 = beta1, beta2
-        self.epsilon = epsilon
-        self.param_groups = param_groups
-
-    def build(self, settings: Settings) -> paddle.optimizer.Optimizer:
-        return paddle.optimizer.Adam(beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon, **settings._asdict())
+        super().__init__(param_groups, beta1=beta1, beta2=beta2, epsilon=epsilon)
 
 
 @register
-class AdamW:
+class AdamW(Optimizer):
     """Adam with decoupled weight decay, `weight_decay`; the regularizer is ignored.
 
     Source: Loshchilov and Hutter, ICLR 2019.
@@ -108,16 +99,9 @@ class AdamW:
         beta1: float = 0.9,
         beta2: float = 0.999,
         epsilon: float = 1e-8,
-        param_groups: Optional[List[Dict[str, Any]]] = None,
+        param_groups: Optional[Groups] = None,
     ):
-        self.weight_decay = weight_decay
-        self.beta1, self.beta2 = beta1, beta2
-        self.epsilon = epsilon
-        self.param_groups = param_groups
-
-    def build(self, settings: Settings) -> paddle.optimizer.Optimizer:
-        settings = settings._replace(weight_decay=self.weight_decay)
-        return paddle.optimizer.AdamW(beta1=self.beta1, beta2=self.beta2, epsilon=self.epsilon, **settings._asdict())
+        super().__init__(param_groups, weight_decay=weight_decay, beta1=beta1, beta2=beta2, epsilon=epsilon)
 
 
 @register
@@ -156,8 +140,7 @@ class OptimizerBuilder:
     def build(self, learning_rate: LRScheduler, model: nn.Layer) -> paddle.optimizer.Optimizer:
         """An optimizer of a model's trainable parameters.
 
-        Raises:
-            UserError: The model has none, a pattern of a group matches none, or two groups match the same one.
+        Raises a `UserError` if the model has none, a pattern of a group matches none, or two groups match the same one.
         """
         named = {name: p for name, p in model.named_parameters() if not p.stop_gradient}
         if not named:
@@ -167,9 +150,8 @@ class OptimizerBuilder:
             return self.optimizer.build(Settings(learning_rate, list(named.values()), self.grad_clip, self.decay))
         grouped = group_parameters(groups, named)
         own = {name: (p.optimize_attr["learning_rate"], p.regularizer) for name, p in named.items()}
-        optimizer = self.optimizer.build(
-            Settings(learning_rate, [dict(group) for group in grouped], self.grad_clip, self.decay)
-        )
+        copies = [dict(group) for group in grouped]
+        optimizer = self.optimizer.build(Settings(learning_rate, copies, self.grad_clip, self.decay))
         restore_own(grouped, named, own)
         return optimizer
 
@@ -203,10 +185,7 @@ def group_parameters(groups: Groups, named: Dict[str, paddle.Tensor]) -> Groups:
 
 
 def restore_own(grouped: Groups, named: Dict[str, paddle.Tensor], own: Dict[str, Tuple[float, Decay]]) -> None:
-    """Restore the parameters' own settings where their group has none: Paddle overwrites them when it gets groups.
-
-    `own` has the learning rate factor and the weight decay of each parameter.
-    """
+    """Restore the `own` learning rate factor and decay of parameters whose group has none: Paddle overwrites them."""
     names = {id(p): name for name, p in named.items()}
     for group in grouped:
         for parameter in group["params"]:

@@ -32,10 +32,8 @@ class Phase:
         freeze_norms: bool = False,
         batch_size: Optional[int] = None,
     ):
-        self.start = start
-        self.freeze = list(freeze or [])
-        self.freeze_norms = freeze_norms
-        self.batch_size = batch_size
+        self.start, self.freeze = start, list(freeze or [])
+        self.freeze_norms, self.batch_size = freeze_norms, batch_size
 
     def __str__(self) -> str:
         frozen = [*self.freeze, *(["all batch norms"] if self.freeze_norms else [])]
@@ -79,8 +77,7 @@ class PhaseFreezer:
     def apply(self, phase: Phase) -> None:
         """Freeze the layers that a phase freezes, and unfreeze all others.
 
-        Raises:
-            UserError: The model has no layer of that name, or the phase freezes synchronized batch norms.
+        Raises a `UserError` if the model has no layer of that name, or if the phase freezes synchronized batch norms.
         """
         unknown = [name for name in phase.freeze if name not in self.layers]
         if unknown:

@@ -42,16 +42,12 @@ class PiecewiseDecay:
             gamma = [gamma / 10**i for i in range(len(self.milestones))]
         if self.milestones != sorted(self.milestones):
             raise UserError(f"PiecewiseDecay: milestones {self.milestones} are not in ascending order")
-        if values is None and len(gamma) != len(self.milestones):
-            raise UserError(f"PiecewiseDecay: {len(gamma)} factors in gamma for {len(self.milestones)} milestones")
-        if values is not None and len(values) != len(self.milestones) + 1:
-            raise UserError(
-                f"PiecewiseDecay: {len(self.milestones)} milestones need {len(self.milestones) + 1} values, "
-                f"not {len(values)}"
-            )
-        self.gamma = list(gamma)
-        self.values = values
-        self.use_warmup = use_warmup
+        count = len(self.milestones)
+        if values is None and len(gamma) != count:
+            raise UserError(f"PiecewiseDecay: {len(gamma)} factors in gamma for {count} milestones")
+        if values is not None and len(values) != count + 1:
+            raise UserError(f"PiecewiseDecay: {count} milestones need {count + 1} values, not {len(values)}")
+        self.gamma, self.values, self.use_warmup = list(gamma), values, use_warmup
 
     def rate(self, t: int, s: int, n: int, base_lr: float, scale: float) -> float:
         """The learning rate after t updates. `base_lr` is already scaled; `scale` applies to `values`."""
@@ -65,20 +61,15 @@ class PiecewiseDecay:
 class CosineDecay:
     """Decrease the rate from the base rate along half a cosine wave, which starts at the end of the warmup.
 
-    Args:
-        max_epochs: the length of training
-        use_warmup: whether to apply the warmup, if there is one
-        min_lr_ratio: the last rate, relative to the base rate
-        last_plateau_epochs: end the wave this many epochs earlier, and keep the last rate
+    The wave ends `last_plateau_epochs` before `max_epochs`, the length of training, at `min_lr_ratio` times the base
+    rate. `use_warmup` says whether to apply the warmup, if there is one.
     """
 
     def __init__(
         self, max_epochs: int = 1000, use_warmup: bool = True, min_lr_ratio: float = 0.0, last_plateau_epochs: int = 0
     ):
-        self.max_epochs = max_epochs
-        self.use_warmup = use_warmup
-        self.min_lr_ratio = min_lr_ratio
-        self.last_plateau_epochs = last_plateau_epochs
+        self.max_epochs, self.last_plateau_epochs = max_epochs, last_plateau_epochs
+        self.use_warmup, self.min_lr_ratio = use_warmup, min_lr_ratio
 
     def rate(self, t: int, s: int, n: int, base_lr: float, scale: float) -> float:
         """The learning rate after t updates; it stays constant after `max_epochs`."""
@@ -101,9 +92,7 @@ class CyclicCosineDecay:
     def __init__(self, cycle_epochs: int = 1, min_lr_ratio: float = 0.01, use_warmup: bool = True):
         if cycle_epochs < 1:
             raise UserError(f"CyclicCosineDecay: cycle_epochs {cycle_epochs} must be at least 1")
-        self.cycle_epochs = cycle_epochs
-        self.min_lr_ratio = min_lr_ratio
-        self.use_warmup = use_warmup
+        self.cycle_epochs, self.min_lr_ratio, self.use_warmup = cycle_epochs, min_lr_ratio, use_warmup
 
     def rate(self, t: int, s: int, n: int, base_lr: float, scale: float) -> float:
         """The learning rate after t updates."""
@@ -117,8 +106,7 @@ class Warmup:
     """The length of a warmup: `steps` updates, or `epochs` if that is given."""
 
     def __init__(self, steps: int, epochs: Optional[int]):
-        self.steps = steps
-        self.epochs = epochs
+        self.steps, self.epochs = steps, epochs
 
     def length(self, s: int) -> int:
         """Number of updates before the full rate, at least 1."""

@@ -31,7 +31,8 @@ def run_processes(count: int, argv: Sequence[str]) -> int:
     If one process fails, the others are terminated. If this process gets SIGTERM or Ctrl-C, so do they. Returns the
     exit code: 0 if all succeed, else that of the first that failed, or 1 if a signal ended it.
     """
-    before = signal.signal(signal.SIGTERM, leave)
+    # On SIGTERM, exit through every `finally`, with the code that a shell reports for this signal.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     environs = rank_environs(count, free_ports(count + 1), os.environ)
     processes = [subprocess.Popen([sys.executable, *argv], env=environ) for environ in environs]
     try:
@@ -48,11 +49,6 @@ def run_processes(count: int, argv: Sequence[str]) -> int:
         wait(processes)
         signal.signal(signal.SIGTERM, before)
     return max(failed[0], 1) if failed else 0
-
-
-def leave(number: int, frame: object) -> None:
-    """Handle a signal: exit through every `finally`, with the code that a shell reports for this signal."""
-    sys.exit(128 + number)
 
 
 def rank_environs(count: int, ports: Sequence[int], environ: Mapping[str, str]) -> List[Dict[str, str]]:

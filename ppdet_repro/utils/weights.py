@@ -1,8 +1,7 @@
 """Finds or downloads weight files, and reads them without running code in them.
 
 A `.pdparams` file is a pickle, and unpickling a file from elsewhere can run any code. `read_state` accepts only the
-few names that arrays consist of. `resolve` turns a path or a URL into a local file. Downloads are cached, resumed
-after an interruption, and verified if a checksum is given.
+few names that arrays consist of. Downloads are cached, resumed after an interruption, and verified.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import hashlib
 import http.client
 import os
 import pickle
+import re
 import socket
 import ssl
 import urllib.error
@@ -32,7 +32,6 @@ from ppdet_repro.utils.logger import get_logger
 ENDING = ".pdparams"
 NAME_TABLE = "StructuredToParameterName@@"  # Paddle's entry with the names of variables, which nothing here needs
 SPLIT_TABLE = "UnpackBigParamInfor@@"  # Paddle's entry about arrays over 1 GB, which it saves in pieces
-
 PADDLEDET_HOST = "https://paddledet.bj.bcebos.com/"
 CACHE_VARIABLE = "PPDET_REPRO_CACHE"
 ATTEMPTS = 3
@@ -152,18 +151,15 @@ class _Broken(Exception):
 
 def _parse_url(text: str) -> _Remote:
     url, _, fragment = text.partition("#")
-    sha256 = None
-    if fragment:
-        key, _, value = fragment.partition("=")
-        sha256 = value.lower()
-        if key != "sha256" or len(sha256) != 64 or set(sha256) - set("0123456789abcdef"):
-            raise UserError(f"{text}: after '#' a URL may have sha256= and 64 hexadecimal digits, nothing else")
+    checksum = re.fullmatch("sha256=([0-9a-fA-F]{64})", fragment)
+    if fragment and not checksum:
+        raise UserError(f"{text}: after '#' a URL may have sha256= and 64 hexadecimal digits, nothing else")
     parts = urllib.parse.urlsplit(url)
     names = [name for name in urllib.parse.unquote(parts.path).split("/") if name not in ("", ".", "..")]
     if not parts.netloc or not names:
         raise UserError(f"{text}: a URL of weights needs a host and a file name")
     cache = Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/ppdet_repro/weights").expanduser()
-    return _Remote(url, sha256, cache.joinpath(parts.netloc.replace(":", "_"), *names))
+    return _Remote(url, checksum and checksum[1].lower(), cache.joinpath(parts.netloc.replace(":", "_"), *names))
 
 
 def _cached(remote: _Remote, offline: bool) -> Path:
@@ -192,9 +188,10 @@ def _cached(remote: _Remote, offline: bool) -> Path:
 def _download(remote: _Remote) -> None:
     """Download the file into the cache, in several attempts if the connection breaks."""
     partial = remote.path.with_name(remote.path.name + ".part")
+    version = remote.path.with_name(remote.path.name + ".part.version")  # ETag or date of what `partial` is a part of
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            _fetch(remote, partial)
+            _fetch(remote, partial, version)
             break
         except _Broken as error:
             if attempt == ATTEMPTS:
@@ -211,17 +208,11 @@ def _download(remote: _Remote) -> None:
             f"{_sha256(partial)} (append '#sha256=...' to the URL to verify it next time)"
         )
     os.replace(partial, remote.path)
-    _validator(partial).unlink(missing_ok=True)
+    version.unlink(missing_ok=True)
 
 
-def _validator(partial: Path) -> Path:
-    """The file with the ETag or the date of the version that a partial download belongs to."""
-    return partial.with_name(partial.name + ".version")
-
-
-def _fetch(remote: _Remote, partial: Path) -> None:
+def _fetch(remote: _Remote, partial: Path, version: Path) -> None:
     """Download into `partial`; resume a partial download if the server still has the same version."""
-    version = _validator(partial)
     have = partial.stat().st_size if partial.is_file() and version.is_file() else 0
     headers = {"User-Agent": "ppdet_repro"}
     if have:
@@ -281,6 +272,6 @@ def _verify(remote: _Remote, path: Path) -> None:
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        for chunk in iter(lambda: file.read(CHUNK), b""):
+        while chunk := file.read(CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
