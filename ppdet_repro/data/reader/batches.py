@@ -104,6 +104,7 @@ def collate(samples: Sequence[Sample], collate_boxes: bool) -> Arrays:
     return batch
 
 
+@dataclass(frozen=True)
 class EpochBatches:
     """The batches of an epoch. Iterating starts the workers, and leaving the loop stops them.
 
@@ -111,28 +112,22 @@ class EpochBatches:
     a worker failed.
     """
 
-    def __init__(
-        self,
-        prepare: Preparation,
-        tasks: Sequence[tuple[int, range]],
-        workers: int,
-        use_shared_memory: bool,
-        finish: Callable[[Arrays], Batch],
-        report: Callable[[list[ImageError]], None],
-    ) -> None:
-        self._prepare, self._tasks, self._workers = prepare, tasks, workers
-        self._use_shared_memory, self._finish, self._report = use_shared_memory, finish, report
+    prepare: Preparation
+    tasks: Sequence[tuple[int, range]]  # steps and the positions of their samples
+    workers: int
+    use_shared_memory: bool
+    finish: Callable[[Arrays], Batch]
+    report: Callable[[list[ImageError]], None]
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self.tasks)
 
     def __iter__(self) -> Iterator[Batch]:
-        results = ordered_map(self._prepare, self._tasks, self._workers, self._use_shared_memory)
-        with closing(results):
+        with closing(ordered_map(self.prepare, self.tasks, self.workers, self.use_shared_memory)) as results:
             for batch, skipped in results:
                 if skipped:
-                    self._report(skipped)
-                yield self._finish(batch)
+                    self.report(skipped)
+                yield self.finish(batch)
 
 
 class SkippedImages:

@@ -148,7 +148,14 @@ def sorted_categories(document: dict, path: str) -> tuple[list[str], list[int]]:
 def sorted_images(document: dict, path: str) -> list[dict]:
     """Check the image entries and order them by id."""
     for position, image in enumerate(document["images"]):
-        _check_image(image, position, path)
+        if not _is_int(image.get("id")):
+            raise UserError(f"{path}: image number {position} ({image.get('file_name')}) needs an integer 'id'")
+        where = f"{path}: image id {image['id']}"
+        if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+            raise UserError(f"{where} needs a 'file_name'")
+        width, height = image.get("width"), image.get("height")
+        if not all(isinstance(side, (int, float)) and side > 0 for side in (width, height)):
+            raise UserError(f"{where} has width {width} and height {height}: write its size in pixels")
     images = sorted(document["images"], key=lambda image: image["id"])
     for one, other in zip(images, images[1:]):
         if one["id"] == other["id"]:
@@ -169,17 +176,6 @@ def image_files(images: Sequence[dict], folder: str, path: str) -> list[str]:
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check_image(image: dict, position: int, path: str) -> None:
-    if not _is_int(image.get("id")):
-        raise UserError(f"{path}: image number {position} ({image.get('file_name')}) needs an integer 'id'")
-    if not isinstance(image.get("file_name"), str) or not image["file_name"]:
-        raise UserError(f"{path}: image id {image['id']} needs a 'file_name'")
-    width, height = image.get("width"), image.get("height")
-    if not all(isinstance(side, (int, float)) and side > 0 for side in (width, height)):
-        where = f"{path}: image id {image['id']}"
-        raise UserError(f"{where} has width {width} and height {height}: write its size in pixels")
 
 
 def owners(annotations: Sequence[dict], kind: str, ids: Sequence[int], path: str) -> np.ndarray:

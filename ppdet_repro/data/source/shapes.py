@@ -11,15 +11,13 @@ Outline = list[np.ndarray]
 """Contours [K, 2] (x, y), with y pointing down. Contours after the first one are holes."""
 
 
-def _circle(radius: float = 1.0, center: float = 0.0, points: int = 40) -> np.ndarray:
-    angle = np.linspace(0, 2 * math.pi, points, endpoint=False)
-    return np.stack([center + radius * np.cos(angle), radius * np.sin(angle)], axis=1)
+def _arc(angles: np.ndarray, radius: float = 1.0, center: float = 0.0) -> np.ndarray:
+    return np.stack([center + radius * np.cos(angles), radius * np.sin(angles)], axis=1)
 
 
 def _radial(radii: list[float]) -> np.ndarray:
     """Return the polygon whose vertices have these radii, at equal angles."""
-    angle = np.linspace(0, 2 * math.pi, len(radii), endpoint=False)
-    return np.stack([np.cos(angle), np.sin(angle)], axis=1) * np.array(radii)[:, None]
+    return _arc(np.linspace(0, 2 * math.pi, len(radii), endpoint=False)) * np.array(radii)[:, None]
 
 
 def _crescent() -> np.ndarray:
@@ -29,12 +27,7 @@ def _crescent() -> np.ndarray:
     radius = math.hypot(tip[0] - center, tip[1])
     start = math.atan2(-tip[1], tip[0] - center)
     inner = np.linspace(start, start - (2 * math.pi + 2 * start), 24)[1:-1]
-    return np.concatenate(
-        [
-            np.stack([np.cos(outer), np.sin(outer)], axis=1),
-            np.stack([center + radius * np.cos(inner), radius * np.sin(inner)], axis=1),
-        ]
-    )
+    return np.concatenate([_arc(outer), _arc(inner, radius, center)])
 
 
 def _heart() -> np.ndarray:
@@ -48,11 +41,11 @@ def _polygon(*points: tuple[float, float]) -> np.ndarray:
 
 
 SHAPES: dict[str, Outline] = {
-    "disk": [_circle()],
+    "disk": [_radial([1] * 40)],
     "square": [_polygon((-1, -1), (1, -1), (1, 1), (-1, 1))],
     "triangle": [_radial([1, 1, 1])],
     "star": [_radial([1, 0.4] * 5)],
-    "ring": [_circle(), _circle(0.55)],
+    "ring": [_radial([1] * 40), _radial([0.55] * 40)],
     "cross": [
         _polygon(
             (-0.33, -1), (0.33, -1), (0.33, -0.33), (1, -0.33), (1, 0.33), (0.33, 0.33),
