@@ -11,24 +11,14 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Dict, Iterator, Mapping, NamedTuple, Optional
+from typing import Dict, Iterator, Mapping, Optional
 
 MKL, THREADS = "MKL_DEBUG_CPU_TYPE", "OMP_NUM_THREADS"
 RECORD = "PPDET_REPRO_CPU_ENV"
 AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}  # what MKL's type 7 (Skylake-X) uses
 
 
-class Outcome(NamedTuple):
-    """What `apply` did."""
-
-    chosen: Dict[str, str]  # the variables that it set
-    kept: Dict[str, str]  # the variables that the user had set
-    idle: str  # why it set nothing; "" if it did
-    cores: int  # number of usable cores
-    processes: int  # number of processes that share them
-
-
-_outcome: Optional[Outcome] = None
+_report = "none (ppdet_repro was not imported)"  # what `apply` did
 
 
 def decide(cpuinfo: str, environ: Mapping[str, str], cores: int) -> Dict[str, str]:
@@ -46,20 +36,23 @@ def decide(cpuinfo: str, environ: Mapping[str, str], cores: int) -> Dict[str, st
 
 def apply() -> None:
     """Set the variables of `decide`. Call it before Paddle is imported. Child processes decide for themselves."""
-    global _outcome
+    global _report
     environ = user_environ(os.environ, _launcher_environ())
-    cores = usable_cores()
-    chosen = decide(_read(Path("/proc/cpuinfo")), environ, cores)
-    idle = ""
+    cores, processes = usable_cores(), local_processes(environ)
     if os.environ.get(RECORD) == "off":
-        idle = f"{RECORD}=off"
+        _report = f"none ({RECORD}=off)"
     elif "paddle" in sys.modules:
-        idle = "Paddle was imported before ppdet_repro; import ppdet_repro first"
+        _report = "none (Paddle was imported before ppdet_repro; import ppdet_repro first)"
     else:
+        chosen = decide(_read(Path("/proc/cpuinfo")), environ, cores)
         os.environ.update(chosen)
         os.environ[RECORD] = " ".join(f"{name}={value}" for name, value in chosen.items())
-    kept = {name: environ[name] for name in (MKL, THREADS) if name in environ}
-    _outcome = Outcome({} if idle else chosen, kept, idle, cores, local_processes(environ))
+        shared = f" shared by {processes} processes" if processes > 1 else ""
+        amd = "AMD with AVX-512" if chosen.get(MKL) == "7" else "AMD with AVX2"
+        reasons = {MKL: amd, THREADS: f"{cores} usable cores{shared}"}
+        parts = [f"{name}={chosen[name]} ({reasons[name]})" for name in sorted(chosen)]
+        parts += [f"{name}={environ[name]} (set by you)" for name in (MKL, THREADS) if name in environ]
+        _report = ", ".join(parts)
 
 
 def threads() -> Optional[int]:
@@ -70,17 +63,7 @@ def threads() -> Optional[int]:
 
 def describe() -> str:
     """One line for the log that says which variables were set and why."""
-    assert _outcome, "importing ppdet_repro calls apply()"
-    if _outcome.idle:
-        return f"CPU settings: none ({_outcome.idle})"
-    shared = f" shared by {_outcome.processes} processes" if _outcome.processes > 1 else ""
-    reasons = {(MKL, "7"): "AMD with AVX-512", (MKL, "5"): "AMD with AVX2"}
-    parts = [
-        f"{name}={value} ({reasons.get((name, value), f'{_outcome.cores} usable cores{shared}')})"
-        for name, value in sorted(_outcome.chosen.items())
-    ]
-    parts += [f"{name}={value} (set by you)" for name, value in sorted(_outcome.kept.items())]
-    return "CPU settings: " + ", ".join(parts)
+    return f"CPU settings: {_report}"
 
 
 def user_environ(environ: Mapping[str, str], launcher: Optional[Mapping[str, str]] = None) -> Dict[str, str]:
