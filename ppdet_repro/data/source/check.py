@@ -25,9 +25,6 @@ SCALES = ((32.0, "small"), (96.0, "medium"), (math.inf, "large"))  # COCO's uppe
 SLACK = 0.5  # pixels that a box may extend beyond its image without being a problem, because of rounding
 BAR = 40  # characters in the longest bar of the histogram
 
-NO_BOX, NO_AREA = "annotation without a box", "box without area or inverted"
-OUTSIDE, REACHING = "box outside its image", "box that reaches outside its image"
-
 
 class Problem(NamedTuple):
     """A mistake in a dataset."""
@@ -259,17 +256,17 @@ class _Checker:
     def is_usable(self, box: object, image: _Image, where: str) -> bool:
         """Check a box [x, y, w, h]. Returns whether it is usable."""
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
-            self.add_problem(NO_BOX, f"{where}: {box!r}")
+            self.add_problem("annotation without a box", f"{where}: {box!r}")
             return False
         where = f"{where}: x, y, w, h {box}, image {image.width:g} x {image.height:g}"
         x, y, w, h = box
         if not (w > 0 and h > 0 and math.isfinite(x + y + w + h)):
-            self.add_problem(NO_AREA, where)
+            self.add_problem("box without area or inverted", where)
             return False
         width, height = image.width or math.inf, image.height or math.inf
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            self.add_problem(OUTSIDE, where)
+            self.add_problem("box outside its image", where)
             return False
         if min(x, y) < -SLACK or x + w > width + SLACK or y + h > height + SLACK:
-            self.add_problem(REACHING, where)
+            self.add_problem("box that reaches outside its image", where)
         return True

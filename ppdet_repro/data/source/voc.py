@@ -100,10 +100,8 @@ class VOCDataSet(Source):
         image_of = np.repeat(np.arange(len(entries)), [len(a.objects) for a in annotations])
         for row, item in enumerate(objects):
             if item.name not in class_of:
-                raise UserError(
-                    f"{entries[image_of[row]].xml}: class {item.name!r} is not in {source_of_names}: "
-                    "add it there or rename it"
-                )
+                file = entries[image_of[row]].xml
+                raise UserError(f"{file}: class {item.name!r} is not in {source_of_names}: add it there or rename it")
         boxes = np.array([o.box for o in objects], dtype=np.float64).reshape(-1, 4)
         limit = sizes[image_of][:, ::-1]  # [N, 2] w, h
         inside = np.concatenate([boxes[:, :2].clip(0), np.minimum(boxes[:, 2:], limit - 1)], axis=1)  # [N, 4]

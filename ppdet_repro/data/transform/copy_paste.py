@@ -32,11 +32,8 @@ def read_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 def boxes_of_masks(masks: np.ndarray) -> np.ndarray:
     """Compute the xyxy boxes [G, 4] around masks [G, H, W], none of which is empty. A pixel is 1 wide."""
-    sides = []
-    for axis in (1, 2):  # columns, rows
-        seen = masks.any(axis=axis)  # [G, W or H]
-        sides.append((seen.argmax(axis=1), seen.shape[1] - seen[:, ::-1].argmax(axis=1)))
-    (x1, x2), (y1, y2) = sides
+    columns, rows = masks.any(axis=1), masks.any(axis=2)  # [G, W], [G, H]
+    (x1, x2), (y1, y2) = ((seen.argmax(1), seen.shape[1] - seen[:, ::-1].argmax(1)) for seen in (columns, rows))
     return np.stack([x1, y1, x2, y2], axis=1).astype(np.float32)
 
 

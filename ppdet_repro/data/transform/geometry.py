@@ -92,8 +92,7 @@ class RandomExpand:
         canvas_h, canvas_w = int(height * ratio), int(width * ratio)
         if canvas_h <= height or canvas_w <= width:
             return sample
-        y = int(ctx.rng.integers(canvas_h - height))
-        x = int(ctx.rng.integers(canvas_w - width))
+        y, x = int(ctx.rng.integers(canvas_h - height)), int(ctx.rng.integers(canvas_w - width))
         sides = y, canvas_h - height - y, x, canvas_w - width - x  # top, bottom, left, right
         image = image.astype(np.float32)
         sample["image"] = cv2.copyMakeBorder(image, *sides, cv2.BORDER_CONSTANT, value=self.fill)

@@ -94,8 +94,7 @@ class Mosaic:
         for index, (y1, y2, x1, x2) in enumerate(quarters):
             part = sample if index == 0 else ctx.draw()
             room_x, room_y = part["image"].shape[1] - (x2 - x1), part["image"].shape[0] - (y2 - y1)
-            x = window_start(room_x, x1 == 0, ctx)
-            y = window_start(room_y, y1 == 0, ctx)
+            x, y = window_start(room_x, x1 == 0, ctx), window_start(room_y, y1 == 0, ctx)
             part = window(part, x, y, x2 - x1, y2 - y1, np.zeros(3))
             canvas[y1:y2, x1:x2] = part["image"]
             part["gt_bbox"] = part["gt_bbox"] + np.array([x1, y1, x1, y1], np.float32)
