@@ -68,16 +68,16 @@ def means(tensors: Sequence[paddle.Tensor]) -> List[paddle.Tensor]:
     results: List[paddle.Tensor] = []
     size = dist.get_world_size()
     for bucket in _buckets(tensors):
-        flat = paddle.concat([_as_float32(tensor).reshape([-1]) for tensor in bucket])
+        flat = paddle.concat([_astype(tensor, paddle.float32).reshape([-1]) for tensor in bucket])
         dist.all_reduce(flat)
         pieces = paddle.split(flat.scale_(1 / size), [tensor.size for tensor in bucket])
         results += [piece.reshape(tensor.shape) for piece, tensor in zip(pieces, bucket)]
     return results
 
 
-def _as_float32(tensor: paddle.Tensor) -> paddle.Tensor:
-    """The tensor in float32, without a copy if it is float32 already."""
-    return tensor if tensor.dtype == paddle.float32 else tensor.astype("float32")
+def _astype(tensor: paddle.Tensor, dtype: paddle.dtype) -> paddle.Tensor:
+    """The tensor in another data type, without a copy if it has that type already."""
+    return tensor if tensor.dtype == dtype else tensor.astype(dtype)
 
 
 def _buckets(tensors: Sequence[paddle.Tensor]) -> Iterator[List[paddle.Tensor]]:
@@ -98,19 +98,11 @@ def _buckets(tensors: Sequence[paddle.Tensor]) -> Iterator[List[paddle.Tensor]]:
 def average_update(
     parameters: Sequence[paddle.Tensor], statistics: Sequence[paddle.Tensor], values: paddle.Tensor
 ) -> paddle.Tensor:
-    """Replace each gradient and each running statistic by its mean over the processes.
+    """Replace each gradient and each running statistic by its mean over the processes, and return the mean of values.
 
     Everything is sent together, because every exchange waits for the slowest process. A parameter that has a gradient
     in some processes only counts as zero in the others. A parameter without a gradient in any process still has none
     afterwards, so the optimizer skips it.
-
-    Args:
-        parameters: The trainable parameters.
-        statistics: The running statistics.
-        values: Other numbers to average, such as the losses.
-
-    Returns:
-        The mean of `values` over the processes.
     """
     present = [p.grad is not None for p in parameters]
     gradients = [p.grad if has else paddle.zeros_like(p) for p, has in zip(parameters, present)]
@@ -119,7 +111,7 @@ def average_update(
     mean, anywhere = averaged
     for parameter, gradient, used in zip(parameters, new_gradients, anywhere.numpy()):
         if used:
-            parameter.grad = gradient if parameter.dtype == gradient.dtype else gradient.astype(parameter.dtype)
+            parameter.grad = _astype(gradient, parameter.dtype)
     for statistic, average in zip(statistics, new_statistics):
         paddle.assign(average.astype(statistic.dtype), output=statistic)
     return mean
@@ -133,10 +125,8 @@ def copy_from_first(tensors: Sequence[paddle.Tensor]) -> None:
 
 
 def running_statistics(model: nn.Layer) -> List[paddle.Tensor]:
-    """The tensors that training updates without gradients.
-
-    These are the means and variances of batch norms that are not frozen, and the activation ranges of quantized layers.
-    """
+    """The tensors that training updates without gradients: the means and variances of batch norms that are not frozen,
+    and the activation ranges of quantized layers."""
     moments = [
         statistic
         for layer in model.sublayers(include_self=True)
@@ -155,12 +145,7 @@ def synchronize_batch_norms(model: nn.Layer, world: World) -> None:
     if not world.gpu:
         get_logger().info("norm_type sync_bn: BN used instead, as there is no GPU")
     elif world.size > 1:
-        _convert(model)
-
-
-def _convert(layer: nn.Layer) -> None:
-    for name, child in layer.named_children():
-        if isinstance(child, nn.BatchNorm2D) and not is_frozen(child):
-            setattr(layer, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
-        else:
-            _convert(child)
+        for layer in model.sublayers(include_self=True):
+            for name, child in layer.named_children():
+                if isinstance(child, nn.BatchNorm2D) and not is_frozen(child):
+                    setattr(layer, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))

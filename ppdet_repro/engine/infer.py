@@ -73,13 +73,8 @@ def infer(
 def choose_images(image: Optional[str], folder: Optional[str], list_file: Optional[str]) -> List[str]:
     """The image files that the arguments of the command line name.
 
-    Args:
-        image: A single image. It takes precedence over the other two arguments.
-        folder: A folder of images.
-        list_file: A text file with one path per line, relative to `folder`. None: all images in the folder.
-
-    Raises:
-        UserError: Neither an image nor a folder is given, or something does not exist.
+    That is one image if it is given; else the paths in `list_file`, one per line and relative to the folder; else all
+    images in the folder. Raises UserError if neither an image nor a folder is given, or something does not exist.
     """
     if image is not None:
         return find_images(image)

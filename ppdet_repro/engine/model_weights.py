@@ -37,33 +37,23 @@ def _some(names: List[str]) -> str:
     """The first names in parentheses, and how many others there are."""
     if not names:
         return ""
-    shown = ", ".join(names[:NAMES_IN_MESSAGES])
-    return f" ({shown}, and {len(names) - NAMES_IN_MESSAGES} more)" if len(names) > NAMES_IN_MESSAGES else f" ({shown})"
+    more = f", and {len(names) - NAMES_IN_MESSAGES} more" if len(names) > NAMES_IN_MESSAGES else ""
+    return f" ({', '.join(names[:NAMES_IN_MESSAGES])}{more})"
 
 
 def load_exact(model: nn.Layer, path: Union[str, Path]) -> None:
-    """Load a weight file whose names and shapes are exactly those of the model.
-
-    Evaluation, export and resuming use this function.
-
-    Raises:
-        UserError: A name or a shape differs. The message lists the differences on both sides, and the model is
-            unchanged.
-    """
-    state = read_state(path)
-    report, values = _match(model, state, ("",))
-    if report.new or report.unused or report.reshaped:
-        differences = [
-            f"{what}{_some(names)}"
-            for what, names in (
-                (f"{len(report.new)} of the model's are not in the file", report.new),
-                (f"{len(report.unused)} of the file's are not in the model", report.unused),
-                (f"{len(report.reshaped)} have another shape, file -> model", report.reshaped),
-            )
-            if names
-        ]
+    """Load a weight file whose names and shapes are exactly those of the model, for evaluation, export and resuming.
+    Raises UserError if a name or a shape differs; the model is then unchanged."""
+    report, values = _match(model, read_state(path), ("",))
+    differences = (
+        ("of the model's are not in the file", report.new),
+        ("of the file's are not in the model", report.unused),
+        ("have another shape, file -> model", report.reshaped),
+    )
+    found = "; ".join(f"{len(names)} {what}{_some(names)}" for what, names in differences if names)
+    if found:
         hint = "check num_classes and the config" if report.reshaped else "do they belong to another config?"
-        raise UserError(f"{path}: these weights are not this model's: {'; '.join(differences)}; {hint}")
+        raise UserError(f"{path}: these weights are not this model's: {found}; {hint}")
     _assign(model, values)
 
 
@@ -71,10 +61,8 @@ def load_pretrained(model: nn.Layer, path: Union[str, Path]) -> LoadReport:
     """Load those entries of a weight file that fit the model, as a starting point for training.
 
     A file of a backbone alone has names without the prefix `backbone.`; they are found too. Entries with another
-    shape, such as a head for another number of classes, are not loaded. A log line says what was loaded.
-
-    Raises:
-        UserError: No entry of the file fits.
+    shape, such as a head for another number of classes, are not loaded. A log line says what was loaded. Raises
+    UserError if no entry of the file fits.
     """
     report, values = _match(model, read_state(path), ("", "backbone."))
     if not report.loaded:

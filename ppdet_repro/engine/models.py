@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+from typing import Iterator
+
+from paddle import nn
+
 from ppdet_repro.core.config import Config, UnknownParameter, build, build_model
 from ppdet_repro.engine.model_weights import load_exact
 from ppdet_repro.modeling.architectures.detector import Detector
@@ -12,12 +17,20 @@ from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.weights import resolve
 
 
-def build_untrained(cfg: Config) -> Detector:
-    """The model of a config with initial weights; with `slim: QAT` its layers compute as they will in int8.
+@contextmanager
+def mode(model: nn.Layer, training: bool) -> Iterator[None]:
+    """Put a model into training or evaluation mode for the time of the block."""
+    before = model.training
+    (model.train if training else model.eval)()
+    try:
+        yield
+    finally:
+        (model.train if before else model.eval)()
 
-    Raises:
-        UserError: `slim` is PTQ or Distill, which do not describe a model to train.
-    """
+
+def build_untrained(cfg: Config) -> Detector:
+    """The model of a config with initial weights; with `slim: QAT` its layers compute as they will in int8. Raises
+    UserError if `slim` is PTQ or Distill, which do not describe a model to train."""
     where = cfg.slim_path or cfg.path
     if cfg.run.slim == "PTQ":
         raise UserError(f"{where}: slim: PTQ is for tools/post_quant.py, after training")
@@ -35,11 +48,8 @@ def build_untrained(cfg: Config) -> Detector:
 def load_trained(cfg: Config, offline: bool = False) -> Detector:
     """The model of a config with the weights that `weights` names (a path or URL), in evaluation mode.
 
-    Args:
-        offline: Take weights that are a URL from the cache only.
-
-    Raises:
-        UserError: The config names no weights, they cannot be found, or they belong to another model.
+    With `offline`, weights that are a URL are taken from the cache only. Raises UserError if the config names no
+    weights, they cannot be found, or they belong to another model.
     """
     if not cfg.run.weights:
         raise UserError(f"{cfg.path}: no weights to load; give them with -o weights=PATH_OR_URL")
@@ -52,12 +62,8 @@ def load_trained(cfg: Config, offline: bool = False) -> Detector:
 def with_teacher(student: Detector, teacher_cfg: Config, offline: bool = False) -> Distilled:
     """The student and a trained teacher, with a distillation loss for each feature map of their necks.
 
-    Args:
-        teacher_cfg: A config with `slim: Distill`. Its model is the teacher, whose weights are its `pretrain_weights`.
-        offline: Take weights that are a URL from the cache only.
-
-    Raises:
-        UserError: The config has no `distill_loss` or no weights, or the feature maps have different strides.
+    The teacher is the model of a config with `slim: Distill`, and has its `pretrain_weights`. Raises UserError if the
+    config has no `distill_loss` or no weights, or the feature maps have different strides.
     """
     run, where = teacher_cfg.run, teacher_cfg.path
     if not run.distill_loss or not run.pretrain_weights:
@@ -68,10 +74,10 @@ def with_teacher(student: Detector, teacher_cfg: Config, offline: bool = False) 
         strides = " and ".join(str([shape.stride for shape in shapes]) for shapes in (own, theirs))
         raise UserError(f"{where}: the strides of the student's and the teacher's feature maps differ: {strides}")
     names = run.distill_loss_name or [f"neck_f_{level}" for level in range(len(own))]
-    different = len(set(names))
-    if different != len(own):
+    count = len(set(names))
+    if count != len(own):
         raise UserError(
-            f"{where}: distill_loss_name has {different} different names, but there are {len(own)} feature maps"
+            f"{where}: distill_loss_name has {count} different names, but there are {len(own)} feature maps"
         )
     load_exact(teacher, resolve(run.pretrain_weights, offline))
     try:

@@ -9,6 +9,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
+from ppdet_repro.metrics.coco import defined_mean
 from ppdet_repro.metrics.detections import ImageDetections, Objects
 from ppdet_repro.utils.boxes import overlaps
 
@@ -63,10 +64,8 @@ def confused(matches: MatchedDetections, objects: Objects) -> np.ndarray:
 
 
 def confusion_matrix(images: Sequence[MatchedDetections], truth: Sequence[Objects], classes: int) -> np.ndarray:
-    """Count how often a true class (row) was found as each class (column): [K + 1, K + 1].
-
-    The last row counts false positives, the last column missed objects.
-    """
+    """How often each true class (row) was found as each class (column); the last row counts false positives, the last
+    column missed objects: [K + 1, K + 1]."""
     matrix = np.zeros((classes + 1, classes + 1), np.int64)
     for matches, objects in zip(images, truth):
         labels = objects.classes.reshape(-1).astype(int)
@@ -113,17 +112,12 @@ def precision_recall_curves(precision: np.ndarray, recall: np.ndarray, names: Se
     `precision` is COCOeval's array [T, R, K, S, D]: IoU thresholds, recall thresholds, classes, sizes (all, small,
     medium, large), limits of detections per image. It is -1 where there are no objects.
     """
-    defined = np.where(precision[..., -1] < 0, np.nan, precision[..., -1])  # [T, R, K, S]
-    present = [k for k in range(len(names)) if not np.isnan(defined[:, :, k, 0]).all()]
-    every = defined[:, :, present, 0]  # [T, R, present]
+    precision = precision[..., -1]  # [T, R, K, S]
+    present = [k for k in range(len(names)) if (precision[:, :, k, 0] >= 0).any()]
+    every = precision[:, :, present, 0]  # [T, R, present]
     if not present:
         return Curves(recall, {}, {}, {})
     by_iou = {"IoU .50": every[0].mean(-1), "IoU .75": every[5].mean(-1), "IoU .50 to .95": every.mean((0, -1))}
-    by_class = {names[k]: defined[0, :, k, 0] for k in present}
-    sizes = {names[k]: [_mean(defined[:, :, k, size]) for size in (1, 2, 3, 0)] for k in present}
+    by_class = {names[k]: precision[0, :, k, 0] for k in present}
+    sizes = {names[k]: [defined_mean(precision[:, :, k, size]) for size in (1, 2, 3, 0)] for k in present}
     return Curves(recall, by_iou, by_class, sizes)
-
-
-def _mean(values: np.ndarray) -> Optional[float]:
-    """The mean of the values that are not NaN, None if there are none."""
-    return None if np.isnan(values).all() else float(np.nanmean(values))

@@ -1,7 +1,4 @@
-"""COCO's average precision of boxes: the numbers of pycocotools, computed by faster-coco-eval where it is installed.
-
-T IoU thresholds, R recall thresholds, K classes, S object sizes, D limits of detections per image.
-"""
+"""COCO's average precision of boxes: the numbers of pycocotools, computed by faster-coco-eval where it is installed."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from ppdet_repro.data.source.coco import read_coco
+from ppdet_repro.metrics.detections import Document, Rows
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.table import text_table
@@ -57,7 +55,7 @@ class COCOScores(NamedTuple):
         return text_table(["class", "objects", "AP", "AP50"], self.classes)
 
 
-def load_coco_json(path: Union[str, Path]) -> Dict[str, Any]:
+def load_coco_json(path: Union[str, Path]) -> Document:
     """Read a COCO annotation file for evaluation.
 
     Where `area` and `iscrowd` are missing, they become width x height and 0. Annotations without a box are dropped.
@@ -78,10 +76,7 @@ def load_coco_json(path: Union[str, Path]) -> Dict[str, Any]:
 
 
 def evaluate_coco(
-    truth: Dict[str, Any],
-    rows: Sequence[Dict[str, Any]],
-    image_ids: Optional[Sequence[int]] = None,
-    reference: bool = False,
+    truth: Document, rows: Rows, image_ids: Optional[Sequence[int]] = None, reference: bool = False
 ) -> COCOScores:
     """Evaluate detections. Raises UserError if a row has the id of an image that the annotation file does not have.
 
@@ -92,20 +87,15 @@ def evaluate_coco(
         reference: Compute with pycocotools itself, which is slower, as a check.
     """
     evaluation = accumulate(truth, rows, image_ids, reference)
-    precision = np.asarray(evaluation.eval["precision"])  # [T, R, K, S, D]
+    precision = np.asarray(evaluation.eval["precision"])  # by IoU, recall, class, size of objects, detections per image
     objects = _count_objects(truth, image_ids)
     names = {category["id"]: str(category["name"]) for category in truth["categories"]}
-    curves = {i: precision[:, :, k, 0, -1] for k, i in enumerate(evaluation.params.catIds)}  # [T, R] each
-    classes = [ClassScore(names[i], objects[i], _mean(c), _mean(c[0])) for i, c in curves.items()]
+    curves = {i: precision[:, :, k, 0, -1] for k, i in enumerate(evaluation.params.catIds)}
+    classes = [ClassScore(names[i], objects[i], defined_mean(c), defined_mean(c[0])) for i, c in curves.items()]
     return COCOScores(dict(zip(SUMMARY, map(float, evaluation.stats))), classes)
 
 
-def accumulate(
-    truth: Dict[str, Any],
-    rows: Sequence[Dict[str, Any]],
-    image_ids: Optional[Sequence[int]] = None,
-    reference: bool = False,
-) -> Any:
+def accumulate(truth: Document, rows: Rows, image_ids: Optional[Sequence[int]], reference: bool = False) -> Any:
     """Evaluate detections and return the finished COCOeval with its arrays; arguments and errors as `evaluate_coco`."""
     unknown = {row["image_id"] for row in rows} - {image["id"] for image in truth["images"]}
     if unknown:
@@ -115,7 +105,8 @@ def accumulate(
         )
     COCO, COCOeval = _evaluator(reference)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-        found = {**truth, "annotations": _as_annotations(rows)}
+        more = ({"id": i, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0} for i, row in enumerate(rows, 1))
+        found = {**truth, "annotations": [{**row, **keys} for row, keys in zip(rows, more)]}
         evaluation = COCOeval(_index(COCO, truth), _index(COCO, found), "bbox")
         if image_ids is not None:
             evaluation.params.imgIds = sorted(image_ids)
@@ -138,7 +129,7 @@ def _evaluator(reference: bool) -> Tuple[Any, Any]:
     return COCO, COCOeval
 
 
-def _index(COCO: Any, data: Dict[str, Any]) -> Any:
+def _index(COCO: Any, data: Document) -> Any:
     """A COCO object for annotations in memory, of which there may be none."""
     coco = COCO()
     coco.dataset = {**data, "annotations": [dict(a) for a in data["annotations"]]}
@@ -146,19 +137,14 @@ def _index(COCO: Any, data: Dict[str, Any]) -> Any:
     return coco
 
 
-def _as_annotations(rows: Sequence[Dict[str, Any]]) -> List[Dict[str, Any]]:
-    """Result rows with the other keys that the evaluation reads: id, area, iscrowd."""
-    return [{**row, "id": i, "area": row["bbox"][2] * row["bbox"][3], "iscrowd": 0} for i, row in enumerate(rows, 1)]
-
-
-def _count_objects(truth: Dict[str, Any], image_ids: Optional[Sequence[int]]) -> Counter[int]:
+def _count_objects(truth: Document, image_ids: Optional[Sequence[int]]) -> Counter[int]:
     """The number of objects per category id on the evaluated images, without crowds."""
     evaluated = {a["image_id"] for a in truth["annotations"]} if image_ids is None else set(image_ids)
     counted = (a for a in truth["annotations"] if a["image_id"] in evaluated and not a["iscrowd"])
     return Counter(a["category_id"] for a in counted)
 
 
-def _mean(precision: np.ndarray) -> Optional[float]:
-    """The mean of the defined precisions; None if there are none, as the class has no objects."""
+def defined_mean(precision: np.ndarray) -> Optional[float]:
+    """The mean of the precisions that are defined, not -1; None if there are none, as the class has no objects."""
     defined = precision[precision > -1]
     return float(defined.mean()) if defined.size else None

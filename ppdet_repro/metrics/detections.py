@@ -6,9 +6,12 @@ pixels of the original image. Classes are the model's class ids; COCO's files ha
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence
 
 import numpy as np
+
+Document = Dict[str, Any]  # the content of a COCO annotation file
+Rows = List[Dict[str, Any]]  # of a COCO result file: image_id, category_id, bbox [x, y, w, h], score
 
 
 class Objects(NamedTuple):
@@ -28,9 +31,7 @@ class ImageDetections(NamedTuple):
 
 def split_batch(im_id: np.ndarray, bbox: np.ndarray, bbox_num: np.ndarray) -> List[ImageDetections]:
     """Split the detections of a batch [sum of M, 6] by image: `im_id` [B] or [B, 1], rows per image `bbox_num` [B].
-
-    Rows with a negative class are padding and are dropped.
-    """
+    Rows with a negative class are padding and are dropped."""
     ends = np.cumsum(bbox_num)
     images = np.split(np.asarray(bbox, np.float32).reshape(-1, 6)[: ends[-1]], ends[:-1])
     return [ImageDetections(int(i), rows[rows[:, 0] >= 0]) for i, rows in zip(np.ravel(im_id), images)]
@@ -49,10 +50,8 @@ def merge_ranks(parts: Iterable[Sequence[ImageDetections]], order: Sequence[int]
     return [by_id[im_id] for im_id in order if im_id in by_id]
 
 
-def coco_rows(
-    detections: Iterable[ImageDetections], category_ids: Sequence[int], bias: float = 0.0
-) -> List[Dict[str, Any]]:
-    """Convert detections to rows of a COCO result file: image_id, category_id, bbox [x, y, w, h], score.
+def coco_rows(detections: Iterable[ImageDetections], category_ids: Sequence[int], bias: float = 0.0) -> Rows:
+    """Convert detections to rows of a COCO result file.
 
     `bias` is added to widths and heights. It is 1 where corners are pixels that belong to the box, as some published
     weights need.
@@ -70,10 +69,9 @@ def coco_rows(
 
 
 def from_coco_rows(
-    rows: Sequence[Dict[str, Any]], category_ids: Sequence[int], image_ids: Sequence[int], bias: float = 0.0
+    rows: Rows, category_ids: Sequence[int], image_ids: Sequence[int], bias: float = 0.0
 ) -> List[ImageDetections]:
-    """The inverse of `coco_rows` for the images with these ids. Rows of other categories are left out, as in COCO's
-    evaluation."""
+    """The inverse of `coco_rows` for these images. Rows of other categories are left out, as in COCO's evaluation."""
     labels = {category: i for i, category in enumerate(category_ids)}
     found: Dict[int, List[List[float]]] = {im_id: [] for im_id in image_ids}
     for row in (row for row in rows if row["category_id"] in labels):
@@ -82,9 +80,7 @@ def from_coco_rows(
     return [ImageDetections(i, np.array(rows, np.float32).reshape(-1, 6)) for i, rows in found.items()]
 
 
-def coco_document(
-    truth: Mapping[int, Objects], category_ids: Sequence[int], class_names: Sequence[str]
-) -> Dict[str, Any]:
+def coco_document(truth: Mapping[int, Objects], category_ids: Sequence[int], class_names: Sequence[str]) -> Document:
     """Convert ground truth, by image id, to the content of a COCO annotation file. Difficult objects become crowds."""
     annotations: List[Dict[str, Any]] = []
     for im_id, objects in truth.items():
@@ -104,21 +100,13 @@ def coco_document(
     return {"images": [{"id": im_id} for im_id in truth], "annotations": annotations, "categories": categories}
 
 
-def from_coco_document(
-    document: Mapping[str, Any], category_ids: Sequence[int], image_ids: Iterable[int]
-) -> Dict[int, Objects]:
+def from_coco_document(document: Document, category_ids: Sequence[int], image_ids: Iterable[int]) -> Dict[int, Objects]:
     """The inverse of `coco_document` for the images with these ids: crowds become difficult objects."""
     labels = {category: i for i, category in enumerate(category_ids)}
-    found: Dict[int, List[Tuple]] = {im_id: [] for im_id in image_ids}
+    found: Dict[int, List[List[float]]] = {im_id: [] for im_id in image_ids}
     for a in document["annotations"]:
         if a["image_id"] in found:
             x, y, w, h = a["bbox"]
-            found[a["image_id"]].append(((x, y, x + w, y + h), labels[a["category_id"]], bool(a["iscrowd"])))
-    return {
-        im_id: Objects(
-            np.array([box for box, _, _ in items], np.float64).reshape(-1, 4),
-            np.array([label for _, label, _ in items], np.int64),
-            np.array([crowd for _, _, crowd in items], bool),
-        )
-        for im_id, items in found.items()
-    }
+            found[a["image_id"]].append([x, y, x + w, y + h, labels[a["category_id"]], a["iscrowd"]])
+    rows = {im_id: np.array(items, np.float64).reshape(-1, 6) for im_id, items in found.items()}
+    return {i: Objects(r[:, :4], r[:, 4].astype(np.int64), r[:, 5].astype(bool)) for i, r in rows.items()}

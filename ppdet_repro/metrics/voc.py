@@ -1,7 +1,4 @@
-"""PASCAL VOC's average precision.
-
-G objects and M detections of an image, D detections of a class on all images.
-"""
+"""PASCAL VOC's average precision."""
 
 from __future__ import annotations
 
@@ -80,43 +77,34 @@ def evaluate_voc(
             score_parts.append(rows[:, 1])
             hit_parts.append(_hits(rows, objects))
         scores, hits = np.concatenate(score_parts), np.concatenate(hit_parts)
-        classes.append(ClassScore(name, number, len(scores), average(scores, hits, number) if number else None))
+        ap = average(*precision_recall(scores, hits, number)) if number else None
+        classes.append(ClassScore(name, number, len(scores), ap))
     defined = [c.ap for c in classes if c.ap is not None]
     return VOCScores(float(np.mean(defined)) if defined else 0.0, classes)
 
 
-def eleven_point(scores: np.ndarray, hits: np.ndarray, number: int) -> float:
+def eleven_point(precision: np.ndarray, recall: np.ndarray) -> float:
     """The mean over the recalls 0, 0.1, ..., 1 of the best precision at that recall or a higher one (VOC 2007)."""
-    precision, recall = precision_recall(scores, hits, number)
     return float(np.mean([precision[recall >= r / 10].max(initial=0.0) for r in range(11)]))
 
 
-def integral(scores: np.ndarray, hits: np.ndarray, number: int) -> float:
-    """The sum over right detections of the precision times the gain in recall.
-
-    This is PaddleDetection's `integral`. Unlike `area`, it does not take the best precision at higher recalls.
-    """
-    precision, recall = precision_recall(scores, hits, number)
+def integral(precision: np.ndarray, recall: np.ndarray) -> float:
+    """The sum over right detections of the precision times the gain in recall (PaddleDetection's `integral`)."""
     return float((precision * np.diff(recall, prepend=0.0)).sum())
 
 
-def area(scores: np.ndarray, hits: np.ndarray, number: int) -> float:
+def area(precision: np.ndarray, recall: np.ndarray) -> float:
     """The area under the curve of the best precision at each recall or a higher one (VOC 2010 and later)."""
-    precision, recall = precision_recall(scores, hits, number)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float((envelope * np.diff(recall, prepend=0.0)).sum())
+    return integral(np.maximum.accumulate(precision[::-1])[::-1], recall)
 
 
 AVERAGES = {"11point": eleven_point, "integral": integral, "area": area}
 
 
 def precision_recall(scores: np.ndarray, hits: np.ndarray, number: int) -> Tuple[np.ndarray, np.ndarray]:
-    """Precision and recall after each detection, the one with the highest score first.
+    """Precision and recall after each of D detections, the one with the highest score first.
 
-    Args:
-        scores: [D].
-        hits: [D], 1 for a right detection, 0 for a wrong one, -1 for one that does not count.
-        number: The number of objects to find.
+    `hits` is 1 for a right detection, 0 for a wrong one, -1 for one that does not count; `number` of objects to find.
     """
     order = np.argsort(-scores, kind="stable")
     hits = hits[order][hits[order] >= 0]
@@ -140,7 +128,7 @@ def _hits(rows: np.ndarray, objects: Objects) -> np.ndarray:
         return hits
     found = np.zeros(len(objects.boxes), bool)
     boxes, truth = rows[:, None, 2:].astype(np.float64), objects.boxes.astype(np.float64)
-    for i, iou in enumerate(overlaps(boxes, truth, extra=1.0, touching=False)):  # [G]
+    for i, iou in enumerate(overlaps(boxes, truth, extra=1.0, touching=False)):  # one number per object
         best = int(iou.argmax())
         if iou[best] <= IOU_THRESHOLD:
             continue

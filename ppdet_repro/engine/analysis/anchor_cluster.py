@@ -30,7 +30,6 @@ class Fit(NamedTuple):
 def box_sizes(cfg: Config, height: int, width: int) -> np.ndarray:
     """The sizes [G, 2] of the boxes of the config's TrainDataset, if its images are resized to height x width."""
     source = build(cfg, "TrainDataset")
-    source.load()
     parts = [np.zeros((0, 2))]
     for i in range(len(source)):
         record = source.record(i)

@@ -17,6 +17,7 @@ from paddle import nn
 from paddle.vision.ops import DeformConv2D
 
 from ppdet_repro.data.transform.preprocess import Preprocess
+from ppdet_repro.engine.models import mode
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.optimizer.ema import RUNNING_STATISTICS
 
@@ -89,16 +90,12 @@ def count(model: nn.Layer, run: Callable[[], object], kinds: Tuple[type, ...] = 
 
     layers = dict(model.named_sublayers(include_self=True))
     hooks = [watch(name, layer) for name, layer in layers.items() if isinstance(layer, kinds)]
-    training = model.training
-    model.eval()
     try:
-        with paddle.no_grad():
+        with mode(model, training=False), paddle.no_grad():
             run()
     finally:
         for hook in hooks:
             hook.remove()
-        if training:
-            model.train()
     weights = {name: layer.parameters(include_sublayers=False) for name, layer in layers.items() if name not in called}
     return Cost(parts, [name for name, own in weights.items() if any(len(p.shape) > 1 for p in own)])
 

@@ -11,14 +11,8 @@ from paddle.vision.ops import DeformConv2D
 from ppdet_repro.core.config import build, build_model, load_config
 from ppdet_repro.core.config.run import PaperRow
 from ppdet_repro.data.transform.preprocess import Preprocess
-from ppdet_repro.engine.analysis.counting import (
-    TYPICAL_SIZES,
-    CountedImage,
-    Size,
-    count_images,
-    count_input,
-    count_parameters,
-)
+from ppdet_repro.engine.analysis import counting
+from ppdet_repro.engine.analysis.counting import CountedImage, Size
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.utils.table import text_table
 
@@ -45,10 +39,10 @@ def model_info(
     config = load_config(path, overrides)
     model = build_model(config)
     if size is not None:
-        images = [CountedImage(None, size, size, count_input(model, size))]
+        images = [CountedImage(None, size, size, counting.count_input(model, size))]
     else:
         preprocess = Preprocess(build(config, "EvalReader").preprocess)
-        images = count_images(model, preprocess, image_sizes or TYPICAL_SIZES)
+        images = counting.count_images(model, preprocess, image_sizes or counting.TYPICAL_SIZES)
     counted = images if image_sizes else images[-1:]
     parts = {name: float(np.mean([i.cost.parts[name] for i in counted])) for name in counted[0].cost.parts}
     lines = [f"{config.name}: {config.run.architecture}", "", parts_table(model, parts), ""]
@@ -74,17 +68,17 @@ def network_size(model: Detector, size: Size) -> NetworkSize:
     """The size of a network; multiply-adds are those of one input of that size."""
     deformable = [layer for layer in model.sublayers() if isinstance(layer, DeformConv2D)]
     return NetworkSize(
-        count_parameters(model).total,
-        count_input(model, size).total,
+        counting.count_parameters(model).total,
+        counting.count_input(model, size).total,
         sum(layer.weight.size for layer in deformable),
-        count_input(model, size, (DeformConv2D,)).total if deformable else 0,
+        counting.count_input(model, size, (DeformConv2D,)).total if deformable else 0,
     )
 
 
 def parts_table(model: nn.Layer, macs: Dict[str, float]) -> str:
     """A line per part: parameters, trainable parameters, GFLOPs."""
-    rows = [(name, *count_parameters(part), macs[name]) for name, part in model.named_children()]
-    rows.append(("total", *count_parameters(model), sum(macs.values())))
+    rows = [(name, *counting.count_parameters(part), macs[name]) for name, part in model.named_children()]
+    rows.append(("total", *counting.count_parameters(model), sum(macs.values())))
     cells = [(name, f"{n / 1e6:.2f} M", f"{t / 1e6:.2f} M", f"{m / 1e9:.2f}") for name, n, t, m in rows]
     return text_table(["part", "parameters", "trainable", "GFLOPs"], cells)
 
@@ -101,11 +95,9 @@ def image_line(image: CountedImage) -> str:
 
 def mean_line(images: Sequence[CountedImage]) -> str:
     """The mean cost and the mean areas of images in words."""
-    return (
-        f"{mean_cost(images) / 1e9:.2f} GFLOPs, the mean over {len(images)} images: mean area "
-        f"{mean_area([i.resized for i in images]):,.0f} px resized, "
-        f"{mean_area([i.padded for i in images]):,.0f} px padded"
-    )
+    resized, padded = mean_area([image.resized for image in images]), mean_area([image.padded for image in images])
+    cost = f"{mean_cost(images) / 1e9:.2f} GFLOPs, the mean over {len(images)} images"
+    return f"{cost}: mean area {resized:,.0f} px resized, {padded:,.0f} px padded"
 
 
 def comparison(paper: PaperRow, images: Sequence[CountedImage], ours: NetworkSize, theirs: NetworkSize) -> List[str]:

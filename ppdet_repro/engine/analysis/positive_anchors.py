@@ -1,10 +1,7 @@
 """Counts the positive anchors that objects of different sizes get from the assigners of several configs.
 
 Only boxes and anchors are needed: no image is decoded and no network runs. The anchors take the place of predictions,
-as the predictions of an untrained network are nearly the anchors.
-
-G objects of an image, S sizes.
-Source: YOLOF, figure 6.
+as the predictions of an untrained network are nearly the anchors. Source: YOLOF, figure 6.
 """
 
 from __future__ import annotations
@@ -32,8 +29,8 @@ PAD = 32  # images are padded to a multiple of it
 class PositiveCounts(NamedTuple):
     """The counts for one config, by size of object."""
 
-    objects: np.ndarray  # [S]
-    anchors: np.ndarray  # [S], positive anchors of all these objects
+    objects: np.ndarray
+    anchors: np.ndarray  # positive anchors of all these objects
 
     @property
     def per_object(self) -> List[float]:
@@ -53,7 +50,6 @@ def count_positives(configs: Sequence[Config], number: int) -> Dict[str, Positiv
     `bbox_assigner`, or if its EvalReader does not contain exactly one `Resize`.
     """
     dataset = build(configs[0], "TrainDataset")
-    dataset.load()
     return {cfg.name: count_for_config(cfg, dataset, number) for cfg in configs}
 
 
@@ -87,7 +83,7 @@ def part_with_assigner(cfg: Config) -> str:
 
 @paddle.no_grad()
 def positives_per_object(head: Any, boxes: np.ndarray, size: Size, resize: Resize) -> np.ndarray:
-    """The number of different positive anchors [G] of each box [G, 4], in pixels of an image of this size."""
+    """The number of different positive anchors of each box [G, 4], in pixels of an image of this size."""
     target = resized_size(size, resize.target_size, resize.keep_ratio)
     scale = np.array([target.width / size.width, target.height / size.height] * 2, np.float32)
     height, width = (math.ceil(side / PAD) * PAD for side in target)

@@ -5,6 +5,7 @@ A head's `assignment` describes them. Images are RGB uint8 [H, W, 3].
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import List, Optional, Sequence, Union
@@ -49,7 +50,6 @@ def show_assignment(
         progress: The training progress to assume, from 0 to 1 (SAPD selects levels in another way in the first half).
     """
     source = build(cfg, "TrainDataset")
-    source.load()
     chosen = [find_image(source, name) for name in images] or list(range(min(number, len(source))))
     paddle.seed(seed)
     model = build_model(cfg)
@@ -71,11 +71,12 @@ def show_assignment(
     return lines
 
 
+@dataclass
 class Reordered:
     """A dataset in another order, for a reader that does not shuffle."""
 
-    def __init__(self, source: Source, order: Sequence[int]):
-        self.source, self.order = source, order
+    source: Source
+    order: Sequence[int]
 
     def __len__(self) -> int:
         return len(self.order)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, NamedTuple, Sequence
 
+from ppdet_repro.metrics.detections import Document, Rows
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.table import text_table
 
@@ -46,11 +47,8 @@ def import_tidecv() -> Any:
     return tidecv
 
 
-def tide_errors(truth: Dict[str, Any], rows: Sequence[Dict[str, Any]], image_ids: Sequence[int]) -> TideErrors:
-    """Compute the errors of the rows of a COCO result file on these images.
-
-    `truth` is the content of an annotation file, from `load_coco_json`. Raises UserError if tidecv is not installed.
-    """
+def tide_errors(truth: Document, rows: Rows, image_ids: Sequence[int]) -> TideErrors:
+    """Compute the errors of detections on these images. Raises UserError if tidecv is not installed."""
     package = import_tidecv()
     evaluated = set(image_ids)
     expected, found = package.Data("truth"), package.Data("detections")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Union
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Union
 
 import numpy as np
 import paddle
@@ -24,17 +24,14 @@ from ppdet_repro.data.source.base import Source
 from ppdet_repro.engine.analysis.report import EvaluationResult, write_report
 from ppdet_repro.engine.analysis.tide import import_tidecv, tide_errors
 from ppdet_repro.engine.distributed import gather
-from ppdet_repro.engine.evaluation.multi_scale import (
-    MultiViewDetector,
-    ViewBatches,
-    group_batches,
-    list_views,
-    reader_of_view,
-)
+from ppdet_repro.engine.evaluation import multi_scale
+from ppdet_repro.engine.models import mode
 from ppdet_repro.metrics.coco import COCOScores, evaluate_coco, load_coco_json
 from ppdet_repro.metrics.detections import (
+    Document,
     ImageDetections,
     Objects,
+    Rows,
     coco_document,
     coco_rows,
     from_coco_rows,
@@ -42,15 +39,14 @@ from ppdet_repro.metrics.detections import (
     split_batch,
 )
 from ppdet_repro.metrics.voc import VOCScores, evaluate_voc
-from ppdet_repro.metrics.voc_files import write_voc_files
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import write_output
 from ppdet_repro.utils.logger import get_logger
 
 RESULT_FILE = "bbox.json"
 
-Rows = List[Dict[str, Any]]
 Scores = Union[COCOScores, VOCScores]
+AnyBatch = Union[Batch, multi_scale.ViewBatches]
 
 
 def evaluate(model: nn.Layer, cfg: Config, dataset: Optional[Source] = None) -> Dict[str, float]:
@@ -83,18 +79,19 @@ def evaluate(model: nn.Layer, cfg: Config, dataset: Optional[Source] = None) -> 
     """
     run, reader = cfg.run, build(cfg, "EvalReader")
     dataset = build(cfg, "EvalDataset") if dataset is None else dataset
-    dataset.load()
     check_evaluation(dataset, cfg)
     rank, world = dist.get_rank(), dist.get_world_size()
 
     def batches_of(reader: EvalReader) -> Iterable[Batch]:
         return reader.batches(dataset, epoch=0, epochs_total=1, seed=0, workers=run.worker_num, rank=rank, world=world)
 
-    batches: Iterable[Union[Batch, ViewBatches]] = batches_of(reader)
-    views = list_views(run.test_scales or [], run.test_flip)
+    batches: Iterable[AnyBatch] = batches_of(reader)
+    views = multi_scale.list_views(run.test_scales or [], run.test_flip)
     if views:
-        batches = group_batches([batches_of(reader_of_view(reader, view)) for view in views])
-        model = MultiViewDetector(model, views)
+        readers = [multi_scale.reader_of_view(reader, view) for view in views]
+        groups = zip(*(batches_of(reader) for reader in readers))  # the same images in the same order
+        batches = (multi_scale.ViewBatches(im_id=group[0]["im_id"], views=group) for group in groups)
+        model = multi_scale.MultiViewDetector(model, views)
     start = time.perf_counter()
     parts = gather(list(detect(model, batches, len(dataset))))
     scores: Dict[str, float] = {}
@@ -106,25 +103,19 @@ def evaluate(model: nn.Layer, cfg: Config, dataset: Optional[Source] = None) -> 
     return gather(scores)[0]
 
 
-def detect(model: nn.Layer, batches: Iterable[Union[Batch, ViewBatches]], images: int) -> Iterator[ImageDetections]:
+def detect(model: nn.Layer, batches: Iterable[AnyBatch], images: int) -> Iterator[ImageDetections]:
     """Run a detector on batches and yield the detections of each image. The model is in eval mode meanwhile.
 
     `images` is the number of images on all processes, for the progress bar of the first process.
     """
-    was_training = model.training
-    model.eval()
-    try:
-        hidden = True if dist.get_rank() else None  # None: hidden unless on a terminal
-        with tqdm(total=images, unit="img", desc="detecting", disable=hidden) as bar:
-            for batch in batches:
-                with paddle.no_grad():
-                    found = model(batch)
-                rows = split_batch(*(t.numpy() for t in (batch["im_id"], found["bbox"], found["bbox_num"])))
-                yield from rows
-                bar.update(min(len(rows) * dist.get_world_size(), images - bar.n))
-    finally:
-        if was_training:
-            model.train()
+    hidden = True if dist.get_rank() else None  # None: hidden unless on a terminal
+    with mode(model, training=False), tqdm(total=images, unit="img", desc="detecting", disable=hidden) as bar:
+        for batch in batches:
+            with paddle.no_grad():
+                found = model(batch)
+            rows = split_batch(*(t.numpy() for t in (batch["im_id"], found["bbox"], found["bbox_num"])))
+            yield from rows
+            bar.update(min(len(rows) * dist.get_world_size(), images - bar.n))
 
 
 def evaluate_detections(detections: Sequence[ImageDetections], dataset: Source, run: RunSettings) -> Dict[str, float]:
@@ -144,16 +135,13 @@ def evaluate_detections(detections: Sequence[ImageDetections], dataset: Source, 
         objects = voc_truth(dataset)
         truth = coco_document(objects, dataset.category_ids, dataset.class_names)
         scores = evaluate_voc(objects, detections, dataset.class_names, run.map_type)
-    log_scores(scores, f"evaluation of {len(detections)} images", run.classwise)
-    analyze(truth, rows, detections, dataset, scores, run)
+    report(f"evaluation of {len(detections)} images", truth, rows, detections, dataset, scores, run)
     return scores.values()
 
 
 def evaluate_file(cfg: Config) -> Dict[str, float]:
-    """Compute the scores of the detections that an evaluation wrote to `output_eval`/bbox.json.
-
-    Raises UserError if the file is missing or not in COCO's format, or the metric is not COCO.
-    """
+    """Compute the scores of the detections that an evaluation wrote to `output_eval`/bbox.json. Raises UserError if the
+    file is missing or not in COCO's format, or the metric is not COCO."""
     run = cfg.run
     if run.metric != "COCO":
         raise UserError(f"{cfg.path}: metric is {run.metric}; only COCO result files can be evaluated")
@@ -168,27 +156,24 @@ def evaluate_file(cfg: Config) -> Dict[str, float]:
     dataset = build(cfg, "EvalDataset")
     truth, ids = load_coco_json(annotation_file(dataset)), dataset.table.ids.tolist()
     scores = evaluate_coco(truth, rows, ids)
-    log_scores(scores, f"evaluation of {path}", run.classwise)
-    analyze(truth, rows, from_coco_rows(rows, dataset.category_ids, ids, run.bias), dataset, scores, run)
+    detections = from_coco_rows(rows, dataset.category_ids, ids, run.bias)
+    report(f"evaluation of {path}", truth, rows, detections, dataset, scores, run)
     return scores.values()
 
 
-def log_scores(scores: Scores, title: str, per_class: bool) -> None:
-    """Log the scores as tables."""
-    get_logger().info(f"{title}\n{scores.table()}")
-    if per_class:
-        get_logger().info(f"per class\n{scores.class_table()}")
-
-
-def analyze(
-    truth: Dict[str, Any],
+def report(
+    title: str,
+    truth: Document,
     rows: Rows,
     detections: Sequence[ImageDetections],
     dataset: Source,
     scores: Scores,
     run: RunSettings,
 ) -> None:
-    """Log TIDE's errors and write the report, if the settings ask for them."""
+    """Log the scores as tables; also log TIDE's errors and write the HTML report, if the settings ask for them."""
+    get_logger().info(f"{title}\n{scores.table()}")
+    if run.classwise:
+        get_logger().info(f"per class\n{scores.class_table()}")
     errors = None
     if run.tide:
         errors = tide_errors(truth, rows, [image.im_id for image in detections])
@@ -208,11 +193,22 @@ def write_rows(rows: Rows, folder: Union[str, Path]) -> None:
     get_logger().info(f"{len(rows)} detections written to {path}")
 
 
-def write_server_files(detections: Sequence[ImageDetections], dataset: Source, folder: Union[str, Path]) -> None:
-    """Write the files for the VOC evaluation server. The dataset's annotation file names the split."""
+def write_server_files(detections: Sequence[ImageDetections], dataset: Source, folder: str) -> None:
+    """Write detections as the PASCAL VOC evaluation server takes them: `folder`/comp4_det_SPLIT_CLASS.txt per class.
+
+    The dataset's annotation file names the split. Files have lines "image score x1 y1 x2 y2" with the coordinates of
+    the annotations, in which VOC counts pixels from 1.
+    """
     names = {int(im_id): Path(file).stem for im_id, file in zip(dataset.table.ids, dataset.table.files)}
+    lines: List[List[str]] = [[] for _ in dataset.class_names]
+    for image in detections:
+        for label, score, *box in image.rows.tolist():
+            sides = " ".join(f"{side:.2f}" for side in box)
+            lines[int(label)].append(f"{names[image.im_id]} {score:.6f} {sides}\n")
     split = Path(dataset.anno_path or "set").stem
-    paths = write_voc_files(detections, dataset.class_names, names, split, Path(folder))
+    paths = [Path(folder) / f"comp4_det_{split}_{name}.txt" for name in dataset.class_names]
+    for path, of_class in zip(paths, lines):
+        write_output(path, "".join(of_class).encode())
     get_logger().info(f"for the VOC server: {paths[0]} and {len(paths) - 1} more")
 
 
@@ -238,8 +234,8 @@ def check_evaluation(dataset: Source, cfg: Config) -> None:
         annotation_file(dataset)
     elif not run.save_prediction_only and not {"gt_bbox", "gt_class"} <= set(dataset.record(0)):
         raise UserError("metric VOC needs gt_bbox and gt_class in EvalDataset.data_fields")
-    for view in list_views(run.test_scales or [], run.test_flip):
-        reader_of_view(build(cfg, "EvalReader"), view)
+    for view in multi_scale.list_views(run.test_scales or [], run.test_flip):
+        multi_scale.reader_of_view(build(cfg, "EvalReader"), view)
 
 
 def annotation_file(dataset: Source) -> Path:

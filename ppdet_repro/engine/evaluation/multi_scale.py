@@ -7,7 +7,7 @@ Source: the usual test-time augmentation of COCO results; YOLOF's Table 1 follow
 from __future__ import annotations
 
 import copy
-from typing import Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple, TypedDict
+from typing import Dict, List, NamedTuple, Sequence, Tuple, TypedDict
 
 import numpy as np
 import paddle
@@ -76,13 +76,8 @@ class MultiViewDetector(nn.Layer):
 
     def forward(self, batch: ViewBatches) -> Dict[str, Tensor]:
         """The detections as `Detector.forward` returns them."""
-        boxes, scores = zip(*(candidates(self.model, *pair) for pair in zip(batch["views"], self.views)))
-        return self.model.suppress(paddle.concat(boxes, axis=1), paddle.concat(scores, axis=2))._asdict()
-
-
-def group_batches(batches: Sequence[Iterable[Batch]]) -> Iterator[ViewBatches]:
-    """Group the batches of several readers, which have the same images in the same order."""
-    return (ViewBatches(im_id=group[0]["im_id"], views=group) for group in zip(*batches))
+        parts = [candidates(self.model, *pair) for pair in zip(batch["views"], self.views)]
+        return self.model.suppress(*merge(parts))._asdict()
 
 
 def candidates(model: Detector, batch: Batch, view: View) -> Tuple[Tensor, Tensor]:
@@ -98,3 +93,8 @@ def mirror(boxes: Tensor, widths: Tensor) -> Tensor:
     """Mirror boxes [B, N, 4] in images with the widths [B, 1]."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return paddle.stack([widths - x2, y1, widths - x1, y2], axis=-1)
+
+
+def merge(parts: Sequence[Tuple[Tensor, Tensor]]) -> Tuple[Tensor, Tensor]:
+    """Concatenate the candidates of all views: boxes [B, N, 4] and scores [B, K, N]."""
+    return paddle.concat([boxes for boxes, _ in parts], axis=1), paddle.concat([scores for _, scores in parts], axis=2)

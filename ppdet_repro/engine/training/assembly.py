@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Optional
+from typing import Callable, Dict, Iterator, Optional
 
 from paddle import nn
 
@@ -23,7 +23,7 @@ from ppdet_repro.engine.training.loop import Run, seed_everything
 from ppdet_repro.engine.training.step import NanGuard, Precision
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.optimizer.ema import ModelEMA
-from ppdet_repro.optimizer.phases import Phase, PhaseFreezer
+from ppdet_repro.optimizer.phases import PhaseFreezer
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 
@@ -33,22 +33,19 @@ Evaluation = Callable[[nn.Layer, Config, Source], Dict[str, float]]
 def assemble(cfg: Config, world: World, evaluation: Optional[Evaluation], offline: bool) -> Run:
     """Build the parts of a run; the model has its initial weights.
 
-    Args:
-        evaluation: Called with the detector, `cfg` and the loaded EvalDataset. None: no evaluation.
-        offline: Take the weights of a teacher from the cache only, if they are a URL.
-
-    Raises:
-        UserError: The config, its datasets and this machine do not fit together.
+    `evaluation` is called with the detector, `cfg` and the loaded EvalDataset, if it is not None. With `offline`,
+    weights of a teacher that are a URL are taken from the cache only. Raises UserError if the config, its datasets and
+    this machine do not fit together.
     """
     settings, make = cfg.run, partial(build, cfg)
     folder = Path(settings.save_dir) / cfg.name
 
     dataset = make("TrainDataset")
-    dataset.load()
     check_classes(dataset, cfg, "TrainDataset")
     evaluate = None if evaluation is None else bound(evaluation, cfg, make("EvalDataset"))
     phases = make("TrainPhases")
-    readers = [make("TrainReader", **reader_arguments(phase)) for phase in phases.phases]
+    sizes = [{} if phase.batch_size is None else {"batch_size": phase.batch_size} for phase in phases.phases]
+    readers = [make("TrainReader", **size) for size in sizes]
     with errors_from(cfg.path):
         data = TrainData(
             dataset, phases, readers, settings.epoch, settings.worker_num, settings.accumulate_steps, world
@@ -103,14 +100,8 @@ def errors_from(path: Path) -> Iterator[None]:
 
 def bound(evaluation: Evaluation, cfg: Config, dataset: Source) -> Callable[[nn.Layer], Dict[str, float]]:
     """The evaluation as a function of the detector alone. UserError: it cannot run on the dataset."""
-    dataset.load()
     check_evaluation(dataset, cfg)
     return lambda detector: evaluation(detector, cfg, dataset)
-
-
-def reader_arguments(phase: Phase) -> Dict[str, Any]:
-    """What a phase changes about the TrainReader."""
-    return {} if phase.batch_size is None else {"batch_size": phase.batch_size}
 
 
 def log_size(detector: Detector, parameters: bool, preprocess: Optional[list]) -> None:
@@ -124,9 +115,7 @@ def log_size(detector: Detector, parameters: bool, preprocess: Optional[list]) -
 
 def learning_rate_scale(settings: RunSettings, batch_size: int, processes: int) -> float:
     """The factor on base_lr: images per update of this run over `base_batch_size`, or 1 without that setting.
-
-    Source: Goyal et al., "Accurate, Large Minibatch SGD", 2017.
-    """
+    Source: Goyal et al., "Accurate, Large Minibatch SGD", 2017."""
     if settings.base_batch_size is None:
         return 1.0
     images = batch_size * processes * settings.accumulate_steps

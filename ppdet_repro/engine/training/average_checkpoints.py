@@ -18,6 +18,7 @@ from paddle import nn
 from ppdet_repro.core.config import Config, build, build_model
 from ppdet_repro.core.contract import Batch
 from ppdet_repro.engine.model_weights import Weights, load_exact, weights_of
+from ppdet_repro.engine.models import mode
 from ppdet_repro.engine.training.checkpoint import MODEL
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.optimizer.ema import RUNNING_STATISTICS
@@ -38,8 +39,7 @@ def average_checkpoints(paths: Sequence[str], output: str, cfg: Optional[Config]
         batches: How many batches of TrainReader to measure on.
 
     Raises:
-        UserError: A file cannot be read, the files belong to different models, running statistics differ and there is
-            no config, or the output cannot be written.
+        UserError: A file cannot be read or written, the files belong to different models, or a config is needed.
     """
     files = [Path(path) / MODEL if Path(path).is_dir() else Path(path) for path in paths]
     if not output.endswith(".pdparams"):
@@ -90,11 +90,7 @@ def average(states: Sequence[Mapping[str, np.ndarray]], files: Sequence[Path]) -
 def with_new_statistics(cfg: Config, file: Path, weights: Weights, batches: int) -> Weights:
     """The weights with running statistics measured on the config's training images.
 
-    Args:
-        file: One of the averaged files, to check that it belongs to the config's model.
-
-    Raises:
-        UserError: It belongs to another model.
+    `file` is one of the averaged files. Raises UserError if it does not belong to the config's model.
     """
     model = build_model(cfg)
     load_exact(model, file)
@@ -102,9 +98,9 @@ def with_new_statistics(cfg: Config, file: Path, weights: Weights, batches: int)
     dataset = build(cfg, "TrainDataset")
     dataset.load()
     reader = build(cfg, "TrainReader")
-    epoch = max(cfg.run.epoch - 1, 0)  # the transforms of the last epoch
-    images = reader.batches(
-        dataset, epoch=epoch, epochs_total=max(cfg.run.epoch, 1), seed=cfg.run.seed, workers=cfg.run.worker_num
+    run, total = cfg.run, max(cfg.run.epoch, 1)
+    images = reader.batches(  # with the transforms of the last epoch
+        dataset, epoch=total - 1, epochs_total=total, seed=run.seed, workers=run.worker_num
     )
     measure_statistics(model, islice(images, batches))
     return weights_of(model)
@@ -116,21 +112,13 @@ def measure_statistics(model: Detector, batches: Iterable[Batch]) -> None:
 
     With momentum i / (i + 1) at batch i, counted from 0, the running value is the mean of i + 1 values.
     """
-    norms = [
-        layer
-        for layer in model.sublayers()
-        if isinstance(layer, (nn.BatchNorm2D, nn.SyncBatchNorm)) and not is_frozen(layer)
-    ]
+    kinds = (nn.BatchNorm2D, nn.SyncBatchNorm)
+    norms = [layer for layer in model.sublayers() if isinstance(layer, kinds) and not is_frozen(layer)]
     momenta = [momentum(norm) for norm in norms]
-    was_training = model.training
-    model.train()
-    try:
+    with mode(model, training=True):
         for i, batch in enumerate(batches):
             for norm in norms:
                 set_momentum(norm, i / (i + 1))
             model.raw(batch["image"])
-    finally:
-        for norm, value in zip(norms, momenta):
-            set_momentum(norm, value)
-        if not was_training:
-            model.eval()
+    for norm, value in zip(norms, momenta):
+        set_momentum(norm, value)

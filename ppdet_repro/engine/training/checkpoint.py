@@ -73,14 +73,7 @@ def list_checkpoints(run_folder: Path) -> List[Path]:
 
 
 def save_checkpoint(run_folder: Path, objects: Checkpointed, state: RunState, weights: Weights) -> Path:
-    """Write the checkpoint of epoch `state.epoch` and return its folder.
-
-    Args:
-        weights: The weights to evaluate, which become `model.pdparams`.
-
-    Raises:
-        OSError: The disk is full, or the folder is not writable.
-    """
+    """Write the checkpoint of epoch `state.epoch` and return its folder; `weights` are those to evaluate."""
     path = checkpoints_folder(run_folder) / f"epoch_{state.epoch:04d}"
     path.parent.mkdir(parents=True, exist_ok=True)
     content: Dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(state)}
@@ -111,24 +104,14 @@ def keep_newest(run_folder: Path, count: int, best_epoch: int) -> None:
 
 
 def find_checkpoint(resume: str, run_folder: Path) -> Optional[Path]:
-    """The checkpoint that `--resume` refers to.
-
-    Args:
-        resume: A checkpoint's folder, or `auto` for the newest readable checkpoint of the run.
-
-    Returns:
-        The checkpoint's folder, or None for `auto` if the run has no checkpoint.
-
-    Raises:
-        UserError: The given folder is not a checkpoint.
-    """
+    """The checkpoint that `--resume` refers to: this folder, or for `auto` the newest readable one of the run, if any.
+    Raises UserError if the given folder is not a checkpoint."""
     if resume != "auto":
         path = Path(resume).expanduser()
         if not (path / STATE).is_file():
             raise UserError(
                 f"--resume {resume}: not a checkpoint (a folder with {STATE}); give a folder inside "
-                f"{checkpoints_folder(run_folder)}, or auto. To start from weights use "
-                f"-o pretrain_weights={resume}"
+                f"{checkpoints_folder(run_folder)}, or auto. To start from weights use -o pretrain_weights={resume}"
             )
         return path
     for path in reversed(list_checkpoints(run_folder)):
@@ -150,10 +133,7 @@ def epochs_done(path: Path) -> int:
 
 def restore_checkpoint(path: Path, objects: Checkpointed) -> RunState:
     """Load a checkpoint into the objects of a run that was built from the same config.
-
-    Raises:
-        UserError: The checkpoint is damaged, or belongs to another model, optimizer or `use_ema`.
-    """
+    Raises UserError if the checkpoint is damaged, or belongs to another model, optimizer or `use_ema`."""
     content = _read_json(path)
     if ("ema" in content) != (objects.ema is not None):
         had = "with" if "ema" in content else "without"

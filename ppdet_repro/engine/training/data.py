@@ -18,8 +18,7 @@ from ppdet_repro.utils.errors import UserError
 class TrainData:
     """A training set with a reader for each phase.
 
-    Raises:
-        UserError: The dataset has no boxes or classes, or the epochs of the phases have different numbers of updates.
+    Raises UserError if the dataset has no boxes or classes, or the phases' epochs have different numbers of updates.
     """
 
     dataset: Source

@@ -6,7 +6,7 @@ import random
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterable, Mapping, Optional, Sequence
+from typing import Callable, ContextManager, Iterable, Mapping, Optional, Sequence
 
 import numpy as np
 import paddle
@@ -18,7 +18,7 @@ from ppdet_repro.engine.model_weights import Weights, weights_of
 from ppdet_repro.engine.training import run_folder
 from ppdet_repro.engine.training.checkpoint import MODEL, Checkpointed, RunState, epochs_done, restore_checkpoint
 from ppdet_repro.engine.training.data import TrainData
-from ppdet_repro.engine.training.progress import SilentLog, TrainLog
+from ppdet_repro.engine.training.progress import TrainLog
 from ppdet_repro.engine.training.step import NanGuard, Precision, StepReport, TrainStep
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.optimizer.ema import ModelEMA
@@ -35,12 +35,14 @@ def train_one_epoch(
     model: nn.Layer,
     batches: Iterable[Sequence[Batch]],
     step: Callable[[Sequence[Batch]], StepReport],
-    log: Callable[[StepReport], None],
+    log: Optional[Callable[[StepReport], None]],
 ) -> None:
     """Train for one pass over the data: one update for each list of batches."""
     model.train()
     for group in batches:
-        log(step(group))
+        report = step(group)
+        if log is not None:
+            log(report)
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,7 @@ class TrainingLoop:
         get_logger().info(f"resumed from {path}: {self.state.epoch} of {run.data.epochs} epochs are done")
 
     def train(self) -> RunState:
-        """Train the remaining epochs and write the final weights.
-
-        Raises:
-            UserError: The folder or the final weights cannot be written, or a loss is not finite.
-        """
+        """Train the remaining epochs and write the final weights. Raises UserError if that fails."""
         run, state = self.run, self.state
         with self.open_log() as log:
             while state.epoch < run.data.epochs and not self.out_of_patience():
@@ -123,11 +121,11 @@ class TrainingLoop:
             get_logger().info(f"done: {path}{best}")
         return state
 
-    def open_log(self) -> TrainLog:
-        """The log of this process; only the first process writes one."""
+    def open_log(self) -> ContextManager[Optional[TrainLog]]:
+        """The log of this process; only the first process has one."""
         run = self.run
         if run.world.rank > 0:
-            return SilentLog()
+            return nullcontext()
         run_folder.prepare(run.folder)
         return TrainLog(
             run.folder / run_folder.LOG,
@@ -149,7 +147,7 @@ class TrainingLoop:
         )
         return True
 
-    def one_epoch(self, log: TrainLog) -> None:
+    def one_epoch(self, log: Optional[TrainLog]) -> None:
         """Train the next epoch, in a new phase if one starts with it."""
         run, state = self.run, self.state
         phase = run.data.phases.at(state.epoch)
@@ -159,12 +157,13 @@ class TrainingLoop:
             get_logger().info(f"from epoch {phase.start + 1} on: {phase}")
         seed_everything(state.seed, state.epoch + 1, run.world.rank)
         batches = run.data.batches(state.epoch, state.seed)
-        log.start_epoch()
+        if log is not None:
+            log.start_epoch()
         train_one_epoch(run.model, batches, self.step, log)
         state.epoch += 1
         state.step = run.schedule.last_epoch
 
-    def snapshot(self, log: TrainLog) -> None:
+    def snapshot(self, log: Optional[TrainLog]) -> None:
         """Evaluate, if the run evaluates, and save a checkpoint; both with the moving average if there is one."""
         run, state = self.run, self.state
         weights: Weights = {}
@@ -175,7 +174,8 @@ class TrainingLoop:
             if run.evaluate is not None:
                 state.metrics = {name: float(value) for name, value in run.evaluate(run.detector).items()}
                 is_best = self.update_best(state.metrics)
-                log.evaluation(state.metrics)
+                if log is not None:
+                    log.evaluation(state.metrics)
         if run.ema:
             run.ema.end_cycle()
         if run.world.rank == 0:

@@ -12,6 +12,7 @@ import math
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
@@ -26,45 +27,27 @@ from ppdet_repro.utils.logger import get_logger
 BAR = "{desc} {bar:20} {n_fmt}/{total_fmt} {postfix}"
 
 
+@dataclass
 class TrainLog:
-    """Logs a training run. Call it with the report of every update.
+    """Logs a training run. Call it with the report of every update."""
 
-    Args:
-        path: The file `log.jsonl`.
-        epochs: Epochs of the run.
-        steps: Updates per epoch.
-        done: Updates that are already done when a run is resumed. Lines of later updates are removed from the file.
-        log_iter: Updates from one line to the next.
-        processes: The number of processes, each of which trains on as many images as this one.
-        vdl_dir: Folder for the curves for VisualDL; None: no curves.
-    """
+    path: Path  # of `log.jsonl`
+    epochs: int
+    steps: int  # updates per epoch
+    done: int = 0  # updates that are already done when a run is resumed; lines of later ones are removed from the file
+    log_iter: int = 20  # updates from one line to the next
+    processes: int = 1  # each of them trains on as many images as this one
+    vdl_dir: Optional[str] = None  # receives the curves for VisualDL; None: no curves
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        epochs: int,
-        steps: int,
-        done: int = 0,
-        log_iter: int = 20,
-        processes: int = 1,
-        vdl_dir: Optional[str] = None,
-    ):
-        self.path = path
-        self.epochs = epochs
-        self.steps = steps
-        self.done = done
-        self.log_iter = log_iter
-        self.processes = processes
+    def __post_init__(self) -> None:
         self.seconds: List[float] = []  # per recent update, with the time that its data took
         self.window: List[StepReport] = []  # since the last line
         self.last = time.perf_counter()
         self.bar: Optional[tqdm] = None
         self.closing = ExitStack()
-        keep_lines_until(path, done)
-        self.writer = None
-        if vdl_dir is not None:
-            self.writer = open_visualdl(vdl_dir)
+        keep_lines_until(self.path, self.done)
+        self.writer = None if self.vdl_dir is None else open_visualdl(self.vdl_dir)
+        if self.writer is not None:
             self.closing.callback(self.writer.close)
 
     def __enter__(self) -> TrainLog:
@@ -139,26 +122,6 @@ class TrainLog:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-
-
-class SilentLog(TrainLog):
-    """Logs nothing. All processes but the first use it."""
-
-    def __init__(self) -> None:
-        self.closing = ExitStack()
-        self.bar = None
-
-    def __enter__(self) -> SilentLog:
-        return self
-
-    def start_epoch(self) -> None:
-        pass
-
-    def __call__(self, report: StepReport) -> None:
-        pass
-
-    def evaluation(self, metrics: Mapping[str, float]) -> None:
-        pass
 
 
 def finite_mean(values: Sequence[float]) -> float:

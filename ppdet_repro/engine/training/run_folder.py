@@ -6,14 +6,8 @@ import shutil
 from pathlib import Path
 
 from ppdet_repro.engine.model_weights import Weights
-from ppdet_repro.engine.training.checkpoint import (
-    Checkpointed,
-    RunState,
-    checkpoints_folder,
-    keep_newest,
-    list_checkpoints,
-    save_checkpoint,
-)
+from ppdet_repro.engine.training import checkpoint
+from ppdet_repro.engine.training.checkpoint import Checkpointed, RunState, checkpoints_folder, list_checkpoints
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import remove_leftovers
 from ppdet_repro.utils.logger import get_logger
@@ -21,14 +15,13 @@ from ppdet_repro.utils.weights import save_state
 
 LOG = "log.jsonl"
 BEST_MODEL, FINAL_MODEL = "best_model.pdparams", "model_final.pdparams"
-PREVIOUS = "previous"
 
 
 def set_aside(folder: Path) -> None:
     """Move the files of an earlier run into the subfolder `previous`, so that no run resumes another one's."""
     if not list_checkpoints(folder):
         return
-    previous = folder / PREVIOUS
+    previous = folder / "previous"
     shutil.rmtree(previous, ignore_errors=True)
     previous.mkdir()
     for path in (checkpoints_folder(folder), *(folder / name for name in (LOG, BEST_MODEL, FINAL_MODEL))):
@@ -55,15 +48,12 @@ def save_snapshot(
     try:
         if is_best:
             save_state(folder / BEST_MODEL, weights)
-        path = save_checkpoint(folder, objects, state, weights)
+        path = checkpoint.save_checkpoint(folder, objects, state, weights)
     except OSError as error:
-        saved = list_checkpoints(folder)
-        last = f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"
-        get_logger().error(
-            f"could not save epoch {state.epoch} in {folder}: {error.strerror}; training continues, {last}"
-        )
+        what = f"could not save epoch {state.epoch} in {folder}: {error.strerror}"
+        get_logger().error(f"{what}; training continues, {newest(folder)}")
         return
-    keep_newest(folder, checkpoints_kept, state.best_epoch)
+    checkpoint.keep_newest(folder, checkpoints_kept, state.best_epoch)
     get_logger().info(f"saved {path}")
 
 
@@ -73,9 +63,12 @@ def save_final_weights(folder: Path, weights: Weights) -> Path:
     try:
         save_state(path, weights)
     except OSError as error:
-        saved = list_checkpoints(folder)
-        raise UserError(
-            f"{path}: cannot save the final weights: {error.strerror}; the last good checkpoint is "
-            f"{saved[-1] if saved else 'none'}. Free some space, then use --resume auto"
-        ) from error
+        what = f"{path}: cannot save the final weights: {error.strerror}; {newest(folder)}"
+        raise UserError(f"{what}. Free some space, then use --resume auto") from error
     return path
+
+
+def newest(folder: Path) -> str:
+    """The newest checkpoint in words."""
+    saved = list_checkpoints(folder)
+    return f"the last good checkpoint is {saved[-1]}" if saved else "there is no checkpoint yet"

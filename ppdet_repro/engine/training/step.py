@@ -1,11 +1,9 @@
-"""One update of a model: forward, backward, averaging over processes, check for NaN, optimizer, moving average.
-
-k batches per update, whose gradients are averaged; L losses.
-"""
+"""One update of a model: forward, backward, averaging over processes, check for NaN, optimizer, moving average."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Literal, Mapping, NamedTuple, Optional, Sequence, Tuple, cast
 
@@ -65,33 +63,28 @@ class Precision:
             self.scaler.update()
 
 
+@dataclass
 class NanGuard:
     """Handles updates whose losses or gradients are not finite.
 
     The process where they occurred saves its batches in `folder`. Then the run stops, or the update is skipped.
     """
 
-    def __init__(self, action: Literal["stop", "skip"], folder: Path, rank: int = 0):
-        self.action = action
-        self.folder = folder
-        self.rank = rank
-        self.in_a_row = 0
-        self.saved = 0
+    action: Literal["stop", "skip"]
+    folder: Path
+    rank: int = 0
+    in_a_row: int = 0
+    saved: int = 0
 
     def passed(self) -> None:
         """Note that an update was finite."""
         self.in_a_row = 0
 
     def caught(self, step: int, culprits: Sequence[str], batches: Sequence[Batch]) -> None:
-        """Handle an update that was not finite.
+        """Handle update number `step`, which was not finite.
 
-        Args:
-            step: The number of the update, from 1.
-            culprits: The names of this process's values that are not finite; empty if only other processes have some.
-            batches: The batches of the update.
-
-        Raises:
-            UserError: The run must stop, or too many updates in a row were skipped.
+        `culprits` are the names of this process's values that are not finite; empty if only other processes have some.
+        Raises UserError if the run must stop, or too many updates in a row were skipped.
         """
         self.in_a_row += 1
         message = f"update {step}: not finite: another process's losses or gradients"
@@ -127,28 +120,21 @@ class NanGuard:
         return f", saved in {path}"
 
 
+@dataclass
 class TrainStep:
-    """Updates a model once per call, with the mean gradient of the call's k batches."""
+    """Updates a model once per call, with the mean gradient of the call's batches."""
 
-    def __init__(
-        self,
-        model: nn.Layer,
-        optimizer: paddle.optimizer.Optimizer,
-        schedule: Schedule,
-        guard: NanGuard,
-        world: World,
-        ema: Optional[ModelEMA] = None,
-        precision: Optional[Precision] = None,
-    ):
-        self.model = model
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.guard = guard
-        self.world = world
-        self.ema = ema
-        self.precision = precision or Precision()
-        self.parameters = [p for p in model.parameters() if not p.stop_gradient]
-        self.statistics = distributed.running_statistics(model)
+    model: nn.Layer
+    optimizer: paddle.optimizer.Optimizer
+    schedule: Schedule
+    guard: NanGuard
+    world: World
+    ema: Optional[ModelEMA] = None
+    precision: Precision = field(default_factory=Precision)
+
+    def __post_init__(self) -> None:
+        self.parameters = [p for p in self.model.parameters() if not p.stop_gradient]
+        self.statistics = distributed.running_statistics(self.model)
 
     def __call__(self, batches: Sequence[Batch]) -> StepReport:
         started = time.perf_counter()
@@ -171,17 +157,15 @@ class TrainStep:
         rate = self.schedule.last_lr
         self.schedule.step()
         images = sum(len(batch["image"]) for batch in batches)
-        losses = dict(zip(names[:-1], values))
-        return StepReport(losses, rate, images, time.perf_counter() - started)
+        return StepReport(dict(zip(names[:-1], values)), rate, images, time.perf_counter() - started)
 
     def _backward(self, batches: Sequence[Batch]) -> Tuple[List[str], paddle.Tensor]:
-        """Compute the gradient of the batches' mean loss; it is left in the parameters.
+        """Compute the gradient of the batches' mean loss, which is left in the parameters.
 
-        Returns:
-            The names of the losses and "gradients"; and the mean losses with one more value [L + 1], which is finite
-            if all gradients are. With float16 it is 0: the loss scaler handles gradients that overflow.
+        Returns the names of the losses and "gradients"; and the mean losses with one more value, which is
+        finite if all gradients are. With float16 it is 0: the loss scaler handles gradients that overflow.
         """
-        values = []  # per batch, [L]
+        values = []  # per batch: a tensor of all losses
         for batch in batches:
             losses = self.precision.forward(self.model, batch)
             self.precision.backward(losses["loss"] / len(batches))
