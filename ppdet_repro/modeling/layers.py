@@ -59,26 +59,19 @@ def batch_norm(
     """Batch norm with its own weight decay.
 
     Args:
-        channels: number of channels
-        norm_type: `bn` or `sync_bn`. Both build the same layer; the training engine converts the model to
-            synchronized batch norm when it trains on several GPUs.
+        norm_type: `bn` or `sync_bn`, else a UserError is raised. Both build the same layer; the training engine
+            converts the model to synchronized batch norm when it trains on several GPUs.
         decay: L2 coefficient of weight and bias; None leaves them to the optimizer's
         frozen: use the running statistics in training too, and compute no gradients for weight and bias
         lr: factor on the learning rate of weight and bias
         momentum: the share of the old running statistics that an update keeps
         epsilon: added to the variance
-
-    Raises:
-        UserError: `norm_type` is unknown.
     """
     if norm_type not in NORM_TYPES:
         raise UserError(f"norm_type {norm_type!r} is not one of {', '.join(NORM_TYPES)}")
-    attr = ParamAttr(
-        learning_rate=0.0 if frozen else lr, regularizer=None if decay is None else L2Decay(decay), trainable=not frozen
-    )
-    layer = nn.BatchNorm2D(
-        channels, momentum, epsilon, weight_attr=attr, bias_attr=attr, use_global_stats=True if frozen else None
-    )
+    regularizer = None if decay is None else L2Decay(decay)
+    attr = ParamAttr(learning_rate=0.0 if frozen else lr, regularizer=regularizer, trainable=not frozen)
+    layer = nn.BatchNorm2D(channels, momentum, epsilon, attr, attr, use_global_stats=True if frozen else None)
     if frozen:
         freeze(layer)
     return layer
@@ -95,33 +88,20 @@ def conv2d(
     weight_attr: Optional[ParamAttr] = None,
     bias_attr: Union[ParamAttr, bool, None] = False,
 ) -> nn.Conv2D:
-    """Convolution, by default padded so that the map keeps its size at stride 1, and without bias.
+    """Convolution without bias, unless `bias_attr` is given; None is Paddle's default bias.
 
-    `bias_attr` None gives it Paddle's default bias.
+    By default it is padded so that the map keeps its size at stride 1.
     """
-    return nn.Conv2D(
-        in_channels,
-        out_channels,
-        kernel_size,
-        stride=stride,
-        padding=dilation * (kernel_size - 1) // 2 if padding is None else padding,
-        dilation=dilation,
-        groups=groups,
-        weight_attr=weight_attr,
-        bias_attr=bias_attr,
-    )
+    pad = dilation * (kernel_size - 1) // 2 if padding is None else padding
+    attrs = {"weight_attr": weight_attr, "bias_attr": bias_attr}
+    return nn.Conv2D(in_channels, out_channels, kernel_size, stride, pad, dilation, groups, **attrs)
 
 
 def conv3x3(in_channels: int, out_channels: int, bias: Optional[float] = 0.0, padding: int = 1) -> nn.Conv2D:
     """3x3 convolution with weights from N(0, 0.01). `bias` is the initial value of its bias; None: it has no bias."""
-    return nn.Conv2D(
-        in_channels,
-        out_channels,
-        3,
-        padding=padding,
-        weight_attr=ParamAttr(initializer=Normal(0.0, 0.01)),
-        bias_attr=False if bias is None else ParamAttr(initializer=Constant(bias)),
-    )
+    weight_attr = ParamAttr(initializer=Normal(0.0, 0.01))
+    bias_attr = False if bias is None else ParamAttr(initializer=Constant(bias))
+    return nn.Conv2D(in_channels, out_channels, 3, padding=padding, weight_attr=weight_attr, bias_attr=bias_attr)
 
 
 def conv_tower(
@@ -143,12 +123,9 @@ def prior_bias(probability: float) -> float:
 class ConvNorm(nn.Layer):
     """Convolution, normalization and, if one is given, an activation function.
 
-    Args:
-        conv: the convolution
-        norm: the normalization of its output
-        act: an activation function. It is a function rather than a layer because quantization-aware training adds
-            observers, and with them entries of the state dict, to activation layers.
-        names: names of the two layers in the state dict's keys. Published checkpoints differ in them.
+    The activation is a function rather than a layer because quantization-aware training adds observers, and with them
+    entries of the state dict, to activation layers. `names` are those of the two layers in the state dict's keys, in
+    which published checkpoints differ.
     """
 
     def __init__(
@@ -205,14 +182,8 @@ def offset_conv(
     Source: Zhu et al., "Deformable ConvNets v2", CVPR 2019; without a mask: Dai et al., "Deformable Convolutional
     Networks", ICCV 2017.
     """
-    return conv2d(
-        in_channels,
-        (3 if modulated else 2) * kernel_size**2,
-        kernel_size,
-        stride,
-        weight_attr=ParamAttr(initializer=Constant(0.0)),
-        bias_attr=bias_attr or ParamAttr(initializer=Constant(0.0)),
-    )
+    out_channels, zero = (3 if modulated else 2) * kernel_size**2, ParamAttr(initializer=Constant(0.0))
+    return conv2d(in_channels, out_channels, kernel_size, stride, weight_attr=zero, bias_attr=bias_attr or zero)
 
 
 def deform(x: paddle.Tensor, conv_offset: nn.Conv2D, conv: DeformConv2D) -> paddle.Tensor:

@@ -28,9 +28,8 @@ class DeformConv(nn.Layer):
     def __init__(self, in_channels: int, out_channels: int, weight: ParamAttr, bias: Optional[ParamAttr] = None):
         super().__init__()
         self.conv_offset = offset_conv(in_channels, 3, 1, bias)
-        self.conv_dcn = DeformConv2D(
-            in_channels, out_channels, 3, padding=1, weight_attr=weight, bias_attr=bias or False
-        )
+        attrs = {"weight_attr": weight, "bias_attr": bias or False}
+        self.conv_dcn = DeformConv2D(in_channels, out_channels, 3, padding=1, **attrs)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return deform(x, self.conv_offset, self.conv_dcn)

@@ -1,7 +1,4 @@
-"""Layers of DarkNet and of the necks of PP-YOLO.
-
-B images, C channels; H, W size of a feature map. Parameters have the names of PaddleDetection.
-"""
+"""Layers of DarkNet and of the necks of PP-YOLO. Parameters have the names of PaddleDetection."""
 
 from __future__ import annotations
 

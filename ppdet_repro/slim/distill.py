@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Union
+from typing import Dict, List
 
 import paddle
 from paddle import nn
@@ -12,15 +12,10 @@ from ppdet_repro.modeling.architectures.detector import Detector
 
 
 class Distilled(nn.Layer):
-    """A student with its teacher.
+    """A student with its trained teacher.
 
-    In training mode the model returns the student's losses and a distillation loss per feature map of the necks. In
-    evaluation mode it behaves like the student.
-
-    Args:
-        student: the detector to train
-        teacher: a trained detector
-        losses: a distillation loss per feature map, by name, in the order of the neck's outputs
+    In training mode the model returns the student's losses and a distillation loss per feature map of the necks:
+    `losses` has them by name, in the order of the neck's outputs. In evaluation mode it behaves like the student.
     """
 
     def __init__(self, student: Detector, teacher: Detector, losses: Dict[str, nn.Layer]):
@@ -43,21 +38,16 @@ class Distilled(nn.Layer):
         if not self.training:
             return self.student(batch)
         maps: List[paddle.Tensor] = []
-        hook = self.student.neck.register_forward_post_hook(lambda layer, inputs, output: maps.extend(listed(output)))
+        hook = self.student.neck.register_forward_post_hook(lambda layer, inputs, output: maps.extend(output))
         try:
             losses = self.student(batch)
         finally:
             hook.remove()
         with paddle.no_grad():
-            teacher_maps = listed(self.teacher.neck(self.teacher.backbone(batch["image"])))
+            teacher_maps = self.teacher.neck(self.teacher.backbone(batch["image"]))
         distilled = {
             name: loss(student_map, teacher_map, batch)
             for (name, loss), student_map, teacher_map in zip(self.distillation.items(), maps, teacher_maps)
         }
         total = losses.pop("loss")
         return {**losses, **distilled, "loss": total + sum(distilled.values())}
-
-
-def listed(output: Union[paddle.Tensor, List[paddle.Tensor]]) -> List[paddle.Tensor]:
-    """The feature maps of a neck, one or several, as a list."""
-    return paddle.utils.flatten(output)

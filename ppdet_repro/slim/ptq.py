@@ -72,30 +72,18 @@ class PTQ:
         self.quant_batch_num = quant_batch_num
 
     def quantize(self, folder: Path, files: Sequence[str], read: Read) -> None:
-        """Replace model.pdmodel and model.pdiparams in a folder by their int8 form.
+        """Replace the float32 model, model.pdmodel and model.pdiparams in `folder`, by its int8 form.
 
-        It has QuantizeLinear and DequantizeLinear operators around convolutions, as in ONNX.
-
-        Args:
-            folder: the folder of the float32 model
-            files: images to measure the ranges of activations on
-            read: reads one of them
-
-        Raises:
-            UserError: The model has no convolution.
+        It has QuantizeLinear and DequantizeLinear operators around convolutions, as in ONNX. The ranges of activations
+        are measured on the images `files`. Raises UserError if the model has no convolution.
         """
         with static_mode() as executor:
             program, feeds, _ = paddle.static.load_inference_model(str(folder / "model"), executor)
             if not any(operator.type in CONVOLUTIONS for operator in program.global_block().ops):
                 raise UserError("the model has no convolution to quantize")
             variables = [program.global_block().var(name) for name in feeds]
-            loader = paddle.io.DataLoader(
-                Calibration(files, read, feeds),
-                feed_list=variables,
-                places=[paddle.CPUPlace()],
-                return_list=False,
-                batch_size=1,
-            )
+            calibration, places = Calibration(files, read, feeds), [paddle.CPUPlace()]
+            loader = paddle.io.DataLoader(calibration, variables, places, return_list=False, batch_size=1)
             quantizer = PostTrainingQuantization(
                 executor=executor,
                 model_dir=str(folder),
@@ -144,7 +132,7 @@ class Calibration(paddle.io.Dataset):
 
 
 def choose(known: Mapping[str, str], given: Mapping[str, Any], key: str, default: str) -> str:
-    """The algorithm that a key of ptq_config names. UserError: there is none of that name."""
+    """The algorithm that a key of ptq_config names. Raises UserError if there is none of that name."""
     name = given.get(key, default)
     if name not in known:
         raise UserError(f"PTQ.ptq_config.{key} {name!r} is not one of {', '.join(known)}")

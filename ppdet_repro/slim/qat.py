@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 import paddle
 import paddle.nn.functional as F
@@ -23,30 +23,22 @@ from ppdet_repro.utils.errors import UserError
 
 BITS = 8
 WRAPPED = "._layer."  # what quantization inserts in the names of a layer's weights
-DEFAULTS = {
-    "weight_preprocess_type": None,
-    "activation_preprocess_type": None,
-    "weight_quantize_type": "channel_wise_abs_max",
-    "activation_quantize_type": "moving_average_abs_max",
-    "weight_bits": BITS,
-    "activation_bits": BITS,
-    "dtype": "int8",
-    "window_size": 10000,
-    "moving_rate": 0.9,
-    "quantizable_layer_type": ["Conv2D", "Linear"],
-    "fuse_conv_bn": False,
-    "onnx_format": True,
-}
-CHOICES = {
+CHOICES: Dict[str, Tuple[Any, ...]] = {  # the values of a key, the default first
     "weight_preprocess_type": (None, "PACT"),
     "activation_preprocess_type": (None, "PACT"),
-    "weight_quantize_type": ("abs_max", "channel_wise_abs_max"),
+    "weight_quantize_type": ("channel_wise_abs_max", "abs_max"),
     "activation_quantize_type": ("moving_average_abs_max",),
     "weight_bits": (BITS,),
     "activation_bits": (BITS,),
     "dtype": ("int8",),
     "fuse_conv_bn": (False,),
     "onnx_format": (True,),
+}
+DEFAULTS: Dict[str, Any] = {
+    **{key: known[0] for key, known in CHOICES.items()},
+    "window_size": 10000,
+    "moving_rate": 0.9,
+    "quantizable_layer_type": ["Conv2D", "Linear"],
 }
 LAYERS = ("Conv2D", "Linear", "Conv2DTranspose")
 
@@ -95,24 +87,20 @@ class QAT:
             raise UserError(f"QAT.quant_config.quantizable_layer_type {kinds!r} is not a list of {', '.join(LAYERS)}")
         if not 0 < settings["moving_rate"] < 1:
             raise UserError(f"QAT.quant_config.moving_rate {settings['moving_rate']} is not in (0, 1)")
-        self.settings = settings
-        self.print_model = print_model
+        self.settings, self.print_model = settings, print_model
 
     def quantize(self, model: nn.Layer) -> None:
         """Replace the model's convolutions and linear layers by layers that round their inputs and weights.
 
         The new layers hold the same weights. The model is changed in place.
         """
-        settings = self.settings
+        names = ("quantizable_layer_type", "weight_quantize_type", "activation_quantize_type", "moving_rate")
         ImperativeQuantAware(
-            quantizable_layer_type=settings["quantizable_layer_type"],
-            weight_quantize_type=settings["weight_quantize_type"],
-            activation_quantize_type=settings["activation_quantize_type"],
+            **{name: self.settings[name] for name in names},
             weight_bits=BITS,
             activation_bits=BITS,
-            moving_rate=settings["moving_rate"],
-            weight_preprocess_layer=PACT if settings["weight_preprocess_type"] else None,
-            act_preprocess_layer=PACT if settings["activation_preprocess_type"] else None,
+            weight_preprocess_layer=PACT if self.settings["weight_preprocess_type"] else None,
+            act_preprocess_layer=PACT if self.settings["activation_preprocess_type"] else None,
             onnx_format=True,
         ).quantize(model)
 

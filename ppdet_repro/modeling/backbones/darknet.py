@@ -21,15 +21,9 @@ BLOCKS = {53: (1, 2, 8, 8, 4)}
 WIDTHS = (64, 128, 256, 512, 1024)
 
 
-class DownSample(nn.Layer):
+def down_sample(in_channels: int, out_channels: int, norm: Norm) -> nn.Sequential:
     """3x3 convolution with stride 2."""
-
-    def __init__(self, in_channels: int, out_channels: int, norm: Norm):
-        super().__init__()
-        self.conv_bn_layer = conv_norm_act(in_channels, out_channels, 3, norm, stride=2)
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.conv_bn_layer(x)
+    return nn.Sequential(("conv_bn_layer", conv_norm_act(in_channels, out_channels, 3, norm, stride=2)))
 
 
 class BasicBlock(nn.Layer):
@@ -83,10 +77,10 @@ class DarkNet(nn.Layer):
         self.freeze_at = freeze_at
         norm = partial(batch_norm, norm_type=norm_type, decay=norm_decay, frozen=freeze_norm)
         self.conv0 = conv_norm_act(3, 32, 3, norm)
-        self.downsample0 = DownSample(32, WIDTHS[0], norm)
+        self.downsample0 = down_sample(32, WIDTHS[0], norm)
         self.stage = nn.LayerList([Stage(i, BLOCKS[depth][i], norm) for i in range(num_stages)])
         for i in range(num_stages - 1):
-            self.add_sublayer(f"stage.{i}.downsample", DownSample(WIDTHS[i], WIDTHS[i + 1], norm))
+            self.add_sublayer(f"stage.{i}.downsample", down_sample(WIDTHS[i], WIDTHS[i + 1], norm))
         self.out_shape = [ShapeSpec(WIDTHS[i], 2 ** (i + 1)) for i in self.return_idx]
 
     def forward(self, image: paddle.Tensor) -> List[paddle.Tensor]:

@@ -1,7 +1,7 @@
 """EfficientNet B0 to B4.
 
 Parameters have the names of PaddleClas, so its ImageNet weights load; those of the classifier remain unused.
-B images, C channels; H, W size of a feature map.
+B images, C channels.
 Source: Tan and Le, "EfficientNet", ICML 2019, table 1; the block: Sandler et al., "MobileNetV2", CVPR 2018, with
 squeeze-and-excite of Hu et al., CVPR 2018.
 """
@@ -21,7 +21,6 @@ from ppdet_repro.modeling.backbones.mobilenet_v3 import divisible
 from ppdet_repro.modeling.layers import Activation, ConvNorm, Norm, batch_norm, conv2d
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 
-MOMENTUM, EPSILON = 0.99, 1e-3  # of all batch norms
 STEM = 32
 SQUEEZE = 4  # squeeze-and-excite reduces to a quarter of the block's input channels
 
@@ -52,24 +51,18 @@ SCALES = {"b0": (1.0, 1.0), "b1": (1.0, 1.1), "b2": (1.1, 1.2), "b3": (1.2, 1.4)
 def scaled_stages(variant: str) -> List[Stage]:
     """The stages of a variant: those of B0 with its width and depth."""
     width, depth = SCALES[variant]
-    return [
-        stage._replace(out=divisible(stage.out * width), repeats=math.ceil(stage.repeats * depth)) for stage in STAGES
-    ]
+    return [s._replace(out=divisible(s.out * width), repeats=math.ceil(s.repeats * depth)) for s in STAGES]
 
 
 def conv(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int,
-    stride: int = 1,
-    groups: int = 1,
-    bias_attr: Optional[bool] = False,
+    in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1, bias: bool = False
 ) -> nn.Sequential:
     """Convolution with TensorFlow's SAME padding, which at stride 2 pads an even side only at its end.
 
     PaddleClas wraps every convolution in a layer of its own, so its weight is called `_conv.weight`.
     """
-    layer = conv2d(in_channels, out_channels, kernel_size, stride, groups, padding="SAME", bias_attr=bias_attr)
+    attr = None if bias else False
+    layer = conv2d(in_channels, out_channels, kernel_size, stride, groups, padding="SAME", bias_attr=attr)
     return nn.Sequential(("_conv", layer))
 
 
@@ -92,8 +85,8 @@ class SqueezeExcite(nn.Layer):
 
     def __init__(self, channels: int, squeezed: int):
         super().__init__()
-        self._conv1 = conv(channels, squeezed, 1, bias_attr=None)
-        self._conv2 = conv(squeezed, channels, 1, bias_attr=None)
+        self._conv1 = conv(channels, squeezed, 1, bias=True)
+        self._conv2 = conv(squeezed, channels, 1, bias=True)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         mean = x.mean(axis=[2, 3], keepdim=True)  # [B, C, 1, 1]
@@ -140,9 +133,7 @@ class EfficientNet(nn.Layer):
         freeze_norm: bool = False,
     ):
         super().__init__()
-        norm = partial(
-            batch_norm, norm_type=norm_type, decay=None, frozen=freeze_norm, momentum=MOMENTUM, epsilon=EPSILON
-        )
+        norm = partial(batch_norm, norm_type=norm_type, decay=None, frozen=freeze_norm, momentum=0.99, epsilon=1e-3)
         stages = scaled_stages(variant)
         channels = divisible(STEM * SCALES[variant][0])
         total = sum(stage.repeats for stage in stages)

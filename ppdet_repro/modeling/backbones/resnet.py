@@ -35,16 +35,13 @@ def conv_norm(
     dilation: int = 1,
 ) -> ConvNorm:
     """Convolution without bias, batch norm, activation; `lr` is the factor on their learning rate."""
-    conv = conv2d(
-        in_channels, out_channels, kernel_size, stride, groups, dilation, weight_attr=ParamAttr(learning_rate=lr)
-    )
+    attr = ParamAttr(learning_rate=lr)
+    conv = conv2d(in_channels, out_channels, kernel_size, stride, groups, dilation, weight_attr=attr)
     return ConvNorm(conv, norm(out_channels, lr=lr), act)
 
 
 class DeformConvNorm(ConvNorm):
-    """`conv_norm` with a modulated deformable convolution (DCN v2) that has one group of offsets."""
-
-    modulated = True
+    """`conv_norm` with a deformable convolution that has one group of offsets: DCN v2, or v1 if not `modulated`."""
 
     def __init__(
         self,
@@ -56,40 +53,24 @@ class DeformConvNorm(ConvNorm):
         lr: float,
         groups: int = 1,
         act: Optional[Activation] = F.relu,
+        modulated: bool = True,
     ):
-        conv = DeformConv2D(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=(kernel_size - 1) // 2,
-            groups=groups,
-            weight_attr=ParamAttr(learning_rate=lr),
-            bias_attr=False,
-        )
+        attrs = {"weight_attr": ParamAttr(learning_rate=lr), "bias_attr": False}
+        pad = (kernel_size - 1) // 2
+        conv = DeformConv2D(in_channels, out_channels, kernel_size, stride, pad, groups=groups, **attrs)
         super().__init__(conv, norm(out_channels, lr=lr), act)
-        self.conv_offset = offset_conv(in_channels, kernel_size, stride, modulated=self.modulated)
+        self.conv_offset = offset_conv(in_channels, kernel_size, stride, modulated=modulated)
+        self.modulated = modulated
 
     def convolve(self, x: paddle.Tensor) -> paddle.Tensor:
-        return deform(x, self.conv_offset, self.conv)
-
-
-class DeformV1ConvNorm(DeformConvNorm):
-    """The same without a mask (DCN v1)."""
-
-    modulated = False
-
-    def convolve(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.conv(x, self.conv_offset(x))
+        return deform(x, self.conv_offset, self.conv) if self.modulated else self.conv(x, self.conv_offset(x))
 
 
 def choose_conv3x3(dcn_v1: bool, dcn_v2: bool, dilated: bool) -> Callable[..., ConvNorm]:
     """What builds the 3x3 convolutions of a stage. A stage that is in both lists of deformable stages is DCN v2."""
-    if dcn_v2:
-        return DeformConvNorm
-    if dcn_v1:
-        return DeformV1ConvNorm
-    return partial(conv_norm, dilation=2) if dilated else conv_norm
+    if dcn_v1 or dcn_v2:
+        return partial(DeformConvNorm, modulated=dcn_v2)
+    return partial(conv_norm, dilation=2 if dilated else 1)
 
 
 class StageSettings(NamedTuple):
@@ -238,7 +219,7 @@ class ResNet(nn.Layer):
         norm = partial(batch_norm, norm_type=norm_type, decay=norm_decay, frozen=freeze_norm)
 
         self.conv1 = make_stem(ch_in, variant, groups, norm)
-        self.stage_names: List[str] = []
+        self.stage_names = [f"res{i + 2}" for i in range(num_stages)]
         self.out_shape: List[ShapeSpec] = []
         channels = ch_in
         for i, lr in enumerate(lr_mult_list[:num_stages]):
@@ -246,14 +227,12 @@ class ResNet(nn.Layer):
             stride = strides[i] // strides[i - 1] if i else 1
             settings = StageSettings(variant, groups, base_width, norm, lr, conv3x3)
             stage, channels = make_stage(depth, i, channels, widths[i], stride, settings)
-            self.stage_names.append(f"res{i + 2}")
-            self.add_sublayer(self.stage_names[-1], stage)
+            self.add_sublayer(self.stage_names[i], stage)
             if i in self.return_idx:
                 self.out_shape.append(ShapeSpec(channels, strides[i]))
 
         if freeze_at >= 0:
-            freeze(self.conv1)
-            for name in self.stage_names[: freeze_at + 1]:
+            for name in ["conv1", *self.stage_names[: freeze_at + 1]]:
                 freeze(getattr(self, name))
 
     def forward(self, image: paddle.Tensor) -> List[paddle.Tensor]:

@@ -20,8 +20,7 @@ from ppdet_repro.modeling.layers import ConvNorm, batch_norm, conv2d, nearest
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.utils.errors import UserError
 
-FIRST, LAST = 3, 7  # levels
-LEVELS = range(FIRST, LAST + 1)
+LEVELS = range(3, 8)
 MOMENTUM, EPSILON = 0.99, 1e-3  # of all batch norms
 WEIGHT_EPSILON = 1e-4  # of equation 1
 TRUNCATED_STD = 0.87962566103423978  # standard deviation of a standard normal distribution truncated at +-2
@@ -30,8 +29,8 @@ TRUNCATED_STD = 0.87962566103423978  # standard deviation of a standard normal d
 class Node(NamedTuple):
     """A map of a cell, and the maps that are fused into it.
 
-    A map is named by its kind and level: `i` is an input of the cell, `t` an intermediate map on the way down, `o` an
-    output. The output of a level without an `o` is its input.
+    A map is named by its kind and its level, a digit: `i` is an input of the cell, `t` an intermediate map on the way
+    down, `o` an output. The output of a level without an `o` is its input.
     """
 
     name: str
@@ -58,11 +57,6 @@ DOWN_AND_UP = wiring(
     "t6: i6 i7", "t5: i5 t6", "t4: i4 t5", "o3: i3 t4", "o4: t4 o3", "o5: t5 o4", "o6: t6 o5", "o7: i7 o6"
 )
 WIRINGS = {"paper": PAPER, "efficientdet": EFFICIENTDET}
-
-
-def level_of(name: str) -> int:
-    """The level of a map: "t5" -> 5."""
-    return int(name[1])
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1) -> nn.Conv2D:
@@ -132,12 +126,12 @@ class Cell(nn.Layer):
 
     def resized(self, node: Node, maps: Dict[str, paddle.Tensor]) -> List[paddle.Tensor]:
         """The sources of a node, resized to the node's level. They are at most one level apart."""
-        level, found = level_of(node.name), []
+        level, found = node.name[1], []
         for source in node.sources:
             x = maps[source]
-            if level_of(source) < level:
+            if source[1] < level:
                 x = halve(x)
-            elif level_of(source) > level:
+            elif source[1] > level:
                 x = enlarge(x, maps[f"i{level}"])
             found.append(x)
         return found

@@ -30,24 +30,22 @@ def conv_norm_act(
     return nn.Sequential(conv, batch_norm(out_channels), activation(act))
 
 
-class PlainBlock(nn.Layer):
-    """1x1 convolution to fewer channels, dilated 3x3, 1x1 back (the encoder without shortcuts of table 5c)."""
+class DilatedBlock(nn.Layer):
+    """1x1 convolution to fewer channels, dilated 3x3, 1x1 back.
 
-    def __init__(self, channels: int, mid_channels: int, dilation: int, act: str):
+    With `shortcut` the input is added, without an activation after the sum. Table 5c has an encoder without shortcuts.
+    """
+
+    def __init__(self, channels: int, mid_channels: int, dilation: int, act: str, shortcut: bool):
         super().__init__()
+        self.shortcut = shortcut
         self.conv1 = conv_norm_act(channels, mid_channels, 1, act=act)
         self.conv2 = conv_norm_act(mid_channels, mid_channels, 3, dilation, act)
         self.conv3 = conv_norm_act(mid_channels, channels, 1, act=act)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.conv3(self.conv2(self.conv1(x)))
-
-
-class DilatedBlock(PlainBlock):
-    """The same as a residual block, without an activation after the sum."""
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return x + self.conv3(self.conv2(self.conv1(x)))  # not super().forward(x), which Paddle cannot trace
+        y = self.conv3(self.conv2(self.conv1(x)))
+        return x + y if self.shortcut else y
 
 
 @register
@@ -87,10 +85,9 @@ class DilatedEncoder(nn.Layer):
         self.lateral_norm = batch_norm(channels)
         self.fpn_conv = nn.Conv2D(channels, channels, 3, padding=1, weight_attr=kaiming)
         self.fpn_norm = batch_norm(channels)
-        block = DilatedBlock if shortcut else PlainBlock
-        self.dilated_encoder_blocks = nn.Sequential(
-            *[block(channels, block_mid_channels, d, act) for d in dilations[:num_residual_blocks]]
-        )
+        dilations = dilations[:num_residual_blocks]
+        blocks = [DilatedBlock(channels, block_mid_channels, dilation, act, shortcut) for dilation in dilations]
+        self.dilated_encoder_blocks = nn.Sequential(*blocks)
         self.out_shape = [ShapeSpec(channels, stride)]
 
     def forward(self, feats: List[paddle.Tensor]) -> List[paddle.Tensor]:

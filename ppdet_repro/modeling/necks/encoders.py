@@ -19,7 +19,7 @@ from ppdet_repro.utils.errors import UserError
 
 
 def single(key: str, values: List[int]) -> int:
-    """The only value of a list. `key` names the list. UserError: there are more."""
+    """The only value of a list, which `key` names in the UserError that is raised if there are more."""
     if len(values) != 1:
         raise UserError(f"{key} {values} must have one value; give the backbone one stage, such as return_idx: [3]")
     return values[0]

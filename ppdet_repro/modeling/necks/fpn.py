@@ -69,27 +69,21 @@ class FPN(nn.Layer):
         super().__init__()
         if extra_stage > 1 and not has_extra_convs:
             raise UserError("FPN: extra_stage above 1 needs has_extra_convs: true")
-        first = LAST_STAGE + 1 - len(in_channels)
-        scales = list(spatial_scales or [2.0**-stage for stage in range(first, LAST_STAGE + 1)])
+        stages = range(LAST_STAGE + 1 - len(in_channels), LAST_STAGE + 1)
+        strides = [round(1 / scale) for scale in spatial_scales or [2.0**-stage for stage in stages]]
         self.use_c5 = use_c5
         self.between = nn.ReLU() if relu_before_extra_convs else nn.Identity()
         fan = 9 * out_channel
-        self.lateral_names: List[str] = []
-        self.output_names: List[str] = []
-        self.extra_names: List[str] = []
-        for stage, channels in enumerate(in_channels, first):
-            name = "fpn_inner_res5_sum" if stage == LAST_STAGE else f"fpn_inner_res{stage}_sum_lateral"
-            self.add_sublayer(name, conv(channels, out_channel, 1, 1, channels))
-            self.lateral_names.append(name)
-            self.add_sublayer(f"fpn_res{stage}_sum", conv(out_channel, out_channel, 3, 1, fan))
-            self.output_names.append(f"fpn_res{stage}_sum")
-        for i in range(extra_stage if has_extra_convs else 0):
+        self.lateral_names = [f"fpn_inner_res{stage}_sum_lateral" for stage in stages[:-1]] + ["fpn_inner_res5_sum"]
+        self.output_names = [f"fpn_res{stage}_sum" for stage in stages]
+        self.extra_names = [f"fpn_{LAST_STAGE + 1 + i}" for i in range(extra_stage if has_extra_convs else 0)]
+        for lateral, output, channels in zip(self.lateral_names, self.output_names, in_channels):
+            self.add_sublayer(lateral, conv(channels, out_channel, 1, 1, channels))
+            self.add_sublayer(output, conv(out_channel, out_channel, 3, 1, fan))
+        for i, name in enumerate(self.extra_names):
             channels = in_channels[-1] if i == 0 and use_c5 else out_channel
-            name = f"fpn_{LAST_STAGE + 1 + i}"
             self.add_sublayer(name, conv(channels, out_channel, 3, 2, fan))
-            self.extra_names.append(name)
         self.pooled = extra_stage - len(self.extra_names)
-        strides = [round(1 / scale) for scale in scales]
         strides += [strides[-1] * 2 ** (i + 1) for i in range(extra_stage)]
         self.out_shape = [ShapeSpec(out_channel, stride) for stride in strides]
 

@@ -159,9 +159,7 @@ class PPYOLOTinyFPN(nn.Layer):
             if i > 0:
                 c_in += widths[i - 1]
                 self.yolo_transition.append(conv(widths[i - 1], widths[i - 1], 1))
-            layers: NamedLayers = []
-            if drop_block:
-                layers.append(("dropblock", DropBlock(block_size, keep_prob)))
+            layers: NamedLayers = [("dropblock", DropBlock(block_size, keep_prob))] if drop_block else []
             layers += [
                 (f"yolo_block.{i}.0", conv(c_in, width, 1)),
                 (f"yolo_block.{i}.1", conv(width, width, 5, groups=width)),

@@ -7,7 +7,6 @@ the lite form: PAFNet, section 3.1 ("PAFNet-lite for mobile side").
 from __future__ import annotations
 
 import math
-from operator import add
 from typing import Callable, List, Literal, Optional, Tuple
 
 import paddle
@@ -57,45 +56,22 @@ class LiteUpsample(nn.Layer):
 
     def __init__(self, in_channels: int, out_channels: int, norm_type: str):
         super().__init__()
-        transposed = nn.Conv2DTranspose(
-            out_channels,
-            out_channels,
-            4,
-            stride=2,
-            padding=1,
-            groups=out_channels,
-            weight_attr=ParamAttr(initializer=XavierUniform()),
-            bias_attr=False,
+        attrs = {"weight_attr": ParamAttr(initializer=XavierUniform()), "bias_attr": False}
+        transposed = nn.Conv2DTranspose(out_channels, out_channels, 4, 2, padding=1, groups=out_channels, **attrs)
+        branch = nn.Sequential(
+            ("conv1", conv_norm(in_channels, out_channels, 1, norm_type)),
+            ("relu6_1", nn.ReLU6()),
+            ("conv2", transposed),
+            ("bn", batch_norm(out_channels, norm_type)),
+            ("relu6_2", nn.ReLU6()),
+            ("conv3", conv_norm(out_channels, out_channels, 1, norm_type)),
+            ("relu6_3", nn.ReLU6()),
         )
-        self.deconv = nn.Sequential(
-            (
-                "deconv",
-                nn.Sequential(
-                    ("conv1", conv_norm(in_channels, out_channels, 1, norm_type)),
-                    ("relu6_1", nn.ReLU6()),
-                    ("conv2", transposed),
-                    ("bn", batch_norm(out_channels, norm_type)),
-                    ("relu6_2", nn.ReLU6()),
-                    ("conv3", conv_norm(out_channels, out_channels, 1, norm_type)),
-                    ("relu6_3", nn.ReLU6()),
-                ),
-            )
-        )
+        self.deconv = nn.Sequential(("deconv", branch))
         self.conv = LiteConv(in_channels, out_channels, norm_type)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         return self.deconv(x) + enlarge(self.conv(x))
-
-
-class Shortcut(nn.Layer):
-    """Convolutions of a map of the backbone, which keep its size."""
-
-    def __init__(self, index: int, layers: List[Tuple[str, nn.Layer]]):
-        super().__init__()
-        self.shortcut = nn.Sequential(*[(f"shortcut.{index}.{name}", layer) for name, layer in layers])
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.shortcut(x)
 
 
 def plain_convs(in_channels: int, channels: int, depth: int, norm_type: str) -> List[Tuple[str, nn.Layer]]:
@@ -117,11 +93,6 @@ def lite_convs(in_channels: int, channels: int, depth: int, norm_type: str) -> L
         (f"conv.{i}", LiteConv(channels if i else in_channels, channels, norm_type, with_act=i < depth - 1))
         for i in range(depth)
     ]
-
-
-def concat(up: paddle.Tensor, shortcut: paddle.Tensor) -> paddle.Tensor:
-    """[B, C, H, W] each -> [B, 2 C, H, W]."""
-    return paddle.concat([up, shortcut], axis=1)
 
 
 @register
@@ -163,16 +134,17 @@ class TTFFPN(nn.Layer):
         convs = plain_convs
         if lite_neck:
             upsample, convs = LiteUpsample, lite_convs
-        widening = {"add": 1, "concat": 2}[fusion_method]
-        self.fuse = {"add": add, "concat": concat}[fusion_method]
+        self.concatenates = fusion_method == "concat"
         self.upsample, self.shortcut = nn.LayerList(), nn.LayerList()
         channels, lateral = in_channels[-1], list(reversed(in_channels[:-1]))
         for i, plane in enumerate(planes):
             self.upsample.append(upsample(channels, plane, norm_type))
             channels = plane
             if i < len(depths):
-                self.shortcut.append(Shortcut(i, convs(lateral[i], plane, depths[i], norm_type)))
-                channels = plane * widening
+                layers = convs(lateral[i], plane, depths[i], norm_type)
+                named = nn.Sequential(*[(f"shortcut.{i}.{name}", layer) for name, layer in layers])
+                self.shortcut.append(nn.Sequential(("shortcut", named)))
+                channels = 2 * plane if self.concatenates else plane
         coarsest = strides[-1] if strides else 2 ** (len(in_channels) + 1)
         self.out_shape = [ShapeSpec(channels, coarsest // 2 ** len(planes))]
 
@@ -182,5 +154,6 @@ class TTFFPN(nn.Layer):
         for i, upsample in enumerate(self.upsample):
             x = upsample(x)
             if i < len(self.shortcut):
-                x = self.fuse(x, self.shortcut[i](lateral[i]))
+                side = self.shortcut[i](lateral[i])
+                x = paddle.concat([x, side], axis=1) if self.concatenates else x + side
         return [x]
