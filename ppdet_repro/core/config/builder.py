@@ -110,12 +110,9 @@ def build_model(cfg: Config) -> Any:
 
 
 def build(cfg: Config, name: str, **given: Any) -> Any:
-    """Build a component that a config describes.
+    """Build a component that a config describes: a section such as `EvalDataset`, or any component by its name.
 
-    Args:
-        cfg: The config.
-        name: A section such as `EvalDataset`, or the name of any component.
-        given: Constructor arguments, values or finished objects, which beat the config.
+    Constructor arguments in `given`, which are values or finished objects, beat the config.
 
     Raises:
         UserError: The config lacks something, or a constructor refuses a value.

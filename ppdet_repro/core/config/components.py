@@ -1,8 +1,7 @@
 """The names of all components and the parameters that they take.
 
-The package's own components are read from its syntax trees without importing any module, so that a config can be
-checked where Paddle is not installed. Components that a program outside the package registers are read from their
-signatures.
+The package's own are read from its syntax trees without importing any module, so that a config can be checked where
+Paddle is not installed. Components that a program outside the package registers are read from their signatures.
 """
 
 from __future__ import annotations
@@ -141,30 +140,27 @@ def lookup(module: Module, name: str) -> Optional[Tuple[Module, ast.AST]]:
 @cache
 def from_tree(module_name: str, name: str) -> Component:
     """A component of the package, from the definitions of its class and its base classes."""
-    module = read_module(module_name)
-    found = find_constructor(module, module.classes[name])
+    found = find_constructor(read_module(module_name), name)
     return Component(name, module_name, tree_parameters(found[0], name, found[1]) if found else {})
 
 
-def find_constructor(module: Module, node: ast.ClassDef) -> Optional[Tuple[Module, ast.FunctionDef]]:
+def find_constructor(module: Module, name: str) -> Optional[Tuple[Module, ast.FunctionDef]]:
     """The `__init__` of a class and the module that it is in: its own, or that of the first base with one."""
+    home, node = lookup(module, name) or (module, None)
+    if not isinstance(node, ast.ClassDef):
+        return None
     for item in node.body:
         if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            return module, item
-    for base in node.bases:
-        found = lookup(module, base.id) if isinstance(base, ast.Name) else None
-        constructor = find_constructor(found[0], found[1]) if found and isinstance(found[1], ast.ClassDef) else None
-        if constructor:
-            return constructor
-    return None
+            return home, item
+    inherited = (find_constructor(home, base.id) for base in node.bases if isinstance(base, ast.Name))
+    return next(filter(None, inherited), None)
 
 
 def tree_parameters(module: Module, owner: str, constructor: ast.FunctionDef) -> Dict[str, Parameter]:
     """The parameters of a constructor without `self`."""
-    arguments = constructor.args
+    arguments, file = constructor.args, module.file
     if arguments.vararg or arguments.kwarg:
-        where = f"{module.file}:{constructor.lineno}"
-        raise TypeError(f"{where}: {owner} must name its parameters, without * or **")
+        raise TypeError(f"{file}:{constructor.lineno}: {owner} must name its parameters, without * or **")
 
     def alias(name: str) -> Optional[ast.expr]:
         found = lookup(module, name)
@@ -174,8 +170,7 @@ def tree_parameters(module: Module, owner: str, constructor: ast.FunctionDef) ->
     defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults
     parameters = {}
     for item, node in [*zip(positional[1:], defaults[1:]), *zip(arguments.kwonlyargs, arguments.kw_defaults)]:
-        default = REQUIRED if node is None else literal(node)
-        where = f"{module.file}:{item.lineno}: {owner}"
+        default, where = REQUIRED if node is None else literal(node), f"{file}:{item.lineno}: {owner}"
         parameters[item.arg] = make_parameter(item.arg, item.annotation, default, alias, where)
     return parameters
 

@@ -48,10 +48,8 @@ def entry(key: str, setting: Setting, indent: str) -> Iterator[Line]:
     """The lines of a key (or the dash of a list item), its value and what is inside the value."""
     value, origin = setting.value, str(setting.origin or "default")
     if isinstance(value, Plan):
-        if key == f"{value.component.name}:":  # the section of a component does not repeat its name
-            yield Line(key, str(value.origin or ""))
-        else:
-            yield Line(f"{indent}{key} {value.component.name}", origin)
+        own = key == f"{value.component.name}:"  # the section of a component does not repeat its name
+        yield Line(key, str(value.origin or "")) if own else Line(f"{indent}{key} {value.component.name}", origin)
         for name, item in value.settings.items():
             yield from entry(f"{name}:", item, indent + INDENT)
     elif isinstance(value, (list, tuple)) and setting.has_parts():

@@ -8,6 +8,7 @@ Union[...], A | B, Literal[...], Part[T]; and around a whole annotation Shared[T
 from __future__ import annotations
 
 import ast
+import json
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
@@ -104,10 +105,9 @@ def parse_annotation(annotation: ast.expr, alias: Alias = lambda name: None) -> 
         return parse_annotation(ast.parse(annotation.value, mode="eval").body, alias)
     if isinstance(annotation, ast.Subscript):
         head, arguments = subscript(annotation)
-        if head in ROLES:
-            return ROLES[head], parse_type(arguments[0], alias)
-        if head == "Annotated" and constant(arguments[1]) in ROLES.values():
-            return constant(arguments[1]), parse_type(arguments[0], alias)
+        role = constant(arguments[1]) if head == "Annotated" else ROLES.get(head, "")
+        if role in ROLES.values():
+            return role, parse_type(arguments[0], alias)
     return "value", parse_type(annotation, alias)
 
 
@@ -206,10 +206,8 @@ def describe(type_: Type) -> str:
 
 def spell(value: Any) -> str:
     """A plain value, written on one line as in YAML."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(spell, value))}]"
     if isinstance(value, dict):
