@@ -11,6 +11,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    from ppdet_repro.utils.runs import runs_table
+    from ppdet_repro.utils.curves import runs_table
 
     print(runs_table(arguments.runs))

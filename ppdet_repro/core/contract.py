@@ -20,8 +20,7 @@ Losses = Dict[str, Tensor]
 """The losses of a batch by name, each a scalar; the entry `loss` is the sum of the others."""
 
 RawOutputs = Any
-"""What a head returns before decoding: every head defines a `NamedTuple` of its own with tensors, or lists of a
-tensor per level, in it."""
+"""What a head returns before decoding: a `NamedTuple` of its own with tensors, or lists of a tensor per level."""
 
 PerImage = Union[Tensor, list[Tensor]]
 """A tensor per image; or one tensor with a leading dimension B if all images have the same number of entries."""

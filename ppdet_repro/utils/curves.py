@@ -1,16 +1,18 @@
-"""Plots the log.jsonl of a training run: losses and learning rate over updates, average precision over epochs."""
+"""What the log.jsonl files of training runs say: the curves of one run, and a table that compares several."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 from ppdet_repro.utils.analysis_plots import figure, png
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import write_output
+from ppdet_repro.utils.table import text_table
 
 METRICS = {"bbox_mAP": "AP", "bbox_mAP_50": "AP50"}  # VOC's mean AP is also logged as bbox_mAP
+COLUMNS = {"AP": "", "AP50": "_50", "AP75": "_75", "AP_S": "_s", "AP_M": "_m", "AP_L": "_l"}  # after bbox_mAP
 
 
 def read_log(path: Path) -> Dict[str, List[Dict[str, Any]]]:
@@ -54,3 +56,20 @@ def draw_curves(log: Path, image: Path) -> None:
     right.locator_params(axis="x", integer=True)
     right.set(xlabel="epochs", ylabel="average precision", ylim=(0, 1))
     write_output(image, png(plot))
+
+
+def runs_table(folders: Sequence[str]) -> str:
+    """A Markdown table with the last evaluation in percent of the run in each folder; a dash where a number is missing.
+
+    Raises a `UserError` if a folder has no `log.jsonl`, or if its run was never evaluated.
+    """
+    rows: List[List[object]] = []
+    for folder in folders:
+        evaluations = read_log(Path(folder) / "log.jsonl")["eval"]
+        if not evaluations:
+            raise UserError(f"{folder}: the run was never evaluated; train with --eval")
+        last = evaluations[-1]
+        values = [last.get(f"bbox_mAP{ending}", -1) for ending in COLUMNS.values()]
+        cells = [f"{100 * value:.1f}" if value >= 0 else None for value in values]
+        rows.append([Path(folder).name, *cells, last["epoch"]])
+    return text_table(["run", *COLUMNS, "epochs"], rows, "github")

@@ -23,7 +23,7 @@ READERS = {
 
 
 class HeaderSize(NamedTuple):
-    """Height and width in pixels, as the header of the file says."""
+    """Height and width in pixels."""
 
     height: int
     width: int

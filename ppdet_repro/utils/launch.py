@@ -1,8 +1,7 @@
 """Run one command in several processes on this machine's CPU; all of them write to the caller's terminal.
 
 Training a small model on the CPU is faster in two processes than on two threads, because Paddle unfolds the input of
-each convolution on a single thread. `python -m paddle.distributed.launch` starts processes on several machines and
-GPUs, and writes their output to files.
+each convolution on a single thread. For GPUs or several machines there is `python -m paddle.distributed.launch`.
 """
 
 from __future__ import annotations

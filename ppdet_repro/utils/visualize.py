@@ -1,7 +1,4 @@
-"""Draws boxes and detections on images, and writes the images to files.
-
-Images are RGB uint8 [H, W, 3]. Boxes are [B, 4], xyxy in pixels of the image.
-"""
+"""Draws boxes [B, 4] (xyxy, pixels) on RGB images (uint8 [H, W, 3]), and writes images to files."""
 
 from __future__ import annotations
 
@@ -86,8 +83,7 @@ def contact_sheet(images: Sequence[np.ndarray], columns: int = 0, cell: int = 32
     for index, image in enumerate(images):
         scale = (cell - 4) / max(image.shape[:2])
         size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
-        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-        fitted = cv2.resize(image, size, interpolation=method)
+        fitted = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
         top = index // columns * cell + (cell - fitted.shape[0]) // 2
         left = index % columns * cell + (cell - fitted.shape[1]) // 2
         sheet[top : top + fitted.shape[0], left : left + fitted.shape[1]] = fitted

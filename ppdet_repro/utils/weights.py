@@ -38,7 +38,6 @@ ATTEMPTS = 3
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 20
 
-
 ADMITTED: Dict[tuple, Any] = {  # what a pickle of arrays may refer to
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
@@ -110,10 +109,7 @@ def _array(key: Any, value: Any) -> np.ndarray:
 
 
 def save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays in Paddle's format, which `paddle.load` and `read_state` read, completely or not at all.
-
-    Raises an `OSError` if the disk is full or not writable.
-    """
+    """Write a file for `paddle.load` and `read_state` completely, or raise an `OSError`, such as for a full disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
         pickle.dump(dict(state), file, protocol=4)

@@ -1,7 +1,6 @@
-"""Checks a document against the constructors of the components.
+"""Checks a document against the constructors of the components, without importing or building any.
 
-The result are plans: for every component that a run builds, the value of each parameter and where it was written. No
-component is imported or built.
+The result are plans: for every component that a run builds, the value of each parameter and where it was written.
 """
 
 from __future__ import annotations
@@ -50,20 +49,16 @@ class Scope(NamedTuple):
         self.problems.append(Problem(origin, text))
 
 
-def record_type(cls: type) -> Record:
-    """The type of a dataclass of settings. A field that is such a dataclass itself becomes a record, too."""
+def record_type(settings: Any) -> Record:
+    """The type of a dataclass of settings, with the values of this one as defaults. It may contain others."""
     types: Dict[str, Type] = {}
-    for item in fields(cls):
-        annotation = str(item.type)
-        nested = getattr(run, annotation, None)
-        if isinstance(nested, type) and is_dataclass(nested):
-            types[item.name] = record_type(nested)
-        else:
-            types[item.name] = parse_type(ast.parse(annotation, mode="eval").body)
-    return Record(types, Node.of(asdict(cls())).value)
+    for field in fields(settings):
+        value, tree = getattr(settings, field.name), ast.parse(str(field.type), mode="eval").body
+        types[field.name] = record_type(value) if is_dataclass(value) else parse_type(tree)
+    return Record(types, Node.of(asdict(settings)).value)
 
 
-RUN_TYPE = record_type(RunSettings)
+RUN_TYPE = record_type(RunSettings())
 
 
 class Checker:

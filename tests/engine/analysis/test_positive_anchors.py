@@ -19,8 +19,8 @@ from ppdet_repro.engine.analysis.positive_anchors import (
 from ppdet_repro.modeling.anchors import AnchorGenerator
 from ppdet_repro.modeling.assigners.max_iou_assigner import MaxIoUAssigner
 from ppdet_repro.modeling.assigners.uniform_assigner import UniformAssigner
+from ppdet_repro.utils.curves import runs_table
 from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.runs import runs_table
 
 
 def head(assigner, sizes=(32.0,)):
