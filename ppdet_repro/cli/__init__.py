@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import TYPE_CHECKING, Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ppdet_repro.core.config import Config
 
 
-def read_config(arguments: Namespace, overrides: Sequence[str] = ()) -> Config:
-    """The config that the flags -c, -o and --slim_config describe; `overrides` are those of other flags."""
+def read_config(arguments: Namespace, **values: object) -> Config:
+    """The config that the flags -c, -o and --slim_config describe, with the values that other flags set.
+
+    None and False stand for a flag that is not given.
+    """
     from ppdet_repro.core.config import load_config
 
+    overrides = [f"{key}={value}" for key, value in values.items() if value is not None and value is not False]
     return load_config(arguments.config, [*arguments.opt, *overrides], getattr(arguments, "slim_config", None))

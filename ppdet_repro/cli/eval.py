@@ -31,11 +31,9 @@ def add_arguments(parser: ArgumentParser, report: Optional[str] = None) -> None:
 
 
 def run(arguments: Namespace) -> None:
-    overrides = [f"{name}=true" for name in ("classwise", "tide", "save_prediction_only") if getattr(arguments, name)]
-    overrides += ["bias=1"] if arguments.bias else []
-    overrides += [f"output_eval={arguments.output_eval}"] if arguments.output_eval else []
-    overrides += [f"report={arguments.report}"] if arguments.report else []
-    cfg = read_config(arguments, overrides)
+    names = ("classwise", "tide", "save_prediction_only", "output_eval", "report")
+    values = {name: getattr(arguments, name) for name in names}
+    cfg = read_config(arguments, bias=1 if arguments.bias else None, **values)
 
     from ppdet_repro.engine.distributed import start
     from ppdet_repro.engine.evaluation.evaluate import evaluate, evaluate_file

@@ -5,7 +5,7 @@ ppdet-repro export -c CONFIG -o weights=PATH --target lite --input_size 320 320 
 """
 
 from argparse import ArgumentParser, Namespace
-from typing import List, Optional, Sequence
+from typing import Dict, Optional, Sequence
 
 from ppdet_repro.cli import read_config
 from ppdet_repro.utils.cli import add_config, add_offline, add_slim_config, at_least_one
@@ -36,9 +36,9 @@ def add_input_size(parser: ArgumentParser) -> None:
     parser.add_argument("--input_size", type=int, nargs=2, metavar=("H", "W"), help=text)
 
 
-def input_size_overrides(size: Optional[Sequence[int]]) -> List[str]:
+def input_size_value(size: Optional[Sequence[int]]) -> Dict[str, object]:
     """The config value that `--input_size` sets."""
-    return [] if size is None else [f"TestReader.inputs_def.image_shape={[3, *size]}"]
+    return {} if size is None else {"TestReader.inputs_def.image_shape": [3, *size]}
 
 
 def run(arguments: Namespace) -> None:
@@ -47,7 +47,7 @@ def run(arguments: Namespace) -> None:
     if arguments.verify_images and not arguments.verify:
         raise UserError("--verify_images needs --verify N, the number of images to compare")
 
-    cfg = read_config(arguments, input_size_overrides(arguments.input_size))
+    cfg = read_config(arguments, **input_size_value(arguments.input_size))
 
     import paddle
 

@@ -12,7 +12,7 @@ import importlib
 import os
 import sys
 from types import ModuleType
-from typing import Sequence
+from typing import Optional, Sequence
 
 import ppdet_repro
 from ppdet_repro.utils.errors import run_command
@@ -34,8 +34,12 @@ def main() -> None:
         import argcomplete
 
         argcomplete.autocomplete(parser)
-    arguments = parser.parse_args()
-    run_command(lambda: arguments.run(arguments))
+
+    def command() -> Optional[int]:
+        arguments = parser.parse_args()
+        return arguments.run(arguments)
+
+    run_command(command)
 
 
 def run_script(command: str) -> None:

@@ -26,8 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="largest image, in millions of pixels after decoding (default: 25)")  # fmt: skip
     add("--timeout", type=at_least_one, default=30, metavar="SECONDS",
         help="time limit for an upload, and for an answer, in seconds (default: 30)")  # fmt: skip
-    add("--queue", type=at_least_one, default=8, metavar="N",
-        help="requests that may wait or run at the same time (default: 8)")  # fmt: skip
+    add("--queue", type=at_least_one, default=8, metavar="N", help="requests that may wait or run at once (default: 8)")
 
 
 def run(arguments: Namespace) -> None:

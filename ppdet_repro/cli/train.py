@@ -12,7 +12,7 @@ Several GPUs, or several machines:
 import os
 import sys
 from argparse import ArgumentParser, Namespace
-from typing import List, Optional
+from typing import Optional
 
 from ppdet_repro.cli import read_config
 from ppdet_repro.utils.cli import add_config, add_offline, add_slim_config, add_switch, at_least_one
@@ -26,21 +26,22 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="continue from this checkpoint folder; without a value, or with 'auto', from the newest one of this run"
         )  # fmt: skip
     add_switch(parser, "--eval", False, "evaluate at every snapshot and keep the best weights (default: False)")
-    text = "mixed precision on a GPU, in float16 or the config's amp_dtype (default: False)"
-    add_switch(parser, "--amp", False, text)
+    add_switch(parser, "--amp", False, "mixed precision on a GPU, in the config's amp_dtype (default: False)")
     add_switch(parser, "--fp16", False, "mixed precision on a GPU, in float16 (default: False)")
     add_switch(parser, "--use_vdl", False, "write training curves for VisualDL (default: False)")
     add("--vdl_log_dir", metavar="DIR", help="folder for VisualDL's files (default: vdl_log_dir/scalar)")
     add("--seed", type=int, help="random seed (default: the config's, which is 0 unless set)")
     add("--processes", type=at_least_one, default=1, metavar="N",
-        help="number of processes that share the training on this machine's CPU (default: 1)")  # fmt: skip
+        help="number of processes that train on this machine's CPU (default: 1)")  # fmt: skip
     add_offline(parser)
 
 
 def run(arguments: Namespace) -> Optional[int]:
     from ppdet_repro.utils.launch import rerun_arguments, run_processes
 
-    cfg = read_config(arguments, overrides(arguments))
+    amp, dtype = arguments.amp or arguments.fp16, "float16" if arguments.fp16 else None
+    names = ("use_vdl", "vdl_log_dir", "seed")
+    cfg = read_config(arguments, amp=amp, amp_dtype=dtype, **{name: getattr(arguments, name) for name in names})
     if arguments.processes > 1 and "PADDLE_TRAINER_ID" not in os.environ:
         return run_processes(arguments.processes, [*rerun_arguments(), *sys.argv[1:]])
 
@@ -48,12 +49,3 @@ def run(arguments: Namespace) -> Optional[int]:
 
     train(cfg, resume=arguments.resume, evaluate=arguments.eval, offline=arguments.offline)
     return None
-
-
-def overrides(arguments: Namespace) -> List[str]:
-    """The config values that flags set."""
-    found = ["amp=true"] if arguments.amp or arguments.fp16 else []
-    found += ["amp_dtype=float16"] if arguments.fp16 else []
-    found += ["use_vdl=true"] if arguments.use_vdl else []
-    found += [f"vdl_log_dir={arguments.vdl_log_dir}"] if arguments.vdl_log_dir else []
-    return found + ([f"seed={arguments.seed}"] if arguments.seed is not None else [])

@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ppdet_repro.cli import read_config
-from ppdet_repro.cli.export import add_input_size, add_precision, input_size_overrides
+from ppdet_repro.cli.export import add_input_size, add_precision, input_size_value
 from ppdet_repro.utils.cli import add_config, add_offline, at_least_one
 from ppdet_repro.utils.errors import UserError
 
@@ -29,7 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(arguments: Namespace) -> None:
     folder = arguments.model_dir
     target = target_of(folder)
-    cfg = read_config(arguments, input_size_overrides(arguments.input_size))
+    cfg = read_config(arguments, **input_size_value(arguments.input_size))
 
     import paddle
 
