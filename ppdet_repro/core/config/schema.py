@@ -18,7 +18,6 @@ from ppdet_repro.core.config.plan import FromUpstream, Plan, Setting
 from ppdet_repro.core.config.run import RunSettings
 from ppdet_repro.core.config.types import (
     Anything,
-    Choice,
     DictOf,
     ListOf,
     OneOf,
@@ -218,7 +217,7 @@ class Checker:
             if not problems:
                 return setting
             attempts.append((option, problems))
-        if len(attempts) == 1 and not isinstance(attempts[0][0], (Scalar, Choice)):
+        if len(attempts) == 1 and not isinstance(attempts[0][0], Scalar):
             scope.problems.extend(attempts[0][1])
         else:
             scope.report(node.origin, wrong_type(type_, node, where))
@@ -268,7 +267,7 @@ def has_shape(type_: Type, node: Node) -> bool:
         return isinstance(type_, (ListOf, TupleOf))
     if isinstance(node.value, dict):
         return isinstance(type_, (DictOf, Record))
-    return isinstance(type_, (Scalar, Choice))
+    return isinstance(type_, Scalar)
 
 
 def wrong_type(type_: Type, node: Node, where: str) -> str:

@@ -20,9 +20,10 @@ Alias = Callable[[str], Optional[ast.expr]]
 
 @dataclass(frozen=True)
 class Scalar:
-    """int, float, bool, str or None."""
+    """int, float, bool, str or None; or Literal, which is one of `choices`."""
 
     name: str
+    choices: Tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,6 @@ class DictOf:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """One of some literal values."""
-
-    values: Tuple[Any, ...]
-
-
-@dataclass(frozen=True)
 class OneOf:
     """A value of any of several types; the first that fits counts."""
 
@@ -80,7 +74,7 @@ class Record:
     defaults: Mapping[str, Any]
 
 
-Type = Union[Scalar, Anything, PartOf, ListOf, TupleOf, DictOf, Choice, OneOf, Record]
+Type = Union[Scalar, Anything, PartOf, ListOf, TupleOf, DictOf, OneOf, Record]
 
 SCALARS = {"int": int, "float": float, "bool": bool, "str": str, "None": type(None)}
 SIMPLE: Dict[str, Type] = {
@@ -129,7 +123,7 @@ def parse_type(node: ast.expr, alias: Alias = lambda name: None) -> Type:
         if head in ("Part", "Annotated") and (head == "Part" or constant(arguments[1]) == PART):
             return PartOf()
         if head == "Literal":
-            return Choice(tuple(ast.literal_eval(argument) for argument in arguments))
+            return Scalar(head, tuple(ast.literal_eval(argument) for argument in arguments))
         if head in ("tuple", "Tuple"):
             if len(arguments) == 2 and constant(arguments[1]) is ...:
                 return ListOf(parse_type(arguments[0], alias), tuple)
@@ -172,14 +166,13 @@ def constant(node: ast.expr) -> Any:
 
 def convert_scalar(type_: Type, value: Any) -> Any:
     """Convert a scalar to a type, or raise a `ValueError`. An integer can become a float; a bool is never a number."""
-    if isinstance(type_, Choice):
-        for choice in type_.values:
+    if isinstance(type_, Scalar):
+        for choice in type_.choices:
             if choice == value and isinstance(choice, bool) == isinstance(value, bool):
                 return choice
-    elif isinstance(type_, Scalar):
         if type_.name == "float" and type(value) is int:
             return float(value)
-        if type(value) is SCALARS[type_.name]:
+        if type(value) is SCALARS.get(type_.name):
             return value
     raise ValueError(f"must be {describe(type_)}, got {spell(value)}")
 
@@ -187,7 +180,8 @@ def convert_scalar(type_: Type, value: Any) -> Any:
 def describe(type_: Type) -> str:
     """The type in words, to follow "must be"."""
     if isinstance(type_, Scalar):
-        return NOUNS[type_.name]
+        words = [spell(value) for value in type_.choices] or [NOUNS[type_.name]]
+        return " or ".join(words) if len(words) < 3 else "one of " + ", ".join(words)
     if isinstance(type_, PartOf):
         return "a component"
     if isinstance(type_, ListOf):
@@ -196,9 +190,6 @@ def describe(type_: Type) -> str:
         return f"a list of {len(type_.items)} ({', '.join(map(describe, type_.items))})"
     if isinstance(type_, (DictOf, Record)):
         return "a mapping"
-    if isinstance(type_, Choice):
-        words = [spell(value) for value in type_.values]
-        return " or ".join(words) if len(words) < 3 else "one of " + ", ".join(words)
     if isinstance(type_, OneOf):
         return " or ".join(map(describe, type_.options))
     return "a plain value"
