@@ -48,12 +48,12 @@ def run(name: str, command: str) -> float:
     return time.perf_counter() - start
 
 
-def overview(count: int = 16) -> Path:
-    """Write a contact sheet of `count` validation images with their detections, and return its path."""
+def overview() -> Path:
+    """Write a contact sheet of 16 validation images with their detections, and return its path."""
     files = sorted(ROOT.glob(f"{IMAGES}/*.jpg"))
     if not files:
         raise UserError(f"demo: the step 'infer' wrote no images to {IMAGES}")
-    shown = [cv2.imread(str(file))[..., ::-1] for file in files[:: max(1, len(files) // count)][:count]]
+    shown = [cv2.imread(str(file))[..., ::-1] for file in files[:: max(1, len(files) // 16)][:16]]
     path = ROOT / OUT / "predictions.jpg"
     write_image(path, contact_sheet(shown))
     return path

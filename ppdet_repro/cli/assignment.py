@@ -16,9 +16,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("-n", "--number", type=at_least_one, default=4, help="number of images if --image is not given (default: 4)")
     add("--weights", metavar="PATH_OR_URL", help="weights of the model (default: random initial weights)")
     add("--seed", type=int, default=0, help="random seed of the training transforms (default: 0)")
-    add("--progress", type=float, default=1.0,
-        help="training progress to assume, from 0 (start) to 1 (end), where targets depend on it (default: 1)"
-        )  # fmt: skip
+    text = "training progress to assume, from 0 (start) to 1 (end), where targets depend on it (default: 1)"
+    add("--progress", type=float, default=1.0, help=text)
     add("--output_dir", metavar="DIR", default="output/assignment",
         help="folder for the drawings (default: output/assignment)")  # fmt: skip
     add_offline(parser)

@@ -13,9 +13,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("checkpoints", nargs="+", metavar="CHECKPOINT", help="checkpoint folder or weight file")
     add("--output", required=True, metavar="FILE.pdparams", help="file to write")
-    add("-c", "--config", metavar="FILE",
-        help="compute the batch norm statistics anew on training images of this config (default: average them)"
-        )  # fmt: skip
+    text = "compute the batch norm statistics anew on training images of this config (default: average them)"
+    add("-c", "--config", metavar="FILE", help=text)
     add("--batches", type=at_least_one, default=200, metavar="N", help="number of training batches (default: 200)")
     add_overrides(parser)
 

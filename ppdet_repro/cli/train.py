@@ -22,9 +22,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add_config(parser)
     add_slim_config(parser)
-    add("-r", "--resume", nargs="?", const="auto", metavar="CHECKPOINT",
-        help="continue from this checkpoint folder; without a value, or with 'auto', from the newest one of this run"
-        )  # fmt: skip
+    text = "continue from this checkpoint folder; without a value, or with 'auto', from the newest one of this run"
+    add("-r", "--resume", nargs="?", const="auto", metavar="CHECKPOINT", help=text)
     add_switch(parser, "--eval", False, "evaluate at every snapshot and keep the best weights (default: False)")
     add_switch(parser, "--amp", False, "mixed precision on a GPU, in the config's amp_dtype (default: False)")
     add_switch(parser, "--fp16", False, "mixed precision on a GPU, in float16 (default: False)")

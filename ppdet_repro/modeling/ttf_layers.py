@@ -42,16 +42,15 @@ def conv_norm(in_channels: int, out_channels: int, kernel_size: int, norm_type: 
     return ConvNorm(conv, batch_norm(out_channels, norm_type))
 
 
-class LiteConv(nn.Layer):
+class LiteConv(nn.Sequential):
     """Depthwise 5x5, 1x1, 1x1 and depthwise 5x5 convolution, each with batch norm and ReLU6.
 
     `with_act=False` leaves out the second and the fourth ReLU6. Source: PAFNet, figure 4.
     """
 
     def __init__(self, in_channels: int, out_channels: int, norm_type: str, with_act: bool = True):
-        super().__init__()
         optional = nn.ReLU6 if with_act else nn.Identity
-        self.lite_conv = nn.Sequential(
+        layers = nn.Sequential(
             ("conv1", conv_norm(in_channels, in_channels, 5, norm_type, groups=in_channels)),
             ("relu6_1", nn.ReLU6()),
             ("conv2", conv_norm(in_channels, out_channels, 1, norm_type)),
@@ -61,6 +60,4 @@ class LiteConv(nn.Layer):
             ("conv4", conv_norm(out_channels, out_channels, 5, norm_type, groups=out_channels)),
             ("relu6_4", optional()),
         )
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.lite_conv(x)
+        super().__init__(("lite_conv", layers))

@@ -177,22 +177,16 @@ def attention(x: paddle.Tensor, temperature: float) -> Tuple[paddle.Tensor, padd
 
 
 def cells(boxes: paddle.Tensor, image: List[int], size: Tuple[int, int]) -> paddle.Tensor:
-    """Mark the cells of a feature map that lie in boxes.
+    """Give each cell of a feature map 1 / (cells of the smallest box that contains it), or 0 outside of all boxes.
 
-    Args:
-        boxes: [G, 4] xyxy, in pixels of the network's input
-        image: height and width of the network's input, padding included
-        size: H and W of the feature map
-
-    Returns:
-        [H, W]: 1 / (number of cells of the smallest box that contains the cell), 0 outside of all boxes.
+    `boxes` are [G, 4] xyxy, in pixels of the network's input; `image` is the height and width of that input, padding
+    included. `size` is H and W of the feature map and of the result.
     """
     height, width = size
     scale = paddle.to_tensor([width / image[1], height / image[0]] * 2, "float32")
     left, top, right, bottom = (boxes * scale).unbind(axis=1)  # each [G]
     left, top, right, bottom = left.floor().clip(min=0), top.floor().clip(min=0), right.ceil(), bottom.ceil()
-    rows = paddle.arange(height, dtype="float32")
-    columns = paddle.arange(width, dtype="float32")
+    rows, columns = (paddle.arange(length, dtype="float32") for length in size)
     in_rows = (rows >= top.unsqueeze(1)).logical_and(rows <= bottom.unsqueeze(1))  # [G, H]
     in_columns = (columns >= left.unsqueeze(1)).logical_and(columns <= right.unsqueeze(1))  # [G, W]
     inside = in_rows.unsqueeze(2).logical_and(in_columns.unsqueeze(1)).astype("float32")  # [G, H, W]

@@ -90,10 +90,7 @@ class QAT:
         self.settings, self.print_model = settings, print_model
 
     def quantize(self, model: nn.Layer) -> None:
-        """Replace the model's convolutions and linear layers by layers that round their inputs and weights.
-
-        The new layers hold the same weights. The model is changed in place.
-        """
+        """Make the model's convolutions and linear layers round their inputs and weights, in place."""
         names = ("quantizable_layer_type", "weight_quantize_type", "activation_quantize_type", "moving_rate")
         ImperativeQuantAware(
             **{name: self.settings[name] for name in names},

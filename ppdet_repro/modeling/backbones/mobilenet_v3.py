@@ -112,15 +112,11 @@ def conv_norm(
 class SqueezeExcite(nn.Layer):
     """Scale each channel by a hard sigmoid (slope 0.2) of two 1x1 convolutions of the channels' means."""
 
-    def __init__(self, channels: int, settings: Settings, reduction: int = 4):
+    def __init__(self, channels: int, settings: Settings):
         super().__init__()
-
-        def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2D:
-            attr = settings.conv_attr()
-            return conv2d(in_channels, out_channels, 1, weight_attr=attr, bias_attr=attr)
-
-        self.conv1 = conv1x1(channels, channels // reduction)
-        self.conv2 = conv1x1(channels // reduction, channels)
+        attr = settings.conv_attr()
+        self.conv1 = conv2d(channels, channels // 4, 1, weight_attr=attr, bias_attr=attr)
+        self.conv2 = conv2d(channels // 4, channels, 1, weight_attr=attr, bias_attr=attr)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         scale = self.conv2(F.relu(self.conv1(F.adaptive_avg_pool2d(x, 1))))
@@ -202,8 +198,7 @@ class MobileNetV3(nn.Layer):
         wanted = [6, 12, 15] if feature_maps is None else feature_maps
         self.feature_maps = [wanted] if isinstance(wanted, int) else list(wanted)
         self.takes_expanded = with_extra_blocks
-        lr_mult_list = lr_mult_list or [1.0] * 5
-
+        lr_mult_list = lr_mult_list or [1.0]
         norm = partial(batch_norm, norm_type=norm_type, decay=norm_decay, frozen=freeze_norm)
 
         def settings(block: int) -> Settings:

@@ -59,14 +59,10 @@ def shrink_last(x: paddle.Tensor, size: Size) -> paddle.Tensor:
 
 @register
 class BFP(nn.Layer):
-    """A balanced feature pyramid.
+    """A balanced feature pyramid over the levels of the neck `pyramid`, finest first.
 
-    All levels are resized to the size of one level and averaged; the mean is refined by a non-local block, resized to
-    each level and added to it.
-
-    Args:
-        pyramid: the neck that computes the levels, finest first
-        refine_level: the level that gives the size, 0 for the finest; by default P4 of P3 to P7
+    All levels are resized to the size of level `refine_level` (0 is the finest; the default is P4 of P3 to P7) and
+    averaged. The mean is refined by a non-local block, resized to each level and added to it.
     """
 
     def __init__(self, pyramid: Part[nn.Layer] = "FPN", refine_level: int = 1):
