@@ -127,21 +127,14 @@ def copy_from_first(tensors: Sequence[paddle.Tensor]) -> None:
 def running_statistics(model: nn.Layer) -> List[paddle.Tensor]:
     """The tensors that training updates without gradients: the means and variances of batch norms that are not frozen,
     and the activation ranges of quantized layers."""
-    moments = [
-        statistic
-        for layer in model.sublayers(include_self=True)
-        if isinstance(layer, BATCH_NORMS) and not is_frozen(layer)
-        for statistic in statistics_of(layer)
-    ]
+    norms = [layer for layer in model.sublayers(include_self=True) if isinstance(layer, BATCH_NORMS)]
+    moments = [moment for norm in norms if not is_frozen(norm) for moment in statistics_of(norm)]
     return moments + activation_ranges(model)
 
 
 def synchronize_batch_norms(model: nn.Layer, world: World) -> None:
-    """Let batch norms normalize over the images of all processes, for `norm_type: sync_bn`.
-
-    On the CPU they stay ordinary batch norms. Frozen batch norms, which use their running statistics, are not
-    converted, as Paddle's conversion would unfreeze them.
-    """
+    """Let batch norms normalize over the images of all processes, for `norm_type: sync_bn`; on the CPU they do not.
+    Frozen batch norms, which use their running statistics, are left alone: Paddle's conversion would unfreeze them."""
     if not world.gpu:
         get_logger().info("norm_type sync_bn: BN used instead, as there is no GPU")
     elif world.size > 1:

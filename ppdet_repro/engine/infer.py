@@ -30,21 +30,15 @@ def infer(
 ) -> List[ImageDetections]:
     """Detect objects in image files, which TestReader prepares.
 
+    Returns all detections of each file; `im_id` is the position of the file, from 0. Raises UserError if a file is not
+    an image, or the results cannot be written.
+
     Args:
-        model: A trained detector.
-        cfg: The config of the model.
-        files: Paths of the images.
         output_dir: Folder for the results.
         draw_threshold: The lowest score of a box that is drawn.
         visualize: Draw the boxes into a copy of each image.
         save_results: Write the boxes as COCO result rows with file names to `output_dir`/bbox.json.
         save_threshold: The lowest score of a box that is written.
-
-    Returns:
-        All detections of each file; `im_id` is the position of the file, from 0.
-
-    Raises:
-        UserError: A file is not an image, or the results cannot be written.
     """
     dataset = build(cfg, "TestDataset")
     dataset.set_images(files)

@@ -28,9 +28,9 @@ class LoadReport(NamedTuple):
     reshaped: List[str]  # in both, with different shapes: not loaded; "name [file's shape] -> [model's shape]"
 
     def __str__(self) -> str:
-        parts = [f"{len(self.loaded)} loaded", f"{len(self.new)} new", f"{len(self.unused)} unused"]
-        parts = [f"{part}{_some(names)}" for part, names in zip(parts, ([], self.new, self.unused))]
-        return ", ".join([*parts, f"{len(self.reshaped)} reshaped and left new{_some(self.reshaped)}"])
+        parts = ("new", self.new), ("unused", self.unused), ("reshaped and left new", self.reshaped)
+        others = (f"{len(names)} {what}{_some(names)}" for what, names in parts)
+        return ", ".join([f"{len(self.loaded)} loaded", *others])
 
 
 def _some(names: List[str]) -> str:
@@ -78,24 +78,21 @@ def load_pretrained(model: nn.Layer, path: Union[str, Path]) -> LoadReport:
 def _match(model: nn.Layer, state: Weights, prefixes: Tuple[str, ...]) -> Tuple[LoadReport, Weights]:
     """Find the file's entry for each name of the model.
 
-    A name of the model is one of `prefixes` followed by the file's name. For a quantized layer, the file may
-    also have the name that the weight had before quantization.
+    A name of the model is one of `prefixes` followed by the file's name. For a quantized layer, the file may also have
+    the name that the weight had before quantization.
     """
     own = model.state_dict()
-    values, reshaped, used = {}, [], set()
+    values, new, reshaped, used = {}, [], [], set()
     for name, parameter in own.items():
         keys = [name[len(prefix) :] for prefix in prefixes if name.startswith(prefix)]
         key = next((key for key in (*keys, *map(plain_name, keys)) if key in state), None)
-        if key is None:
-            continue
         used.add(key)
-        shape = list(state[key].shape)
-        if shape == parameter.shape:
+        if key is None:
+            new.append(name)
+        elif list(state[key].shape) == parameter.shape:
             values[name] = state[key]
         else:
-            reshaped.append(f"{name} {shape} -> {parameter.shape}")
-    changed = {entry.split(" ")[0] for entry in reshaped}
-    new = [name for name in own if name not in values and name not in changed]
+            reshaped.append(f"{name} {list(state[key].shape)} -> {parameter.shape}")
     return LoadReport(list(values), new, [key for key in state if key not in used], reshaped), values
 
 

@@ -47,10 +47,8 @@ def build_untrained(cfg: Config) -> Detector:
 
 def load_trained(cfg: Config, offline: bool = False) -> Detector:
     """The model of a config with the weights that `weights` names (a path or URL), in evaluation mode.
-
     With `offline`, weights that are a URL are taken from the cache only. Raises UserError if the config names no
-    weights, they cannot be found, or they belong to another model.
-    """
+    weights, they cannot be found, or they belong to another model."""
     if not cfg.run.weights:
         raise UserError(f"{cfg.path}: no weights to load; give them with -o weights=PATH_OR_URL")
     model = build_untrained(cfg)
@@ -74,11 +72,9 @@ def with_teacher(student: Detector, teacher_cfg: Config, offline: bool = False) 
         strides = " and ".join(str([shape.stride for shape in shapes]) for shapes in (own, theirs))
         raise UserError(f"{where}: the strides of the student's and the teacher's feature maps differ: {strides}")
     names = run.distill_loss_name or [f"neck_f_{level}" for level in range(len(own))]
-    count = len(set(names))
-    if count != len(own):
-        raise UserError(
-            f"{where}: distill_loss_name has {count} different names, but there are {len(own)} feature maps"
-        )
+    if len(set(names)) != len(own):
+        different = f"has {len(set(names))} different names, but there are {len(own)} feature maps"
+        raise UserError(f"{where}: distill_loss_name {different}")
     load_exact(teacher, resolve(run.pretrain_weights, offline))
     try:
         losses = {

@@ -60,7 +60,6 @@ def evaluate_voc(
     Args:
         truth: The objects by image id.
         detections: The detections per image. Only these images are evaluated.
-        class_names: The names of the classes.
         map_type: How to average precision: 11point (VOC 2007), area (VOC 2010 and later) or integral
             (PaddleDetection's); see `eleven_point`, `area` and `integral`. Other values raise a UserError.
         evaluate_difficult: Treat difficult objects like any other.

@@ -104,10 +104,8 @@ def evolve(anchors: np.ndarray, sizes: np.ndarray, rng: np.random.Generator, gen
 
 def cluster(sizes: np.ndarray, count: int, generations: int, seed: int) -> np.ndarray:
     """Compute anchors: the best of `STARTS` clusterings of at most `SAMPLE` boxes, improved by `evolve`.
-
     Takes the sizes of boxes [G, 2], and returns anchors [A, 2] in whole pixels, the smallest area first. Raises
-    UserError if there are fewer boxes than anchors.
-    """
+    UserError if there are fewer boxes than anchors."""
     if len(sizes) < count:
         raise UserError(f"{len(sizes)} boxes are too few for {count} anchors")
     rng = np.random.default_rng(seed)

@@ -73,16 +73,13 @@ def multiply_adds(layer: nn.Layer, source: paddle.Tensor, output: paddle.Tensor)
 
 def count(model: nn.Layer, run: Callable[[], object], kinds: Tuple[type, ...] = COUNTED) -> Cost:
     """Count the multiply-adds of layers of these kinds while `run` calls the model, which is in eval mode meanwhile.
-
-    The parts of the cost are the children of the model; "" is the model itself.
-    """
+    The parts of the cost are the children of the model; "" is the model itself."""
     parts: Dict[str, int] = {name: 0 for name, _ in model.named_children()}
     called = set()
 
     def watch(name: str, layer: nn.Layer):
-        part = name.split(".")[0]
-
         def hook(layer, inputs, output):
+            part = name.split(".")[0]
             parts[part] = parts.get(part, 0) + multiply_adds(layer, inputs[0], output)
             called.add(name)
 

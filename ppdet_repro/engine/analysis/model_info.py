@@ -102,9 +102,7 @@ def mean_line(images: Sequence[CountedImage]) -> str:
 
 def comparison(paper: PaperRow, images: Sequence[CountedImage], ours: NetworkSize, theirs: NetworkSize) -> List[str]:
     """Explain the difference between the paper's counts and ours, the mean over images, step by step.
-
-    `ours` and `theirs` are the config's and the paper's network at the same input size.
-    """
+    `ours` and `theirs` are the config's and the paper's network at the same input size."""
     area = mean_area([image.padded for image in images])
     parameters, macs = ours.parameters, mean_cost(images)
     steps = [(f"here, for {area:,.0f} px", parameters, macs)]

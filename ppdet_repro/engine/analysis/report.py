@@ -58,12 +58,10 @@ def contents(result: EvaluationResult, tide: Optional[TideErrors]) -> Dict[str, 
     objects = from_coco_document(result.truth, result.category_ids, image_ids)
     truth = [objects[im_id] for im_id in image_ids]
     evaluation = accumulate(result.truth, result.rows, image_ids)
+    precision, recall = np.asarray(evaluation.eval["precision"]), np.asarray(evaluation.params.recThrs)
     name_of = dict(zip(result.category_ids, result.names))
-    curves = analysis.precision_recall_curves(
-        np.asarray(evaluation.eval["precision"]),
-        np.asarray(evaluation.params.recThrs),
-        [name_of[i] for i in evaluation.params.catIds],
-    )
+    names = [name_of[i] for i in evaluation.params.catIds]
+    curves = analysis.precision_recall_curves(precision, recall, names)
     threshold = analysis.best_threshold(result.detections, objects)
     matches = [analysis.match_image(image.rows, objects[image.im_id], threshold) for image in result.detections]
     matrix = analysis.confusion_matrix(matches, truth, len(result.names))
@@ -107,8 +105,6 @@ def worst_image(
     shrink = min(1.0, 1100 / both.shape[1])
     both = cv2.resize(both, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
     _, encoded = cv2.imencode(".jpg", cv2.cvtColor(both, cv2.COLOR_RGB2BGR))
-    counts = (
-        f"{matches.missed.sum()} missed, {nothing.sum()} detections of nothing, {wrong_class.sum()} of the wrong class"
-    )
-    caption = f"{Path(result.files[image.im_id]).name}: {counts}"
+    mistakes = f"{nothing.sum()} detections of nothing, {wrong_class.sum()} of the wrong class"
+    caption = f"{Path(result.files[image.im_id]).name}: {matches.missed.sum()} missed, {mistakes}"
     return caption, encoded.tobytes()

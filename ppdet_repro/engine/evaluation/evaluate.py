@@ -53,18 +53,9 @@ def evaluate(model: nn.Layer, cfg: Config, dataset: Optional[Source] = None) -> 
     """Evaluate a detector on a config's EvalDataset.
 
     The config also says which metric to compute, which files to write and whether to test at several sizes; see
-    "evaluation" in `RunSettings`.
-
-    Args:
-        model: The detector. It is in eval mode while it runs.
-        cfg: The config.
-        dataset: The EvalDataset, if it was built before.
-
-    Returns:
-        The scores by name, such as `bbox_mAP`, on every process. Empty with `save_prediction_only`.
-
-    Raises:
-        UserError: The dataset, the metric and the model do not fit together, or a file cannot be written.
+    "evaluation" in `RunSettings`. The model is in eval mode while it runs. Returns the scores by name, such as
+    `bbox_mAP`, on every process; none with `save_prediction_only`. Raises UserError if the dataset, the metric and the
+    model do not fit together, or a file cannot be written.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -105,9 +96,7 @@ def evaluate(model: nn.Layer, cfg: Config, dataset: Optional[Source] = None) -> 
 
 def detect(model: nn.Layer, batches: Iterable[AnyBatch], images: int) -> Iterator[ImageDetections]:
     """Run a detector on batches and yield the detections of each image. The model is in eval mode meanwhile.
-
-    `images` is the number of images on all processes, for the progress bar of the first process.
-    """
+    `images` is the number of images on all processes, for the progress bar of the first process."""
     hidden = True if dist.get_rank() else None  # None: hidden unless on a terminal
     with mode(model, training=False), tqdm(total=images, unit="img", desc="detecting", disable=hidden) as bar:
         for batch in batches:
@@ -222,10 +211,8 @@ def check_classes(dataset: Source, cfg: Config, name: str = "EvalDataset") -> No
 
 
 def check_evaluation(dataset: Source, cfg: Config) -> None:
-    """Check that a detector of this config can be evaluated on a dataset, before hours of detection or training.
-
-    Raises UserError if the dataset, the metric, the model and `test_scales` do not fit together, or tidecv is missing.
-    """
+    """Check, before hours of detection or training, that a detector of this config can be evaluated on a dataset.
+    Raises UserError if the dataset, metric, model and `test_scales` do not fit together, or tidecv is missing."""
     run = cfg.run
     check_classes(dataset, cfg)
     if run.tide:

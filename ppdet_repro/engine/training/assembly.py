@@ -120,10 +120,9 @@ def learning_rate_scale(settings: RunSettings, batch_size: int, processes: int) 
         return 1.0
     images = batch_size * processes * settings.accumulate_steps
     scale = images / settings.base_batch_size
-    get_logger().info(
-        f"learning rate: base_lr x {scale:g}, for {images} images per update ({batch_size} x {processes} "
-        f"processes x {settings.accumulate_steps} accumulated) against base_batch_size {settings.base_batch_size}"
-    )
+    factors = f"{batch_size} x {processes} processes x {settings.accumulate_steps} accumulated"
+    ratio = f"{images} images per update ({factors}) against base_batch_size {settings.base_batch_size}"
+    get_logger().info(f"learning rate: base_lr x {scale:g}, for {ratio}")
     return scale
 
 

@@ -29,7 +29,8 @@ from ppdet_repro.utils.weights import read_state, save_state
 
 
 def average_checkpoints(paths: Sequence[str], output: str, cfg: Optional[Config] = None, batches: int = 200) -> Weights:
-    """Write the average of checkpoints to a file, and return it.
+    """Write the average of checkpoints to a file, and return it. Raises UserError if a file cannot be read or written,
+    the checkpoints belong to different models, or a config is needed.
 
     Args:
         paths: Two or more checkpoint folders or weight files of the same model.
@@ -37,9 +38,6 @@ def average_checkpoints(paths: Sequence[str], output: str, cfg: Optional[Config]
         cfg: The config that trained the checkpoints. It is needed if their running statistics differ, to measure those
             of the average. Frozen batch norms keep their statistics, which all checkpoints share.
         batches: How many batches of TrainReader to measure on.
-
-    Raises:
-        UserError: A file cannot be read or written, the files belong to different models, or a config is needed.
     """
     files = [Path(path) / MODEL if Path(path).is_dir() else Path(path) for path in paths]
     if not output.endswith(".pdparams"):
@@ -64,17 +62,14 @@ def average_checkpoints(paths: Sequence[str], output: str, cfg: Optional[Config]
 
 def average(states: Sequence[Mapping[str, np.ndarray]], files: Sequence[Path]) -> Tuple[Weights, List[str]]:
     """The mean of several states, computed in double precision, and the names of running statistics that differ.
-
-    Integers are not averaged: those of the last state are kept. UserError: names or shapes differ.
-    """
+    Integers are not averaged: those of the last state are kept. UserError: names or shapes differ."""
     first = states[0]
     for state, file in zip(states, files):
         other = [n for n in first if n not in state or state[n].shape != first[n].shape]
         other += [n for n in state if n not in first]
         if other:
-            raise UserError(
-                f"{file} is not a file of the same model as {files[0]}: they differ in {', '.join(other[:4])}"
-            )
+            differences = ", ".join(other[:4])
+            raise UserError(f"{file} is not a file of the same model as {files[0]}: they differ in {differences}")
     weights, moved = {}, []
     for name, value in first.items():
         values = np.stack([state[name] for state in states])
@@ -89,9 +84,7 @@ def average(states: Sequence[Mapping[str, np.ndarray]], files: Sequence[Path]) -
 
 def with_new_statistics(cfg: Config, file: Path, weights: Weights, batches: int) -> Weights:
     """The weights with running statistics measured on the config's training images.
-
-    `file` is one of the averaged files. Raises UserError if it does not belong to the config's model.
-    """
+    `file` is one of the averaged files. Raises UserError if it does not belong to the config's model."""
     model = build_model(cfg)
     load_exact(model, file)
     model.set_state_dict(weights)

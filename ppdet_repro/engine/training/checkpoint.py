@@ -119,10 +119,9 @@ def find_checkpoint(resume: str, run_folder: Path) -> Optional[Path]:
             _read_json(path)
             for file in (*path.glob("*.pdparams"), path / OPTIMIZER):
                 read_state(file)
+            return path
         except UserError as error:
             get_logger().warning(f"skipped an unreadable checkpoint: {error}")
-            continue
-        return path
     return None
 
 

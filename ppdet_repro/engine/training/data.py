@@ -16,10 +16,8 @@ from ppdet_repro.utils.errors import UserError
 
 @dataclass(frozen=True)
 class TrainData:
-    """A training set with a reader for each phase.
-
-    Raises UserError if the dataset has no boxes or classes, or the phases' epochs have different numbers of updates.
-    """
+    """A training set with a reader for each phase. Raises UserError if the dataset has no boxes or classes, or the
+    phases' epochs have different numbers of updates."""
 
     dataset: Source
     phases: TrainPhases
@@ -49,14 +47,9 @@ class TrainData:
     def batches(self, epoch: int, seed: int) -> Iterator[List[Batch]]:
         """This process's batches of an epoch (from 0), in lists of `accumulate_steps`: one list per update."""
         reader = self.readers[self.phases.phases.index(self.phases.at(epoch))]
+        rank, size, _ = self.world
         batches = reader.batches(
-            self.dataset,
-            epoch=epoch,
-            epochs_total=self.epochs,
-            seed=seed,
-            workers=self.workers,
-            rank=self.world.rank,
-            world=self.world.size,
+            self.dataset, epoch=epoch, epochs_total=self.epochs, seed=seed, workers=self.workers, rank=rank, world=size
         )
         return in_groups(batches, self.accumulate_steps)
 

@@ -127,24 +127,16 @@ class TrainingLoop:
         if run.world.rank > 0:
             return nullcontext()
         run_folder.prepare(run.folder)
-        return TrainLog(
-            run.folder / run_folder.LOG,
-            epochs=run.data.epochs,
-            steps=run.data.updates_per_epoch,
-            done=self.state.step,
-            log_iter=run.log_iter,
-            processes=run.world.size,
-            vdl_dir=run.vdl_dir,
-        )
+        path, epochs, steps = run.folder / run_folder.LOG, run.data.epochs, run.data.updates_per_epoch
+        return TrainLog(path, epochs, steps, self.state.step, run.log_iter, run.world.size, run.vdl_dir)
 
     def out_of_patience(self) -> bool:
         """Whether the last `early_stop` evaluations brought no better score."""
         patience, state = self.run.early_stop, self.state
         if patience is None or state.without_gain < patience:
             return False
-        get_logger().info(
-            f"stopped early after epoch {state.epoch}: {patience} evaluations without gain on epoch {state.best_epoch}"
-        )
+        reason = f"{patience} evaluations without gain on epoch {state.best_epoch}"
+        get_logger().info(f"stopped early after epoch {state.epoch}: {reason}")
         return True
 
     def one_epoch(self, log: Optional[TrainLog]) -> None:

@@ -11,7 +11,7 @@ import json
 import math
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
@@ -43,7 +43,7 @@ class TrainLog:
         self.seconds: List[float] = []  # per recent update, with the time that its data took
         self.window: List[StepReport] = []  # since the last line
         self.last = time.perf_counter()
-        self.bar: Optional[tqdm] = None
+        self.bar = tqdm(disable=True)
         self.closing = ExitStack()
         keep_lines_until(self.path, self.done)
         self.writer = None if self.vdl_dir is None else open_visualdl(self.vdl_dir)
@@ -56,16 +56,15 @@ class TrainLog:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._end_bar()
+        self.bar.close()
         self.closing.close()
 
     def start_epoch(self) -> None:
         """Start measuring the time of the epoch's first update, and show a bar on a terminal."""
         self.last = time.perf_counter()
-        if sys.stderr.isatty():
-            epoch = self.done // self.steps + 1
-            text = f"epoch {epoch}/{self.epochs}"
-            self.bar = tqdm(total=self.steps, desc=text, bar_format=BAR, dynamic_ncols=True, leave=False)
+        text = f"epoch {self.done // self.steps + 1}/{self.epochs}"
+        hidden = not sys.stderr.isatty()
+        self.bar = tqdm(total=self.steps, desc=text, bar_format=BAR, dynamic_ncols=True, leave=False, disable=hidden)
 
     def __call__(self, report: StepReport) -> None:
         now = time.perf_counter()
@@ -73,13 +72,12 @@ class TrainLog:
         self.last = now
         self.done += 1
         self.window.append(report)
-        if self.bar is not None:
-            self.bar.update()
+        self.bar.update()
         in_epoch = (self.done - 1) % self.steps + 1
         if in_epoch % self.log_iter == 0 or in_epoch in (1, self.steps):
             self._line(in_epoch)
         if in_epoch == self.steps:
-            self._end_bar()
+            self.bar.close()
 
     def evaluation(self, metrics: Mapping[str, float]) -> None:
         """Log the metrics of the epoch that just ended."""
@@ -97,10 +95,10 @@ class TrainLog:
         epoch, lr = (self.done - 1) // self.steps + 1, window[-1].learning_rate
         numbers = " ".join(f"{name} {value:.4g}" for name, value in losses.items())
         text = f"lr {lr:.3g} {numbers}, {rate:.1f} img/s, {waiting:.0%} waiting for data, eta {eta}"
-        if self.bar is not None:
-            self.bar.set_postfix_str(text)
-        else:
+        if self.bar.disable:
             get_logger().info(f"epoch {epoch}/{self.epochs} [{in_epoch}/{self.steps}] {text}")
+        else:
+            self.bar.set_postfix_str(text)
         entry = {"kind": "train", "epoch": epoch, "step": self.done, "lr": lr, **losses}
         self._append({**entry, "images_per_second": round(rate, 3)})
         self._curves("train", {"lr": lr, **losses})
@@ -118,11 +116,6 @@ class TrainLog:
             for name, value in values.items():
                 self.writer.add_scalar(f"{group}/{name}", value, self.done)
 
-    def _end_bar(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
-
 
 def finite_mean(values: Sequence[float]) -> float:
     """The mean of the finite values, or 0 if there are none. Skipped updates have values that are not finite."""
@@ -136,11 +129,9 @@ def keep_lines_until(path: Path, step: int) -> None:
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        try:
+        with suppress(ValueError, KeyError, TypeError):
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue
     with atomic_file(path) as file:
         file.write("".join(kept).encode())
 

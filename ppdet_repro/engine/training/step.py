@@ -42,9 +42,7 @@ class Precision:
 
     def __init__(self, low: Optional[Literal["float16", "bfloat16"]] = None):
         self.low = low
-        self.scaler = None
-        if low == "float16":
-            self.scaler = paddle.amp.GradScaler(init_loss_scaling=INITIAL_LOSS_SCALE)
+        self.scaler = paddle.amp.GradScaler(init_loss_scaling=INITIAL_LOSS_SCALE) if low == "float16" else None
 
     def forward(self, model: nn.Layer, batch: Batch) -> Losses:
         if self.low is None:
@@ -73,19 +71,13 @@ class NanGuard:
     action: Literal["stop", "skip"]
     folder: Path
     rank: int = 0
-    in_a_row: int = 0
-    saved: int = 0
-
-    def passed(self) -> None:
-        """Note that an update was finite."""
-        self.in_a_row = 0
+    in_a_row: int = 0  # the last updates that were not finite
+    saved: int = 0  # updates whose batches were saved
 
     def caught(self, step: int, culprits: Sequence[str], batches: Sequence[Batch]) -> None:
-        """Handle update number `step`, which was not finite.
-
-        `culprits` are the names of this process's values that are not finite; empty if only other processes have some.
-        Raises UserError if the run must stop, or too many updates in a row were skipped.
-        """
+        """Handle update number `step`, which was not finite. `culprits` are the names of this process's values that are
+        not finite; empty if only other processes have some. Raises UserError if the run must stop, or too many updates
+        in a row were skipped."""
         self.in_a_row += 1
         message = f"update {step}: not finite: another process's losses or gradients"
         if culprits:
@@ -145,7 +137,7 @@ class TrainStep:
             values = distributed.average_update(self.parameters, self.statistics, values)
         values = values.tolist()
         if np.isfinite(values).all():
-            self.guard.passed()
+            self.guard.in_a_row = 0
             self.precision.update(self.optimizer)
             if self.ema is not None:
                 self.ema.update()

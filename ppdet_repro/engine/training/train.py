@@ -29,17 +29,14 @@ def train(
 ) -> RunState:
     """Train the model of a config on its TrainDataset.
 
+    Returns the state at the end: epochs and updates done, and the best score. Raises UserError if the user must change
+    the config, the data, the weights or the machine.
+
     Args:
         resume: A checkpoint's folder to continue from, or `auto` for the newest checkpoint of this run, if any.
         evaluate: Evaluate every snapshot on EvalDataset, and keep the weights of the best one.
         offline: Take pretrained weights that are a URL from the cache only.
         evaluation: Computes the scores of a model by name, `bbox_mAP` among them. Every process calls it.
-
-    Returns:
-        The state at the end: epochs and updates done, and the best score.
-
-    Raises:
-        UserError: The config, the data, the weights or the machine must be changed by the user.
 
     Example:
         >>> from tempfile import TemporaryDirectory
