@@ -1,7 +1,4 @@
-"""Anchor boxes on feature maps.
-
-B images, A anchors per location, H, W size of a level's feature map.
-"""
+"""Anchor boxes on feature maps. B images, A anchors per location, H, W size of a level's feature map."""
 
 from __future__ import annotations
 
@@ -107,11 +104,7 @@ class RetinaAnchorGenerator(AnchorGenerator):
 
 
 def per_level(values: Sequence[Union[float, List[float]]], levels: int, name: str) -> List[List[float]]:
-    """One list of numbers per level, from one list for all levels or one list per level.
-
-    Raises:
-        UserError: There are several lists, but not one per level.
-    """
+    """One list of numbers per level, from one list for all levels or one list per level, else a UserError."""
     lists = [list(value) for value in values if isinstance(value, (list, tuple))]
     if not lists:
         return [[value for value in values if not isinstance(value, list)]] * levels

@@ -50,14 +50,10 @@ class Assignment(NamedTuple):
 def anchor_assignment(truth: GroundTruth, anchors: Tensor, matches: Matches) -> Assignment:
     """One image's anchors [N, 4] that regress, and those that are ignored."""
     every = anchors.numpy()
-    ignored = every[matches.labels.numpy() == IGNORED]
     positive = AssignedBoxes("positive anchors", every[matches.anchors.numpy()], matches.gts.numpy())
-    return Assignment(truth.boxes.numpy(), [positive, unowned("ignored anchors", ignored)], [])
-
-
-def unowned(name: str, boxes: np.ndarray) -> AssignedBoxes:
-    """Boxes [n, 4] that learn no object."""
-    return AssignedBoxes(name, boxes, np.full(len(boxes), -1))
+    boxes = every[matches.labels.numpy() == IGNORED]
+    ignored = AssignedBoxes("ignored anchors", boxes, np.full(len(boxes), -1))
+    return Assignment(truth.boxes.numpy(), [positive, ignored], [])
 
 
 def owners_of(boxes: np.ndarray, objects: np.ndarray) -> np.ndarray:

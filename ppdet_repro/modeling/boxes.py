@@ -63,10 +63,7 @@ def intersection(a: Tensor, b: Tensor) -> Tensor:
 
 
 def iou(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
-    """Intersection over union of xyxy boxes: [..., 4], [..., 4] -> [...] in [0, 1].
-
-    The union is at least `eps`, so the IoU of two boxes without area is 0.
-    """
+    """IoU of xyxy boxes: [..., 4], [..., 4] -> [...] in [0, 1]. Without area it is 0: the union is at least `eps`."""
     overlap = intersection(a, b)
     union = area(a) + area(b) - overlap
     return overlap / union.clip(min=eps)
@@ -129,27 +126,22 @@ def centerness(distances: Tensor, eta: float) -> Tensor:
     return (shortest / (paddle.maximum(left, right) * paddle.maximum(top, bottom))) ** eta
 
 
-def encode_deltas(
-    boxes: Tensor,
-    anchors: Tensor,
-    mean: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
-    std: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
-) -> Tensor:
+def encode_deltas(boxes: Tensor, anchors: Tensor, std: Sequence[float]) -> Tensor:
     """The inverse of `decode_deltas` for boxes with an area: xyxy [..., 4], [..., 4] -> (dx, dy, dw, dh) [..., 4]."""
     box, anchor = cxcywh_from_xyxy(boxes), cxcywh_from_xyxy(anchors)
     shift = (box[..., :2] - anchor[..., :2]) / anchor[..., 2:]
     deltas = paddle.concat([shift, (box[..., 2:] / anchor[..., 2:]).log()], axis=-1)
-    return (deltas - paddle.to_tensor(list(mean), deltas.dtype)) / paddle.to_tensor(list(std), deltas.dtype)
+    return deltas / paddle.to_tensor(list(std), deltas.dtype)
 
 
 def decode_deltas(
     deltas: Tensor,
     anchors: Tensor,
-    mean: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
-    std: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
+    mean: Sequence[float] = (0.0,) * 4,
+    std: Sequence[float] = (1.0,) * 4,
     center_clip: Optional[float] = None,
 ) -> Tensor:
-    """Boxes from deltas relative to anchors.
+    """Boxes from deltas relative to anchors: [..., 4], [..., 4] -> xyxy [..., 4].
 
     The center moves by dx, dy times the anchor's size; the size is multiplied by exp(dw), exp(dh).
 
@@ -159,9 +151,6 @@ def decode_deltas(
         center_clip: The largest shift of a center in pixels; log sizes are then clipped above only, to
             MAX_LOG_SCALE (YOLOF). With None, shifts are not clipped and log sizes are clipped above and below.
             A clipped value gets no gradient.
-
-    Returns:
-        xyxy boxes [..., 4].
     """
     deltas = deltas * paddle.to_tensor(list(std), deltas.dtype) + paddle.to_tensor(list(mean), deltas.dtype)
     center_size = cxcywh_from_xyxy(anchors)

@@ -34,16 +34,10 @@ def without_padding(gt_boxes: Tensor, gt_classes: Tensor) -> GroundTruth:
 
 
 def one_hot_targets(labels: Tensor, gt_classes: Tensor, num_classes: int) -> Tensor:
-    """Classification targets of anchors or points.
+    """Classification targets of anchors or points [N, K]: 1 for the class of the ground truth, else 0.
 
-    Args:
-        labels: Index of each one's ground truth [N], negative for none.
-        gt_classes: Classes of the ground truths [G].
-
-    Returns:
-        [N, K]: 1 for the class of the ground truth, else 0.
+    `labels` are the indices of their ground truths [N], negative for none; `gt_classes` is [G].
     """
-    background = paddle.full([1], num_classes, "int64")
-    classes = paddle.concat([gt_classes.astype("int64"), background])  # [G + 1]
+    classes = paddle.concat([gt_classes.astype("int64"), paddle.full([1], num_classes, "int64")])  # [G + 1]
     index = paddle.where(labels >= 0, labels.astype("int64"), paddle.full_like(labels, len(classes) - 1, "int64"))
     return F.one_hot(classes.gather(index), num_classes + 1)[:, :num_classes]

@@ -109,13 +109,7 @@ class SoftLevels(nn.Layer):
         self.loss_weight = loss_weight
 
     def forward(self, pyramid: Sequence[Tensor], boxes: Sequence[Tensor], progress: Tensor) -> LevelShares:
-        """The levels of each object.
-
-        Args:
-            pyramid: Feature maps [B, C, H, W], finest first.
-            boxes: xyxy input pixels [G, 4] of each image.
-            progress: How far training is, from 0 to 1, [1].
-        """
+        """Feature maps [B, C, H, W], finest first, xyxy input pixels [G, 4] per image, progress [1] -> shares."""
         levels, counts = len(pyramid), [len(b) for b in boxes]
         ones = [paddle.ones([count, levels]) for count in counts]
         if sum(counts) == 0:

@@ -1,11 +1,8 @@
-"""Non-maximum suppression.
-
-B images, N candidate boxes, K classes.
-"""
+"""Non-maximum suppression. B images, N candidate boxes, K classes."""
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Optional, Tuple, Union
 
 import paddle
 from paddle import Tensor
@@ -44,7 +41,7 @@ class MultiClassNMS:
         nms_eta: float = 1.0,
         background_label: int = -1,
     ):
-        self.attributes = {
+        self.settings = {
             "background_label": background_label,
             "score_threshold": score_threshold,
             "nms_top_k": nms_top_k,
@@ -54,14 +51,9 @@ class MultiClassNMS:
             "normalized": normalized,
         }
 
-    @property
-    def settings(self) -> Dict[str, Any]:
-        """The constructor's arguments, for a runtime that suppresses without Paddle."""
-        return self.attributes
-
     def __call__(self, boxes: Tensor, scores: Tensor) -> Detections:
         """Boxes [B, N, 4] xyxy and scores [B, K, N] -> detections."""
-        return Detections(*multiclass_nms(boxes, scores, self.attributes))
+        return Detections(*multiclass_nms(boxes, scores, self.settings))
 
 
 @register
@@ -118,11 +110,7 @@ class MatrixNMS:
             "normalized": normalized,
         }
         self.candidates = candidates
-
-    @property
-    def settings(self) -> Dict[str, Any]:
-        """The constructor's arguments, for a runtime that suppresses without Paddle."""
-        return {**self.attributes, "candidates": self.candidates}
+        self.settings = {**self.attributes, "candidates": candidates}
 
     def __call__(self, boxes: Tensor, scores: Tensor) -> Detections:
         """Boxes [B, N, 4] xyxy and scores [B, K, N] -> detections."""

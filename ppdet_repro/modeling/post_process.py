@@ -15,10 +15,7 @@ class BBoxPostProcess:
 
     Args:
         decode: `decode(raw, im_shape, scale_factor)` returns boxes [B, N, 4] and scores [B, K, N].
-        nms: Turns these into `Detections`. Without one, `decode.select` does.
-
-    Raises:
-        UserError: There is no `nms`, and `decode.select` is None.
+        nms: Turns these into `Detections`. Without one, `decode.select` does; it is None if the decoder needs an NMS.
     """
 
     def __init__(self, decode: Part[Any], nms: Optional[Part[Suppressor]] = None):

@@ -6,7 +6,7 @@ Source: CenterNet ("Objects as Points", 2019), section 4; TTFNet, section 3.2.
 
 from __future__ import annotations
 
-from typing import Dict, Tuple
+from typing import Tuple
 
 import paddle
 import paddle.nn.functional as F
@@ -40,20 +40,14 @@ class TTFBox:
         self.select: Suppressor = (FixedSizeSelection if fixed_size else ScoreSelection)(score_thresh)
 
     def __call__(self, raw: RawOutputs, im_shape: Tensor, scale_factor: Tensor) -> Tuple[Tensor, Tensor]:
-        """Decode `TTFOutputs`.
-
-        Returns:
-            Boxes [B, N, 4] in pixels of the original images, by descending score, and scores [B, K, N], which are 0
-            for all classes but the peak's.
-        """
+        """Boxes [B, N, 4] in original pixels, by descending score; scores [B, K, N], 0 except for the peak's class."""
         heatmap = local_maxima(F.sigmoid(raw.logits))
         num_classes, height, width = heatmap.shape[1:]
         flat = heatmap.reshape([0, -1])  # [B, K*H*W]
         scores, index = flat.topk(at_most(self.max_per_img, flat))  # [B, N] each
         classes, location = index // (height * width), index % (height * width)
         points = paddle.stack([location % width, location // width], axis=-1) * self.down_ratio  # [B, N, 2]
-        distances = raw.distances.reshape([0, 4, -1]).transpose([0, 2, 1])  # [B, H*W, 4]
-        distances = take_rows(distances, location)
+        distances = take_rows(raw.distances.reshape([0, 4, -1]).transpose([0, 2, 1]), location)  # [B, N, 4]
         boxes = xyxy_from_distances(points.astype(distances.dtype), distances)  # [B, N, 4]
         own_class = classes.unsqueeze(1) == paddle.arange(num_classes).reshape([1, -1, 1])  # [B, K, N]
         scores = scores.unsqueeze(1) * own_class.astype(scores.dtype)  # [B, K, N]
@@ -71,11 +65,7 @@ class ScoreSelection:
 
     def __init__(self, score_thresh: float):
         self.score_thresh = score_thresh
-
-    @property
-    def settings(self) -> Dict[str, float]:
-        """The parameters, for a runtime that selects without Paddle."""
-        return {"score_thresh": self.score_thresh}
+        self.settings = {"score_thresh": score_thresh}
 
     def __call__(self, boxes: Tensor, scores: Tensor) -> Detections:
         """Decoded boxes [B, N, 4] and scores [B, K, N] -> detections."""

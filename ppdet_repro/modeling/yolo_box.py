@@ -1,7 +1,4 @@
-"""YOLO's decoding: the box and the scores of every anchor.
-
-B images, N anchors of all levels, K classes.
-"""
+"""YOLO's decoding: the box and the scores of every anchor. B images, N anchors of all levels, K classes."""
 
 from __future__ import annotations
 
@@ -34,20 +31,16 @@ class YOLOBox:
     ):
         self.conf_thresh = conf_thresh
         self.downsample_ratio = downsample_ratio
-        self.clip = clip_to_last_pixel if clip_bbox else as_predicted
+        self.clip_bbox = clip_bbox
         self.scale_x_y = scale_x_y
 
     def __call__(self, found: YOLOCandidates, im_shape: Tensor, scale_factor: Tensor) -> Tuple[Tensor, Tensor]:
         """Candidates, `im_shape` (h, w) and `scale_factor` (y, x) [B, 2] -> boxes [B, N, 4], scores [B, K, N]."""
-        original = (im_shape / scale_factor).astype("int32").astype("float32")  # [B, 2], rounded down
-        size = per_coordinate(original)  # [B, 1, 4]
+        size = per_coordinate((im_shape / scale_factor).astype("int32").astype("float32"))  # [B, 1, 4], rounded down
         center = scaled_sigmoid(found.center, self.scale_x_y)
-        boxes = self.clip(xyxy_from_cells(center, found.log_size, found.grid) * size, size)  # [B, N, 4]
+        boxes = xyxy_from_cells(center, found.log_size, found.grid) * size  # [B, N, 4]
+        if self.clip_bbox:
+            boxes = clip_to_last_pixel(boxes, size)
         counts = (found.confidence >= self.conf_thresh).astype("float32")  # [B, N]
         scores = F.sigmoid(found.classes).transpose([0, 2, 1]) * (found.confidence * counts).unsqueeze(1)
         return boxes * counts.unsqueeze(-1), scores  # [B, N, 4], [B, K, N]
-
-
-def as_predicted(boxes: Tensor, limit: Tensor) -> Tensor:
-    """The boxes, not clipped."""
-    return boxes

@@ -58,12 +58,8 @@ def level_grid(maps: Tensor, anchors: Sequence[Sequence[float]], stride: int) ->
     sizes = paddle.to_tensor([list(anchor) for anchor in anchors], "float32")  # [A, 2]
     per_anchor = paddle.ones_like(sizes).unsqueeze(1)  # [A, 1, 2]
     per_cell = paddle.ones_like(corner)  # [1, H*W, 2]
-    everywhere = (
-        corner * per_anchor,
-        per_cell * per_anchor / count,
-        per_cell * (sizes / (count * stride)).unsqueeze(1),
-    )  # [A, H*W, 2] each
-    return Grid(*(t.reshape([-1, 2]) for t in everywhere))
+    everywhere = corner * per_anchor, per_cell * per_anchor / count, per_cell * (sizes / (count * stride)).unsqueeze(1)
+    return Grid(*(t.reshape([-1, 2]) for t in everywhere))  # from [A, H*W, 2] each
 
 
 def make_grid(maps: Sequence[Tensor], anchors: Sequence[Sequence[Sequence[float]]], strides: Sequence[int]) -> Grid:

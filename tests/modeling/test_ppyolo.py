@@ -26,7 +26,7 @@ from ppdet_repro.data.transform.targets_yolo import Gt2YoloTarget
 from ppdet_repro.engine.analysis.model_info import model_info
 from ppdet_repro.modeling.architectures.yolov3 import YOLOv3
 from ppdet_repro.modeling.backbones.resnet import ResNet
-from ppdet_repro.modeling.heads.yolov3_head import IouAwareObjectness, YOLOv3Head, YOLOv3Outputs
+from ppdet_repro.modeling.heads.yolov3_head import YOLOv3Head, YOLOv3Outputs, box_confidence
 from ppdet_repro.modeling.losses.iou_loss import IouAwareLoss, IouLoss
 from ppdet_repro.modeling.losses.yolo_loss import YOLOv3Loss
 from ppdet_repro.modeling.necks.ppyolo_fpn import PPYOLOFPN
@@ -443,10 +443,11 @@ def test_iou_aware_objectness_is_a_weighted_geometric_mean():
     objectness = paddle.to_tensor([logit(0.25), -200.0, 200.0])
     iou = paddle.to_tensor([logit(0.81), 0.0, 200.0])
     predictions = YOLOPredictions(None, None, objectness, None, iou, None)
-    merged = IouAwareObjectness(0.5)(predictions).numpy()
+    merged = box_confidence(predictions, 0.5).numpy()
     np.testing.assert_allclose(merged, [0.5 * 0.9, 1e-7, 1 - 1e-7], rtol=1e-5)
+    loss = YOLOv3Loss(3, iou_aware_loss=IouAwareLoss())
     with pytest.raises(UserError, match=r"iou_aware_factor 2 is not in 0\.\.1"):
-        IouAwareObjectness(2)
+        YOLOv3Head([8, 8, 8], [32, 16, 8], loss=loss, iou_aware=True, iou_aware_factor=2)
 
 
 # ---------------------------------------------------------------- configs
@@ -460,7 +461,7 @@ def test_rows_of_the_paper_s_table_1():
         neck = cfg.tree()["YOLOv3"].value.settings["neck"].value.component.name
         resize = build(cfg, "TrainReader").batch_transforms[0]
         image_shape = build(cfg, "TestReader").image_shape
-        form = build(cfg, "IouAwareLoss").entropy.__name__
+        form = build(cfg, "IouAwareLoss").form
         found[letter] = (neck, max(resize.sizes)[0], image_shape[-1], form)
         assert build(cfg, "TrainReader").batch_size == 12 and cfg.run.base_batch_size == 96
     assert found == {

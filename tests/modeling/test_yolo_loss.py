@@ -199,7 +199,7 @@ def test_the_two_iou_aware_losses():
     optimum = paddle.to_tensor([-LOG2], stop_gradient=False)  # s = 1/3
     IouAwareLoss()(optimum, a, b).sum().backward()
     assert float(optimum.grad[0]) == pytest.approx(0, abs=1e-6)
-    assert IouAwareLoss().entropy.__name__ == "soft_label"  # PaddleDetection's, for both published models
+    assert IouAwareLoss().form == "soft_label"  # PaddleDetection's, for both published models
 
 
 def test_losses_without_iou_parts_leave_them_out():

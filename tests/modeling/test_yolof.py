@@ -13,8 +13,7 @@ from paths import ROOT
 from ppdet_repro import build_model, load_config
 from ppdet_repro.modeling.anchors import rows_per_anchor
 from ppdet_repro.modeling.ground_truth import one_hot_targets
-from ppdet_repro.modeling.heads.yolof_head import YOLOFOutputs
-from ppdet_repro.modeling.implicit_objectness import implicit_objectness
+from ppdet_repro.modeling.heads.yolof_head import YOLOFOutputs, implicit_objectness
 
 CONFIGS = ROOT / "configs" / "yolof"
 SIZE = (128, 160)

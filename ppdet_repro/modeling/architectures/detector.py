@@ -1,7 +1,4 @@
-"""The base classes of all detectors: backbone -> neck -> head, losses in training mode, detections otherwise.
-
-B images, N candidate boxes, K classes, M detections of a batch.
-"""
+"""The base class of all detectors. B images, N candidate boxes, K classes."""
 
 from __future__ import annotations
 
@@ -9,28 +6,16 @@ from typing import TYPE_CHECKING, Any, Dict, Mapping, Sequence, Tuple
 
 from paddle import Tensor, nn
 
-from ppdet_repro.core.contract import (
-    Batch,
-    DecodingHead,
-    Detections,
-    Head,
-    Losses,
-    PostProcess,
-    RawOutputs,
-    TargetTransform,
-)
+from ppdet_repro.core.contract import Batch, Detections, Head, Losses, PostProcess, RawOutputs, TargetTransform
 from ppdet_repro.utils.errors import UserError
 
 
 class Detector(nn.Layer):
-    """The base class of the architectures.
+    """Backbone -> neck -> head; losses in training mode, detections otherwise.
 
     A subclass stores its parts in its constructor; the attributes' names are the first words of the state dict's keys.
     It provides `head` and `post_process` as attributes or properties; they may be the same part.
     """
-
-    backbone: nn.Layer
-    neck: nn.Layer
 
     if TYPE_CHECKING:  # at run time Paddle could not store a layer under the name of a property
 
@@ -40,12 +25,12 @@ class Detector(nn.Layer):
         @property
         def post_process(self) -> PostProcess: ...
 
-    def forward(self, batch: Batch) -> Dict[str, Tensor]:
-        """Train or detect.
+    def __init__(self, backbone: nn.Layer, neck: nn.Layer):
+        super().__init__()
+        self.backbone, self.neck = backbone, neck
 
-        Returns:
-            In training mode the losses by name, where `loss` is their sum; otherwise the fields of `Detections`.
-        """
+    def forward(self, batch: Batch) -> Dict[str, Tensor]:
+        """In training mode the losses by name, where `loss` is their sum; otherwise the fields of `Detections`."""
         raw = self.raw(batch["image"])
         if self.training:
             return self.losses(raw, batch)
@@ -74,11 +59,7 @@ class Detector(nn.Layer):
         return {}
 
     def check_targets(self, transforms: Sequence[Any]) -> None:
-        """Check that the transforms of a reader make training targets for this head.
-
-        Raises:
-            UserError: A transform and the head have different values of a parameter that they must share.
-        """
+        """Raise a UserError if one of a reader's transforms and the head differ in a parameter that they must share."""
         own = self.target_settings
         for transform in transforms:
             settings = transform.target_settings if isinstance(transform, TargetTransform) else {}
@@ -87,19 +68,3 @@ class Detector(nn.Layer):
                     f"{type(transform).__name__}.{name} {settings[name]} does not fit {type(self.head).__name__}, "
                     f"which has {own[name]}; write the same value for both, or once at the top level of the config"
                 )
-
-
-class SingleHeadDetector(Detector):
-    """A detector with one head, which also decodes its outputs and suppresses duplicates."""
-
-    head: DecodingHead
-
-    def __init__(self, backbone: nn.Layer, neck: nn.Layer, head: DecodingHead):
-        super().__init__()
-        self.backbone = backbone
-        self.neck = neck
-        self.head = head
-
-    @property
-    def post_process(self) -> PostProcess:
-        return self.head

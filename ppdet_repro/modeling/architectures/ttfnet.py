@@ -26,9 +26,7 @@ class TTFNet(Detector):
         ttf_head: Part[nn.Layer] = "TTFHead",
         post_process: Part[Any] = "BBoxPostProcess",
     ):
-        super().__init__()
-        self.backbone = backbone
-        self.neck = neck
+        super().__init__(backbone, neck)
         self.ttf_head = ttf_head
         self.post_process = post_process
         ratio, stride = ttf_head.down_ratio, neck.out_shape[0].stride

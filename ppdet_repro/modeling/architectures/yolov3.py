@@ -26,25 +26,21 @@ class YOLOv3(Detector):
         yolo_head: Part[nn.Layer] = "YOLOv3Head",
         post_process: Part[Any] = "BBoxPostProcess",
     ):
-        super().__init__()
-        self.backbone = backbone
-        self.neck = neck
+        super().__init__(backbone, neck)
         self.yolo_head = yolo_head
         self.post_process = post_process
         box, loss, coarsest = post_process.decode, yolo_head.loss, yolo_head.strides[0]
         if box.scale_x_y != loss.scale_x_y:
             raise UserError(f"YOLOBox.scale_x_y {box.scale_x_y} is not YOLOv3Loss.scale_x_y {loss.scale_x_y}")
         if box.downsample_ratio != coarsest:
-            raise UserError(
-                f"YOLOBox.downsample_ratio {box.downsample_ratio} is not the coarsest level's stride {coarsest}"
-            )
+            ratio = box.downsample_ratio
+            raise UserError(f"YOLOBox.downsample_ratio {ratio} is not the coarsest level's stride {coarsest}")
 
     @property
     def head(self) -> Head:
         return self.yolo_head
 
     def decode(self, raw: RawOutputs, im_shape: Tensor, scale_factor: Tensor) -> Tuple[Tensor, Tensor]:
-        """Boxes [B, N, 4] in pixels of the original images, and scores [B, K, N]."""
         return self.post_process.decode(self.yolo_head.candidates(raw), im_shape, scale_factor)
 
     @property

@@ -93,27 +93,20 @@ def smallest_owner(claims: Tensor, areas: Tensor) -> Tensor:
 def instance_losses(
     candidates: Tensor, objects: Objects, points: AnchorPoints, logits: Tensor, distances: Tensor, loss: PointLoss
 ) -> Tensor:
-    """The mean loss of each object on each level. FSAF, section 3.2; other objects and all weights are disregarded.
+    """The mean loss of each object on each level [G, L], infinite where the object has no candidates.
 
-    Args:
-        candidates: Which points may learn which object, bool [G, N].
-        logits: [N, K].
-        distances: [N, 4] in the points' units.
-        loss: `loss(logits, one-hot classes, distances, target distances)`, [P, K], [P, K], [P, 4], [P, 4] -> [P].
-
-    Returns:
-        [G, L], infinite where an object has no candidates.
+    Other objects and all weights are disregarded. Candidates are the points that may learn an object, bool [G, N];
+    logits are [N, K], distances [N, 4] in the points' units. `loss` takes logits, one-hot classes, distances and target
+    distances, [P, K], [P, K], [P, 4], [P, 4] -> [P]. Source: FSAF, section 3.2.
     """
     (count, levels), classes = objects.level_weights.shape, logits.shape[-1]
     owners, index = paddle.nonzero(candidates).unbind(1)  # [P] each: object, point
     sides = distances_from_xyxy(points.centers.gather(index), objects.boxes.gather(owners))
     targets = sides / points.units.gather(index)  # [P, 4]
     one_hot = F.one_hot(objects.classes.gather(owners), classes)  # [P, K]
-    pair_losses = loss(logits.gather(index), one_hot, distances.gather(index), targets)  # [P]
+    losses = loss(logits.gather(index), one_hot, distances.gather(index), targets)  # [P]
     slots = (owners * levels + points.levels.gather(index)).unsqueeze(1)
-    sums, numbers = (
-        paddle.scatter_nd(slots, values, [count * levels]) for values in (pair_losses, paddle.ones_like(pair_losses))
-    )
+    sums, numbers = (paddle.scatter_nd(slots, t, [count * levels]) for t in (losses, paddle.ones_like(losses)))
     means = sums / numbers.clip(min=1)
     return paddle.where(numbers > 0, means, paddle.full_like(means, float("inf"))).reshape([count, levels])
 
@@ -125,7 +118,6 @@ def assign_points(
     logits: Tensor,
     distances: Tensor,
     loss: PointLoss,
-    *,
     top_k: int,
     eta: float,
     epsilon: float,
@@ -133,15 +125,8 @@ def assign_points(
     """One image's targets.
 
     Each object is learned on the `top_k` levels where its points have the smallest mean loss. A point that several
-    objects claim there goes to the smallest one. Its weight is its centerness, times the weight of its level.
-
-    Args:
-        logits: [N, K].
-        distances: [N, 4] in the points' units.
-        loss: See `instance_losses`.
-        top_k: Number of levels that learn an object.
-        eta: See `centerness`.
-        epsilon: See `valid_points`.
+    objects claim there goes to the smallest one. Its weight is its centerness, times the weight of its level. For
+    logits, distances and loss see `instance_losses`, for eta `centerness`, for epsilon `valid_points`.
     """
     count, levels = objects.level_weights.shape
     candidates = None
@@ -163,10 +148,6 @@ def assign_points(
 def background(count: int, levels: int, points: AnchorPoints) -> PointTargets:
     """The targets of an image with `count` objects, none of which has a point."""
     number = points.levels.shape[0]
-    choice = LevelChoice(
-        paddle.full([count, levels], float("inf")),
-        paddle.zeros([count, levels], "bool"),
-        paddle.full([count], NOBODY, "int64"),
-    )
-    owners = paddle.full([number], NOBODY, "int64")
+    owners, best = (paddle.full([n], NOBODY, "int64") for n in (number, count))
+    choice = LevelChoice(paddle.full([count, levels], float("inf")), paddle.zeros([count, levels], "bool"), best)
     return PointTargets(owners, paddle.zeros([number, 4]), paddle.ones([number]), choice)

@@ -36,9 +36,7 @@ class ATSSAssigner:
         self.topk = topk
 
     @paddle.no_grad()
-    def __call__(
-        self, predictions: Tensor, anchors: Tensor, gt_boxes: Tensor, level_sizes: Sequence[int] = ()
-    ) -> Matches:
+    def __call__(self, predictions: Tensor, anchors: Tensor, gt_boxes: Tensor, levels: Sequence[int] = ()) -> Matches:
         """See `Matcher`. Predictions are not used."""
         if len(gt_boxes) == 0:
             return no_matches(len(anchors))
@@ -46,7 +44,7 @@ class ATSSAssigner:
         centers, gt_centers = (cxcywh_from_xyxy(boxes)[:, :2].numpy() for boxes in (anchors, gt_boxes))
         boxes = gt_boxes.numpy()
         distances = np.linalg.norm(gt_centers[:, None] - centers[None], axis=-1)  # [G, N]
-        candidates = nearest(distances, level_sizes or [len(anchors)], self.topk)  # [G, C]
+        candidates = nearest(distances, levels or [len(anchors)], self.topk)  # [G, C]
         candidate_overlaps = np.take_along_axis(overlaps, candidates, axis=1)  # [G, C]
         spread = candidate_overlaps.std(axis=1, ddof=1) if candidates.shape[1] > 1 else np.zeros(len(boxes))
         threshold = candidate_overlaps.mean(axis=1) + spread  # [G]
@@ -59,11 +57,9 @@ class ATSSAssigner:
         return matches_of(paddle.to_tensor(labels.astype("int32")))
 
 
-def nearest(distances: np.ndarray, level_sizes: Sequence[int], k: int) -> np.ndarray:
+def nearest(distances: np.ndarray, sizes: Sequence[int], k: int) -> np.ndarray:
     """The `k` nearest anchors of each level, or all where there are fewer: distances [G, N] -> indices [G, C]."""
-    starts = np.cumsum([0, *level_sizes])
-    parts = [
-        start + np.argsort(distances[:, start:end], axis=1, kind="stable")[:, :k]
-        for start, end in zip(starts[:-1], starts[1:])
-    ]
+    ends = np.cumsum(sizes)
+    spans = zip(ends - sizes, ends)
+    parts = [start + np.argsort(distances[:, start:end], axis=1, kind="stable")[:, :k] for start, end in spans]
     return np.concatenate(parts, axis=1)

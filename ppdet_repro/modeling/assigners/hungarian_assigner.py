@@ -1,7 +1,4 @@
-"""Hungarian matching: a different anchor for each ground truth, with the smallest sum of distances.
-
-N anchors, G ground truths.
-"""
+"""Hungarian matching of N anchors with G ground truths."""
 
 from __future__ import annotations
 
@@ -30,9 +27,7 @@ class HungarianAssigner:
     """
 
     @paddle.no_grad()
-    def __call__(
-        self, predictions: Tensor, anchors: Tensor, gt_boxes: Tensor, level_sizes: Sequence[int] = ()
-    ) -> Matches:
+    def __call__(self, predictions: Tensor, anchors: Tensor, gt_boxes: Tensor, levels: Sequence[int] = ()) -> Matches:
         """See `Matcher`. All levels are treated as one."""
         if len(gt_boxes) == 0:
             return no_matches(len(anchors))

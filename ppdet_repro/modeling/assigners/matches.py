@@ -1,7 +1,4 @@
-"""The interface of all matchers, which assign ground truths to anchors.
-
-N anchors, G ground truths, P pairs, L levels.
-"""
+"""The interface of all matchers. They assign G ground truths to N anchors in P pairs. L levels."""
 
 from __future__ import annotations
 
@@ -31,11 +28,11 @@ class Matcher(Protocol):
         predictions: Decoded boxes [N, 4]. All boxes are xyxy in pixels of the network's input.
         anchors: [N, 4], level by level.
         gt_boxes: [G, 4].
-        level_sizes: Number of anchors of each level [L]. If empty, there is one level.
+        levels: Number of anchors of each level [L]. If empty, there is one level.
     """
 
     def __call__(
-        self, predictions: Tensor, anchors: Tensor, gt_boxes: Tensor, level_sizes: Sequence[int] = ()
+        self, predictions: Tensor, anchors: Tensor, gt_boxes: Tensor, levels: Sequence[int] = ()
     ) -> Matches: ...
 
 

@@ -1,7 +1,4 @@
-"""Matching by overlap: an anchor learns the object with which it has the largest IoU, if that is large enough.
-
-N anchors, G ground truths.
-"""
+"""Matching of N anchors with G ground truths by their IoU."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from ppdet_repro.utils.errors import UserError
 
 @register
 class MaxIoUAssigner:
-    """Labels anchors by their largest IoU with a box.
+    """An anchor learns the object with which it has the largest IoU, if that is large enough.
 
     Source: RetinaNet, section 4; Faster R-CNN, section 3.1.2.
 
@@ -34,14 +31,11 @@ class MaxIoUAssigner:
             raise UserError(
                 f"MaxIoUAssigner: negative_overlap {negative_overlap} is above positive_overlap {positive_overlap}"
             )
-        self.positive_overlap = positive_overlap
-        self.negative_overlap = negative_overlap
+        self.positive_overlap, self.negative_overlap = positive_overlap, negative_overlap
         self.allow_low_quality = allow_low_quality
 
     @paddle.no_grad()
-    def __call__(
-        self, predictions: Tensor, anchors: Tensor, gt_boxes: Tensor, level_sizes: Sequence[int] = ()
-    ) -> Matches:
+    def __call__(self, predictions: Tensor, anchors: Tensor, gt_boxes: Tensor, levels: Sequence[int] = ()) -> Matches:
         """See `Matcher`. Predictions and levels are not used."""
         if len(gt_boxes) == 0:
             return no_matches(len(anchors))

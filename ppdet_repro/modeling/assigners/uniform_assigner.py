@@ -34,24 +34,18 @@ class UniformAssigner:
     """
 
     def __init__(self, pos_ignore_thr: float, neg_ignore_thr: float, match_times: int = 4):
-        self.pos_ignore_thr = pos_ignore_thr
-        self.neg_ignore_thr = neg_ignore_thr
+        self.pos_ignore_thr, self.neg_ignore_thr = pos_ignore_thr, neg_ignore_thr
         self.match_times = match_times
 
     @paddle.no_grad()
-    def __call__(
-        self, predictions: Tensor, anchors: Tensor, gt_boxes: Tensor, level_sizes: Sequence[int] = ()
-    ) -> Matches:
+    def __call__(self, predictions: Tensor, anchors: Tensor, gt_boxes: Tensor, levels: Sequence[int] = ()) -> Matches:
         """See `Matcher`. All levels are treated as one."""
         count, num_gts = anchors.shape[0], gt_boxes.shape[0]
         if num_gts == 0:
             return no_matches(count)
         k = min(self.match_times, count)
-        nearest = [
-            l1_distance(boxes, gt_boxes).topk(k, axis=0, largest=False)[1]  # [k, G]
-            for boxes in (predictions, anchors)
-        ]
-        pair_anchors = paddle.concat(nearest).reshape([-1])  # [P] = [2*k*G], rank outermost
+        nearest = [l1_distance(boxes, gt_boxes).topk(k, axis=0, largest=False)[1] for boxes in (predictions, anchors)]
+        pair_anchors = paddle.concat(nearest).reshape([-1])  # [2*k, G] -> [P], rank outermost
         pair_gts = paddle.arange(num_gts).tile([2 * k])  # [P]
         overlaps = iou(anchors.gather(pair_anchors), gt_boxes.gather(pair_gts))  # [P]
 

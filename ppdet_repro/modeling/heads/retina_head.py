@@ -22,7 +22,7 @@ from ppdet_repro.modeling.anchors import rows_per_anchor
 from ppdet_repro.modeling.assigners.matches import Matcher, Matches
 from ppdet_repro.modeling.assignment_drawing import Assignment, anchor_assignment
 from ppdet_repro.modeling.boxes import decode_deltas, encode_deltas, to_original_image
-from ppdet_repro.modeling.ground_truth import ground_truths
+from ppdet_repro.modeling.ground_truth import GroundTruth, ground_truths
 from ppdet_repro.modeling.layers import ConvNorm, batch_norm, conv2d, conv3x3, prior_bias
 from ppdet_repro.modeling.losses.anchor_loss import anchor_losses, count_positives
 from ppdet_repro.modeling.nms import best_boxes
@@ -40,22 +40,13 @@ class RetinaOutputs(NamedTuple):
 
 
 def conv_norm_relu(in_channels: int, out_channels: int, norm_type: Optional[str]) -> ConvNorm:
-    """3x3 convolution whose bias has twice the learning rate, the norm that `norm_of` chooses, ReLU."""
-    conv = conv2d(
-        in_channels,
-        out_channels,
-        3,
-        weight_attr=ParamAttr(initializer=Normal(0.0, 0.01)),
-        bias_attr=ParamAttr(initializer=Constant(0.0), learning_rate=2.0),
-    )
-    return ConvNorm(conv, norm_of(norm_type, out_channels), F.relu)
-
-
-def norm_of(norm_type: Optional[str], channels: int) -> nn.Layer:
-    """The normalization layer: group norm of 32 groups for `gn`, none for None, otherwise batch norm."""
+    """3x3 convolution whose bias has twice the learning rate, norm (of 32 groups for `gn`, none for None), ReLU."""
+    weight, bias = ParamAttr(initializer=Normal(0.0, 0.01)), ParamAttr(initializer=Constant(0.0), learning_rate=2.0)
+    conv = conv2d(in_channels, out_channels, 3, weight_attr=weight, bias_attr=bias)
     if norm_type is None:
-        return nn.Identity()
-    return nn.GroupNorm(GROUPS, channels) if norm_type == "gn" else batch_norm(channels, norm_type)
+        return ConvNorm(conv, nn.Identity(), F.relu)
+    norm = nn.GroupNorm(GROUPS, out_channels) if norm_type == "gn" else batch_norm(out_channels, norm_type)
+    return ConvNorm(conv, norm, F.relu)
 
 
 @register
@@ -81,14 +72,10 @@ class RetinaFeat(nn.Layer):
 
     def forward(self, feat: Tensor) -> Tuple[Tensor, Tensor]:
         """A feature map [B, C, H, W] -> features for the classes, features for the boxes."""
-        for_classes, for_boxes = (self.subnet(names, feat) for names in self.names)
+        for_classes = for_boxes = feat
+        for cls_name, reg_name in zip(*self.names):
+            for_classes, for_boxes = getattr(self, cls_name)(for_classes), getattr(self, reg_name)(for_boxes)
         return for_classes, for_boxes
-
-    def subnet(self, names: Sequence[str], x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C', H, W], through the layers of these names."""
-        for name in names:
-            x = getattr(self, name)(x)
-        return x
 
 
 @register
@@ -120,8 +107,7 @@ class RetinaHead(nn.Layer):
         self.conv_feat = conv_feat
         self.anchor_generator = anchor_generator
         self.bbox_assigner: Matcher = bbox_assigner
-        self.loss_class = loss_class
-        self.loss_bbox = loss_bbox
+        self.loss_class, self.loss_bbox = loss_class, loss_bbox
         self.suppress: Suppressor = nms
         self.nms_pre = nms_pre
         self.delta_std = [1.0 / weight for weight in weights or [1.0] * 4]
@@ -150,25 +136,17 @@ class RetinaHead(nn.Layer):
         images, as in PaddleDetection.
         """
         logits, deltas = (paddle.concat(t, axis=1).astype("float32") for t in (raw.logits, raw.deltas))
-        truths = ground_truths(batch)
-        matches = [self.match(own, raw.anchors, truth.boxes) for own, truth in zip(deltas, truths)]
-        return anchor_losses(
-            logits,
-            deltas,
-            paddle.concat(raw.anchors),
-            truths,
-            matches,
-            self.loss_class,
-            self.box_losses,
-            normalizer=max(1.0, float(sum(count_positives(matched) for matched in matches))),
-        )
+        anchors, truths = paddle.concat(raw.anchors), ground_truths(batch)
+        matches = self.match(raw, truths)
+        normalizer = max(1.0, float(sum(count_positives(matched) for matched in matches)))
+        return anchor_losses(logits, deltas, anchors, truths, matches, self.loss_class, self.box_losses, normalizer)
 
     @paddle.no_grad()
-    def match(self, deltas: Tensor, anchors: Sequence[Tensor], gt_boxes: Tensor) -> Matches:
-        """The matches of one image, from its deltas [N, 4], the anchors of each level and its ground truth [G, 4]."""
-        every = paddle.concat(anchors)  # [N, 4]
-        predictions = self.boxes(deltas.astype("float32"), every)
-        return self.bbox_assigner(predictions, every, gt_boxes, [len(level) for level in anchors])
+    def match(self, raw: RetinaOutputs, truths: Sequence[GroundTruth]) -> List[Matches]:
+        """The matches of each image."""
+        anchors, sizes = paddle.concat(raw.anchors), [len(level) for level in raw.anchors]
+        predictions = self.boxes(paddle.concat(raw.deltas, axis=1).astype("float32"), anchors)  # [B, N, 4]
+        return [self.bbox_assigner(own, anchors, truth.boxes, sizes) for own, truth in zip(predictions, truths)]
 
     def boxes(self, deltas: Tensor, anchors: Tensor) -> Tensor:
         """Predicted boxes [..., 4] in input pixels. Log sizes are clipped above only, as in PaddleDetection."""
@@ -181,17 +159,13 @@ class RetinaHead(nn.Layer):
     @paddle.no_grad()
     def assignment(self, raw: RetinaOutputs, batch: Batch) -> List[Assignment]:
         """The positive and the ignored anchors of each image."""
-        anchors, deltas = paddle.concat(raw.anchors), paddle.concat(raw.deltas, axis=1)
-        truths = ground_truths(batch)
-        matches = [self.match(own, raw.anchors, truth.boxes) for own, truth in zip(deltas, truths)]
-        return [anchor_assignment(truth, anchors, matched) for truth, matched in zip(truths, matches)]
+        anchors, truths = paddle.concat(raw.anchors), ground_truths(batch)
+        return [anchor_assignment(truth, anchors, own) for truth, own in zip(truths, self.match(raw, truths))]
 
     def decode(self, raw: RetinaOutputs, im_shape: Tensor, scale_factor: Tensor) -> Tuple[Tensor, Tensor]:
-        """The candidates for the NMS: `nms_pre` per level, or all its anchors where there are fewer.
+        """At most `nms_pre` candidates per level: boxes [B, n, 4] in pixels of the original images, scores [B, K, n].
 
-        Returns:
-            Boxes [B, n, 4] in pixels of the original images, not clipped to them (as in PaddleDetection), and scores
-            [B, K, n].
+        Boxes are not clipped to the images, as in PaddleDetection.
         """
         boxes, scores = [], []
         for logits, deltas, anchors in zip(*raw):

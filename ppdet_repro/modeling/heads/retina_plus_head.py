@@ -1,7 +1,6 @@
-"""RetinaNet+: RetinaNet's head with YOLOF's additions, for a fair comparison of the two.
+"""RetinaNet+: RetinaNet's head with YOLOF's additions, for a fair comparison of the two (YOLOF, section 5.1).
 
 B images, H, W size of a level's map, A anchors per location, K classes, P matched pairs.
-Source: YOLOF, section 5.1 ("Comparison with RetinaNet").
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from paddle import Tensor, nn
 from ppdet_repro.core.registry import Part, Shared, register
 from ppdet_repro.modeling.anchors import rows_per_anchor
 from ppdet_repro.modeling.heads.retina_head import RetinaHead
-from ppdet_repro.modeling.implicit_objectness import implicit_objectness
+from ppdet_repro.modeling.heads.yolof_head import implicit_objectness
 from ppdet_repro.modeling.layers import conv3x3
 
 
@@ -39,18 +38,8 @@ class RetinaPlusHead(RetinaHead):
         nms_pre: int = 1000,
         weights: Optional[List[float]] = None,
     ):
-        super().__init__(
-            num_classes,
-            conv_feat,
-            anchor_generator,
-            bbox_assigner,
-            loss_class,
-            loss_bbox,
-            nms,
-            prior_prob,
-            nms_pre,
-            weights,
-        )
+        parts = conv_feat, anchor_generator, bbox_assigner, loss_class, loss_bbox, nms
+        super().__init__(num_classes, *parts, prior_prob, nms_pre, weights)
         self.retina_obj = conv3x3(conv_feat.feat_out, anchor_generator.num_anchors)
 
     def class_logits(self, for_classes: Tensor, for_boxes: Tensor) -> Tensor:

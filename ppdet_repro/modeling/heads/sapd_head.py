@@ -1,7 +1,6 @@
 """SAPD's head: an anchor-point detector, one pair of subnets for all levels of a pyramid.
 
 FSAF has the same head, trained on one level per object and without weights.
-
 B images, L levels, H, W size of a level's map, N points of all levels, K classes, G objects of an image.
 Source: Zhu et al., "Soft Anchor-Point Object Detection", ECCV 2020.
 """
@@ -20,8 +19,8 @@ from ppdet_repro.core.contract import Batch, Losses, Suppressor
 from ppdet_repro.core.registry import Part, Shared, Upstream, register
 from ppdet_repro.modeling.anchor_points import make_grid, make_points, rows
 from ppdet_repro.modeling.assigners.anchor_point_assigner import NOBODY, Objects, PointTargets
-from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, LevelBars, WeightMap, cells
-from ppdet_repro.modeling.boxes import clip_to_image, to_original_image, xyxy_from_distances
+from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, LevelBars, WeightMap
+from ppdet_repro.modeling.boxes import clip_to_image, to_original_image, xyxy_from_center_size, xyxy_from_distances
 from ppdet_repro.modeling.ground_truth import ground_truths
 from ppdet_repro.modeling.layers import batch_norm, conv3x3, conv_tower, prior_bias
 from ppdet_repro.modeling.level_selection import LevelShares
@@ -36,15 +35,6 @@ class SAPDOutputs(NamedTuple):
     logits: List[Tensor]  # [B, K, H, W]
     distances: List[Tensor]  # [B, 4, H, W] to left, top, right and bottom, in units of `z` strides
     pyramid: List[Tensor]  # [B, C, H, W]: the feature maps, from which levels are selected
-
-
-class PointAssignment(NamedTuple):
-    """What the points of a batch learn."""
-
-    predictions: PointPredictions
-    objects: List[Objects]  # of each image
-    targets: List[PointTargets]  # of each image
-    shares: LevelShares
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -133,29 +123,20 @@ class PointBranch(nn.Layer):
         """
         predictions, objects, targets, shares = self.assign(raw, batch)
         normalizer = positive_weights(targets).sum().clip(min=1.0)
-        found = self.point_loss.losses(predictions, objects, targets, normalizer)
-        losses = {"loss_cls": found.classes, "loss_reg": found.boxes}
+        losses = self.point_loss.losses(predictions, objects, targets, normalizer)
         losses.update(self.levels.losses(shares, [target.levels.best for target in targets]))
         return {"loss": sum(losses.values()), **losses}
 
-    def assign(self, raw: SAPDOutputs, batch: Batch) -> PointAssignment:
-        """What the points of a batch learn."""
-        predictions, truths = self.predictions(raw), ground_truths(batch)
+    def assign(
+        self, raw: SAPDOutputs, batch: Batch
+    ) -> Tuple[PointPredictions, List[Objects], List[PointTargets], LevelShares]:
+        """The points' predictions, each image's objects, what its points learn, and the shares of the levels."""
+        logits, distances = (paddle.concat([rows(m) for m in maps], axis=1).astype("float32") for maps in raw[:2])
+        predictions = PointPredictions(logits, distances, make_points(raw.logits, self.strides, self.z))
+        truths = ground_truths(batch)
         shares = self.levels(raw.pyramid, [truth.boxes for truth in truths], batch["progress"])
-        objects = [
-            Objects(truth.boxes, truth.classes.astype("int64"), weights)
-            for truth, weights in zip(truths, shares.weights)
-        ]
-        targets = self.point_loss.targets(predictions, objects, shares.top_k)
-        return PointAssignment(predictions, objects, targets, shares)
-
-    def predictions(self, raw: SAPDOutputs) -> PointPredictions:
-        """The outputs of all levels, one row per point."""
-        logits, distances = (
-            paddle.concat([rows(level) for level in maps], axis=1).astype("float32")
-            for maps in (raw.logits, raw.distances)
-        )  # [B, N, K], [B, N, 4]
-        return PointPredictions(logits, distances, make_points(raw.logits, self.strides, self.z))
+        objects = [Objects(t.boxes, t.classes.astype("int64"), weights) for t, weights in zip(truths, shares.weights)]
+        return predictions, objects, self.point_loss.targets(predictions, objects, shares.top_k), shares
 
     @paddle.no_grad()
     def assignment(self, raw: SAPDOutputs, batch: Batch) -> List[Assignment]:
@@ -163,31 +144,27 @@ class PointBranch(nn.Layer):
 
         Weights are maps, one per level; shares are per object and level (SAPD, figures 3 and 7).
         """
-        assigned = self.assign(raw, batch)
+        (_, _, points), truths, targets, level_shares = self.assign(raw, batch)
+        cells = xyxy_from_center_size(points.centers, points.units / self.z).numpy()  # [N, 4]
         sizes = [level.shape[2:] for level in raw.logits]
+        ends = np.cumsum([height * width for height, width in sizes])[:-1]
         names = [f"P{int(math.log2(stride))}" for stride in self.strides]
-        predicted = assigned.shares.predicted or [None] * len(assigned.objects)
         assignments = []
-        for objects, target, shares in zip(assigned.objects, assigned.targets, predicted):
-            boxes, owners, maps, start = [], [], [], 0
-            for name, stride, (height, width) in zip(names, self.strides, sizes):
-                part = slice(start, start + height * width)
-                owner, weight = (t[part].numpy().reshape(height, width) for t in (target.owners, target.weights))
-                boxes.append(cells(np.argwhere(owner != NOBODY), stride))
-                owners.append(owner[owner != NOBODY])
-                maps.append(WeightMap(f"weights on {name}", np.where(owner != NOBODY, weight, 0)))
-                start = part.stop
-            positive = AssignedBoxes("cells of positive points", np.concatenate(boxes), np.concatenate(owners))
+        for objects, target, shares in zip(truths, targets, level_shares.predicted or [None] * len(truths)):
+            owners = target.owners.numpy()
+            positive = owners != NOBODY
+            boxes = AssignedBoxes("cells of positive points", cells[positive], owners[positive])
+            weights = np.split(np.where(positive, target.weights.numpy(), 0), ends)
+            maps = [WeightMap(f"weights on {n}", w.reshape(size)) for n, w, size in zip(names, weights, sizes)]
             bars = [] if shares is None else [LevelBars(f"shares of {names[0]} to {names[-1]}", shares.numpy())]
-            assignments.append(Assignment(objects.boxes.numpy(), [positive], maps, bars))
+            assignments.append(Assignment(objects.boxes.numpy(), [boxes], maps, bars))
         return assignments
 
     def decode(self, raw: SAPDOutputs, im_shape: Tensor, scale_factor: Tensor) -> Tuple[Tensor, Tensor]:
         """The candidates for the NMS.
 
-        Returns:
-            Boxes [B, n, 4] in pixels of the original images, clipped to them, and scores [B, K, n], which are 0 except
-            for the best `nms_pre` pairs of point and class of each level.
+        Boxes are [B, n, 4] in pixels of the original images, clipped to them. Scores are [B, K, n], 0 except for the
+        best `nms_pre` pairs of point and class of each level.
         """
         boxes, scores = [], []
         for logits, distances, stride in zip(raw.logits, raw.distances, self.strides):

@@ -7,6 +7,7 @@ section 3.1.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Callable, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
@@ -28,6 +29,8 @@ from ppdet_repro.utils.errors import UserError
 PRIOR = 0.01
 CLIP = 1e-4
 NamedLayers = List[Tuple[str, nn.Layer]]
+Conv = Callable[[str, int, int], NamedLayers]  # name, in_channels, out_channels
+Weight = Optional[ParamAttr]
 
 
 class TTFOutputs(NamedTuple):
@@ -37,31 +40,22 @@ class TTFOutputs(NamedTuple):
     distances: Tensor  # [B, 4, H, W] to the left, top, right and bottom side, in input pixels
 
 
-class Conv(NamedTuple):
-    """A kind of convolution."""
-
-    layers: Callable[[str, int, int], NamedLayers]  # (name, in_channels, out_channels) -> named layers
-    head_weight: Optional[ParamAttr]  # initialization of the 1x1 convolution after them; None: Paddle's default
-
-
 class Branch(nn.Layer):
-    """`depth` convolutions of one kind, then a 1x1 convolution."""
+    """`depth` convolutions of one kind, then a 1x1 convolution with these weights (None: Paddle's default) and bias."""
 
-    def __init__(self, in_channels: int, channels: int, depth: int, out_channels: int, conv: Conv, bias: float):
+    def __init__(
+        self, in_channels: int, channels: int, depth: int, conv: Conv, width: int, weight: Weight, bias: float
+    ):
         super().__init__()
-        layers: NamedLayers = []
-        for i in range(depth):
-            layers += conv.layers(f"conv.{i}", channels if i else in_channels, channels)
-        self.feat = nn.Sequential(*layers)
-        self.head = nn.Conv2D(
-            channels if depth else in_channels, out_channels, 1, weight_attr=conv.head_weight, bias_attr=bias_attr(bias)
-        )
+        inputs = [in_channels] + [channels] * depth
+        self.feat = nn.Sequential(*sum((conv(f"conv.{i}", inputs[i], channels) for i in range(depth)), []))
+        self.head = nn.Conv2D(inputs[-1], width, 1, weight_attr=weight, bias_attr=bias_attr(bias))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.feat(x))
 
 
-def normal() -> ParamAttr:
+def normal() -> Weight:
     return ParamAttr(initializer=Normal(0.0, 0.01))
 
 
@@ -76,13 +70,9 @@ def deform_conv(name: str, in_channels: int, channels: int) -> NamedLayers:
     return [(name, DeformConv(in_channels, channels, normal())), (f"{name}.act", nn.ReLU())]
 
 
-def lite_conv(branch: str, norm_type: str) -> Callable[[str, int, int], NamedLayers]:
-    """`LiteConv` layers of the branch `hm` or `wh`. They end with an activation."""
-
-    def layers(name: str, in_channels: int, channels: int) -> NamedLayers:
-        return [(f"{branch}.{name}", LiteConv(in_channels, channels, norm_type))]
-
-    return layers
+def lite_conv(branch: str, norm_type: str, name: str, in_channels: int, channels: int) -> NamedLayers:
+    """A `LiteConv`, which ends with an activation, of the branch `hm` or `wh`."""
+    return [(f"{branch}.{name}", LiteConv(in_channels, channels, norm_type))]
 
 
 @register
@@ -90,12 +80,9 @@ class TTFHead(nn.Layer):
     """The two branches, their losses, and the mapping from distances to boxes.
 
     Args:
-        hm_head_planes: Channels of the heat map's branch.
-        wh_head_planes: Channels of the distances' branch.
-        hm_head_conv_num: Number of convolutions of the heat map's branch.
-        wh_head_conv_num: Number of convolutions of the distances' branch.
-        hm_loss: The loss of the heat map; see `CTFocalLoss`.
-        wh_loss: The loss of the boxes; see `GIoULoss`.
+        hm_head_planes, wh_head_planes: Channels of the branches of the heat map and of the distances.
+        hm_head_conv_num, wh_head_conv_num: Number of convolutions of these branches.
+        hm_loss, wh_loss: The losses of the heat map (see `CTFocalLoss`) and of the boxes (see `GIoULoss`).
         wh_offset_base: Distances are the ReLU of the branch's output times this number of pixels.
         down_ratio: Stride of the maps in input pixels.
         dcn_head: Use deformable convolutions.
@@ -129,15 +116,13 @@ class TTFHead(nn.Layer):
             raise UserError("TTFHead: ags_module (PaddleDetection's) and ags exclude each other")
         if wh_loss.reduction != "sum":
             raise UserError("TTFHead: wh_loss needs reduction: sum, it is divided by the sum of the weights")
+        hm: Conv = deform_conv if dcn_head else plain_conv
+        wh, weight, prior = hm, normal(), prior_bias(PRIOR)
         if lite_head:
-            hm, wh = (Conv(lite_conv(branch, norm_type), None) for branch in ("hm", "wh"))
-        else:
-            hm = wh = Conv(deform_conv if dcn_head else plain_conv, normal())
-        prior = prior_bias(PRIOR)
-        self.hm_head = Branch(in_channels, hm_head_planes, hm_head_conv_num, num_classes, hm, prior)
-        self.wh_head = Branch(in_channels, wh_head_planes, wh_head_conv_num, 4, wh, 0.0)
-        self.hm_loss = hm_loss
-        self.wh_loss = wh_loss
+            hm, wh, weight = partial(lite_conv, "hm", norm_type), partial(lite_conv, "wh", norm_type), None
+        self.hm_head = Branch(in_channels, hm_head_planes, hm_head_conv_num, hm, num_classes, weight, prior)
+        self.wh_head = Branch(in_channels, wh_head_planes, wh_head_conv_num, wh, 4, weight, 0.0)
+        self.hm_loss, self.wh_loss = hm_loss, wh_loss
         self.wh_offset_base = wh_offset_base
         self.down_ratio = down_ratio
         self.ags = ChannelSoftmaxAGS() if ags_module else ags
@@ -194,19 +179,14 @@ class TTFHead(nn.Layer):
     ) -> Tensor:
         """The weighted sum over the locations with a positive weight, divided by the normalizer, as a scalar.
 
-        Args:
-            logits: Of the heat map [B, K, H, W].
-            distances: [B, 4, H, W].
-            targets: xyxy boxes in input pixels [B, 4, H, W].
-            weights: [B, H, W].
+        Logits are the heat map's [B, K, H, W], distances [B, 4, H, W], targets xyxy boxes in input pixels [B, 4, H, W],
+        weights [B, H, W].
         """
         locations = paddle.nonzero(weights > 0)  # [P, 3]: image, y, x
         if locations.shape[0] == 0:
             return distances.sum() * 0.0
         weight = weights.gather_nd(locations)  # [P]
-        distances, targets = (
-            maps.transpose([0, 2, 3, 1]).gather_nd(locations) for maps in (distances, targets)
-        )  # [P, 4] each
+        distances, targets = (t.transpose([0, 2, 3, 1]).gather_nd(locations) for t in (distances, targets))  # [P, 4]
         points = (locations[:, 2:0:-1] * self.down_ratio).astype("float32")  # [P, 2]: x, y
         factor: Union[Tensor, float] = 1.0 if self.ags is None else self.ags(logits, locations, targets)
         return self.wh_loss(xyxy_from_distances(points, distances), targets, weight, factor) / normalizer

@@ -20,7 +20,6 @@ from ppdet_repro.modeling.assigners.matches import Matcher
 from ppdet_repro.modeling.assignment_drawing import Assignment, anchor_assignment
 from ppdet_repro.modeling.boxes import clip_to_image, decode_deltas, to_original_image
 from ppdet_repro.modeling.ground_truth import ground_truths
-from ppdet_repro.modeling.implicit_objectness import implicit_objectness
 from ppdet_repro.modeling.layers import batch_norm, conv3x3, conv_tower, prior_bias, reduce_mean
 from ppdet_repro.modeling.losses.anchor_loss import anchor_losses, count_positives
 from ppdet_repro.modeling.nms import at_most, take_rows
@@ -67,8 +66,7 @@ class YOLOFHead(nn.Layer):
     Args:
         conv_feat: The two branches; see `YOLOFFeat`.
         ctr_clip: The largest distance between the centers of a predicted box and its anchor, in pixels (in x and y).
-        delta_mean: Mean of the target deltas (dx, dy, dw, dh).
-        delta_std: Standard deviation of the target deltas.
+        delta_mean, delta_std: Mean and standard deviation of the target deltas (dx, dy, dw, dh).
         prior_prob: The score that the head predicts before training.
         nms_pre: How many anchors per image, those with the best class scores, are decoded and reach the NMS.
     """
@@ -93,8 +91,7 @@ class YOLOFHead(nn.Layer):
         self.conv_feat = conv_feat
         self.anchor_generator = anchor_generator
         self.bbox_assigner: Matcher = bbox_assigner
-        self.loss_class = loss_class
-        self.loss_bbox = loss_bbox
+        self.loss_class, self.loss_bbox = loss_class, loss_bbox
         self.ctr_clip = ctr_clip
         self.delta_mean = delta_mean or [0.0] * 4
         self.delta_std = delta_std or [1.0] * 4
@@ -127,16 +124,9 @@ class YOLOFHead(nn.Layer):
         predictions, truths = self.boxes(raw.deltas.astype("float32"), raw.anchors), ground_truths(batch)
         matches = [self.bbox_assigner(own, raw.anchors, truth.boxes) for own, truth in zip(predictions, truths)]
         positives = sum(max(1, count_positives(matched)) for matched in matches)
-        return anchor_losses(
-            raw.logits.astype("float32"),
-            predictions,
-            raw.anchors,
-            truths,
-            matches,
-            self.loss_class,
-            self.box_losses,
-            normalizer=reduce_mean(paddle.to_tensor(float(positives))).clip(min=1.0),
-        )
+        normalizer = reduce_mean(paddle.to_tensor(float(positives))).clip(min=1.0)
+        logits, losses = raw.logits.astype("float32"), (self.loss_class, self.box_losses)
+        return anchor_losses(logits, predictions, raw.anchors, truths, matches, *losses, normalizer)
 
     def box_losses(self, boxes: Tensor, anchors: Tensor, wanted: Tensor) -> Tensor:
         """The loss of matched pairs: predicted boxes, anchors and boxes to learn, [P, 4] each."""
@@ -145,21 +135,25 @@ class YOLOFHead(nn.Layer):
     @paddle.no_grad()
     def assignment(self, raw: YOLOFOutputs, batch: Batch) -> List[Assignment]:
         """The positive and the ignored anchors of each image."""
-        predictions, assignments = self.boxes(raw.deltas.astype("float32"), raw.anchors), []
-        for own, truth in zip(predictions, ground_truths(batch)):
-            matches = self.bbox_assigner(own, raw.anchors, truth.boxes)
-            assignments.append(anchor_assignment(truth, raw.anchors, matches))
-        return assignments
+        predictions, truths = self.boxes(raw.deltas.astype("float32"), raw.anchors), ground_truths(batch)
+        matches = [self.bbox_assigner(own, raw.anchors, truth.boxes) for own, truth in zip(predictions, truths)]
+        return [anchor_assignment(truth, raw.anchors, matched) for truth, matched in zip(truths, matches)]
 
     def decode(self, raw: YOLOFOutputs, im_shape: Tensor, scale_factor: Tensor) -> Tuple[Tensor, Tensor]:
-        """The candidates for the NMS: `nms_pre` anchors per image, or all N where there are fewer.
-
-        Returns:
-            Boxes [B, n, 4] in pixels of the original images, clipped to them, and scores [B, K, n].
-        """
+        """At most `nms_pre` candidates: boxes [B, n, 4] in pixels of the original images, clipped; scores [B, K, n]."""
         anchors, logits, deltas = best_anchors(raw, self.nms_pre)
         boxes = clip_to_image(self.boxes(deltas, anchors), im_shape)
         return to_original_image(boxes, scale_factor), F.sigmoid(logits).transpose([0, 2, 1])
+
+
+def implicit_objectness(class_logits: Tensor, objectness: Tensor) -> Tensor:
+    """The logit of sigmoid(class) * sigmoid(objectness): [..., K], [..., 1] -> [..., K].
+
+    Exponentials are clipped to 1e8, so that large logits give finite results.
+    Source: Zhu et al., "AutoAssign", 2020; YOLOF, section 4.3 ("Decoder").
+    """
+    exponentials = class_logits.exp().clip(max=1e8) + objectness.exp().clip(max=1e8)
+    return class_logits + objectness - (1.0 + exponentials).log()
 
 
 def best_anchors(raw: YOLOFOutputs, limit: int) -> YOLOFOutputs:

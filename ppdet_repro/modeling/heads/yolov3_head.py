@@ -8,7 +8,7 @@ PP-YOLO and PP-YOLOv2 build on.
 from __future__ import annotations
 
 import math
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, cast
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, cast
 
 import numpy as np
 import paddle
@@ -25,7 +25,6 @@ from ppdet_repro.utils.errors import UserError
 
 COCO_ANCHORS = [[10, 13], [16, 30], [33, 23], [30, 61], [62, 45], [59, 119], [116, 90], [156, 198], [373, 326]]
 COCO_MASKS = [[6, 7, 8], [3, 4, 5], [0, 1, 2]]
-EPS = 1e-7
 
 
 class YOLOv3Outputs(NamedTuple):
@@ -52,9 +51,6 @@ class YOLOv3Head(nn.Layer):
             f = `iou_aware_factor`.
         prior_prob: The objectness that a new head predicts, for training from scratch (RetinaNet, section 4.1). With
             None it is 0.5, and the first hundreds of updates are spent on reducing it.
-
-    Raises:
-        UserError: Anchors, masks, strides and loss do not fit together.
     """
 
     def __init__(
@@ -72,6 +68,8 @@ class YOLOv3Head(nn.Layer):
         super().__init__()
         every, masks = anchors or COCO_ANCHORS, anchor_masks or COCO_MASKS
         check(every, masks, strides, loss, iou_aware)
+        if not 0 <= iou_aware_factor <= 1:
+            raise UserError(f"YOLOv3Head: iou_aware_factor {iou_aware_factor} is not in 0..1")
         self.all_anchors = every
         self.anchor_masks = masks
         self.anchors = [[every[i] for i in mask] for mask in masks]
@@ -79,17 +77,13 @@ class YOLOv3Head(nn.Layer):
         self.num_classes = num_classes
         self.loss = loss
         self.split = split_iou if iou_aware else split_nothing
-        self.confidence: Callable[[YOLOPredictions], Tensor] = (
-            IouAwareObjectness(iou_aware_factor) if iou_aware else objectness
-        )
+        self.iou_aware_factor = iou_aware_factor
         width = num_classes + (6 if iou_aware else 5)
-        self.yolo_output = nn.LayerList(
-            [
-                nn.Conv2D(c, len(mask) * width, 1, bias_attr=ParamAttr(regularizer=L2Decay(0.0)))
-                for c, mask in zip(in_channels, masks)
-            ]
-        )
-
+        convs = [
+            nn.Conv2D(channels, len(mask) * width, 1, bias_attr=ParamAttr(regularizer=L2Decay(0.0)))
+            for channels, mask in zip(in_channels, masks)
+        ]
+        self.yolo_output = nn.LayerList(convs)
         if prior_prob is not None:
             for conv, mask in zip(self.yolo_output, masks):
                 expect_objects(conv.bias, len(mask), 5 + num_classes, prior_prob)
@@ -155,7 +149,7 @@ class YOLOv3Head(nn.Layer):
     def candidates(self, raw: YOLOv3Outputs) -> YOLOCandidates:
         """The predictions that decoding needs."""
         p = self.predictions(raw)
-        return YOLOCandidates(p.center, p.log_size, self.confidence(p), p.classes, p.grid)
+        return YOLOCandidates(p.center, p.log_size, box_confidence(p, self.iou_aware_factor), p.classes, p.grid)
 
 
 def expect_objects(bias: Tensor, anchors: int, width: int, probability: float) -> None:
@@ -175,30 +169,16 @@ def split_nothing(maps: Tensor, anchors: int) -> Tuple[Optional[Tensor], Tensor]
     return None, rows(maps, anchors)
 
 
-def objectness(predictions: YOLOPredictions) -> Tensor:
-    """The probability of an object [B, N]."""
-    return F.sigmoid(predictions.objectness)
-
-
-class IouAwareObjectness:
-    """objectness^(1 - factor) * IoU^factor [B, N], clipped to 1e-7 away from 0 and 1."""
-
-    def __init__(self, factor: float):
-        if not 0 <= factor <= 1:
-            raise UserError(f"YOLOv3Head: iou_aware_factor {factor} is not in 0..1")
-        self.factor = factor
-
-    def __call__(self, predictions: YOLOPredictions) -> Tensor:
-        iou = F.sigmoid(predictions.iou)
-        return (objectness(predictions) ** (1 - self.factor) * iou**self.factor).clip(EPS, 1 - EPS)
+def box_confidence(predictions: YOLOPredictions, factor: float) -> Tensor:
+    """Objectness, or with predicted IoUs objectness^(1 - factor) * IoU^factor, 1e-7 away from 0 and 1: [B, N]."""
+    objectness = F.sigmoid(predictions.objectness)
+    if predictions.iou is None:
+        return objectness
+    return (objectness ** (1 - factor) * F.sigmoid(predictions.iou) ** factor).clip(1e-7, 1 - 1e-7)
 
 
 def check(
-    anchors: Sequence[Sequence[float]],
-    masks: Sequence[Sequence[int]],
-    strides: Sequence[int],
-    loss: nn.Layer,
-    iou_aware: bool,
+    anchors: Sequence[Sequence[float]], masks: List[List[int]], strides: List[int], loss: nn.Layer, iou_aware: bool
 ) -> None:
     """Raise a UserError if the head's arguments do not fit together."""
     if len(masks) != len(strides):

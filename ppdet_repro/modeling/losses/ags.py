@@ -51,8 +51,7 @@ class AdaptiveGaussianSampling:
 class ChannelSoftmaxAGS:
     """PaddleDetection's AGS, which `TTFHead: {ags_module: true}` selects.
 
-    The softmax runs over the one channel that the maximum over the classes leaves, so S is 1 everywhere and the loss is
-    TTFNet's.
+    The softmax runs over one channel, the maximum over the classes: S is 1 everywhere and the loss is TTFNet's.
     """
 
     def __init__(self, trade_off: float = 0.9):

@@ -30,20 +30,11 @@ def anchor_losses(
     box_loss: BoxLoss,
     normalizer: Union[Tensor, float],
 ) -> Losses:
-    """`loss_cls`, `loss_reg` and their sum `loss`.
+    """`loss_cls`, `loss_reg` and their sum `loss`; both are sums over the batch, divided by the normalizer.
 
     Classes are learned by all anchors that are not ignored, boxes by the matched pairs: an anchor that is matched
-    twice counts twice.
-
-    Args:
-        logits: Of the classes [B, N, K].
-        predictions: Of the boxes [B, N, 4], in the form that `box_loss` takes.
-        anchors: xyxy input pixels [N, 4].
-        truths: The ground truth of each image.
-        matches: The matches of each image.
-        class_loss: See `ClassLoss`.
-        box_loss: See `BoxLoss`.
-        normalizer: What both sums are divided by.
+    twice counts twice. Logits are [B, N, K], predictions [B, N, 4] in the form that `box_loss` takes, anchors [N, 4]
+    xyxy in input pixels.
     """
     class_losses, box_losses = [], []
     for image, truth, matched in zip(range(len(truths)), truths, matches):

@@ -10,6 +10,7 @@ from typing import List, NamedTuple, Sequence
 import paddle
 from paddle import Tensor, nn
 
+from ppdet_repro.core.contract import Losses
 from ppdet_repro.modeling.anchor_points import AnchorPoints
 from ppdet_repro.modeling.assigners.anchor_point_assigner import Objects, PointTargets, assign_points
 from ppdet_repro.modeling.boxes import iou_of_distances
@@ -26,18 +27,8 @@ class PointPredictions(NamedTuple):
     points: AnchorPoints
 
 
-class AnchorPointLosses(NamedTuple):
-    """Sums over points and images, divided by the normalizer."""
-
-    classes: Tensor
-    boxes: Tensor
-
-
 def box_loss(distances: Tensor, targets: Tensor) -> Tensor:
-    """-ln IoU of boxes around the same points: [..., 4], [..., 4] -> [...].
-
-    The IoU is at least 1e-6, so that the loss of boxes that do not overlap is finite.
-    """
+    """-ln IoU of boxes around the same points: [..., 4], [..., 4] -> [...]. Finite: the IoU is at least 1e-6."""
     return -iou_of_distances(distances, targets).clip(min=MIN_IOU).log()
 
 
@@ -47,18 +38,11 @@ def positive_weights(targets: Sequence[PointTargets]) -> Tensor:
 
 
 class AnchorPointLoss:
-    """Targets and losses of SAPD and FSAF.
-
-    Args:
-        class_loss: `class_loss(logits, targets)` with targets in [0, 1] is the loss of every element.
-        eta: How fast the weights fall from a box's center to its sides; 0: all are 1 (FSAF).
-        epsilon: Points within the box scaled by `epsilon` around its center learn the box.
-    """
+    """Targets and losses of SAPD and FSAF. For the parameters see `PointBranch`."""
 
     def __init__(self, class_loss: nn.Layer, eta: float, epsilon: float):
         self.class_loss = class_loss
-        self.eta = eta
-        self.epsilon = epsilon
+        self.eta, self.epsilon = eta, epsilon
 
     def of_points(self, logits: Tensor, one_hot: Tensor, distances: Tensor, targets: Tensor) -> Tensor:
         """SAPD, equation 2, of positive points: [P, K], [P, K], [P, 4], [P, 4] -> [P]."""
@@ -66,36 +50,24 @@ class AnchorPointLoss:
 
     def targets(self, predictions: PointPredictions, objects: Sequence[Objects], top_k: int) -> List[PointTargets]:
         """What the points of each image learn; an object is learned on its `top_k` best levels."""
+        logits, distances, points = predictions
         return [
-            assign_points(
-                image,
-                predictions.points,
-                predictions.logits[i],
-                predictions.distances[i],
-                self.of_points,
-                top_k=top_k,
-                eta=self.eta,
-                epsilon=self.epsilon,
-            )
+            assign_points(image, points, logits[i], distances[i], self.of_points, top_k, self.eta, self.epsilon)
             for i, image in enumerate(objects)
         ]
 
     def losses(
-        self,
-        predictions: PointPredictions,
-        objects: Sequence[Objects],
-        targets: Sequence[PointTargets],
-        normalizer: Tensor,
-    ) -> AnchorPointLosses:
-        """SAPD, equation 6 without its last term; there the normalizer is the sum of `positive_weights`."""
+        self, predictions: PointPredictions, objects: List[Objects], targets: List[PointTargets], normalizer: Tensor
+    ) -> Losses:
+        """`loss_cls` and `loss_reg`: sums over points and images, divided by the normalizer.
+
+        SAPD, equation 6 without its last term; there the normalizer is the sum of `positive_weights`.
+        """
         classes = predictions.logits.shape[-1]
-        one_hot = paddle.stack(
-            [one_hot_targets(target.owners, image.classes, classes) for target, image in zip(targets, objects)]
-        )  # [B, N, K]
+        one_hot = paddle.stack([one_hot_targets(t.owners, i.classes, classes) for t, i in zip(targets, objects)])
         sides = paddle.stack([target.distances for target in targets])  # [B, N, 4]
         weights = paddle.stack([target.weights for target in targets])  # [B, N]
         class_losses = self.class_loss(predictions.logits, one_hot).sum(axis=-1)  # [B, N]
         box_losses = box_loss(predictions.distances, sides)  # [B, N]
-        return AnchorPointLosses(
-            (class_losses * weights).sum() / normalizer, (box_losses * positive_weights(targets)).sum() / normalizer
-        )
+        sums = (class_losses * weights).sum(), (box_losses * positive_weights(targets)).sum()
+        return {"loss_cls": sums[0] / normalizer, "loss_reg": sums[1] / normalizer}

@@ -25,13 +25,10 @@ class CTFocalLoss(nn.Layer):
         self.gamma = gamma
 
     def forward(self, probabilities: Tensor, targets: Tensor, positives: Tensor, normalizer: Tensor) -> Tensor:
-        """The sum over all elements, divided by the normalizer, as a scalar.
+        """The sum over all elements, divided by the normalizer (in the papers the number of positives, at least 1).
 
-        Args:
-            probabilities: In (0, 1).
-            targets: In [0, 1], of the same shape.
-            positives: How much each element counts as a positive (see `positive_weights`), of the same shape.
-            normalizer: What the sum is divided by; the papers use the number of positives, at least 1.
+        Probabilities are in (0, 1), targets in [0, 1]; `positives` are how much each element counts as a positive (see
+        `positive_weights`).
         """
         pull = -(probabilities.log() * (1 - probabilities) ** self.gamma * positives).sum()
         push = -((1 - probabilities).log() * probabilities**self.gamma * (1 - targets) ** 4).sum()

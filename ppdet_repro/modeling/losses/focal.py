@@ -1,4 +1,4 @@
-"""Focal loss."""
+"""Focal loss: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5."""
 
 from __future__ import annotations
 
@@ -11,17 +11,13 @@ from ppdet_repro.utils.errors import UserError
 
 @register
 class FocalLoss(nn.Layer):
-    """Sigmoid focal loss, elementwise.
-
-    Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5.
-    """
+    """Sigmoid focal loss, elementwise."""
 
     def __init__(self, use_sigmoid: bool = True, alpha: float = 0.25, gamma: float = 2.0, loss_weight: float = 1.0):
         super().__init__()
         if not use_sigmoid:
             raise UserError("FocalLoss: only the sigmoid form exists; leave use_sigmoid out")
-        self.alpha = alpha
-        self.gamma = gamma
+        self.alpha, self.gamma = alpha, gamma
         self.loss_weight = loss_weight
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from paddle import Tensor, nn
 from ppdet_repro.core.registry import register
 from ppdet_repro.modeling.boxes import giou, iou_plus_eps
 
+Factor = Union[Tensor, float]
+
 
 @register
 class GIoULoss(nn.Layer):
@@ -23,24 +25,8 @@ class GIoULoss(nn.Layer):
         self.eps = eps
         self.reduction = reduction
 
-    def forward(
-        self,
-        boxes: Tensor,
-        targets: Tensor,
-        weight: Union[Tensor, float] = 1.0,
-        giou_factor: Union[Tensor, float] = 1.0,
-    ) -> Tensor:
-        """weight * (1 - giou_factor * GIoU).
-
-        Args:
-            boxes: xyxy [..., 4].
-            targets: xyxy [..., 4].
-            weight: Of each box's loss [...].
-            giou_factor: Factor on each box's GIoU [...].
-
-        Returns:
-            The loss of each box [...], or a scalar if it is reduced.
-        """
+    def forward(self, boxes: Tensor, targets: Tensor, weight: Factor = 1.0, giou_factor: Factor = 1.0) -> Tensor:
+        """weight * (1 - giou_factor * GIoU) of boxes: [..., 4], [..., 4], [...], [...] -> [...], or its reduction."""
         loss = (1.0 - giou_factor * giou(boxes, targets, self.eps)) * weight * self.loss_weight
         if self.reduction == "none":
             return loss
@@ -74,18 +60,11 @@ class IouAwareLoss(nn.Layer):
     def __init__(self, loss_weight: float = 1.0, form: Literal["soft_label", "soft_weight"] = "soft_label"):
         super().__init__()
         self.loss_weight = loss_weight
-        self.entropy = {"soft_label": soft_label, "soft_weight": soft_weight}[form]
+        self.form = form
 
     def forward(self, logits: Tensor, boxes: Tensor, targets: Tensor) -> Tensor:
         """Logits [...], xyxy boxes and targets [..., 4] -> [...]."""
-        return self.entropy(logits, iou_plus_eps(boxes, targets).detach()) * self.loss_weight
-
-
-def soft_label(logits: Tensor, iou: Tensor) -> Tensor:
-    """Both [...] -> [...]."""
-    return F.binary_cross_entropy_with_logits(logits, iou, reduction="none")
-
-
-def soft_weight(logits: Tensor, iou: Tensor) -> Tensor:
-    """Both [...] -> [...]."""
-    return -iou * F.log_sigmoid(logits)
+        iou = iou_plus_eps(boxes, targets).detach()
+        if self.form == "soft_weight":
+            return -iou * F.log_sigmoid(logits) * self.loss_weight
+        return F.binary_cross_entropy_with_logits(logits, iou, reduction="none") * self.loss_weight

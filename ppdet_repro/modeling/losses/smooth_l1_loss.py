@@ -1,4 +1,4 @@
-"""Smooth L1 loss."""
+"""Smooth L1 loss: Girshick, "Fast R-CNN", ICCV 2015, equation 3."""
 
 from __future__ import annotations
 
@@ -10,10 +10,7 @@ from ppdet_repro.utils.errors import UserError
 
 @register
 class SmoothL1Loss(nn.Layer):
-    """|d| - beta / 2 for |d| >= beta, and d^2 / (2 beta) below. With `beta` 0 it is |d| (L1).
-
-    Source: Girshick, "Fast R-CNN", ICCV 2015, equation 3.
-    """
+    """|d| - beta / 2 for |d| >= beta, and d^2 / (2 beta) below. With `beta` 0 it is |d| (L1)."""
 
     def __init__(self, beta: float = 1.0, loss_weight: float = 1.0):
         super().__init__()

@@ -48,19 +48,17 @@ class YOLOv3Loss(nn.Layer):
         self.smoothing = min(1 / num_classes, 1 / 40) if label_smooth else 0.0
         self.downsample = downsample or [32, 16, 8]
         self.scale_x_y = scale_x_y
-        self.center_loss = self.entropy_in_cell if scale_x_y == 1 else self.distance_in_cell
-        self.iou_loss = iou_loss
-        self.iou_aware_loss = iou_aware_loss
+        self.iou_loss, self.iou_aware_loss = iou_loss, iou_aware_loss
 
     def forward(self, predictions: YOLOPredictions, targets: Tensor, gt_boxes: Tensor, normalizer: float) -> Losses:
         """The losses above and their sum `loss`.
 
-        Args:
-            targets: x, y, log w, log h, scale, score and classes of every anchor [B, N, 6 + K] (see `Gt2YoloTarget`).
-            gt_boxes: cxcywh relative to the input [B, G, 4], padded with zeros.
-            normalizer: What all sums are divided by.
+        Targets are x, y, log w, log h, scale, score and classes of every anchor [B, N, 6 + K] (see `Gt2YoloTarget`),
+        `gt_boxes` cxcywh relative to the input [B, G, 4], padded with zeros.
         """
-        index = with_one_more(paddle.nonzero(targets[:, :, 5] > 0))  # [P + 1, 2]: image, anchor
+        index = paddle.nonzero(targets[:, :, 5] > 0)  # [P, 2]: image, anchor
+        # One more row, whose loss counts 0, so that sums are defined without objects, too
+        index = paddle.concat([index, paddle.zeros([1, 2], index.dtype)])  # [P + 1, 2]
         target = targets.gather_nd(index)  # [P + 1, 6 + K]
         score = target[:, 5] * (paddle.arange(len(index)) < len(index) - 1).astype("float32")  # [P + 1]
         scaled = score * target[:, 4]  # [P + 1]
@@ -84,12 +82,10 @@ class YOLOv3Loss(nn.Layer):
         losses = {name: value / normalizer for name, value in losses.items()}
         return {**losses, "loss": sum(losses.values())}
 
-    def entropy_in_cell(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Both [P, 2] -> [P, 2]."""
-        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-
-    def distance_in_cell(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Both [P, 2] -> [P, 2]."""
+    def center_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Of positions in the cell: both [P, 2] -> [P, 2]."""
+        if self.scale_x_y == 1:
+            return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         return (scaled_sigmoid(logits, self.scale_x_y) - targets).abs()
 
     def class_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -113,11 +109,6 @@ class YOLOv3Loss(nn.Layer):
         center = scaled_sigmoid(predictions.center, self.scale_x_y)
         boxes = xyxy_from_cells(center, predictions.log_size, predictions.grid)  # [B, N, 4]
         return iou_plus_eps(boxes.unsqueeze(2), xyxy_from_cxcywh(truth).unsqueeze(1)).max(axis=-1)
-
-
-def with_one_more(index: Tensor) -> Tensor:
-    """[P, 2] -> [P + 1, 2]: with one more row, whose loss counts 0, so that sums are defined without objects too."""
-    return paddle.concat([index, paddle.zeros([1, 2], index.dtype)])
 
 
 def without_padding(gt_boxes: Tensor) -> Tensor:
