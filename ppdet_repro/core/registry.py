@@ -28,7 +28,7 @@ _registered: dict[str, type] = {}
 
 
 def register(cls: type) -> type:
-    """Make a class a component; a `ValueError` if another class of that name is one already."""
+    """Make a class a component. Raises a `ValueError` if another class of that name is one already."""
     known = _registered.get(cls.__name__)
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ValueError(f"component {cls.__name__!r} is registered twice: {known.__module__} and {cls.__module__}")

@@ -60,7 +60,7 @@ def test_parents_aliases_and_defaults_are_read_without_importing(tmp_path, monke
 )
 def test_what_a_constructor_must_not_do(parameters, message):
     (function,) = ast.parse(f"def __init__(self, {parameters}): pass").body
-    module = components.Module("ppdet_repro.zoo.bad", Path("bad.py"), {}, {}, {})
+    module = components.Module(Path("bad.py"), {}, {}, {})
     with pytest.raises(TypeError, match=f"bad.py:1: Bad.*{message}"):
         components.tree_parameters(module, "Bad", function)
 

@@ -57,7 +57,6 @@ class Component:
 class Module(NamedTuple):
     """What a module defines: classes, imports (local name -> (module, name)) and assigned names, by name."""
 
-    name: str
     file: Path
     classes: Dict[str, ast.ClassDef]
     imports: Dict[str, Tuple[str, str]]
@@ -124,7 +123,7 @@ def read_module(name: str) -> Module:
             imports.update({item.asname or item.name: (node.module, item.name) for item in node.names})
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             assigned[node.targets[0].id] = node.value
-    return Module(name, file, classes, imports, assigned)
+    return Module(file, classes, imports, assigned)
 
 
 def lookup(module: Module, name: str) -> Optional[Tuple[Module, ast.AST]]:

@@ -85,10 +85,8 @@ def merge(base: Node, child: Node) -> Node:
     """Lay a child over a base: mappings merge key by key; any other value replaces the base's.
 
     A tagged component is a single value, as in PaddleDetection: it replaces, and is replaced by, any mapping that
-    names its class. A mapping that names no class adds to it.
-
-    If the child names another class than its base (`{name: B}` over `{name: A}`), the base's keys are kept and
-    marked `inherited`: B uses those that it has and ignores the others.
+    names its class. A mapping that names no class adds to it. If the child names another class than its base, such as
+    `{name: B}` over `{name: A}`, the base's keys are kept as `inherited`: B uses those that it has and ignores the others.
     """
     if not isinstance(base.value, dict) or not isinstance(child.value, dict) or child.tag:
         return child

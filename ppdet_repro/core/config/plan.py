@@ -16,13 +16,10 @@ class FromUpstream:
 
 @dataclass(frozen=True)
 class Setting:
-    """A value and where it was written (None: it is a default).
+    """A value and where it was written."""
 
-    `value` is a scalar, an `Expression`, a `FromUpstream`, a `Plan`, or a list, tuple or dict of settings.
-    """
-
-    value: Any
-    origin: Optional[Origin] = None
+    value: Any  # a scalar, an `Expression`, a `FromUpstream`, a `Plan`, or a list, tuple or dict of settings
+    origin: Optional[Origin] = None  # None for a default
 
     def children(self) -> Collection[Setting]:
         """The settings inside a component, list, tuple or dict; empty for any other value."""

@@ -88,10 +88,7 @@ class Checker:
         return plans
 
     def root(self, name: str, problems: Problems, given: Collection[str] = ()) -> Setting:
-        """The plan of a dataset section such as `EvalDataset`, or of a component without the parameters in `given`.
-
-        Raises a `UserError` if the config has no such section, or if there is no such component.
-        """
+        """The plan of a dataset section, or of a component without the parameters in `given`; `UserError` if absent."""
         if name in DATASETS:
             if name not in self.top:
                 raise UserError(f"the config has no section {name}")
@@ -229,11 +226,11 @@ class Checker:
         component = components.find(form.name) if form else None
         if component is not None:
             return Setting(self.component(component, where, scope, inline=node), node.origin)
-        if form is None:
-            text = f"{where} must be a component: a name or {{name: X, ...}}, got {spell(node.plain())}"
+        if form is not None:
+            scope.report(node.origin, f"{where}: no component {form.name!r}{nearest(form.name, components.names())}")
         else:
-            text = f"{where}: no component {form.name!r}{nearest(form.name, components.names())}"
-        scope.report(node.origin, text)
+            got = spell(node.plain())
+            scope.report(node.origin, f"{where} must be a component: a name or {{name: X, ...}}, got {got}")
         return Setting(None, node.origin)
 
     def run_settings(self, problems: Problems) -> Dict[str, Setting]:
