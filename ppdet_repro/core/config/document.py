@@ -86,7 +86,7 @@ def merge(base: Node, child: Node) -> Node:
 
     A tagged component is a single value, as in PaddleDetection: it replaces, and is replaced by, any mapping that
     names its class. A mapping that names no class adds to it. If the child names another class than its base, such as
-    `{name: B}` over `{name: A}`, the base's keys are kept as `inherited`: B uses those that it has and ignores the others.
+    `{name: B}` over `{name: A}`, the base's keys are kept as `inherited`: B uses those that it has, no others.
     """
     if not isinstance(base.value, dict) or not isinstance(child.value, dict) or child.tag:
         return child
