@@ -33,7 +33,7 @@ def run(arguments: Namespace) -> None:
 
     import paddle
 
-    from ppdet_repro.engine.export.export_model import read_input
+    from ppdet_repro.engine.export.infer_cfg import read_input
     from ppdet_repro.engine.export.verify import choose_files, verify
     from ppdet_repro.engine.models import load_trained
 

@@ -16,9 +16,7 @@ def remove_bias_reshapes(program: Program) -> int:
     """Add every bias along axis 1, without reshaping it first. Changes the program in place.
 
     A bias is a parameter of C numbers that is reshaped to [1, C, 1, 1] and is then only added to other variables.
-
-    Returns:
-        The number of biases that were found.
+    Returns the number of biases that were found.
     """
     block = program.blocks[0]
     shapes = {v.name: list(v.type.lod_tensor.tensor.dims) for v in block.vars if v.persistable}
@@ -32,30 +30,22 @@ def remove_bias_reshapes(program: Program) -> int:
             continue
         (bias,), (reshaped,) = arguments(operator.inputs, "X"), arguments(operator.outputs, "Out")
         additions, shape = readers.get(reshaped, []), shapes.get(bias, [])
-        if len(shape) != 1 or integers(operator, "shape") != [1, *shape, 1, 1]:
+        target = [size for attribute in operator.attrs if attribute.name == "shape" for size in attribute.ints]
+        if len(shape) != 1 or target != [1, *shape, 1, 1]:
             continue
-        if not additions or not all(adds(addition, reshaped) for addition in additions):
-            continue
-        for addition in additions:
-            add_along_channels(addition, bias)
-        unused.append(index)
+        if additions and all(adds(addition, reshaped) for addition in additions):
+            for addition in additions:
+                add_along_channels(addition, bias)
+            unused.append(index)
     for index in reversed(unused):
         del block.ops[index]
     return len(unused)
 
 
-def integers(operator: Operator, name: str) -> List[int]:
-    """The values of an attribute that is a list of integers."""
-    return [value for attribute in operator.attrs if attribute.name == name for value in attribute.ints]
-
-
 def adds(operator: Operator, name: str) -> bool:
     """Whether the operator adds the variable `name` to another one."""
-    return (
-        operator.type == "elementwise_add"
-        and arguments(operator.inputs, "Y") == [name]
-        and arguments(operator.inputs, "X") != [name]
-    )
+    x, y = arguments(operator.inputs, "X"), arguments(operator.inputs, "Y")
+    return operator.type == "elementwise_add" and y == [name] and x != [name]
 
 
 def add_along_channels(operator: Operator, bias: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Sequence, Tuple, Union
+from typing import List, Tuple
 
 import paddle
 from paddle import nn
@@ -37,23 +37,13 @@ def momentum(norm: nn.Layer) -> float:
 
 
 def set_momentum(norm: nn.Layer, value: float) -> None:
-    """Set the factor with which a batch norm keeps its running statistics in an update."""
+    """Set the factor that `momentum` returns."""
     norm._momentum = value
 
 
-class Geometry(NamedTuple):
-    """The settings of a deformable convolution. An integer stands for both axes."""
-
-    stride: Union[int, Sequence[int]]
-    padding: Union[int, Sequence[int]]
-    dilation: Union[int, Sequence[int]]
-    groups: int
-    deformable_groups: int
-
-
-def geometry(layer: DeformConv2D) -> Geometry:
-    """The settings that a deformable convolution was built with."""
-    return Geometry(layer._stride, layer._padding, layer._dilation, layer._groups, layer._deformable_groups)
+def geometry(layer: DeformConv2D) -> Tuple[List[int], List[int], List[int], int, int]:
+    """Stride, padding and dilation per axis, groups and deformable groups of a deformable convolution."""
+    return layer._stride, layer._padding, layer._dilation, layer._groups, layer._deformable_groups
 
 
 def replace_sublayer(model: nn.Layer, old: nn.Layer, new: nn.Layer) -> None:

@@ -14,7 +14,7 @@ change below restores what older versions wrote. Parameters and results stay the
 
 One problem has no such change and is only detected, by `slices_of_weights`: slices of tensors that are computed from
 weights, as in BiFPN's fusion, are converted, but cause a segmentation fault when the model runs. Exports for
-Paddle-Lite contain none, see `engine.export.fold.fold_fusions`. The detectors of this package avoid two more:
+Paddle-Lite contain none, see `engine.export.fold.FixedFusion`. The detectors of this package avoid two more:
 `unbind` corrupts Paddle-Lite's memory, and Paddle-Lite has neither take_along_axis nor put_along_axis.
 
 Found by converting networks of one operator each, and the detectors, with paddlelite 2.13rc0.
@@ -26,7 +26,7 @@ from typing import List, Set
 
 from paddle.base.proto import framework_pb2
 
-from ppdet_repro.paddle_private.program import Block, Operator, Program, all_arguments, arguments, variables
+from ppdet_repro.paddle_private.program import Block, Operator, Program, all_arguments, arguments
 
 SLICES = ("slice", "strided_slice", "split", "unbind", "unstack")
 MISSING_FLOATS = {"relu6": ("threshold", 6.0), "swish": ("beta", 1.0)}
@@ -34,7 +34,7 @@ MISSING_FLOATS = {"relu6": ("threshold", 6.0), "swish": ("beta", 1.0)}
 
 def compatible_program(program: Program, device: str) -> Program:
     """A copy of the program that Paddle-Lite can convert for `device`, arm or x86."""
-    changed = Program()
+    changed = framework_pb2.ProgramDesc()
     changed.CopyFrom(program)
     for block in changed.blocks:
         for operator in block.ops:
@@ -60,7 +60,7 @@ def add_xshape(operator: Operator, block: Block) -> None:
     if arguments(operator.outputs, "XShape"):
         return
     (source,), (result,) = arguments(operator.inputs, "X"), arguments(operator.outputs, "Out")
-    template = variables(block)[source]
+    template = next(variable for variable in block.vars if variable.name == source)
     added = block.vars.add()
     added.CopyFrom(template)
     added.name = f"{result}.xshape"
@@ -84,7 +84,7 @@ def slices_of_weights(program: Program) -> List[str]:
     """The types of the operators that slice what is computed from parameters alone. Paddle-Lite cannot run them."""
     found = []
     for block in program.blocks:
-        parameters = {name for name, variable in variables(block).items() if variable.persistable}
+        parameters = {variable.name for variable in block.vars if variable.persistable}
         computed: Set[str] = set()
         for operator in block.ops:
             if operator.type == "feed":  # its input, the list of the network's inputs, is marked as persistable

@@ -1,9 +1,7 @@
 """Suppression operators that have no public function in Paddle.
 
-B images, N boxes, C classes, M rows of all images.
-
-Both functions take boxes [B, N, 4] xyxy and scores [B, C, N]. They return the rows [M, 6] (class, score, x1, y1, x2,
-y2) and the number of rows per image [B] int32. They work in dynamic mode and while a program is traced.
+Both take boxes [B, N, 4] xyxy and scores [B, C, N] of B images. They return the rows [M, 6] of all images (class,
+score, x1, y1, x2, y2) and the number of rows per image [B] int32. They work in dynamic mode and in a traced program.
 """
 
 from __future__ import annotations
@@ -14,54 +12,36 @@ import paddle
 from paddle import _C_ops
 from paddle.base.layer_helper import LayerHelper
 
+Rows = Tuple[paddle.Tensor, paddle.Tensor]
+MULTICLASS_NMS = (  # the attributes of both operators in the order of `_C_ops`
+    "score_threshold", "nms_top_k", "keep_top_k", "nms_threshold", "normalized", "nms_eta", "background_label",
+)  # fmt: skip
+MATRIX_NMS = (
+    "score_threshold", "nms_top_k", "keep_top_k", "post_threshold", "use_gaussian", "gaussian_sigma",
+    "background_label", "normalized",
+)  # fmt: skip
 
-def multiclass_nms(
-    boxes: paddle.Tensor, scores: paddle.Tensor, attributes: Mapping[str, Any]
-) -> Tuple[paddle.Tensor, paddle.Tensor]:
+
+def multiclass_nms(boxes: paddle.Tensor, scores: paddle.Tensor, attributes: Mapping[str, Any]) -> Rows:
     """Hard non-maximum suppression per class. `attributes` are those of the operator `multiclass_nms3`."""
     if not paddle.in_dynamic_mode():
         return append_operator("multiclass_nms3", boxes, scores, attributes, "NmsRoisNum")
-    a = attributes
-    rows, _, count = _C_ops.multiclass_nms3(
-        boxes,
-        scores,
-        None,
-        a["score_threshold"],
-        a["nms_top_k"],
-        a["keep_top_k"],
-        a["nms_threshold"],
-        a["normalized"],
-        a["nms_eta"],
-        a["background_label"],
-    )
+    values = [attributes[name] for name in MULTICLASS_NMS]
+    rows, _, count = _C_ops.multiclass_nms3(boxes, scores, None, *values)
     return rows.reshape([-1, 6]), count
 
 
-def matrix_nms(
-    boxes: paddle.Tensor, scores: paddle.Tensor, attributes: Mapping[str, Any]
-) -> Tuple[paddle.Tensor, paddle.Tensor]:
+def matrix_nms(boxes: paddle.Tensor, scores: paddle.Tensor, attributes: Mapping[str, Any]) -> Rows:
     """Matrix NMS. `attributes` are those of the operator `matrix_nms`."""
     if not paddle.in_dynamic_mode():
         return append_operator("matrix_nms", boxes, scores, attributes, "RoisNum")
-    a = attributes
-    rows, _, count = _C_ops.matrix_nms(
-        boxes,
-        scores,
-        a["score_threshold"],
-        a["nms_top_k"],
-        a["keep_top_k"],
-        a["post_threshold"],
-        a["use_gaussian"],
-        a["gaussian_sigma"],
-        a["background_label"],
-        a["normalized"],
-    )
+    rows, _, count = _C_ops.matrix_nms(boxes, scores, *(attributes[name] for name in MATRIX_NMS))
     return rows.reshape([-1, 6]), count
 
 
 def append_operator(
     kind: str, boxes: paddle.Tensor, scores: paddle.Tensor, attributes: Mapping[str, Any], count_name: str
-) -> Tuple[paddle.Tensor, paddle.Tensor]:
+) -> Rows:
     """Append a suppression operator to the program that is being traced. `count_name` is its output of counts."""
     helper = LayerHelper(kind)
     rows = helper.create_variable_for_type_inference(boxes.dtype)

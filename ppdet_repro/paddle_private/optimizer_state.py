@@ -25,11 +25,7 @@ def optimizer_state(optimizer: paddle.optimizer.Optimizer, model: nn.Layer) -> D
 
 
 def restore_optimizer(optimizer: paddle.optimizer.Optimizer, model: nn.Layer, state: Mapping[str, np.ndarray]) -> None:
-    """Load a saved state into a new optimizer of the same model.
-
-    Raises:
-        ValueError: The state belongs to another optimizer class or model.
-    """
+    """Load a saved state into a new optimizer. ValueError if it belongs to another optimizer class or model."""
     wanted = {key.split("|")[0] for key in state}
     parameters = {name: p for name, p in model.named_parameters() if name in wanted}
     optimizer.helper = LayerHelper(type(optimizer).__name__)
@@ -40,9 +36,7 @@ def restore_optimizer(optimizer: paddle.optimizer.Optimizer, model: nn.Layer, st
         for name, p in parameters.items()
     }
     if set(targets) != set(state):
-        differing = sorted(set(targets) ^ set(state))
-        raise ValueError(
-            f"the saved state belongs to another optimizer or model; difference: {', '.join(differing[:4])}"
-        )
+        differing = ", ".join(sorted(set(targets) ^ set(state))[:4])
+        raise ValueError(f"the saved state belongs to another optimizer or model; difference: {differing}")
     for key, tensor in targets.items():
         tensor.set_value(state[key])

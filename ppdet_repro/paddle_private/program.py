@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Sequence
+from typing import Any, List, Sequence
 
 from google.protobuf.message import DecodeError
 from paddle.base.proto import framework_pb2
 
 from ppdet_repro.utils.errors import UserError
 
-if TYPE_CHECKING:  # protobuf makes these classes at run time: a type checker cannot see them
-    Program = Any
-    Block = Any
-    Operator = Any
-    Variable = Any
-    Slot = Any
-else:
-    Program = framework_pb2.ProgramDesc
-    Block = framework_pb2.BlockDesc
-    Operator = framework_pb2.OpDesc
-    Variable = framework_pb2.VarDesc
-    Slot = framework_pb2.OpDesc.Var  # an input or output of an operator: its name and its variables
+# protobuf makes the classes of these messages at run time: a type checker cannot see them
+Program = Any
+Block = Any
+Operator = Any
+Slot = Any  # an input or output of an operator: its name and its variables
 
 
 def read_program(path: Path) -> Program:
-    """Read a .pdmodel file.
+    """Read a .pdmodel file. UserError if it cannot be read, is not a program, or is empty.
 
     Paddle itself crashes on some files that are not programs, so every file is read here first.
-
-    Raises:
-        UserError: The file cannot be read, is not a program, or is empty.
     """
-    program = Program()
+    program = framework_pb2.ProgramDesc()
     try:
         program.ParseFromString(path.read_bytes())
     except OSError as error:
@@ -52,11 +42,6 @@ def write_program(program: Program, path: Path) -> None:
 def operator_types(program: Program) -> List[str]:
     """The types of a program's operators, in execution order."""
     return [operator.type for block in program.blocks for operator in block.ops]
-
-
-def variables(block: Block) -> Dict[str, Variable]:
-    """A block's variables by name."""
-    return {variable.name: variable for variable in block.vars}
 
 
 def arguments(slots: Sequence[Slot], name: str) -> List[str]:

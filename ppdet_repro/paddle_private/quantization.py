@@ -14,13 +14,9 @@ OBSERVERS = (quant_layers.FakeQuantMovingAverageAbsMax, quant_layers.MovingAvera
 
 def activation_ranges(model: nn.Layer) -> List[paddle.Tensor]:
     """The ranges of activations that the quantized layers of a model record in training."""
-    return [
-        value
-        for layer in model.sublayers()
-        if isinstance(layer, OBSERVERS)
-        for value in (layer._scale, layer._state, layer._accum)
-        if value is not None
-    ]
+    observers = [layer for layer in model.sublayers() if isinstance(layer, OBSERVERS)]
+    ranges = [value for layer in observers for value in (layer._scale, layer._state, layer._accum)]
+    return [value for value in ranges if value is not None]
 
 
 def remove_preprocessing(model: nn.Layer, kind: type) -> None:

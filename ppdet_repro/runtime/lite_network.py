@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, List, Mapping
+from typing import Any, List, Mapping, Union
 
 import numpy as np
 
@@ -28,8 +28,7 @@ class LiteNetwork:
     def __init__(self, path: Path):
         """Load a file. UserError if Paddle-Lite is not installed or cannot load it."""
         import_lite()
-        check_file(path)
-        run_in_child("loaded", "load_once", path)  # a damaged file would abort this process
+        run_in_child("loaded", "create_predictor", path)  # a damaged file would abort this process
         self.predictor = create_predictor(path)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> List[np.ndarray]:
@@ -42,8 +41,7 @@ class LiteNetwork:
 
 
 class IsolatedLiteNetwork:
-    """A .nb file that runs in a process of its own, so that a model that aborts Paddle-Lite causes no more than an
-    error. Every run starts a process, which is slow."""
+    """A .nb file of which every run has a process of its own: slow, but a model that aborts Paddle-Lite is an error."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -69,14 +67,7 @@ def import_lite() -> Any:
     return paddlelite.lite
 
 
-def check_file(path: Path) -> None:
-    """UserError if the file is missing or empty, for which Paddle-Lite would abort the process."""
-    if not path.is_file() or not path.stat().st_size:
-        raise UserError(f"{path} is missing or empty; export it again")
-
-
-def create_predictor(path: Path) -> Any:
-    """Load a .nb file with Paddle-Lite."""
+def create_predictor(path: Union[str, Path]) -> Any:
     lite = import_lite()
     config = lite.MobileConfig()
     config.set_model_from_file(str(path))
@@ -84,7 +75,6 @@ def create_predictor(path: Path) -> Any:
 
 
 def run_predictor(predictor: Any, inputs: Mapping[str, np.ndarray]) -> List[np.ndarray]:
-    """The outputs of a Paddle-Lite predictor."""
     for name in predictor.get_input_names():
         predictor.get_input_by_name(name).from_numpy(np.ascontiguousarray(inputs[name], np.float32))
     predictor.run()
@@ -94,14 +84,12 @@ def run_predictor(predictor: Any, inputs: Mapping[str, np.ndarray]) -> List[np.n
 
 def run_in_child(did: str, task: str, model: Path, *files: Path) -> None:
     """Run a function of this module in a child process. UserError, which says what it `did`, if that fails."""
+    if not model.is_file() or not model.stat().st_size:
+        raise UserError(f"{model} is missing or empty; export it again")
     paths = os.pathsep.join([str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD.format(task=task), str(model), *map(str, files)],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env={**os.environ, "PYTHONPATH": paths},
-    )
+    command = [sys.executable, "-c", CHILD.format(task=task), str(model), *map(str, files)]
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
     if done.returncode:
         lines = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
         end = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"
@@ -109,14 +97,7 @@ def run_in_child(did: str, task: str, model: Path, *files: Path) -> None:
         raise UserError(f"Paddle-Lite ended with {end} when it {did} {model}: {reason}")
 
 
-def load_once(model: str) -> None:
-    """In the child process: load a model."""
-    create_predictor(Path(model))
-
-
 def run_once(model: str, given: str, result: str) -> None:
     """In the child process: load a model and run it once, on arrays in the file `given`."""
-    check_file(Path(model))
     with np.load(given) as arrays:
-        inputs = {name: arrays[name] for name in arrays.files}
-    np.savez(result, *run_predictor(create_predictor(Path(model)), inputs))
+        np.savez(result, *run_predictor(create_predictor(model), arrays))

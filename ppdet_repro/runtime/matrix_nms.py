@@ -26,15 +26,8 @@ def matrix_nms(
     background_label: int = -1,
     candidates: Optional[int] = 2048,
 ) -> np.ndarray:
-    """Suppress the boxes of one image. Parameters and results are those of `MatrixNMS` in modeling/nms.py.
-
-    Args:
-        boxes: xyxy, [N, 4].
-        scores: [C, N].
-
-    Returns:
-        Rows [M, 6]: class, decayed score, x1, y1, x2, y2, in order of descending score.
-    """
+    """Suppress an image's boxes: boxes [N, 4] xyxy and scores [C, N] -> rows [M, 6] (class, decayed score, x1, y1,
+    x2, y2) in order of descending score. The settings are those of `MatrixNMS` in modeling/nms.py."""
     places = best_pairs(scores, score_threshold, candidates)  # [P]
     classes, index = np.divmod(places, scores.shape[1])
     raw = scores.ravel()[places]

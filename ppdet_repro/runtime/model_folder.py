@@ -14,47 +14,26 @@ ARCHITECTURES = ("YOLO", "YOLOF", "TTFNet", "RetinaNet", "SAPD")  # their export
 
 
 class ModelFolder(NamedTuple):
-    """An exported model: its files, and what its infer_cfg.yml says.
+    """An exported model: its files, and what its infer_cfg.yml says."""
 
-    Attributes:
-        network_file: The network in the engine's format.
-        config_file: infer_cfg.yml, or inference.yml.
-        arch: One of `ARCHITECTURES`.
-        preprocess: The steps from a decoded image to the network's input.
-        labels: The name of each class.
-        dynamic_shape: Whether the network takes inputs of any size.
-        min_subgraph_size: The number of operators from which on TensorRT takes a subgraph.
-        draw_threshold: The lowest score of a box that is drawn.
-        post_process: What turns the outputs into final boxes; None if the network contains it.
-    """
-
-    network_file: Path
-    config_file: Path
-    arch: str
-    preprocess: List[Dict[str, Any]]
-    labels: List[str]
-    dynamic_shape: bool
-    min_subgraph_size: int
-    draw_threshold: float
-    post_process: Optional[Dict[str, Any]] = None
+    network_file: Path  # in the engine's format
+    config_file: Path  # infer_cfg.yml, or inference.yml
+    arch: str  # one of `ARCHITECTURES`
+    preprocess: List[Dict[str, Any]]  # the steps from a decoded image to the network's input
+    labels: List[str]  # the name of each class
+    dynamic_shape: bool  # whether the network takes inputs of any size
+    min_subgraph_size: int  # the number of operators from which on TensorRT takes a subgraph
+    draw_threshold: float  # the lowest score of a box that is drawn
+    post_process: Optional[Dict[str, Any]] = None  # the suppression; None if the network contains it
 
     @property
     def folder(self) -> Path:
-        """The folder itself."""
         return self.network_file.parent
 
 
 def open_model_folder(path: Union[str, Path], fastdeploy_names: bool = False, engine: str = "paddle") -> ModelFolder:
-    """Read the folder of an exported model.
-
-    Args:
-        path: The folder.
-        fastdeploy_names: Whether the files have the names that FastDeploy uses.
-        engine: The engine that will run the model, see `FILES`.
-
-    Raises:
-        UserError: The folder, a file or an entry is missing, or the architecture is unknown.
-    """
+    """Read the folder of an exported model for an engine, see `FILES`. `fastdeploy_names`: its files have FastDeploy's
+    names. UserError if the folder, a file or an entry is missing, or the architecture is unknown."""
     folder = Path(path)
     stem, config = ("inference", "inference.yml") if fastdeploy_names else ("model", "infer_cfg.yml")
     if not folder.is_dir():
@@ -65,16 +44,11 @@ def open_model_folder(path: Union[str, Path], fastdeploy_names: bool = False, en
     if missing:
         other = "inference.yml" if not fastdeploy_names else "infer_cfg.yml"
         hint = f"; set --use_fd_format={not fastdeploy_names}" if (folder / other).is_file() else ""
-        if names[0] in missing:
-            hint += _other_engines(folder, engine)
+        others = [name for name, file in FILES.items() if name != engine and (folder / file).is_file()]
+        if names[0] in missing and others:
+            hint += f"; it is for --engine={' or '.join(others)}"
         raise UserError(f"{folder} lacks {', '.join(missing)} (or it is empty){hint}; export the model again")
     return ModelFolder(files[0], files[-1], **_read_config(files[-1]))
-
-
-def _other_engines(folder: Path, engine: str) -> str:
-    """A hint at the engines that the folder has files for, other than this one."""
-    others = [name for name, file in FILES.items() if name != engine and (folder / file).is_file()]
-    return f"; it is for --engine={' or '.join(others)}" if others else ""
 
 
 def _read_config(path: Path) -> Dict[str, Any]:

@@ -1,8 +1,5 @@
-"""Exported networks: arrays by name in, a list of arrays out. Here those in the ONNX format; see also `lite_network`
-and `paddle_network`.
-
-An engine is imported when a network is opened in it. If it is not installed, the error says what to install.
-"""
+"""Exported networks: arrays by name in, a list of arrays out. Here those in ONNX Runtime and OpenVINO; see also
+`lite_network` and `paddle_network`. An engine is imported when a network is opened in it."""
 
 from __future__ import annotations
 
@@ -25,15 +22,8 @@ class Network(Protocol):
     """An exported network, loaded and ready."""
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> List[np.ndarray]:
-        """Compute the outputs for a batch.
-
-        Args:
-            inputs: `image` [B, 3, H, W], `im_shape` [B, 2] and `scale_factor` [B, 2], all float32. A network that
-                does not need one of them ignores it.
-
-        Raises:
-            UserError: The inputs do not fit the network.
-        """
+        """The outputs for a batch: `image` [B, 3, H, W], `im_shape` and `scale_factor` [B, 2], all float32, of which a
+        network may ignore some. UserError if the inputs do not fit the network."""
 
 
 def missing(package: str, extra: str) -> UserError:

@@ -35,57 +35,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add all flags of infer.py."""
     add_model_flags(parser)
     source = parser.add_argument_group("input (if several are given, the first of these is used)")
-    source.add_argument("--video_file", metavar="FILE", help="a video file")
-    source.add_argument(
-        "--camera_id", type=int, default=-1, metavar="N", help="number of a camera; Ctrl-C stops it (default: none)"
-    )
-    source.add_argument("--image_file", metavar="FILE", help="an image file")
-    source.add_argument("--image_dir", metavar="DIR", help="all images of a folder")
-    source.add_argument(
-        "--eval_json",
-        metavar="FILE",
-        help="COCO annotation file: run on its images, below --image_dir, and print the AP",
-    )
-    source.add_argument("--batch_size", type=at_least_one, default=1, metavar="N", help="images per batch (default: 1)")
+    add = source.add_argument
+    add("--video_file", metavar="FILE", help="a video file")
+    add("--camera_id", type=int, default=-1, metavar="N", help="number of a camera; Ctrl-C stops it (default: none)")
+    add("--image_file", metavar="FILE", help="an image file")
+    add("--image_dir", metavar="DIR", help="all images of a folder")
+    add("--eval_json", metavar="FILE",
+        help="COCO annotation file: run on its images, below --image_dir, and print the AP")  # fmt: skip
+    add("--batch_size", type=at_least_one, default=1, metavar="N", help="images per batch (default: 1)")
 
     result = parser.add_argument_group("results")
-    result.add_argument(
-        "--output_dir", default="output", metavar="DIR", help="folder for images and files (default: output)"
-    )
-    result.add_argument(
-        "--threshold", type=float, default=0.5, help="lowest score of a box that is drawn (default: 0.5)"
-    )
+    add = result.add_argument
+    add("--output_dir", default="output", metavar="DIR", help="folder for images and files (default: output)")
+    add("--threshold", type=float, default=0.5, help="lowest score of a box that is drawn (default: 0.5)")
     add_switch(result, "--save_images", True, "draw the boxes (default: True)")
     add_switch(result, "--save_results", False, "write bbox.json in COCO's result format, with boxes of all scores")
     add_switch(result, "--save_csv", False, "write boxes.csv: image or frame, class, score, corners")
-    add_switch(
-        result, "--use_coco_category", False, "write COCO's category ids, and image ids from file names, to bbox.json"
-    )
-    result.add_argument(
-        "--task_type", choices=["Detection"], default="Detection", help="kind of task (default: Detection)"
-    )
+    text = "write COCO's category ids, and image ids from file names, to bbox.json"
+    add_switch(result, "--use_coco_category", False, text)
+    add("--task_type", choices=["Detection"], default="Detection", help="kind of task (default: Detection)")
 
     slices = parser.add_argument_group("large images: detection on overlapping slices")
+    add = slices.add_argument
     add_switch(slices, "--slice_infer", False, "cut every image into slices")
-    slices.add_argument(
-        "--slice_size", type=at_least_one, nargs=2, default=[640, 640], metavar=("H", "W"),
-        help="size of a slice in pixels (default: 640 640)",
-    )  # fmt: skip
-    slices.add_argument(
-        "--overlap_ratio", type=fraction, nargs=2, default=[0.25, 0.25], metavar=("H", "W"),
-        help="overlap of slices as a fraction of their size (default: 0.25 0.25)",
-    )  # fmt: skip
-    slices.add_argument(
-        "--combine_method", choices=["nms", "concat"], default="nms",
-        help="nms: remove duplicates from different slices; concat: keep all boxes (default: nms)",
-    )  # fmt: skip
-    slices.add_argument(
-        "--match_threshold", type=float, default=0.6, help="overlap from which on boxes are duplicates (default: 0.6)"
-    )
-    slices.add_argument(
-        "--match_metric", choices=["iou", "ios"], default="ios",
-        help="overlap: intersection over union, or over the smaller box (default: ios)",
-    )  # fmt: skip
+    add("--slice_size", type=at_least_one, nargs=2, default=[640, 640], metavar=("H", "W"),
+        help="size of a slice in pixels (default: 640 640)")  # fmt: skip
+    add("--overlap_ratio", type=fraction, nargs=2, default=[0.25, 0.25], metavar=("H", "W"),
+        help="overlap of slices as a fraction of their size (default: 0.25 0.25)")  # fmt: skip
+    add("--combine_method", choices=["nms", "concat"], default="nms",
+        help="nms: remove duplicates from different slices; concat: keep all boxes (default: nms)")  # fmt: skip
+    add("--match_threshold", type=float, default=0.6, help="overlap from which on boxes are duplicates (default: 0.6)")
+    add("--match_metric", choices=["iou", "ios"], default="ios",
+        help="overlap: intersection over union, or over the smaller box (default: ios)")  # fmt: skip
 
     add_engine_flags(parser)
     add_switch(parser, "--use_gpu", False, "no longer supported; use --device=gpu")
@@ -95,44 +76,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that name the model."""
     parser.add_argument("--model_dir", required=True, metavar="DIR", help="folder that tools/export_model.py wrote")
-    add_switch(
-        parser, "--use_fd_format", False, "the folder contains inference.yml and inference.pdmodel, as for FastDeploy"
-    )
+    text = "the folder contains inference.yml and inference.pdmodel, as for FastDeploy"
+    add_switch(parser, "--use_fd_format", False, text)
 
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say what runs the model, and how."""
     engine = parser.add_argument_group("engine")
-    engine.add_argument(
-        "--engine", choices=ENGINES, default="paddle",
-        help="onnxruntime and openvino run an ONNX export, lite a Paddle-Lite export (default: paddle)",
-    )  # fmt: skip
-    engine.add_argument(
-        "--device", type=str.lower, choices=DEVICES, default="cpu", help="device to run on (default: cpu)"
-    )
-    engine.add_argument(
-        "--run_mode", type=run_mode, choices=RUN_MODES, default="paddle",
-        help="paddle, or TensorRT in a precision (default: paddle)",
-    )  # fmt: skip
-    engine.add_argument("--cpu_threads", type=at_least_one, default=1, metavar="N", help="CPU threads (default: 1)")
+    add = engine.add_argument
+    add("--engine", choices=ENGINES, default="paddle",
+        help="onnxruntime and openvino run an ONNX export, lite a Paddle-Lite export (default: paddle)")  # fmt: skip
+    add("--device", type=str.lower, choices=DEVICES, default="cpu", help="device to run on (default: cpu)")
+    add("--run_mode", type=run_mode, choices=RUN_MODES, default="paddle",
+        help="paddle, or TensorRT in a precision (default: paddle)")  # fmt: skip
+    add("--cpu_threads", type=at_least_one, default=1, metavar="N", help="CPU threads (default: 1)")
     add_switch(engine, "--enable_mkldnn", True, "use oneDNN on the CPU (default: True)")
     add_switch(engine, "--enable_mkldnn_bfloat16", False, "convolutions in bfloat16 on the CPU; needs oneDNN")
-    add_switch(
-        engine, "--enable_mkldnn_int8", None,
-        "compute a quantized model in int8 on the CPU; needs oneDNN (default: if the model is quantized)",
-    )  # fmt: skip
+    text = "compute a quantized model in int8 on the CPU; needs oneDNN (default: if the model is quantized)"
+    add_switch(engine, "--enable_mkldnn_int8", None, text)
     for name, default, side in (("min", 1, "shortest"), ("max", 1280, "longest"), ("opt", 640, "most frequent")):
-        engine.add_argument(
-            f"--trt_{name}_shape", type=at_least_one, default=default, metavar="PIXELS",
-            help=f"{side} side of an input of free size (default: {default})",
-        )  # fmt: skip
+        add(f"--trt_{name}_shape", type=at_least_one, default=default, metavar="PIXELS",
+            help=f"{side} side of an input of free size (default: {default})")  # fmt: skip
     add_switch(engine, "--trt_calib_mode", False, "let TensorRT calibrate int8 itself")
     add_switch(engine, "--collect_trt_shape_info", False, "run without TensorRT and write --tuned_trt_shape_file")
-    engine.add_argument(
-        "--tuned_trt_shape_file", default="shape_range_info.pbtxt", metavar="FILE",
-        help="shape ranges for TensorRT; if the file does not exist, the first batch defines them "
-        "(default: shape_range_info.pbtxt)",
-    )  # fmt: skip
-    engine.add_argument(
-        "--trt_cache_dir", metavar="DIR", help="cache of TensorRT's engines (default: ~/.cache/ppdet_repro/tensorrt)"
-    )
+    text = "shape ranges for TensorRT; if the file does not exist, the first batch defines them (default: %(default)s)"
+    add("--tuned_trt_shape_file", default="shape_range_info.pbtxt", metavar="FILE", help=text)
+    add("--trt_cache_dir", metavar="DIR", help="cache of TensorRT's engines (default: ~/.cache/ppdet_repro/tensorrt)")

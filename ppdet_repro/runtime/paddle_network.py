@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Mapping, Sequence
+from typing import List, Mapping, Optional, Sequence
 
 import numpy as np
 from paddle import inference
 
-from ppdet_repro.runtime.paddle_options import (
-    DEFAULT_OPTIONS,
-    PaddleOptions,
-    check_options,
-    check_precision,
-    installed_build,
-)
-from ppdet_repro.runtime.paddle_program import (
-    CONVOLUTIONS,
-    is_quantized,
-    multiplies_only_before_convolutions,
-    read_operators,
-)
+from ppdet_repro.runtime import paddle_program as program_facts
+from ppdet_repro.runtime.paddle_options import PaddleOptions, check_options, check_precision, installed_build
+from ppdet_repro.runtime.paddle_program import CONVOLUTIONS, read_operators
 from ppdet_repro.utils.errors import UserError
 
 ONEDNN_SHAPES = 10  # input sizes whose kernels stay cached
@@ -34,8 +24,9 @@ INT8_OPERATORS = {"conv2d", "depthwise_conv2d", "fused_conv2d"}
 class PaddleNetwork:
     """A .pdmodel file, with its parameters beside it, in Paddle Inference. A quantized model computes in int8."""
 
-    def __init__(self, program: Path, options: PaddleOptions = DEFAULT_OPTIONS):
+    def __init__(self, program: Path, options: Optional[PaddleOptions] = None):
         """Load a model. UserError if the installed Paddle cannot run it as the options say, or a file is damaged."""
+        options = options or PaddleOptions()
         check_options(options, installed_build())
         operators = read_operators(program)
         check_precision(options, operators, program.parent)
@@ -46,14 +37,9 @@ class PaddleNetwork:
         return run_predictor(self.predictor, inputs)
 
 
-def parameters_of(program: Path) -> Path:
-    """The file with the parameters of a .pdmodel file."""
-    return program.with_suffix(".pdiparams")
-
-
 def make_config(program: Path, options: PaddleOptions, operators: Sequence[str]) -> inference.Config:
     """The settings of Paddle Inference for a program, without TensorRT."""
-    config = inference.Config(str(program), str(parameters_of(program)))
+    config = inference.Config(str(program), str(program.with_suffix(".pdiparams")))
     configure(config, options, operators)
     return config
 
@@ -85,9 +71,9 @@ def configure_onednn(config: inference.Config, options: PaddleOptions, operators
     if options.enable_mkldnn_bfloat16:
         config.enable_mkldnn_bfloat16()
         config.set_bfloat16_op(CONVOLUTIONS | FUSED)  # boxes computed in bfloat16 would be off by pixels
-    elif is_quantized(operators) and options.enable_mkldnn_int8 is not False:
+    elif program_facts.is_quantized(operators) and options.enable_mkldnn_int8 is not False:
         config.enable_mkldnn_int8(INT8_OPERATORS)
-    if multiplies_only_before_convolutions(operators):
+    if program_facts.multiplies_only_before_convolutions(operators):
         # The image is normalized by a broadcast product, for which oneDNN has only a slow reference kernel: a tenth of
         # YOLOF's time. Paddle's own kernel is fast.
         config.delete_pass("elementwise_act_onednn_fuse_pass")  # it would insist on oneDNN's products

@@ -31,19 +31,12 @@ class PaddleOptions(NamedTuple):
     trt_cache_dir: Optional[str] = None
 
 
-DEFAULT_OPTIONS = PaddleOptions()
-
-
 class Build(NamedTuple):
-    """What the installed Paddle and this machine can do.
+    """What the installed Paddle and this machine can do."""
 
-    `devices`: values of --device. `tensorrt`: Paddle was built with it. `bfloat16`: the CPU has AVX-512, which oneDNN
-    needs for bfloat16.
-    """
-
-    devices: Tuple[str, ...]
-    tensorrt: bool
-    bfloat16: bool = True
+    devices: Tuple[str, ...]  # values of --device
+    tensorrt: bool  # Paddle was built with it
+    bfloat16: bool = True  # the CPU has AVX-512, which oneDNN needs for bfloat16
 
     def flags(self) -> str:
         """The possible values of --device and --run_mode."""
@@ -61,36 +54,33 @@ def installed_build() -> Build:
     }
     devices = tuple(name for name, there in present.items() if there)
     has_tensorrt = tuple(inference.get_trt_compile_version()) != (0, 0, 0)
-    return Build(devices, has_tensorrt, "avx512bw" in cpu_flags())
+    return Build(devices, has_tensorrt, has_avx512())
 
 
-def cpu_flags() -> Sequence[str]:
-    """The instruction sets of the CPU by Linux's names; empty on other systems."""
+def has_avx512() -> bool:
+    """Whether Linux lists this instruction set of the CPU; False on other systems."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        return "avx512bw" in Path("/proc/cpuinfo").read_text(errors="replace").split()
     except OSError:
-        return ()
-    return next((line.split() for line in lines if line.startswith("flags")), ())
+        return False
 
 
 def check_options(options: PaddleOptions, build: Build) -> None:
     """UserError if the options contradict each other, or if the installed Paddle or this machine lacks something."""
-    possible = f"possible here: {build.flags()}"
-    if options.device not in build.devices:
+    device, mode, possible = options.device, options.run_mode, f"possible here: {build.flags()}"
+    if device not in build.devices:
         raise UserError(
-            f"--device={options.device}: not supported by the installed Paddle or not present in this machine; "
-            f"{possible}"
+            f"--device={device}: this Paddle does not support it, or it is not present in this machine; {possible}"
         )
-    if options.run_mode != "paddle" and options.device != "gpu":
-        raise UserError(f"--run_mode={options.run_mode} needs --device=gpu, not {options.device}; {possible}")
-    if options.run_mode != "paddle" and not build.tensorrt:
-        raise UserError(f"--run_mode={options.run_mode}: the installed Paddle has no TensorRT; {possible}")
-    if options.enable_mkldnn_bfloat16 and not (options.enable_mkldnn and options.device == "cpu"):
-        raise UserError("--enable_mkldnn_bfloat16 needs --enable_mkldnn and --device=cpu")
+    if mode != "paddle" and device != "gpu":
+        raise UserError(f"--run_mode={mode} needs --device=gpu, not {device}; {possible}")
+    if mode != "paddle" and not build.tensorrt:
+        raise UserError(f"--run_mode={mode}: the installed Paddle has no TensorRT; {possible}")
+    for name in ("enable_mkldnn_bfloat16", "enable_mkldnn_int8"):
+        if getattr(options, name) and not (options.enable_mkldnn and device == "cpu"):
+            raise UserError(f"--{name} needs --enable_mkldnn and --device=cpu")
     if options.enable_mkldnn_bfloat16 and not build.bfloat16:
         raise UserError("--enable_mkldnn_bfloat16: this CPU has no AVX-512, which oneDNN needs; leave the flag out")
-    if options.enable_mkldnn_int8 and not (options.enable_mkldnn and options.device == "cpu"):
-        raise UserError("--enable_mkldnn_int8 needs --enable_mkldnn and --device=cpu")
     if not options.trt_min_shape <= options.trt_opt_shape <= options.trt_max_shape:
         raise UserError("--trt_min_shape, --trt_opt_shape and --trt_max_shape must be in ascending order")
 

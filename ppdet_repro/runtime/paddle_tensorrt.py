@@ -9,13 +9,13 @@ import hashlib
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence
+from typing import List, Mapping, Optional, Sequence
 
 import numpy as np
 from paddle import inference
 
 from ppdet_repro.runtime.model_folder import ModelFolder
-from ppdet_repro.runtime.paddle_network import create_predictor, make_config, parameters_of, run_predictor
+from ppdet_repro.runtime.paddle_network import create_predictor, make_config, run_predictor
 from ppdet_repro.runtime.paddle_options import PaddleOptions, check_options, check_precision, installed_build
 from ppdet_repro.runtime.paddle_program import read_operators
 
@@ -32,8 +32,7 @@ LEFT_TO_PADDLE = {  # operators that TensorRT cannot run; each of them splits th
 
 
 class TensorRtNetwork:
-    """A Paddle inference model with subgraphs that TensorRT runs. It is loaded at the first run, whose inputs define
-    missing shape ranges."""
+    """A Paddle inference model with subgraphs that TensorRT runs. It is loaded at the first run."""
 
     def __init__(self, model: ModelFolder, options: PaddleOptions):
         """UserError if the installed Paddle cannot run the model as the options say, or its program is damaged."""
@@ -52,10 +51,8 @@ class TensorRtNetwork:
         return run_predictor(self._predictor, inputs)
 
     def _load(self, inputs: Mapping[str, np.ndarray]) -> inference.Predictor:
-        """A predictor with TensorRT, or, with --collect_trt_shape_info, one that collects shape ranges.
-
-        Missing shape ranges are collected first, by a run without TensorRT on these inputs.
-        """
+        """A predictor with TensorRT, or, with --collect_trt_shape_info, one that collects shape ranges. Missing ranges
+        are collected first, by a run without TensorRT on these inputs."""
         options, model = self.options, self.model
         if options.collect_trt_shape_info:
             return self._collector(options.tuned_trt_shape_file)
@@ -79,33 +76,19 @@ def describe_left_out(operators: Sequence[str]) -> Optional[str]:
     """A sentence that names the operators that TensorRT leaves to Paddle; None if there are none."""
     counts = Counter(operators)
     found = [f"{counts[name]} {name} ({remark})" for name, remark in LEFT_TO_PADDLE.items() if counts[name]]
-    if not found:
-        return None
-    return f"TensorRT cannot run these operators, Paddle runs them on the GPU: {'; '.join(found)}"
+    return f"TensorRT cannot run these operators, Paddle runs them on the GPU: {'; '.join(found)}" if found else None
 
 
 def cache_folder(root: Optional[str], model: ModelFolder, run_mode: str, batch_size: int) -> Path:
-    """The folder for this model's engines.
-
-    Each content of the model, TensorRT version, precision and batch size has its own, so that an outdated engine is
-    never loaded.
-    """
-    base = Path(root) if root else _default_root()
+    """The folder for this model's engines: one per content of the model, TensorRT version, precision and batch size, so
+    that an outdated engine is never loaded."""
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    base = Path(root) if root else caches / "ppdet_repro" / "tensorrt"
     version = ".".join(map(str, inference.get_trt_compile_version()))
-    content = digest([model.network_file, parameters_of(model.network_file)])
-    return base / f"{content}-tensorrt{version}-{run_mode.removeprefix('trt_')}-batch{batch_size}"
-
-
-def digest(files: Sequence[Path]) -> str:
-    """A short hash of the contents of the files."""
-    hashed = hashlib.sha256()
-    for file in files:
-        hashed.update(file.read_bytes())
-    return hashed.hexdigest()[:16]
-
-
-def _default_root() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppdet_repro" / "tensorrt"
+    content = hashlib.sha256(model.network_file.read_bytes())
+    content.update(model.network_file.with_suffix(".pdiparams").read_bytes())
+    precision = run_mode.removeprefix("trt_")
+    return base / f"{content.hexdigest()[:16]}-tensorrt{version}-{precision}-batch{batch_size}"
 
 
 def shape_file(given: str, cache: Path, model: ModelFolder) -> Optional[Path]:
@@ -133,10 +116,7 @@ def configure_tensorrt(
     if shapes is not None and shapes.is_file():
         config.enable_tuned_tensorrt_dynamic_shape(str(shapes), True)  # True: rebuild for sizes outside the ranges
     elif model.dynamic_shape:
+        n = options.batch_size
         sides = (options.trt_min_shape, options.trt_max_shape, options.trt_opt_shape)
-        config.set_trt_dynamic_shape_info(*(input_shapes(options.batch_size, side) for side in sides))
-
-
-def input_shapes(batch_size: int, side: int) -> Dict[str, List[int]]:
-    """The shapes of the inputs for images of side x side pixels."""
-    return {"image": [batch_size, 3, side, side], "im_shape": [batch_size, 2], "scale_factor": [batch_size, 2]}
+        shapes_per_side = ({"image": [n, 3, s, s], "im_shape": [n, 2], "scale_factor": [n, 2]} for s in sides)
+        config.set_trt_dynamic_shape_info(*shapes_per_side)

@@ -1,10 +1,8 @@
-"""From images to detections: preprocessing, the engine, and the time of each stage.
-
-B images per batch, M boxes per image.
-"""
+"""From images to detections, M per image: preprocessing, the engine, and the time of each stage."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Protocol, Sequence, Tuple, TypeVar, Union
 
 import numpy as np
@@ -20,8 +18,7 @@ from ppdet_repro.utils.image_header import header_size
 Image = Union[str, np.ndarray]  # the path of a file, or RGB [H, W, 3] uint8
 T = TypeVar("T")
 
-BENCHMARK_WARM_UPS = 50
-BENCHMARK_REPEATS = 100
+BENCHMARK_WARM_UPS, BENCHMARK_REPEATS = 50, 100
 MAX_PIXELS = 2**27  # per image: 134 million, 400 MB when decoded
 
 
@@ -39,11 +36,7 @@ class Detected(NamedTuple):
     rows: np.ndarray
 
 
-class Prepared(NamedTuple):
-    """A batch before the network: its RGB images, and the engine's inputs."""
-
-    images: List[np.ndarray]
-    inputs: Dict[str, np.ndarray]
+Prepared = Tuple[List[np.ndarray], Dict[str, np.ndarray]]  # a batch's RGB images, and the engine's inputs
 
 
 class Pipeline:
@@ -76,7 +69,7 @@ class Pipeline:
     def _prepare(self, images: Sequence[Image]) -> Prepared:
         with self.timer.stage("preprocess"):
             decoded = [read(image) for image in images]
-            return Prepared(decoded, self.preprocess(decoded)._asdict())
+            return decoded, self.preprocess(decoded)._asdict()
 
     def _detect(self, prepared: Prepared) -> List[Detected]:
         images, inputs = prepared
@@ -105,29 +98,19 @@ def read(image: Image) -> np.ndarray:
 
 
 def decode_bounded(data: bytes, max_pixels: int) -> np.ndarray:
-    """Decode the bytes of a file to an RGB image [H, W, 3], unless its header announces more than `max_pixels`.
-
-    Raises:
-        ValueError: The bytes are not an image, are damaged, or are too large an image; the message says which.
-    """
+    """Decode the bytes of a file to an RGB image [H, W, 3]. ValueError if they are not an image, are damaged, or if
+    the header announces more than `max_pixels`; the message says which."""
     size = header_size(data)
     if size is None and data:
         raise ValueError("is not an image (JPEG, PNG, BMP, WebP or TIFF), or is damaged")
     if size is not None and size.pixels > max_pixels:
-        raise ValueError(
-            f"would be {size.width} x {size.height} pixels when decoded, more than the {max_pixels / 1e6:.0f} "
-            "million that are allowed"
-        )
+        allowed = f"{max_pixels / 1e6:.0f} million that are allowed"
+        raise ValueError(f"would be {size.width} x {size.height} pixels when decoded, more than the {allowed}")
     return decode_image(data)
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[List[T]]:
     """Group the items in lists of `size`. The last list may be shorter."""
-    batch: List[T] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
         yield batch

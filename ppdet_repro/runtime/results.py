@@ -1,20 +1,19 @@
-"""Writing results: bbox.json, boxes.csv, and videos with boxes.
-
-M detections per image; a row is class, score, x1, y1, x2, y2 in pixels.
-"""
+"""Writing results: bbox.json, boxes.csv, and videos with boxes."""
 
 from __future__ import annotations
 
 import csv
 import json
+from contextlib import contextmanager
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import Callable, Iterator, List, Optional, Sequence
 
 import cv2
 import numpy as np
 
 from ppdet_repro.metrics.detections import ImageDetections, coco_rows
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.files import write_output
 
 CSV_HEADER = ("image", "class", "name", "score", "x1", "y1", "x2", "y2")
 
@@ -22,73 +21,55 @@ CSV_HEADER = ("image", "class", "name", "score", "x1", "y1", "x2", "y2")
 def write_json(folder: Path, found: List[ImageDetections], names: List[str], category_ids: List[int]) -> None:
     """Write bbox.json: COCO result rows, with the names of the images. UserError if that fails."""
     rows = [{**row, "file_name": name} for image, name in zip(found, names) for row in coco_rows([image], category_ids)]
-    path = folder / "bbox.json"
+    write_output(folder / "bbox.json", json.dumps(rows).encode())
+    print(f"{len(rows)} detections in {folder / 'bbox.json'}")
+
+
+@contextmanager
+def csv_writer(folder: Optional[Path], labels: Sequence[str]) -> Iterator[Callable[[str, np.ndarray], None]]:
+    """A function that appends the detections [M, 6] of an image or a frame to boxes.csv, or does nothing without a
+    folder. UserError if the file cannot be written."""
+    if folder is None:
+        yield lambda image, rows: None
+        return
+    path, count = folder / "boxes.csv", 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(rows), encoding="utf-8")
+        file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
-    print(f"{len(rows)} detections in {path}")
+    table = csv.writer(file)
+    table.writerow(CSV_HEADER)
 
-
-class CsvWriter:
-    """Writes boxes.csv row by row, or nothing if `folder` is None. A context manager."""
-
-    def __init__(self, folder: Optional[Path], labels: Sequence[str]):
-        self.path = None if folder is None else folder / "boxes.csv"
-        self.labels = labels
-        self.rows = 0
-
-    def __enter__(self) -> CsvWriter:
-        if self.path is not None:
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = open(self.path, "w", newline="", encoding="utf-8")  # noqa: SIM115
-            except OSError as error:
-                raise UserError(f"cannot write {self.path}: {error.strerror}") from error
-            self._writer = csv.writer(self._file)
-            self._writer.writerow(CSV_HEADER)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self.path is not None:
-            self._file.close()
-            print(f"{self.rows} detections in {self.path}")
-
-    def write(self, image: str, rows: np.ndarray) -> None:
-        """Append the detections [M, 6] of an image or a frame."""
-        if self.path is None:
-            return
+    def write(image: str, rows: np.ndarray) -> None:
+        nonlocal count
         for label, score, *corners in rows.tolist():
-            sides = [f"{side:.2f}" for side in corners]
-            self._writer.writerow([image, int(label), self._name(int(label)), f"{score:.6f}", *sides])
-        self.rows += len(rows)
+            name = labels[int(label)] if label < len(labels) else ""
+            table.writerow([image, int(label), name, f"{score:.6f}", *(f"{side:.2f}" for side in corners)])
+        count += len(rows)
 
-    def _name(self, label: int) -> str:
-        return self.labels[label] if label < len(self.labels) else ""
+    with file:
+        yield write
+    print(f"{count} detections in {path}")
 
 
-class VideoWriter:
-    """Writes RGB images of one size as an mp4 file. A context manager."""
+@contextmanager
+def video_writer(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """A function that appends an RGB image [H, W, 3], all of one size, to an mp4 file. UserError if that cannot be
+    written."""
+    writer: Optional[cv2.VideoWriter] = None
 
-    def __init__(self, path: Path, rate: float):
-        self.path = path
-        self.rate = rate
-        self._writer: Optional[cv2.VideoWriter] = None
+    def write(frame: np.ndarray) -> None:
+        nonlocal writer
+        if writer is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, frame.shape[1::-1])
+            if not writer.isOpened():
+                raise UserError(f"cannot write the video {path}")
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._writer is not None:
-            self._writer.release()
-
-    def write(self, frame: np.ndarray) -> None:
-        """Append an image [H, W, 3]. UserError if the file cannot be written."""
-        if self._writer is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            codec, (height, width) = cv2.VideoWriter_fourcc(*"mp4v"), frame.shape[:2]
-            self._writer = cv2.VideoWriter(str(self.path), codec, self.rate, (width, height))
-            if not self._writer.isOpened():
-                raise UserError(f"cannot write the video {self.path}")
-        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    try:
+        yield write
+    finally:
+        if writer is not None:
+            writer.release()

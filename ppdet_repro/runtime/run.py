@@ -12,7 +12,7 @@ from ppdet_repro.metrics.coco import evaluate_coco, load_coco_json
 from ppdet_repro.metrics.detections import ImageDetections, coco_rows
 from ppdet_repro.runtime.background import BackgroundCalls
 from ppdet_repro.runtime.pipeline import Detected, Pipeline, batched
-from ppdet_repro.runtime.results import CsvWriter, VideoWriter, write_json
+from ppdet_repro.runtime.results import csv_writer, video_writer, write_json
 from ppdet_repro.runtime.slicing import SlicedPipeline
 from ppdet_repro.runtime.sources import ImageList, check_complete, coco_images, list_images, open_video, with_coco_ids
 from ppdet_repro.utils.visualize import draw_detections, output_names, write_image
@@ -30,14 +30,18 @@ def run_images(pipeline: AnyPipeline, labels: List[str], flags: Namespace) -> No
         return
     folder, names = Path(flags.output_dir), output_names(images.files)
     results: List[ImageDetections] = []
+
+    def save(name: str, found: Detected) -> None:
+        write_image(folder / name, draw_detections(*found, labels, flags.threshold))
+
     stream = pipeline.stream([images.files[i] for i in batch] for batch in batches)
-    with BackgroundCalls() as later, CsvWriter(folder if flags.save_csv else None, labels) as table:
+    with BackgroundCalls() as later, csv_writer(folder if flags.save_csv else None, labels) as write_rows:
         for batch, detected in zip(batches, stream):
             for i, found in zip(batch, detected):
                 results.append(ImageDetections(images.ids[i], found.rows))
-                table.write(names[i], found.rows)
+                write_rows(names[i], found.rows)
                 if flags.save_images:
-                    later(partial(save_image, folder / names[i], found, labels, flags.threshold))
+                    later(partial(save, names[i], found))
     if flags.save_images:
         print(f"{len(results)} images in {folder}")
     if flags.save_results:
@@ -55,39 +59,30 @@ def choose_images(flags: Namespace, classes: int) -> ImageList:
     return with_coco_ids(images, COCO.ids) if flags.use_coco_category else images
 
 
-def save_image(path: Path, found: Detected, labels: List[str], threshold: float) -> None:
-    """Write the image with its boxes."""
-    write_image(path, draw_detections(*found, labels, threshold))
-
-
 def run_video(pipeline: AnyPipeline, labels: List[str], flags: Namespace) -> None:
-    """Detect on a video or a camera, and write its frames with boxes. Ctrl-C stops it.
-
-    Raises:
-        UserError: A video file has fewer frames than it announces. The results until then are written.
-    """
+    """Detect on a video or a camera, and write its frames with boxes. Ctrl-C stops it. UserError, after the results are
+    written, if a video file has fewer frames than it announces."""
     frames = 0
     with open_video(flags.video_file, flags.camera_id) as video:
         folder = Path(flags.output_dir)
         target = folder / video.name
         with (
-            VideoWriter(target, video.rate) as writer,
+            video_writer(target, video.rate) as write_frame,
             BackgroundCalls() as later,
-            CsvWriter(folder if flags.save_csv else None, labels) as table,
+            csv_writer(folder if flags.save_csv else None, labels) as write_rows,
         ):
+
+            def save(found: Detected) -> None:
+                write_frame(draw_detections(*found, labels, flags.threshold))
+
             try:
                 for detected in pipeline.stream(batched(video.frames, flags.batch_size)):
                     for found in detected:
-                        later(partial(save_frame, writer, found, labels, flags.threshold))
-                        table.write(str(frames), found.rows)
+                        later(partial(save, found))
+                        write_rows(str(frames), found.rows)
                         frames += 1
             except KeyboardInterrupt:
                 print("stopped")
                 video = video._replace(announced=0)
     print(f"{frames} frames in {target}")
     check_complete(flags.video_file, frames, video.announced)
-
-
-def save_frame(writer: VideoWriter, found: Detected, labels: List[str], threshold: float) -> None:
-    """Append the frame with its boxes to the video."""
-    writer.write(draw_detections(*found, labels, threshold))

@@ -1,7 +1,4 @@
-"""Detection on large images: cut into overlapping slices, detect on each, merge the boxes.
-
-M boxes per image; a row is class, score, x1, y1, x2, y2 in pixels.
-"""
+"""Detection on large images: cut into overlapping slices, detect on each, merge the boxes."""
 
 from __future__ import annotations
 
@@ -15,22 +12,13 @@ from ppdet_repro.utils.boxes import overlaps
 
 
 class SliceOptions(NamedTuple):
-    """How to cut images and to merge boxes.
+    """How to cut images and to merge boxes."""
 
-    Attributes:
-        slice_size: Height and width of a slice in pixels.
-        overlap_ratio: Overlap of neighboring slices as a fraction of their height and width.
-        combine_method: "concat" keeps all boxes. "nms" drops duplicates: the lower-scoring of two boxes of a class
-            that overlap by at least `match_threshold`.
-        match_threshold: See `combine_method`.
-        match_metric: Intersection over union ("iou"), or over the area of the smaller box ("ios").
-    """
-
-    slice_size: Tuple[int, int] = (640, 640)
-    overlap_ratio: Tuple[float, float] = (0.25, 0.25)
-    combine_method: str = "nms"
-    match_threshold: float = 0.6
-    match_metric: Literal["iou", "ios"] = "ios"
+    slice_size: Tuple[int, int] = (640, 640)  # height and width in pixels
+    overlap_ratio: Tuple[float, float] = (0.25, 0.25)  # of neighboring slices, as a fraction of their height and width
+    combine_method: str = "nms"  # "concat" keeps all boxes, "nms" drops duplicates, see `merge`
+    match_threshold: float = 0.6  # overlap from which on boxes are duplicates
+    match_metric: Literal["iou", "ios"] = "ios"  # intersection over union, or over the area of the smaller box
 
 
 class SlicedPipeline:
@@ -86,7 +74,7 @@ def starts(length: int, size: int, overlap: float) -> List[int]:
 
 
 def merge(rows: np.ndarray, threshold: float, metric: Literal["iou", "ios"]) -> np.ndarray:
-    """The rows [M, 6] in order of descending score, without duplicates.
+    """The rows [M, 6] (class, score, x1, y1, x2, y2) in order of descending score, without duplicates.
 
     A row is a duplicate if it overlaps a better row of its class by at least `threshold`. With the metric
     "ios", a box and a part of it are duplicates.

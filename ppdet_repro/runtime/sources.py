@@ -28,27 +28,16 @@ class ImageList(NamedTuple):
 
 
 class Video(NamedTuple):
-    """An open video or camera.
+    """An open video or camera."""
 
-    Attributes:
-        name: The name of the file to write its frames to.
-        rate: Frames per second.
-        announced: The number of frames according to the file's header; 0 if unknown.
-        frames: RGB images [H, W, 3].
-    """
-
-    name: str
-    rate: float
-    announced: int
-    frames: Iterator[np.ndarray]
+    name: str  # of the file to write its frames to
+    rate: float  # frames per second
+    announced: int  # the number of frames according to the file's header; 0 if unknown
+    frames: Iterator[np.ndarray]  # RGB images [H, W, 3]
 
 
 def list_images(path: str, classes: int) -> ImageList:
-    """An image file, or all images of a folder in natural order. Ids count from 0; category ids are class numbers.
-
-    Raises:
-        UserError: There is no image.
-    """
+    """An image file, or all images of a folder in natural order. Ids count from 0; category ids are class numbers."""
     files = find_images(path)
     if not files:
         raise UserError(f"there is no image in {path}")
@@ -56,31 +45,23 @@ def list_images(path: str, classes: int) -> ImageList:
 
 
 def with_coco_ids(images: ImageList, category_ids: Sequence[int]) -> ImageList:
-    """The same files with COCO's ids: the id of an image is the number in its file name.
-
-    Raises:
-        UserError: A file name is not a number, or the model does not have COCO's 80 classes.
-    """
+    """The same files with COCO's ids: that of an image is the number in its file name."""
     if len(images.category_ids) != len(category_ids):
         raise UserError(
             f"--use_coco_category is for COCO's {len(category_ids)} classes, the model has "
             f"{len(images.category_ids)}; --eval_json takes ids from an annotation file"
         )
     stems = [Path(file).stem for file in images.files]
-    if not all(stem.isdigit() for stem in stems):
-        strange = next(stem for stem in stems if not stem.isdigit())
-        raise UserError(
-            f"--use_coco_category needs image files that are named by their id; {strange!r} is not a number"
-        )
+    for stem in stems:
+        if not stem.isdigit():
+            needed = "image files that are named by their id"
+            raise UserError(f"--use_coco_category needs {needed}; {stem!r} is not a number")
     return ImageList(images.files, [int(stem) for stem in stems], list(category_ids))
 
 
 def coco_images(path: str, image_dir: Optional[str], classes: int) -> ImageList:
-    """All images of a COCO annotation file, with its ids. Their paths are relative to `image_dir`.
-
-    Raises:
-        UserError: The file is not COCO json, an image is missing, or the model has another number of classes.
-    """
+    """All images of a COCO annotation file, with its ids, in the folder `image_dir`. UserError if the file is not COCO
+    json, an image is missing, or the model has another number of classes."""
     if image_dir is None:
         raise UserError("--eval_json needs --image_dir, the folder of its images")
     dataset = COCODataSet(image_dir=image_dir, anno_path=path, allow_empty=True)
@@ -112,14 +93,10 @@ def open_video(path: Optional[str], camera_id: int) -> Iterator[Video]:
 def check_complete(path: str, read: int, announced: int) -> None:
     """UserError if clearly fewer frames of a video could be read than its file announces."""
     if announced - read > max(1, MISSING_SHARE * announced):
-        raise UserError(
-            f"{path} ends early: {read} of {announced} frames could be read; the results for them are written"
-        )
+        found = f"{read} of {announced} frames could be read"
+        raise UserError(f"{path} ends early: {found}; the results for them are written")
 
 
 def _frames(capture: cv2.VideoCapture) -> Iterator[np.ndarray]:
-    while True:
-        there, frame = capture.read()
-        if not there:
-            return
-        yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+    while (read := capture.read())[0]:
+        yield cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)

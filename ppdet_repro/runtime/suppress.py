@@ -1,15 +1,14 @@
 """Suppression in NumPy, for exported networks that end in decoded boxes.
 
-N candidate boxes, C classes, n candidates of one class, M rows kept.
-
-The entry `PostProcess` of infer_cfg.yml describes the suppression. Its names and parameters are those of the Paddle
-components in modeling/nms.py and modeling/ttf_box.py. The results are the same, too.
+N candidate boxes, C classes, n candidates of one class, M rows kept. The entry `PostProcess` of infer_cfg.yml has the
+names and parameters of the Paddle components in modeling/nms.py and modeling/ttf_box.py, and the results are the same.
 """
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
-from typing import Any, Callable, Dict, List, Mapping, Set, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import numpy as np
 
@@ -27,10 +26,11 @@ def open_suppress(entry: Mapping[str, Any], source: str) -> Suppress:
     kind = settings.pop("type", None)
     if kind not in KINDS:
         raise UserError(f"{source}: PostProcess has type {kind!r}; known are {', '.join(KINDS)}")
-    function, known = KINDS[kind]
+    function = KINDS[kind]
+    known = set(inspect.signature(function).parameters) - {"boxes", "scores"}
     if set(settings) != known:
         raise UserError(f"{source}: PostProcess {kind} has {sorted(settings)}; it takes {sorted(known)}")
-    if settings.pop("nms_eta", 1.0) != 1.0:
+    if settings.get("nms_eta", 1.0) != 1.0:
         raise UserError(f"{source}: PostProcess {kind}: nms_eta other than 1 needs the NMS inside the model")
     return partial(function, **settings)
 
@@ -50,15 +50,16 @@ def multiclass_nms(
     nms_threshold: float,
     normalized: bool,
     background_label: int,
+    nms_eta: float = 1.0,
 ) -> np.ndarray:
     """Hard suppression per class. The rows are grouped by class and ordered by score within a class.
 
     Of boxes without area that touch, only the best is kept, as in Paddle's operator: 0 / 0 is not below the threshold.
+    Only 1 is supported for `nms_eta`.
     """
     found: List[np.ndarray] = [np.zeros((0, 6), boxes.dtype)]
-    for label in np.flatnonzero((scores > score_threshold).any(axis=1)):
-        if label == background_label:
-            continue
+    labels = np.flatnonzero((scores > score_threshold).any(axis=1))
+    for label in labels[labels != background_label]:
         candidates = np.flatnonzero(scores[label] > score_threshold)
         candidates = candidates[np.argsort(-scores[label, candidates], kind="stable")]  # [n]
         if nms_top_k > -1:
@@ -94,24 +95,8 @@ def peaks(boxes: np.ndarray, scores: np.ndarray, score_thresh: float) -> np.ndar
     return rows[above].astype(boxes.dtype)
 
 
-KINDS: Dict[str, Tuple[Callable[..., np.ndarray], Set[str]]] = {
-    "MultiClassNMS": (
-        multiclass_nms,
-        {"score_threshold", "nms_top_k", "keep_top_k", "nms_threshold", "normalized", "background_label", "nms_eta"},
-    ),
-    "MatrixNMS": (
-        matrix_nms,
-        {
-            "score_threshold",
-            "post_threshold",
-            "nms_top_k",
-            "keep_top_k",
-            "use_gaussian",
-            "gaussian_sigma",
-            "normalized",
-            "background_label",
-            "candidates",
-        },
-    ),
-    "TTFBox": (peaks, {"score_thresh"}),
+KINDS: Dict[str, Callable[..., np.ndarray]] = {
+    "MultiClassNMS": multiclass_nms,
+    "MatrixNMS": matrix_nms,
+    "TTFBox": peaks,
 }

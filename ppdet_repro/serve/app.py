@@ -78,15 +78,9 @@ REFUSALS = {
 def create_app(
     detector: QueuedDetector, architecture: str, draw_threshold: float, hosts: Sequence[str] = ("*",)
 ) -> FastAPI:
-    """Create the application.
-
-    Args:
-        detector: Runs the model.
-        architecture: The model's architecture, for information.
-        draw_threshold: The lowest score of returned boxes, unless a request contains another one.
-        hosts: The host names that a request may contain. A page of another site cannot use the server under a name of
-            its own.
-    """
+    """Create the application. `draw_threshold` is the lowest score of returned boxes, unless a request contains another
+    one. `hosts` are the host names that a request may contain: a page of another site cannot use the server under a
+    name of its own."""
     app = FastAPI(title="ppdet_repro detector", version="1", docs_url=None, redoc_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     limits = detector.limits
@@ -131,11 +125,7 @@ def create_app(
 
 
 async def read_body(request: Request, max_bytes: int, timeout: float) -> bytes:
-    """Read the request's body.
-
-    Raises:
-        Refusal: The body is larger than `max_bytes` or takes longer than `timeout` seconds.
-    """
+    """Read the request's body. Refusal if it is larger than `max_bytes` or takes longer than `timeout` seconds."""
     too_large = Refusal(413, f"the upload is larger than {max_bytes} bytes")
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length) > max_bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Dict, List, NamedTuple
 
 import numpy as np
@@ -15,19 +15,12 @@ from ppdet_repro.utils.image_header import header_size
 
 
 class Limits(NamedTuple):
-    """Limits of requests.
+    """Limits of requests."""
 
-    Attributes:
-        max_bytes: The size of the upload.
-        max_pixels: The size of the decoded image.
-        timeout: Seconds until the answer.
-        queue: The number of requests that may be waiting or running.
-    """
-
-    max_bytes: int = 10 * 2**20
-    max_pixels: int = 25_000_000
-    timeout: float = 30.0
-    queue: int = 8
+    max_bytes: int = 10 * 2**20  # of the upload
+    max_pixels: int = 25_000_000  # of the decoded image
+    timeout: float = 30.0  # seconds until the answer
+    queue: int = 8  # requests that may be waiting or running
 
 
 class Refusal(Exception):
@@ -39,19 +32,12 @@ class Refusal(Exception):
 
 
 class Answer(NamedTuple):
-    """The detections on an image.
-
-    Attributes:
-        width: Of the image, in pixels.
-        height: Of the image, in pixels.
-        rows: Class, score, x1, y1, x2, y2 [M, 6], in order of descending score.
-        milliseconds: The time of each stage.
-    """
+    """The detections on an image of `width` x `height` pixels."""
 
     width: int
     height: int
-    rows: np.ndarray
-    milliseconds: Dict[str, float]
+    rows: np.ndarray  # [M, 6]: class, score, x1, y1, x2, y2, in order of descending score
+    milliseconds: Dict[str, float]  # the time of each stage
 
 
 class QueuedDetector:
@@ -74,14 +60,11 @@ class QueuedDetector:
         if not self._slots.acquire(blocking=False):
             raise Refusal(429, f"{self.limits.queue} requests are waiting; try again later")
         future = self._pool.submit(self._run, data)
-        future.add_done_callback(self._release)
+        future.add_done_callback(lambda _: self._slots.release())
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self.limits.timeout)
         except asyncio.TimeoutError as error:
             raise Refusal(504, f"no answer within {self.limits.timeout:g} seconds") from error
-
-    def _release(self, _: Future) -> None:
-        self._slots.release()
 
     def _run(self, data: bytes) -> Answer:
         try:
@@ -103,8 +86,5 @@ def check_image(data: bytes, limits: Limits) -> None:
     if size is None:
         raise Refusal(415, "the upload is not an image (JPEG, PNG, BMP, WebP or TIFF), or is damaged")
     if size.pixels > limits.max_pixels:
-        raise Refusal(
-            413,
-            f"the image is {size.width} x {size.height} pixels; at most {limits.max_pixels / 1e6:g} million are "
-            "allowed",
-        )
+        allowed = f"at most {limits.max_pixels / 1e6:g} million are allowed"
+        raise Refusal(413, f"the image is {size.width} x {size.height} pixels; {allowed}")

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
-import struct
 import subprocess
 import sys
-import zlib
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pytest
 from paths import ROOT
+from png_bomb import png_bomb
 from tiny_yolof import tiny_model, write_config, write_images
 
+from ppdet_repro.cli import infer_exported
 from ppdet_repro.core.config import load_config
 from ppdet_repro.engine.export.export_model import export_model
+from ppdet_repro.runtime.options import build_parser
 from ppdet_repro.runtime.pipeline import read
 from ppdet_repro.runtime.sources import check_complete
 from ppdet_repro.utils.errors import UserError, run_command
@@ -43,17 +43,14 @@ class Done(NamedTuple):
 
 
 @pytest.fixture
-def command(folder, monkeypatch, capsys):
-    """Runs infer.py with flags in this process. Results go to `folder / out`."""
-    spec = importlib.util.spec_from_file_location("deploy_infer", DEPLOY / "infer.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def command(folder, capsys):
+    """Runs the command of infer.py with flags in this process. Results go to `folder / out`."""
 
     def run(*flags):
         model = [] if any(flag.startswith("--model_dir") for flag in flags) else [f"--model_dir={exported(folder)}"]
-        monkeypatch.setattr(sys, "argv", ["infer.py", *model, f"--output_dir={folder / 'out'}", *flags])
+        given = [*model, f"--output_dir={folder / 'out'}", *flags]
         with pytest.raises(SystemExit) as ended:
-            run_command(module.main)
+            run_command(lambda: infer_exported.run(build_parser().parse_args(given)))
         return Done(ended.value.code, *capsys.readouterr())
 
     return run
@@ -61,21 +58,6 @@ def command(folder, monkeypatch, capsys):
 
 def exported(folder):
     return folder / "export" / "tiny"
-
-
-def png_bomb(width, height):
-    """A PNG of a few bytes that announces a huge black image."""
-
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
-        + chunk(b"IEND", b"")
-    )
 
 
 # Wrong input ----------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -12,27 +11,25 @@ import numpy as np
 import pytest
 from paths import ROOT
 
+from ppdet_repro.cli import infer_exported
 from ppdet_repro.core.config import load_config
 from ppdet_repro.data.transform.decode import read_image
 from ppdet_repro.engine.evaluation.evaluate import evaluate
 from ppdet_repro.engine.export.export_model import export_model
 from ppdet_repro.metrics.coco import evaluate_coco, load_coco_json
+from ppdet_repro.runtime.options import build_parser
 from ppdet_repro.utils.errors import UserError
 
 DEPLOY = ROOT / "deploy" / "python"
 
 
 @pytest.fixture
-def infer(exported, tmp_path, monkeypatch, capsys):
-    """Runs infer.py on the exported model with flags and returns its standard output."""
-    spec = importlib.util.spec_from_file_location("deploy_infer", DEPLOY / "infer.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def infer(exported, tmp_path, capsys):
+    """Runs the command of infer.py on the exported model with flags and returns its standard output."""
 
     def run(*flags, model_dir=exported):
-        flags = ["infer.py", f"--model_dir={model_dir}", f"--output_dir={tmp_path / 'out'}", *map(str, flags)]
-        monkeypatch.setattr(sys, "argv", flags)
-        module.main()
+        flags = [f"--model_dir={model_dir}", f"--output_dir={tmp_path / 'out'}", *map(str, flags)]
+        infer_exported.run(build_parser().parse_args(flags))
         return capsys.readouterr().out
 
     return run

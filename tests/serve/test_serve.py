@@ -17,7 +17,7 @@ from paths import ROOT
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 from fastapi.testclient import TestClient
-from test_deploy_inputs import png_bomb
+from png_bomb import png_bomb
 from tiny_yolof import tiny_model, write_config, write_images
 
 from ppdet_repro.core.config import load_config

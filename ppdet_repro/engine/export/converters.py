@@ -42,27 +42,20 @@ opt.set_optimize_out(out)
 opt.set_valid_places(device)
 opt.run()
 """
-MATRIX_NMS = "matrix_nms"  # has no counterpart in ONNX
-SUPPRESSIONS = {MATRIX_NMS, "multiclass_nms3"}
+NOT_IN_ONNX = {"deformable_conv": "writes it with grid_sample", "matrix_nms": "leaves it out"}
+SUPPRESSIONS = {"matrix_nms", "multiclass_nms3"}
 
 
 def to_onnx(program: Path, parameters: Path, target: Path) -> None:
-    """Convert a Paddle inference model to the ONNX file `target`.
-
-    Raises:
-        UserError: paddle2onnx is not installed or fails, or a file is missing.
-    """
+    """Convert a Paddle inference model to the ONNX file `target`. UserError if paddle2onnx is missing or fails."""
     if importlib.util.find_spec("paddle2onnx") is None:
         raise missing("paddle2onnx", "onnx")
     for path in (program, parameters):
         if not path.is_file():  # paddle2onnx would write an empty file and report success
             raise UserError(f"{path} does not exist; export the model again")
-    kinds = operator_types(read_program(program))
-    for kind, remedy in (
-        ("deformable_conv", "tools/export_model.py --target onnx writes it with grid_sample"),
-        (MATRIX_NMS, "tools/export_model.py --target onnx leaves it out"),
-    ):
-        if kind in kinds:
+    for kind in operator_types(read_program(program)):
+        if kind in NOT_IN_ONNX:
+            remedy = f"tools/export_model.py --target onnx {NOT_IN_ONNX[kind]}"
             raise UserError(f"{program} contains {kind}, which paddle2onnx cannot convert; {remedy}")
     arguments = [
         f"--model_dir={program.parent}",
@@ -86,8 +79,6 @@ def to_lite(program: Path, parameters: Path, target: Path, device: str, precisio
     """Convert a Paddle inference model to a Paddle-Lite file.
 
     Args:
-        program: The .pdmodel file.
-        parameters: The .pdiparams file.
         target: The .nb file to write.
         device: "arm" or "x86".
         precision: "fp32"; "fp16", on arm only, computes in fp16; "int8" and "int16" store the weights in these types
@@ -102,10 +93,9 @@ def to_lite(program: Path, parameters: Path, target: Path, device: str, precisio
     compatible = target.with_suffix(".pdmodel")
     write_program(compatible_program(read_program(program), device), compatible)
     arguments = [str(compatible), str(parameters), str(target.with_suffix("")), device]  # opt appends .nb
+    code = LITE_OPT.format(precision=LITE_PRECISIONS[precision])
     try:
-        run_converter(
-            "Paddle-Lite's opt", LITE_OPT.format(precision=LITE_PRECISIONS[precision]), arguments, target, "saved into"
-        )
+        run_converter("Paddle-Lite's opt", code, arguments, target, done_when="saved into")
     finally:
         compatible.unlink(missing_ok=True)
 
@@ -113,26 +103,25 @@ def to_lite(program: Path, parameters: Path, target: Path, device: str, precisio
 def check_lite(program: Path, device: str, precision: str, paddle_version: str) -> None:
     """UserError if Paddle-Lite does not support the device, the precision or the program."""
     if device not in LITE_TARGETS or precision not in LITE_PRECISIONS:
-        raise UserError(
-            f"Paddle-Lite for {device} in {precision}: devices are {', '.join(LITE_TARGETS)}, precisions "
-            f"{', '.join(LITE_PRECISIONS)}"
-        )
+        known = f"devices are {', '.join(LITE_TARGETS)}, precisions {', '.join(LITE_PRECISIONS)}"
+        raise UserError(f"Paddle-Lite for {device} in {precision}: {known}")
     if precision == "fp16" and device != "arm":
         raise UserError("Paddle-Lite computes in fp16 only on arm; use fp32 for x86")
     if not paddle_version.startswith("2."):
         raise UserError(f"Paddle {paddle_version} writes programs that Paddle-Lite 2.13 cannot read; use Paddle 2.6.2")
     description = read_program(program)
+    kinds = operator_types(description)
     if slices_of_weights(description):
         raise UserError(
             f"{program} slices tensors that are computed from weights (as BiFPN's fusion does), which crashes "
             "Paddle-Lite when the model runs; tools/export_model.py --target lite writes BiFPN's weights as constants"
         )
-    for kind in SUPPRESSIONS.intersection(operator_types(description)):
+    for kind in SUPPRESSIONS.intersection(kinds):
         raise UserError(
             f"{program} contains {kind}, after which Paddle-Lite aborts if nothing is detected; export it with "
             "export.nms=false or with --target lite"
         )
-    if "grid_sampler" in operator_types(description):
+    if "grid_sampler" in kinds:
         raise UserError(
             f"{program} contains grid_sampler, which crashes Paddle-Lite's opt; export it with --target lite, which "
             "keeps deformable_conv"
@@ -140,18 +129,11 @@ def check_lite(program: Path, device: str, precision: str, paddle_version: str) 
 
 
 def run_converter(name: str, code: str, arguments: Sequence[str], target: Path, done_when: str = "") -> None:
-    """Run a converter in a child process.
-
-    Args:
-        name: Its name in messages.
-        code: The Python code of the process.
-        arguments: The command line arguments of the process.
-        target: The file that it writes.
-        done_when: A text that it prints only after success.
+    """Run the Python code of a converter, which writes the file `target`, in a child process.
 
     Raises:
-        UserError: The exit code is not 0, the text was not printed, or there is no file. Contains the last line of the
-            output that explains it.
+        UserError: The exit code is not 0, the output lacks the text `done_when`, or there is no file. The message has
+            the `name` of the converter, and the last line of the output that explains the failure.
     """
     target.unlink(missing_ok=True)
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, errors="replace")

@@ -13,27 +13,29 @@ The folder has the format of PaddleDetection's exports:
 from __future__ import annotations
 
 import warnings
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Sequence, Set, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Set, Union
 
 import numpy as np
 import paddle
 import yaml
 from paddle import nn
 from paddle.static import InputSpec
+from paddle.vision.ops import DeformConv2D
 
 from ppdet_repro.core.config import Config, ExportSettings
 from ppdet_repro.data.transform.normalize import NormalizeImage
 from ppdet_repro.data.transform.preprocess import from_list
 from ppdet_repro.engine.export.converters import to_lite_files, to_onnx
-from ppdet_repro.engine.export.fold import fold_batch_norms, fold_fusions
-from ppdet_repro.engine.export.grid_sample_dcn import with_grid_samples
+from ppdet_repro.engine.export.fold import FixedFusion, fold_batch_norms, with_replaced
+from ppdet_repro.engine.export.grid_sample_dcn import GridSampleConv
 from ppdet_repro.engine.export.infer_cfg import for_one_image, infer_config, read_input
 from ppdet_repro.engine.export.verify import verify
 from ppdet_repro.engine.export.wrappers import DecodedBoxes, FinalBoxes, HeadOutputs, NormalizedInside
+from ppdet_repro.engine.models import mode
 from ppdet_repro.modeling.architectures.detector import Detector
+from ppdet_repro.modeling.necks.bifpn import Fusion
 from ppdet_repro.paddle_private.bias_fusion import remove_bias_reshapes
 from ppdet_repro.paddle_private.program import read_program, write_program
 from ppdet_repro.slim.qat import to_int8, without_clipping
@@ -90,14 +92,14 @@ def export_model(
     content = infer_config(cfg, network_input, remaining_suppression(detector, settings))
     destination = Path(output_dir) / (cfg.name if target == "paddle" else f"{cfg.name}_{target}")
     try:
-        with eval_mode(detector), atomic_folder(destination) as folder:
+        with mode(detector, training=False), atomic_folder(destination) as folder:
             network = wrap(adapt(detector, target, settings.fuse_conv_bn), settings, network_input.normalize)
             save_network(network, network_input.shape, folder / "model")
             (folder / "infer_cfg.yml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
             if quantize is not None:
-                preprocess = from_list(network_input.steps)
-                quantize(folder, lambda file: preprocess([file])._asdict())
-            convert(folder, target, precision)
+                quantize(folder, lambda file: from_list(network_input.steps)([file])._asdict())
+            if target != "paddle":
+                convert(folder, target, precision)
             if verify_on:
                 found = verify(detector, folder, target, precision, network_input.eager_steps, verify_on)
                 get_logger().info(f"{destination} agrees with the eager model\n{found.table()}")
@@ -107,21 +109,8 @@ def export_model(
     return destination
 
 
-@contextmanager
-def eval_mode(detector: Detector) -> Iterator[None]:
-    """Switch the detector to eval mode, and back at the end if it was in training mode."""
-    was_training = detector.training
-    detector.eval()
-    try:
-        yield
-    finally:
-        if was_training:
-            detector.train()
-
-
 def remaining_suppression(detector: Detector, settings: ExportSettings) -> Optional[Dict[str, Any]]:
-    """The suppression that has to follow the exported network, as in infer_cfg.yml. None if the network contains it, or
-    does not decode boxes."""
+    """The suppression that has to follow an exported network that ends in decoded boxes, as in infer_cfg.yml."""
     if settings.nms or settings.benchmark or not settings.post_process:
         return None
     suppress = detector.post_process.suppress
@@ -129,25 +118,22 @@ def remaining_suppression(detector: Detector, settings: ExportSettings) -> Optio
 
 
 def adapt(detector: Detector, target: str, fuse_conv_bn: bool) -> Detector:
-    """The detector, or a copy of it in which layers are replaced: by such that the target supports and, with
-    `fuse_conv_bn`, batch norms by the weights of the convolutions before them."""
+    """The detector, or a copy of it, with layers that the target supports. With `fuse_conv_bn`, batch norms are folded
+    into the convolutions before them."""
     if fuse_conv_bn:
         example = paddle.zeros([1, 3, *EXAMPLE_SIZE])
         detector = fold_batch_norms(detector, lambda network: network.raw(example))
     if target == "onnx":
-        return with_grid_samples(detector)
-    return fold_fusions(detector) if target == "lite" else detector
+        return with_replaced(detector, DeformConv2D, GridSampleConv)
+    return with_replaced(detector, Fusion, FixedFusion) if target == "lite" else detector
 
 
-def wrap(detector: Detector, settings: ExportSettings, normalize: Optional[NormalizeImage] = None) -> nn.Layer:
-    """The layer to export: it ends in raw outputs, decoded boxes or final boxes, as the settings say. It starts with
-    the normalization if one is given."""
+def wrap(detector: Detector, settings: ExportSettings, normalize: Optional[NormalizeImage]) -> nn.Layer:
+    """The layer to export. The settings define its outputs. It starts with the normalization if one is given."""
     if settings.benchmark or not settings.post_process:
         network: nn.Layer = HeadOutputs(detector)
-    elif not settings.nms:
-        network = DecodedBoxes(detector)
     else:
-        network = FinalBoxes(detector)
+        network = FinalBoxes(detector) if settings.nms else DecodedBoxes(detector)
     if normalize is not None:
         network = NormalizedInside(network, normalize)
     network.eval()
@@ -155,15 +141,11 @@ def wrap(detector: Detector, settings: ExportSettings, normalize: Optional[Norma
 
 
 def save_network(network: nn.Layer, image_shape: Sequence[Optional[int]], prefix: Path) -> None:
-    """Write the files `prefix`.pdmodel and `prefix`.pdiparams.
-
-    The inputs are `image` of the given shape, `im_shape` and `scale_factor`, without those that no output depends on.
-    """
+    """Write `prefix`.pdmodel and `prefix`.pdiparams. Inputs that no output depends on are left out."""
     batch = image_shape[0]
     spec = {
         "image": InputSpec(list(image_shape), "float32", "image"),
-        "im_shape": InputSpec([batch, 2], "float32", "im_shape"),
-        "scale_factor": InputSpec([batch, 2], "float32", "scale_factor"),
+        **{name: InputSpec([batch, 2], "float32", name) for name in ("im_shape", "scale_factor")},
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Paddle's advice to authors of static graphs
@@ -187,9 +169,7 @@ def needed_variables(program: paddle.static.Program, outputs: Sequence[str]) -> 
 
 
 def convert(folder: Path, target: str, precision: str) -> None:
-    """Replace the Paddle model in a folder by that of the target."""
-    if target == "paddle":
-        return
+    """Replace the Paddle model in a folder by that of the target, ONNX or Paddle-Lite."""
     program, parameters = folder / "model.pdmodel", folder / "model.pdiparams"
     if target == "onnx":
         to_onnx(program, parameters, folder / "model.onnx")

@@ -6,7 +6,8 @@ O output channels of a convolution, I input channels per group, k kernel size.
 from __future__ import annotations
 
 import copy
-from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
+from collections import Counter, defaultdict
+from typing import Any, Callable, DefaultDict, Dict, List, Sequence, Set, Tuple
 
 import paddle
 from paddle import nn
@@ -24,9 +25,7 @@ def fold_batch_norms(model: nn.Layer, run: Callable[[nn.Layer], Any]) -> nn.Laye
     A batch norm is folded if its input is always the output of one convolution, and if that convolution feeds no other
     batch norm. So convolutions that levels share, with a batch norm per level, stay.
 
-    Args:
-        model: The model.
-        run: Calls a model on an example input, which shows which layer follows which.
+    `run` calls a model on an example input, which shows which layer follows which.
     """
     model = copy.deepcopy(model)
     model.eval()
@@ -39,19 +38,19 @@ def fold_batch_norms(model: nn.Layer, run: Callable[[nn.Layer], Any]) -> nn.Laye
 def find_pairs(model: nn.Layer, run: Callable[[nn.Layer], Any]) -> List[Tuple[nn.Layer, nn.BatchNorm2D]]:
     """The pairs of a convolution and a batch norm that can be folded."""
     origin: Dict[int, Tuple[Any, nn.Layer]] = {}  # id of a convolution's output -> output (kept alive), convolution
-    sources: Dict[nn.Layer, Set[Any]] = {}
-    targets: Dict[nn.Layer, Set[Any]] = {}
-    calls: Dict[nn.Layer, int] = {}
+    sources: DefaultDict[nn.Layer, Set[Any]] = defaultdict(set)
+    targets: DefaultDict[nn.Layer, Set[Any]] = defaultdict(set)
+    calls: Counter[nn.Layer] = Counter()
 
     def record_output(layer: nn.Layer, _: Any, output: Any) -> None:
         origin[id(output)] = (output, layer)
-        calls[layer] = calls.get(layer, 0) + 1
+        calls[layer] += 1
 
     def record_input(layer: nn.Layer, inputs: Tuple[Any, ...]) -> None:
         source = origin.get(id(inputs[0]), (None, None))[1]
-        sources.setdefault(layer, set()).add(source)
-        targets.setdefault(source, set()).add(layer)
-        calls[layer] = calls.get(layer, 0) + 1
+        sources[layer].add(source)
+        targets[source].add(layer)
+        calls[layer] += 1
 
     hooks = []
     for layer in model.sublayers():
@@ -65,11 +64,8 @@ def find_pairs(model: nn.Layer, run: Callable[[nn.Layer], Any]) -> List[Tuple[nn
     finally:
         for hook in hooks:
             hook.remove()
-    return [
-        (source, norm)
-        for norm, (source, *others) in ((norm, tuple(found)) for norm, found in sources.items())
-        if source is not None and not others and targets[source] == {norm} and calls[source] == calls[norm]
-    ]
+    single = [(*found, norm) for norm, found in sources.items() if len(found) == 1]
+    return [(s, n) for s, n in single if s is not None and targets[s] == {n} and calls[s] == calls[n]]
 
 
 def fold(convolution: nn.Layer, norm: nn.BatchNorm2D) -> None:
@@ -98,11 +94,6 @@ class FixedFusion(nn.Layer):
 
     def forward(self, maps: Sequence[paddle.Tensor]) -> paddle.Tensor:
         return self.fusion.convolve(sum(share * x for share, x in zip(self.shares, maps)))
-
-
-def fold_fusions(model: nn.Layer) -> nn.Layer:
-    """A copy of the model in eval mode, in which the weights of BiFPN's fusions are constants."""
-    return with_replaced(model, Fusion, FixedFusion)
 
 
 def with_replaced(model: nn.Layer, kind: type, new: Callable[[Any], nn.Layer]) -> nn.Layer:

@@ -5,14 +5,13 @@ B images, C channels, O output channels, T taps of the kernel, H x W input and H
 
 from __future__ import annotations
 
-from typing import Optional, Sequence, Tuple, Union
+from typing import Optional
 
 import paddle
 import paddle.nn.functional as F
 from paddle import nn
 from paddle.vision.ops import DeformConv2D
 
-from ppdet_repro.engine.export.fold import with_replaced
 from ppdet_repro.engine.export.wrappers import Size
 from ppdet_repro.paddle_private.layers import geometry
 
@@ -26,27 +25,21 @@ class GridSampleConv(nn.Layer):
 
     def __init__(self, layer: DeformConv2D):
         super().__init__()
-        settings = geometry(layer)
-        if settings.deformable_groups != 1:
-            raise ValueError(f"GridSampleConv supports one deformable group, not {settings.deformable_groups}")
+        self.stride, self.padding, self.dilation, self.groups, deformable_groups = geometry(layer)
+        if deformable_groups != 1:
+            raise ValueError(f"GridSampleConv supports one deformable group, not {deformable_groups}")
         out_channels, width, height_taps, width_taps = layer.weight.shape
         self.weight = paddle.create_parameter([out_channels, width * height_taps * width_taps, 1, 1], "float32")
         self.weight.set_value(layer.weight.reshape(self.weight.shape))  # channels outside, taps inside
         self.bias = layer.bias
-        self.groups = settings.groups
-        self.stride = pair(settings.stride)
-        self.padding = pair(settings.padding)
-        self.dilation = pair(settings.dilation)
         self.kernel = height_taps, width_taps
 
     def forward(self, x: paddle.Tensor, offset: paddle.Tensor, mask: Optional[paddle.Tensor] = None) -> paddle.Tensor:
         """Feature map [B, C, H, W], offsets [B, 2*T, H', W'] (y, x per tap), mask [B, T, H', W'] -> [B, O, H', W']."""
         taps = self.kernel[0] * self.kernel[1]
         channels = x.shape[1]
-        rows, columns = (
-            self.positions(axis, offset.shape[2 + axis]).reshape([1, taps, -1, 1] if axis == 0 else [1, taps, 1, -1])
-            for axis in (0, 1)
-        )
+        rows = self.positions(0, offset.shape[2]).reshape([1, taps, -1, 1])
+        columns = self.positions(1, offset.shape[3]).reshape([1, taps, 1, -1])
         shift = offset.reshape([offset.shape[0], taps, 2, offset.shape[2], offset.shape[3]])  # [B, T, 2, H', W']
         y = scaled(rows + shift[:, :, 0], x.shape[2])  # [B, T, H', W']
         x_position = scaled(columns + shift[:, :, 1], x.shape[3])
@@ -66,19 +59,8 @@ class GridSampleConv(nn.Layer):
         return first.unsqueeze(1) + paddle.arange(size, dtype="float32").unsqueeze(0) * self.stride[axis]
 
 
-def pair(value: Union[int, Sequence[int]]) -> Tuple[int, int]:
-    """An integer, which stands for both axes, or a pair, as a pair."""
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
 def scaled(positions: paddle.Tensor, size: Size) -> paddle.Tensor:
-    """Convert pixels to the coordinates of grid_sample, in which the edges of the feature map, half a pixel outside its
-    first and last pixel, are -1 and 1."""
+    """Convert pixels to grid_sample's coordinates: -1 and 1 are half a pixel outside the first and the last pixel."""
     if not isinstance(size, int):
         size = size.astype("float32")
     return (positions * 2.0 + 1.0) / size - 1.0
-
-
-def with_grid_samples(model: nn.Layer) -> nn.Layer:
-    """A copy of the model in eval mode without deformable convolutions."""
-    return with_replaced(model, DeformConv2D, GridSampleConv)

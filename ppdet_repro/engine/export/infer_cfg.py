@@ -20,28 +20,17 @@ ARCHITECTURES = {
 
 
 class NetworkInput(NamedTuple):
-    """The network's input according to the section TestReader.
+    """The network's input according to the section TestReader."""
 
-    Attributes:
-        shape: [B, 3, H, W], with None for a free size.
-        steps: The transforms from a decoded image to the exported network's input, as in infer_cfg.yml.
-        eager_steps: The same for the detector itself, which never normalizes.
-        normalize: The normalization that the exported network contains, if it contains one.
-    """
-
-    shape: List[Optional[int]]
-    steps: List[Dict[str, Any]]
-    eager_steps: List[Dict[str, Any]]
-    normalize: Optional[NormalizeImage]
+    shape: List[Optional[int]]  # [B, 3, H, W], with None for a free size
+    steps: List[Dict[str, Any]]  # from a decoded image to the exported network's input, as in infer_cfg.yml
+    eager_steps: List[Dict[str, Any]]  # the same for the detector itself, which never normalizes
+    normalize: Optional[NormalizeImage]  # what the exported network contains, if it normalizes
 
 
 def read_input(cfg: Config) -> NetworkInput:
-    """Read the section TestReader.
-
-    Raises:
-        UserError: The section is missing, deployment has no counterpart of a transform, or `inputs_def.image_shape` is
-            not a shape.
-    """
+    """Read the section TestReader. UserError if it is missing, if deployment has no counterpart of a transform, or if
+    `inputs_def.image_shape` is not a shape."""
     reader = build(cfg, "TestReader")
     if not reader.preprocess:
         raise UserError(f"{cfg.path}: the config has no TestReader with transforms, which define the network's input")
@@ -58,8 +47,7 @@ def read_input(cfg: Config) -> NetworkInput:
 
 
 def check_shape(value: Any, cfg: Config) -> List[Optional[int]]:
-    """The shape [B, 3, H, W], with None for a free size, from an `image_shape`: [3, H, W] or [B, 3, H, W], where -1 is
-    a free size. UserError if it is something else."""
+    """The shape [B, 3, H, W] from an `image_shape`, which may lack B and has -1, not None, for a free size."""
     shape = [3, -1, -1] if value is None else list(value) if isinstance(value, (list, tuple)) else []
     if len(shape) == 3:
         shape = [-1, *shape]
@@ -80,20 +68,16 @@ def for_one_image(network_input: NetworkInput, cfg: Config) -> NetworkInput:
 
 
 def infer_config(cfg: Config, network_input: NetworkInput, post_process: Optional[Dict[str, Any]]) -> Dict[str, Any]:
-    """The content of infer_cfg.yml.
-
-    Args:
-        cfg: The model's config.
-        network_input: The input of the exported network.
-        post_process: The suppression that has to follow the exported network, if any.
+    """The content of infer_cfg.yml. `post_process` is the suppression that has to follow the exported network, if any.
 
     Raises:
         UserError: The architecture cannot be exported, or TestDataset has another number of classes than the model.
     """
     architecture, num_classes = str(cfg.run.architecture), cfg.run.num_classes
     if architecture not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise UserError(f"{cfg.path}: cannot export architecture {architecture}; these can be: {known}")
+        raise UserError(
+            f"{cfg.path}: cannot export architecture {architecture}; these can be: {', '.join(ARCHITECTURES)}"
+        )
     labels = build(cfg, "TestDataset").class_names
     if len(labels) != num_classes:
         raise UserError(

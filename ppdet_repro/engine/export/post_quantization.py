@@ -34,20 +34,17 @@ def post_quant(
     Args:
         detector: The float32 model of the config.
         cfg: A config with `slim: PTQ`.
-        output_dir: The parent of the new folder.
+        output_dir: The parent of the new folder, which is returned.
         target: "paddle" or "onnx".
         image_dir: The folder of the calibration images; those of TrainDataset without it.
         compare: Evaluate the detector and the int8 model on EvalDataset, and log both results.
-
-    Returns:
-        The folder of the int8 model.
 
     Raises:
         UserError: The config does not have `slim: PTQ`, there are no images, or the export fails.
     """
     if cfg.run.slim != "PTQ":
-        where = cfg.slim_path or cfg.path
-        raise UserError(f"{where}: slim is {cfg.run.slim}; post-training quantization needs slim: PTQ")
+        slim = f"{cfg.slim_path or cfg.path}: slim is {cfg.run.slim}"
+        raise UserError(f"{slim}; post-training quantization needs slim: PTQ")
     ptq: PTQ = build(cfg, "PTQ")
     cfg = replace(cfg, run=replace(cfg.run, export=replace(cfg.run.export, fuse_conv_bn=True)))
     count = ptq.quant_batch_num * (build(cfg, "EvalReader").batch_size or 1)
@@ -57,9 +54,8 @@ def post_quant(
         detector, cfg, output_dir, target, quantize=lambda folder, read: ptq.quantize(folder, files, read)
     )
     if compare:
-        before = evaluate(detector, cfg)
-        after = evaluate(Int8Detector(folder), cfg)
-        get_logger().info(f"AP {before['bbox_mAP']:.4f} in float32, {after['bbox_mAP']:.4f} in int8")
+        before, after = (evaluate(model, cfg)["bbox_mAP"] for model in (detector, Int8Detector(folder)))
+        get_logger().info(f"AP {before:.4f} in float32, {after:.4f} in int8")
     return folder
 
 

@@ -4,44 +4,40 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, Dict, List, Literal, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Dict, List, Literal, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import paddle
 
 from ppdet_repro.core.config import Config, build
-from ppdet_repro.core.contract import RawOutputs
 from ppdet_repro.data.source.image_folder import find_images
 from ppdet_repro.data.transform.preprocess import from_list
-from ppdet_repro.metrics.agreement import agreement
+from ppdet_repro.metrics.agreement import Agreement, agreement
 from ppdet_repro.metrics.detections import split_batch
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.runtime.lite_network import IsolatedLiteNetwork
 from ppdet_repro.runtime.model_folder import ModelFolder, open_model_folder
 from ppdet_repro.runtime.networks import Network, OnnxNetwork
 from ppdet_repro.runtime.paddle_network import PaddleNetwork
-from ppdet_repro.runtime.suppress import open_suppress, suppress_batch
+from ppdet_repro.runtime.suppress import open_suppress
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.table import text_table
 
-Stage = Literal["raw", "decoded", "final"]
-ENGINES = {"paddle": "paddle", "onnx": "onnxruntime", "lite": "lite"}  # target -> the engine that runs it here
+Stage = Literal["raw", "decoded", "final"]  # final boxes and their number, decoded boxes and scores, or raw outputs
+ENGINES: Dict[str, Tuple[str, Callable[[Path], Network]]] = {  # target -> what runs it here
+    "paddle": ("paddle", PaddleNetwork),
+    "onnx": ("onnxruntime", OnnxNetwork),
+    "lite": ("lite", IsolatedLiteNetwork),
+}
 
 
 class Tolerance(NamedTuple):
-    """The allowed differences between an exported model and the detector.
+    """The allowed differences between an exported model and the detector."""
 
-    Attributes:
-        box: Of the corners of matched boxes, in pixels.
-        score: Of the scores of matched boxes.
-        output: Of raw outputs, relative to their largest value.
-        unmatched: The share of boxes without a match.
-    """
-
-    box: float
-    score: float
-    output: float
-    unmatched: float = 0.0
+    box: float  # of the corners of matched boxes, in pixels
+    score: float  # of the scores of matched boxes
+    output: float  # of raw outputs, relative to their largest value
+    unmatched: float = 0.0  # the share of boxes without a match
 
 
 EXACT = Tolerance(0.05, 1e-4, 1e-3)
@@ -56,33 +52,21 @@ TOLERANCES = {
 
 
 class Verified(NamedTuple):
-    """The largest differences between an exported model and the detector.
+    """The differences between an exported model and the detector on all images."""
 
-    Attributes:
-        images: The number of images that were compared.
-        outputs: The largest difference of each output by name.
-        boxes: The number of final boxes; None if the exported model does not decode boxes.
-        unmatched: The number of boxes without a match.
-        score: The largest difference of the scores of matched boxes.
-        box: The largest difference of the corners of matched boxes, in pixels.
-    """
-
-    images: int
-    outputs: Dict[str, float]
-    boxes: Optional[int]
-    unmatched: int
-    score: float
-    box: float
+    images: int  # the number of images that were compared
+    outputs: Dict[str, float]  # the largest difference of each output by name
+    final: Optional[Agreement]  # of the final boxes; None if the exported model does not decode boxes
 
     def table(self) -> str:
         """The figures as text."""
         rows: List[List[Any]] = [[f"output {name}", f"{value:.2g}"] for name, value in self.outputs.items()]
-        if self.boxes is not None:
+        if self.final is not None:
             rows += [
-                ["final boxes", str(self.boxes)],
-                ["  without match", str(self.unmatched)],
-                ["  corners, pixels", f"{self.box:.2g}"],
-                ["  scores", f"{self.score:.2g}"],
+                ["final boxes", str(self.final.rows)],
+                ["  without match", str(self.final.unmatched)],
+                ["  corners, pixels", f"{self.final.box:.2g}"],
+                ["  scores", f"{self.final.score:.2g}"],
             ]
         return text_table([f"largest difference on {self.images} images", ""], rows)
 
@@ -91,8 +75,8 @@ def choose_files(cfg: Config, count: int, folder: Optional[str]) -> List[str]:
     """The first `count` images of the folder, or of EvalDataset without one. UserError if there are fewer."""
     files = find_images(folder) if folder else list(build(cfg, "EvalDataset").table.files)
     if len(files) < count:
-        where = folder or "EvalDataset"
-        raise UserError(f"--verify {count}: {where} has {len(files)} images; verify fewer, or give --verify_images")
+        found = f"{folder or 'EvalDataset'} has {len(files)} images"
+        raise UserError(f"--verify {count}: {found}; verify fewer, or give --verify_images")
     return files[:count]
 
 
@@ -113,22 +97,22 @@ def verify(
         detector: The detector, in eval mode.
         folder: The exported model; its infer_cfg.yml defines its preprocessing.
         target: "paddle", "onnx" or "lite".
-        precision: The precision in which it was exported.
+        precision: In which it was exported.
         eager_steps: The detector's preprocessing in the format of infer_cfg.yml.
         files: Paths of images, or RGB images [H, W, 3].
 
     Raises:
         UserError: A difference exceeds the tolerance of the target and the precision.
     """
-    model = open_model_folder(folder, engine=ENGINES[target])
-    network, tolerance = open_network(model, target), TOLERANCES[target, precision]
+    engine, open_network = ENGINES[target]
+    model = open_model_folder(folder, engine=engine)
+    network, tolerance = open_network(model.network_file), TOLERANCES[target, precision]
     preprocess, eager_preprocess = from_list(model.preprocess), from_list(eager_steps)
     settings = detector.post_process.suppress.settings
     lowest = max(settings.get(name, 0.0) for name in ("score_threshold", "post_threshold", "score_thresh"))
-    exact = in_double(detector)
+    exact = copy.deepcopy(detector).astype("float64")
     outputs: Dict[str, float] = {}
-    boxes: Optional[int] = None
-    unmatched, score, box = 0, 0.0, 0.0
+    agreements: List[Agreement] = []
     for file in files:
         exported = network.run(preprocess([file])._asdict())
         eager = run_eager(detector, exact, eager_preprocess([file])._asdict())
@@ -137,64 +121,45 @@ def verify(
         found = final_rows(exported, model)
         if found is not None:
             expected = rows_of_image(*eager["final"])
-            one = agreement(expected, found, tolerance.score, tolerance.box, lowest)
-            boxes, unmatched = (boxes or 0) + one.rows, unmatched + one.unmatched
-            score, box = max(score, one.score), max(box, one.box)
-    result = Verified(len(files), outputs, boxes, unmatched, score, box)
+            agreements.append(agreement(expected, found, tolerance.score, tolerance.box, lowest))
+    final = None
+    if agreements:
+        rows, unmatched, scores, boxes = zip(*agreements)
+        final = Agreement(sum(rows), sum(unmatched), max(scores), max(boxes))
+    result = Verified(len(files), outputs, final)
     check_tolerance(result, tolerance, target, precision)
     return result
 
 
-def open_network(model: ModelFolder, target: str) -> Network:
-    """The exported network; of a Paddle-Lite export, the one for x86."""
-    if target == "paddle":
-        return PaddleNetwork(model.network_file)
-    return OnnxNetwork(model.network_file) if target == "onnx" else IsolatedLiteNetwork(model.network_file)
-
-
 def check_tolerance(result: Verified, tolerance: Tolerance, target: str, precision: str) -> None:
     """UserError if a difference is too large."""
-    if result.boxes is not None:
-        if result.unmatched > tolerance.unmatched * result.boxes:
+    problem, final = f"the {target} export in {precision} does not agree with the eager model", result.final
+    if final is not None:
+        if final.unmatched > tolerance.unmatched * final.rows:
+            unmatched = f"{final.unmatched} boxes, out of {final.rows} on {result.images} images, have no match within"
             raise UserError(
-                f"the {target} export in {precision} does not agree with the eager model: {result.unmatched} boxes "
-                f"have no match within {tolerance.box} pixels and {tolerance.score} of score, out of {result.boxes} on "
-                f"{result.images} images; nothing was exported"
+                f"{problem}: {unmatched} {tolerance.box} pixels and {tolerance.score} of score; nothing was exported"
             )
         return
     for name, difference in result.outputs.items():
         if difference > tolerance.output:
-            raise UserError(
-                f"the {target} export in {precision} does not agree with the eager model: its output {name} differs by "
-                f"{difference:.2g} of its largest value (allowed: {tolerance.output}); nothing was exported"
-            )
+            wrong = f"its output {name} differs by {difference:.2g} of its largest value (allowed: {tolerance.output})"
+            raise UserError(f"{problem}: {wrong}; nothing was exported")
 
 
-def in_double(detector: Detector) -> Detector:
-    """A copy that computes its raw outputs in double precision."""
-    exact = copy.deepcopy(detector)
-    exact.eval()
-    return exact.astype("float64")
-
-
-def raw_outputs(exact: Detector, image: paddle.Tensor) -> RawOutputs:
-    """The raw outputs of a detector `in_double`, rounded to single precision."""
+@paddle.no_grad()
+def run_eager(detector: Detector, exact: Detector, inputs: Mapping[str, np.ndarray]) -> Dict[Stage, List[np.ndarray]]:
+    """The outputs of a detector at each stage. `exact` is its copy in double precision."""
+    image, im_shape, scale_factor = (paddle.to_tensor(inputs[name]) for name in ("image", "im_shape", "scale_factor"))
     default = paddle.get_default_dtype()
     paddle.set_default_dtype("float64")
     try:
         raw = exact.raw(image.astype("float64"))
     finally:
         paddle.set_default_dtype(default)
-    return paddle.utils.map_structure(lambda output: output.astype("float32"), raw)
-
-
-def run_eager(detector: Detector, exact: Detector, inputs: Mapping[str, np.ndarray]) -> Dict[Stage, List[np.ndarray]]:
-    """The outputs of a detector at each stage. `exact` is the detector `in_double`."""
-    image, im_shape, scale_factor = (paddle.to_tensor(inputs[name]) for name in ("image", "im_shape", "scale_factor"))
-    with paddle.no_grad():
-        raw = raw_outputs(exact, image)
-        boxes, scores = detector.decode(raw, im_shape, scale_factor)
-        found = detector.suppress(boxes, scores)
+    raw = paddle.utils.map_structure(lambda output: output.astype("float32"), raw)
+    boxes, scores = detector.decode(raw, im_shape, scale_factor)
+    found = detector.suppress(boxes, scores)
     return {
         "raw": [output.numpy() for output in paddle.utils.flatten(raw)],
         "decoded": [boxes.numpy(), scores.numpy()],
@@ -203,14 +168,11 @@ def run_eager(detector: Detector, exact: Detector, inputs: Mapping[str, np.ndarr
 
 
 def stage_of(outputs: Sequence[np.ndarray]) -> Stage:
-    """The stage at which an exported model ends: final boxes and their number, decoded boxes and scores, or raw
-    outputs."""
+    """The stage at which an exported model with these outputs ends."""
     if len(outputs) == 2 and outputs[1].dtype.kind == "i" and outputs[0].shape[-1] == 6:
         return "final"
     if len(outputs) == 2 and [output.ndim for output in outputs] == [3, 3]:
-        (_, boxes, width), (_, _, scored) = (output.shape for output in outputs)
-        if width == 4 and boxes == scored:
-            return "decoded"
+        return "decoded" if outputs[0].shape[1:] == (outputs[1].shape[2], 4) else "raw"
     return "raw"
 
 
@@ -229,8 +191,8 @@ def output_differences(exported: Sequence[np.ndarray], eager: Mapping[Stage, Seq
             "boxes": largest(np.sort(own_boxes, axis=1), np.sort(boxes, axis=1)),
             "scores": largest(np.sort(own_scores, axis=2), np.sort(scores, axis=2)),
         }
-    pairs = [(own, given) for own, given in zip(eager["raw"], exported)]
-    return {str(i): largest(own, given) / max(float(np.abs(own).max()), 1e-9) for i, (own, given) in enumerate(pairs)}
+    pairs = enumerate(zip(eager["raw"], exported))
+    return {str(i): largest(own, given) / max(float(np.abs(own).max()), 1e-9) for i, (own, given) in pairs}
 
 
 def largest(one: np.ndarray, other: np.ndarray) -> float:
@@ -246,7 +208,7 @@ def final_rows(exported: Sequence[np.ndarray], model: ModelFolder) -> Optional[n
         return rows_of_image(*exported)
     if model.post_process is None:
         return None
-    return rows_of_image(*suppress_batch(open_suppress(model.post_process, str(model.config_file)), *exported))
+    return open_suppress(model.post_process, str(model.config_file))(*(output[0] for output in exported))
 
 
 def rows_of_image(bbox: np.ndarray, bbox_num: np.ndarray) -> np.ndarray:

@@ -18,39 +18,36 @@ Inputs = Dict[str, paddle.Tensor]  # image [B, 3, H, W], im_shape and scale_fact
 Size = Union[int, paddle.Tensor]  # of a map; a tensor where it is free
 
 
-class HeadOutputs(nn.Layer):
-    """The network alone: the raw outputs of the head as a flat list of tensors."""
+class Wrapper(nn.Layer):
+    """A layer that contains a detector."""
 
     def __init__(self, detector: Detector):
         super().__init__()
         self.detector = detector
+
+
+class HeadOutputs(Wrapper):
+    """The network alone: the raw outputs of the head as a flat list of tensors."""
 
     def forward(self, inputs: Inputs) -> List[paddle.Tensor]:
         return paddle.utils.flatten(self.detector.raw(inputs["image"]))
 
 
-class DecodedBoxes(nn.Layer):
+class DecodedBoxes(Wrapper):
     """The network and decoding: boxes [B, N, 4] in pixels of the original images, and scores [B, K, N]."""
-
-    def __init__(self, detector: Detector):
-        super().__init__()
-        self.detector = detector
 
     def forward(self, inputs: Inputs) -> Tuple[paddle.Tensor, paddle.Tensor]:
         raw = self.detector.raw(inputs["image"])
         return self.detector.decode(raw, inputs["im_shape"], inputs["scale_factor"])
 
 
-class FinalBoxes(nn.Layer):
+class FinalBoxes(Wrapper):
     """The network, decoding and suppression: bbox [M, 6] (class, score, x1, y1, x2, y2), and bbox_num [B]."""
 
-    def __init__(self, detector: Detector):
-        super().__init__()
-        self.candidates = DecodedBoxes(detector)
-
     def forward(self, inputs: Inputs) -> Tuple[paddle.Tensor, paddle.Tensor]:
-        boxes, scores = self.candidates(inputs)
-        found = self.candidates.detector.suppress(boxes, scores)
+        raw = self.detector.raw(inputs["image"])
+        boxes, scores = self.detector.decode(raw, inputs["im_shape"], inputs["scale_factor"])
+        found = self.detector.suppress(boxes, scores)
         return found.bbox, found.bbox_num
 
 
@@ -74,8 +71,7 @@ class NormalizedInside(nn.Layer):
     def forward(self, inputs: Inputs) -> Any:
         image = inputs["image"]
         inside = inside_image(inputs["im_shape"], image.shape[2], image.shape[3])
-        image = image * self.scale + self.shift * inside
-        return self.network({**inputs, "image": image})
+        return self.network({**inputs, "image": image * self.scale + self.shift * inside})
 
 
 def inside_image(im_shape: paddle.Tensor, height: Size, width: Size) -> paddle.Tensor:

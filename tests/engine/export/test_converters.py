@@ -17,8 +17,8 @@ from paddle.vision.ops import DeformConv2D, matrix_nms
 
 from ppdet_repro.engine.export import converters
 from ppdet_repro.engine.export.converters import check_lite, run_converter, to_lite, to_onnx
-from ppdet_repro.engine.export.fold import fold_fusions
-from ppdet_repro.engine.export.grid_sample_dcn import GridSampleConv, with_grid_samples
+from ppdet_repro.engine.export.fold import FixedFusion, with_replaced
+from ppdet_repro.engine.export.grid_sample_dcn import GridSampleConv
 from ppdet_repro.modeling.necks.bifpn import Fusion
 from ppdet_repro.paddle_private.program import read_program
 from ppdet_repro.runtime.lite_network import IsolatedLiteNetwork, LiteNetwork
@@ -166,7 +166,7 @@ def test_what_paddle_lite_does_not_support_is_an_error(tmp_path, device, precisi
     "net, message",
     [
         (Fused, "slices tensors that are computed from weights .* --target lite writes BiFPN's weights as constants"),
-        (lambda: with_grid_samples(Deformed()), "contains grid_sampler"),
+        (lambda: with_replaced(Deformed(), DeformConv2D, GridSampleConv), "contains grid_sampler"),
         (lambda: Net(suppressed), "contains matrix_nms, after which Paddle-Lite aborts if nothing is detected"),
     ],
 )
@@ -179,7 +179,7 @@ def test_what_crashes_paddle_lite_in_any_case_is_refused(tmp_path, net, message)
 def test_bifpns_weights_become_constants(tmp_path):
     net = Fused()
     net.eval()
-    folded = fold_fusions(net)
+    folded = with_replaced(net, Fusion, FixedFusion)
     assert folded.node.shares == pytest.approx([3 / 3.5001, 0.5 / 3.5001])
     with paddle.no_grad():
         expected = net(paddle.to_tensor(image())).numpy()
@@ -218,7 +218,8 @@ def test_onnx_computes_the_deformable_convolution(tmp_path):
     net = Deformed()
     with pytest.raises(UserError, match="contains deformable_conv, which paddle2onnx cannot convert; .* grid_sample"):
         to_onnx(*saved(net, tmp_path), tmp_path / "model.onnx")
-    to_onnx(*saved(with_grid_samples(net), tmp_path), tmp_path / "model.onnx")
+    sampled = with_replaced(net, DeformConv2D, GridSampleConv)
+    to_onnx(*saved(sampled, tmp_path), tmp_path / "model.onnx")
     (found,) = OnnxNetwork(tmp_path / "model.onnx").run({"image": image()})
     net.eval()
     with paddle.no_grad():

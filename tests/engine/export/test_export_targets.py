@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import runpy
 import sys
@@ -14,14 +13,15 @@ from paths import ROOT
 from small_detectors import SIDE, SMALL, small_config, taught_model
 from tiny_yolof import write_images
 
+from ppdet_repro.cli import infer_exported
 from ppdet_repro.data.transform.preprocess import from_list
 from ppdet_repro.engine.export import verify as verify_module
 from ppdet_repro.engine.export.export_model import export_model
 from ppdet_repro.engine.export.infer_cfg import read_input
 from ppdet_repro.engine.export.verify import TOLERANCES, Tolerance, choose_files, output_differences, stage_of, verify
+from ppdet_repro.runtime.options import build_parser
 from ppdet_repro.utils.errors import UserError
 
-DEPLOY = ROOT / "deploy" / "python"
 TARGETS = {"paddle": (), "onnx": ("paddle2onnx", "onnxruntime"), "lite": ("paddlelite",)}
 
 
@@ -50,11 +50,11 @@ def need(target):
 
 
 def checked(cfg, model, folder, target, precision="fp32", images=3):
-    """The result of `verify`; there must be boxes."""
+    """The agreement of final boxes that `verify` finds; there must be boxes."""
     steps = read_input(cfg).eager_steps
     found = verify(model, folder, target, precision, steps, choose_files(cfg, images, None))
-    assert found.boxes > 0 and found.images == images
-    return found
+    assert found.final.rows > 0 and found.images == images
+    return found.final
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -111,7 +111,7 @@ def test_raw_outputs_are_compared_relatively(data, taught, tmp_path):
     cfg = small_config("yolof", data, "export.post_process=false")
     folder = export_model(model, cfg, tmp_path, "paddle", verify_on=choose_files(cfg, 1, None))
     found = verify(model, folder, "paddle", "fp32", read_input(cfg).eager_steps, choose_files(cfg, 1, None))
-    assert found.boxes is None and set(found.outputs) == {"0", "1", "2"} and max(found.outputs.values()) < 1e-4
+    assert found.final is None and set(found.outputs) == {"0", "1", "2"} and max(found.outputs.values()) < 1e-4
 
 
 def test_a_failed_verification_is_an_error_and_leaves_the_old_export(taught, tmp_path, monkeypatch):
@@ -127,7 +127,7 @@ def test_a_failed_verification_is_an_error_and_leaves_the_old_export(taught, tmp
 
 
 def test_a_wrong_raw_output_is_named():
-    result = verify_module.Verified(1, {"0": 1e-6, "1": 0.5}, None, 0, 0.0, 0.0)
+    result = verify_module.Verified(1, {"0": 1e-6, "1": 0.5}, None)
     with pytest.raises(UserError, match="its output 1 differs by 0.5 of its largest value"):
         verify_module.check_tolerance(result, TOLERANCES["paddle", "fp32"], "paddle", "fp32")
     assert "output 1" in result.table() and "final boxes" not in result.table()
@@ -179,18 +179,13 @@ def test_images_that_keep_their_ratio_are_padded_to_a_fixed_square(data, taught,
 
 
 @pytest.fixture
-def infer(data, tmp_path, monkeypatch):
-    """Runs infer.py on the images and returns its result rows."""
-    monkeypatch.syspath_prepend(str(DEPLOY))
-    spec = importlib.util.spec_from_file_location("deploy_infer_engines", DEPLOY / "infer.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def infer(data, tmp_path):
+    """Runs the command of infer.py on the images and returns its result rows."""
 
     def run(folder, *flags):
         out = tmp_path / "out"
         given = [f"--model_dir={folder}", f"--image_dir={data / 'images'}", f"--output_dir={out}"]
-        monkeypatch.setattr(sys, "argv", ["infer.py", *given, "--save_results", "--save_images=False", *flags])
-        module.main()
+        infer_exported.run(build_parser().parse_args([*given, "--save_results", "--save_images=False", *flags]))
         return json.loads((out / "bbox.json").read_text())
 
     return run
