@@ -14,63 +14,48 @@ class Model(NamedTuple):
     paper: str = ""
 
 
+LITE = Model("ttfnet/pafnet_lite_mobilenet_v3_20x_coco", "26.00 ms, 4 cores of a Kirin 990 (PAFNet, table 2)")
 SMALL = [
     Model("yolof/yolof_r18vd_bccd"),
     Model("ppyolo/ppyolov2_r18vd_256_synthetic"),
     Model("ttfnet/pafnet_r18vd_224_synthetic"),
     Model("sapd/sapd_r18vd_256_synthetic"),
-    Model("ttfnet/pafnet_lite_mobilenet_v3_20x_coco", "26.00 ms, 4 cores of a Kirin 990 (PAFNet, table 2)"),
+    LITE,
 ]
 FULL = [
     Model("yolof/yolof_r50_c5_1x_coco", "32 FPS, 2080Ti, 800 px (YOLOF, table 1)"),
     Model("ppyolo/ppyolov2_r50vd_dcn_365e_coco", "14.5 ms, V100, without decoding and NMS (PP-YOLOv2, table 1)"),
     Model("ttfnet/pafnet_10x_coco", "14.89 ms, V100 (PAFNet, table 1)"),
-    Model("ttfnet/pafnet_lite_mobilenet_v3_20x_coco", "26.00 ms, 4 cores of a Kirin 990 (PAFNet, table 2)"),
+    LITE,
     Model("sapd/sapd_r50_1x_coco", "14.9 FPS, 1080Ti (SAPD, table 6, trained longer)"),
 ]
 SETS: Dict[str, List[Model]] = {"small": SMALL, "full": FULL}
 
 
 class Engine(NamedTuple):
-    """An engine in one precision, and its requirements.
-
-    Attributes:
-        name: Its name in the results.
-        precision: The precision.
-        flags: Its flags for infer.py.
-        gpu: Whether it needs a GPU.
-        tensorrt: Whether it needs a Paddle with TensorRT.
-        quantized: Whether it needs a quantized model.
-        target: The target for which a model has to be exported.
-        package: The Python package that contains it.
-    """
+    """An engine in one precision, and its requirements."""
 
     name: str
     precision: str
-    flags: Dict[str, object]
+    flags: Dict[str, object]  # for infer.py
     gpu: bool = False
     tensorrt: bool = False
-    quantized: bool = False
-    target: str = "paddle"
-    package: str = "paddle"
+    quantized: bool = False  # whether the model must be quantized
+    target: str = "paddle"  # for which the model must be exported
+    package: str = "paddle"  # the Python package that contains the engine
 
     def why_not(self, build: Build, packages: Collection[str], quantized: bool, batch_size: int = 1) -> Optional[str]:
         """The reason why it cannot run a model on this machine, with these packages; None if it can."""
-        if self.gpu and "gpu" not in build.devices:
-            return "no GPU"
-        if self.tensorrt and not build.tensorrt:
-            return "this Paddle has no TensorRT"
-        if self.package not in packages:
-            return f"{self.package} is not installed"
-        if self.target == "lite" and batch_size > 1:
-            return "Paddle-Lite's models take one image per batch"
-        if self.precision == "bf16" and not build.bfloat16:
-            return "the CPU has no AVX-512"
-        if self.quantized and not quantized:
-            return "the model is not quantized"
-        if quantized and not self.quantized and not self.gpu:
-            return "the model is quantized"
-        return None
+        reasons = {
+            "no GPU": self.gpu and "gpu" not in build.devices,
+            "this Paddle has no TensorRT": self.tensorrt and not build.tensorrt,
+            f"{self.package} is not installed": self.package not in packages,
+            "Paddle-Lite's models take one image per batch": self.target == "lite" and batch_size > 1,
+            "the CPU has no AVX-512": self.precision == "bf16" and not build.bfloat16,
+            "the model is not quantized": self.quantized and not quantized,
+            "the model is quantized": quantized and not self.quantized and not self.gpu,
+        }
+        return next((reason for reason, applies in reasons.items() if applies), None)
 
 
 ENGINES = [

@@ -16,8 +16,6 @@ from pathlib import Path
 from ppdet_repro import build_model, load_config
 from ppdet_repro.utils.errors import UserError, run_command
 
-SEED = 0
-
 
 def main() -> None:
     if len(sys.argv) != 4:
@@ -31,7 +29,7 @@ def main() -> None:
 
     paddle.set_device("cpu")
     for part, benchmark in (("network", "true"), ("whole", "false")):
-        paddle.seed(SEED)
+        paddle.seed(0)
         overrides = [f"export.benchmark={benchmark}", "pretrain_weights=null"]
         cfg = load_config(config, overrides)
         network_input = read_input(cfg)

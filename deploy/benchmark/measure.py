@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from argparse import Namespace
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, List, Sequence
 
 import numpy as np
 
@@ -22,8 +22,6 @@ from ppdet_repro.runtime.model_folder import ModelFolder, open_model_folder
 from ppdet_repro.runtime.pipeline import Pipeline, batched
 from ppdet_repro.runtime.sources import coco_images
 from ppdet_repro.utils.errors import UserError, run_command
-
-LEAST = 3  # timed runs, however slow the engine is
 
 
 def main() -> None:
@@ -47,9 +45,10 @@ def time_network(job: Dict[str, Any], flags: Namespace) -> List[float]:
     model = open_model_folder(job["network"], engine=flags.engine)
     network = open_network(model, flags)
     height, width = input_size(model)
+    normalizes = all(step["type"] != "NormalizeImage" for step in model.preprocess)
     pixels = np.random.default_rng(0).uniform(0, 255, [flags.batch_size, 3, height, width])
     inputs = {
-        "image": (pixels if contains_normalization(model) else (pixels - 114) / 57).astype(np.float32),
+        "image": (pixels if normalizes else (pixels - 114) / 57).astype(np.float32),
         "im_shape": np.full([flags.batch_size, 2], (height, width), np.float32),
         "scale_factor": np.ones([flags.batch_size, 2], np.float32),
     }
@@ -68,34 +67,25 @@ def average_precision(pipeline: Pipeline, flags: Namespace, classes: int) -> flo
 
 
 def timed(calls: Iterable[Callable[[], object]], warmup: int, seconds: float) -> List[float]:
-    """The milliseconds of each call after the first `warmup` ones.
-
-    Stops as soon as these calls have taken `seconds` in total, but not before the third.
-    """
+    """The milliseconds of each call after the first `warmup` ones, which end when they have taken `seconds` in total,
+    but not before the third."""
     times: List[float] = []
     for call in calls:
         start = time.perf_counter()
         call()
         times.append(1000 * (time.perf_counter() - start))
-        if len(times) >= warmup + LEAST and sum(times[warmup:]) >= 1000 * seconds:
+        if len(times) >= warmup + 3 and sum(times[warmup:]) >= 1000 * seconds:
             break
     return times[warmup:]
 
 
 def input_size(model: ModelFolder) -> Sequence[int]:
     """Height and width of the network's input: the target size of Resize, rounded up to the stride of the padding."""
-    sizes: Optional[Sequence[int]] = next(
-        (step["target_size"] for step in model.preprocess if step["type"] == "Resize"), None
-    )
-    stride = next((step.get("stride", 1) for step in model.preprocess if step["type"] == "PadStride"), 1)
-    if sizes is None:
+    steps = {step["type"]: step for step in model.preprocess}
+    if "Resize" not in steps:
         raise UserError(f"{model.config_file} has no Resize, so the input size is unknown")
-    return [-(-side // max(1, stride)) * max(1, stride) for side in sizes]
-
-
-def contains_normalization(model: ModelFolder) -> bool:
-    """Whether the network normalizes the image itself."""
-    return all(step["type"] != "NormalizeImage" for step in model.preprocess)
+    stride = max(1, steps.get("PadStride", {}).get("stride", 1))
+    return [-(-side // stride) * stride for side in steps["Resize"]["target_size"]]
 
 
 if __name__ == "__main__":

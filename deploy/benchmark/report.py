@@ -6,60 +6,38 @@ import csv
 import itertools
 import math
 from pathlib import Path
-from typing import Dict, NamedTuple, Optional, Sequence
+from typing import Dict, NamedTuple, Optional, Sequence, Tuple
 
-COLUMNS = (
-    "model", "engine", "precision", "input", "batch", "threads", "warmup", "repeats", "network_ms", "network_p95_ms",
-    "end_to_end_ms", "end_to_end_p95_ms", "difference", "ap", "weights", "paper", "remark",
-)  # fmt: skip
 FLOOR = 1e-8  # where a difference of zero is drawn
 
 
 class Row(NamedTuple):
-    """One row of the results. Times are milliseconds per batch, None where not measured.
-
-    Attributes:
-        threads: None if the engine has no such setting.
-        repeats: The number of timed runs; the smaller number if the two times have different ones.
-        difference: The largest difference of the network's outputs from the first engine's, relative to their largest
-            value.
-        ap: COCO AP, if there were annotations.
-        remark: The reason why it was not measured.
-    """
+    """One row of the results. Times are milliseconds per batch, None where not measured."""
 
     model: str
     engine: str
     precision: str
     input: str
     batch: int
-    threads: Optional[int]
+    threads: Optional[int]  # None if the engine has no such setting
     warmup: int
-    repeats: int
+    repeats: int  # timed runs; the smaller number if the two times have different ones
     network_ms: Optional[float] = None
     network_p95_ms: Optional[float] = None
     end_to_end_ms: Optional[float] = None
     end_to_end_p95_ms: Optional[float] = None
-    difference: Optional[float] = None
+    difference: Optional[float] = None  # of the network's outputs, see `markdown`
     ap: Optional[float] = None
     weights: str = ""
     paper: str = ""
-    remark: str = ""
-
-
-class Point(NamedTuple):
-    """A row in the plot. Colors distinguish models, markers engines."""
-
-    model: str
-    engine: str
-    latency: float
-    height: float
+    remark: str = ""  # why it was not measured
 
 
 def write_csv(path: Path, rows: Sequence[Row], machine: Dict[str, str]) -> None:
     """Write all columns. The facts about the machine are repeated in each line."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow([*COLUMNS, *machine])
+        table.writerow([*Row._fields, *machine])
         for row in rows:
             table.writerow(["" if value is None else value for value in [*row, *machine.values()]])
 
@@ -67,18 +45,17 @@ def write_csv(path: Path, rows: Sequence[Row], machine: Dict[str, str]) -> None:
 def markdown(rows: Sequence[Row], machine: Dict[str, str]) -> str:
     """A page with the machine, the protocol and the table."""
     first = rows[0]
+    counts = [row.repeats for row in rows if not row.remark] or [0]  # slow engines have fewer
+    runs = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
     facts = "\n".join(f"- {name}: {value}" for name, value in machine.items())
     lines = [
-        "# Benchmark",
-        "",
-        facts,
+        f"# Benchmark\n\n{facts}",
         f"- batch {first.batch}, {first.threads} threads (Paddle-Lite's Python package has no such setting), "
-        f"{first.warmup} warm-up runs, then {runs(rows)} timed runs; median (95th percentile) in ms per batch",
+        f"{first.warmup} warm-up runs, then {runs} timed runs; median (95th percentile) in ms per batch",
         "- network: without preprocessing, decoding and suppression, as in PP-YOLOv2's paper; end to end: from the "
         "image file to the boxes, without overlap of stages",
         "- difference: of the network's outputs from the first engine's, relative to their largest value",
-        "- the papers' figures are quoted, on their hardware; everything else was measured on this machine",
-        "",
+        "- the papers' figures are quoted, on their hardware; everything else was measured on this machine\n",
         "| model | engine | precision | input | network | end to end | difference | AP | weights | paper |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
@@ -94,12 +71,6 @@ def markdown(rows: Sequence[Row], machine: Dict[str, str]) -> str:
     return "\n".join([*lines, "", "![AP or difference against latency](benchmark.png)", ""])
 
 
-def runs(rows: Sequence[Row]) -> str:
-    """The number of timed runs as text; slow engines have fewer."""
-    counts = [row.repeats for row in rows if not row.remark] or [0]
-    return f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
-
-
 def _time(median: Optional[float], p95: Optional[float]) -> str:
     return "" if median is None or p95 is None else f"{median:.1f} ({p95:.1f})"
 
@@ -112,12 +83,12 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
     import matplotlib.pyplot as plt
 
     with_ap = any(row.ap is not None for row in rows)
-    points = [p for row in rows if (p := point(row, with_ap)) is not None]
-    colors = {model: f"C{i % 10}" for i, model in enumerate(dict.fromkeys(p.model for p in points))}
-    markers = dict(zip(dict.fromkeys(p.engine for p in points), itertools.cycle("osD^v<>Ph*X")))
+    points = [(row.model, f"{row.engine}, {row.precision}", at) for row in rows if (at := point(row, with_ap))]
+    colors = {model: f"C{i % 10}" for i, model in enumerate(dict.fromkeys(model for model, _, _ in points))}
+    markers = dict(zip(dict.fromkeys(engine for _, engine, _ in points), itertools.cycle("osD^v<>Ph*X")))
     figure, axes = plt.subplots(figsize=(10, 5), constrained_layout=True)
-    for p in points:
-        axes.plot(p.latency, p.height, markers[p.engine], color=colors[p.model], alpha=0.8)
+    for model, engine, at in points:
+        axes.plot(*at, markers[engine], color=colors[model], alpha=0.8)
     axes.set_xscale("log")
     if with_ap:
         axes.set(xlabel="end to end, ms per batch", ylabel="AP")
@@ -132,10 +103,10 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
     plt.close(figure)
 
 
-def point(row: Row, with_ap: bool) -> Optional[Point]:
+def point(row: Row, with_ap: bool) -> Optional[Tuple[float, float]]:
     """The position of a row in the plot; None if it lacks the numbers."""
     latency = row.end_to_end_ms if with_ap else row.network_ms
     height = row.ap if with_ap else row.difference
     if latency is None or height is None or math.isnan(height):
         return None
-    return Point(row.model, f"{row.engine}, {row.precision}", latency, height if with_ap else max(height, FLOOR))
+    return latency, height if with_ap else max(height, FLOOR)

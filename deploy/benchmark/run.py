@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,26 +34,19 @@ IMAGES, IMAGE_SIZE = 8, (480, 640)  # generated if there is no --image_dir
 
 
 class Export(NamedTuple):
-    """The exports of a model for one target: the network alone (None for models of the user), and with final boxes."""
+    """The exports of a model for one target."""
 
-    network: Optional[Path]
-    whole: Path
+    network: Optional[Path]  # alone; None for models of the user
+    whole: Path  # with final boxes
 
 
 class Subject(NamedTuple):
-    """A model to measure.
-
-    Attributes:
-        name: Its name in the results.
-        export: The exports for a target (paddle, onnx or lite); raises UserError if there are none.
-        weights: Where its weights come from.
-        paper: The speed that the paper reports.
-    """
+    """A model to measure."""
 
     name: str
-    export: Callable[[str], Export]
-    weights: str
-    paper: str
+    export: Callable[[str], Export]  # for a target (paddle, onnx or lite); raises UserError if that fails
+    weights: str  # where they come from
+    paper: str  # the speed that the paper reports
 
 
 def main() -> None:
@@ -65,9 +59,11 @@ def main() -> None:
     if not images:
         raise UserError(f"there is no image in {flags.image_dir}")
     begun = time.monotonic()
-    subjects = [own(folder) for folder in flags.model_dir] or [
-        with_random_weights(model.config, model.paper, flags.output / "models") for model in SETS[flags.set]
-    ]
+    subjects = [Subject(folder.name, partial(beside, folder), "yours", "") for folder in flags.model_dir]
+    for folder in flags.model_dir:
+        open_model_folder(folder)  # an error if a file is missing
+    if not subjects:
+        subjects = [with_random_weights(m.config, m.paper, flags.output / "models") for m in SETS[flags.set]]
     rows = [row for subject in subjects for row in measure_subject(subject, images, flags)]
     machine = {**this_machine(), "seconds": f"{time.monotonic() - begun:.0f}"}
     write_csv(flags.output / "benchmark.csv", rows, machine)
@@ -104,46 +100,31 @@ def measure_subject(subject: Subject, images: List[str], flags: argparse.Namespa
             row = row._replace(input="x".join(map(str, target_size(export.whole))))
             row = measured(row, export, engine.flags, images, outputs, reference or outputs, flags)
             reference = reference or (outputs if outputs.is_file() else None)
-        print(f"{row.model}, {row.engine} {row.precision}: {row.remark or describe(row)}", flush=True)
+        times = {"network": row.network_ms, "end to end": row.end_to_end_ms}
+        text = ", ".join(f"{name} {value:.1f} ms" for name, value in times.items() if value is not None)
+        print(f"{row.model}, {row.engine} {row.precision}: {row.remark or text}", flush=True)
         yield row
 
 
 def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--set",
-        choices=["small", "full"],
-        default="small",
-        help="models to measure, with random weights (default: small)",
-    )
-    parser.add_argument(
-        "--model_dir", type=Path, nargs="+", default=[], metavar="DIR", help="exported models to measure instead"
-    )
-    parser.add_argument("--image_dir", metavar="DIR", help="images for the end-to-end times (default: random ones)")
-    parser.add_argument(
-        "--eval_json", metavar="FILE", help="COCO annotation file of --image_dir: also measure the AP of --model_dir"
-    )
-    parser.add_argument("--cpu_threads", type=at_least_one, default=usable_cores(), help="default: all cores")
-    parser.add_argument("--batch_size", type=at_least_one, default=1, help="default: 1")
-    parser.add_argument("--warmup", type=at_least_one, default=3, help="runs that are not timed (default: 3)")
-    parser.add_argument("--repeats", type=at_least_one, default=20, help="timed runs (default: 20)")
-    parser.add_argument(
-        "--seconds", type=at_least_one, default=3,
-        help="time limit for the timed runs, of which there are at least 3 (default: 3)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--output", type=Path, default=Path("output/benchmark"), metavar="DIR", help="default: output/benchmark"
-    )
+    add = parser.add_argument
+    text = "models to measure, with random weights (default: small)"
+    add("--set", choices=["small", "full"], default="small", help=text)
+    add("--model_dir", type=Path, nargs="+", default=[], metavar="DIR", help="exported models to measure instead")
+    add("--image_dir", metavar="DIR", help="images for the end-to-end times (default: random ones)")
+    add("--eval_json", metavar="FILE", help="COCO annotation file of --image_dir: also measure the AP of --model_dir")
+    add("--cpu_threads", type=at_least_one, default=usable_cores(), help="default: all cores")
+    add("--batch_size", type=at_least_one, default=1, help="default: 1")
+    add("--warmup", type=at_least_one, default=3, help="runs that are not timed (default: 3)")
+    add("--repeats", type=at_least_one, default=20, help="timed runs (default: 20)")
+    text = "time limit for the timed runs, of which there are at least 3 (default: 3)"
+    add("--seconds", type=at_least_one, default=3, help=text)
+    add("--output", type=Path, default=Path("output/benchmark"), metavar="DIR", help="default: output/benchmark")
     flags = parser.parse_args()
     if flags.eval_json and not (flags.image_dir and flags.model_dir):
         raise UserError("--eval_json needs --image_dir and --model_dir; random weights have no AP")
     return flags
-
-
-def own(folder: Path) -> Subject:
-    """An exported folder of the user, and the folders beside it for other targets. UserError if a file is missing."""
-    open_model_folder(folder)
-    return Subject(folder.name, partial(beside, folder), "yours", "")
 
 
 def beside(folder: Path, target: str) -> Export:
@@ -201,47 +182,33 @@ def measured(
         "network": str(export.network) if export.network else None,
         "whole": str(export.whole),
         "images": images,
-        "warmup": flags.warmup,
-        "repeats": flags.repeats,
-        "seconds": flags.seconds,
         "outputs": str(outputs),
+        **{name: getattr(flags, name) for name in ("warmup", "repeats", "seconds")},
     }
     command = [sys.executable, str(Path(__file__).with_name("measure.py"))]
     done = subprocess.run(command, input=json.dumps(job), capture_output=True, text=True, check=False)
     if done.returncode:
         return row._replace(remark=f"failed (exit code {done.returncode}): {last_line(done.stderr)}")
     result = json.loads(done.stdout.splitlines()[-1])
-    row = row._replace(
-        repeats=min(len(result[name]) for name in ("network", "end_to_end") if name in result),
-        end_to_end_ms=float(np.median(result["end_to_end"])),
-        end_to_end_p95_ms=float(np.percentile(result["end_to_end"], 95)),
-        ap=result["ap"],
-    )
-    if export.network is None:
-        return row
-    return row._replace(
-        network_ms=float(np.median(result["network"])),
-        network_p95_ms=float(np.percentile(result["network"], 95)),
-        difference=difference(outputs, reference),
-    )
+    times = {name: result[name] for name in ("network", "end_to_end") if name in result}
+    row = row._replace(repeats=min(map(len, times.values())), ap=result["ap"])
+    for name, milliseconds in times.items():
+        median, p95 = map(float, np.percentile(milliseconds, [50, 95]))
+        row = row._replace(**{f"{name}_ms": median, f"{name}_p95_ms": p95})
+    return row if export.network is None else row._replace(difference=difference(outputs, reference))
 
 
 def difference(outputs: Path, reference: Path) -> float:
     """The largest difference of any output, relative to the largest value of that output in the reference. Infinity if
     the number or the sizes of the outputs differ."""
-    with np.load(outputs) as ours, np.load(reference) as theirs:
-        if ours.files != theirs.files:
-            return float("inf")
-        pairs = [[file[name].astype(np.float64).ravel() for file in (ours, theirs)] for name in theirs.files]
-    if any(a.size != b.size for a, b in pairs):
+    arrays = []
+    for path in (outputs, reference):
+        with np.load(path) as file:
+            arrays.append([file[name].astype(np.float64).ravel() for name in file.files])
+    pairs = list(zip(*arrays))
+    if len(arrays[0]) != len(arrays[1]) or any(a.size != b.size for a, b in pairs):
         return float("inf")
     return max(float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-12)) for a, b in pairs)
-
-
-def describe(row: Row) -> str:
-    """The median times of a row as text."""
-    network = "" if row.network_ms is None else f"network {row.network_ms:.1f} ms, "
-    return f"{network}end to end {row.end_to_end_ms:.1f} ms"
 
 
 def target_size(folder: Path) -> List[int]:
@@ -261,33 +228,29 @@ def make_images(folder: Path) -> List[str]:
 
 def this_machine() -> Dict[str, str]:
     """Hardware and versions by name."""
-    names = {}
+    versions = [f"Python {platform.python_version()}", f"OpenCV {cv2.__version__}"]
     for package in PACKAGES:
-        try:
-            names[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    versions = ", ".join(f"{name} {number}" for name, number in names.items())
+        with suppress(PackageNotFoundError):
+            versions.append(f"{package} {version(package)}")
     return {
         "hardware": f"{cpu_name()}, {usable_cores()} usable cores",
-        "versions": f"Python {platform.python_version()}, OpenCV {cv2.__version__}, {versions}",
+        "versions": ", ".join(versions),
         "date": time.strftime("%Y-%m-%d"),
     }
 
 
 def cpu_name() -> str:
     """The name of the CPU on Linux, otherwise the type of the machine."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()
 
 
 def last_line(text: str) -> str:
     """The last line that is not empty, without the prefix of error messages."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip().removeprefix("error: ") if lines else "no message"
+    return text.rstrip().rpartition("\n")[2].strip().removeprefix("error: ") or "no message"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Measure the speed of .nb models on Android phones with Paddle-Lite's benchmark_bin, and compare with the paper.
 
 benchmark_bin prints the mean of its runs, but no quantiles. So it is started --rounds times; median and p95 are those
-of the means. This was written from Paddle-Lite's source and tested with a replacement of adb. It was never run on a
-phone.
+of the means. Written from Paddle-Lite's source and tested with a replacement of adb; never run on a phone.
 """
 
 from __future__ import annotations
@@ -24,20 +23,13 @@ BIG_CORES, NO_BIND = 0, 3  # power modes of benchmark_bin: bound to the big core
 
 
 class Protocol(NamedTuple):
-    """How the tables in Paddle-Lite's documentation were measured.
+    """How the tables in Paddle-Lite's documentation were measured."""
 
-    Attributes:
-        warmup: The number of runs that are not timed.
-        repeats: The number of timed runs.
-        binds_threads: Whether more than one thread is bound to the big cores.
-    """
-
-    warmup: int
-    repeats: int
-    binds_threads: bool
+    warmup: int  # runs that are not timed
+    repeats: int  # timed runs
+    binds_threads: bool  # whether more than one thread is bound to the big cores
 
     def power_mode(self, threads: int) -> int:
-        """The power mode for a number of threads."""
         return BIG_CORES if threads == 1 or self.binds_threads else NO_BIND
 
 
@@ -52,7 +44,6 @@ class Case(NamedTuple):
     threads: int
 
     def command(self, phone: Phone, flags: argparse.Namespace) -> List[str]:
-        """The command that measures it once."""
         protocol = PROTOCOLS[self.protocol]
         parts = [
             f"./{flags.binary.name}",
@@ -106,30 +97,27 @@ def main() -> None:
 
 def parse_flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--binary", type=Path, required=True, help="benchmark_bin, built for the phone")
-    parser.add_argument("--model", type=Path, nargs="+", required=True, metavar="FILE", help=".nb files for arm")
-    parser.add_argument("--device", nargs="+", default=[], metavar="SERIAL", help="phones (default: all)")
-    parser.add_argument("--threads", type=at_least_one, nargs="+", default=[1, 2, 4], help="default: 1 2 4")
-    parser.add_argument(
-        "--protocol", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS),
-        help="the measurement of which version of Paddle-Lite's documentation (default: all)",
-    )  # fmt: skip
-    parser.add_argument("--rounds", type=at_least_one, default=5, help="starts of benchmark_bin per row (default: 5)")
-    parser.add_argument("--input_shape", default="1,3,320,320", help="default: 1,3,320,320")
-    parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp32", help="default: fp32")
-    parser.add_argument("--cores", metavar="MASK", help="also bind with taskset, such as f0 for the cores 4 to 7")
-    parser.add_argument("--output", type=Path, default=Path("output/lite/benchmark_arm.csv"), metavar="FILE")
-    parser.add_argument("--dry-run", action="store_true", help="only print the commands")
+    add = parser.add_argument
+    add("--binary", type=Path, required=True, help="benchmark_bin, built for the phone")
+    add("--model", type=Path, nargs="+", required=True, metavar="FILE", help=".nb files for arm")
+    add("--device", nargs="+", default=[], metavar="SERIAL", help="phones (default: all)")
+    add("--threads", type=at_least_one, nargs="+", default=[1, 2, 4], help="default: 1 2 4")
+    text = "the measurement of which version of Paddle-Lite's documentation (default: all)"
+    add("--protocol", nargs="+", choices=PROTOCOLS, default=list(PROTOCOLS), help=text)
+    add("--rounds", type=at_least_one, default=5, help="starts of benchmark_bin per row (default: 5)")
+    add("--input_shape", default="1,3,320,320", help="default: 1,3,320,320")
+    add("--precision", choices=["fp32", "fp16"], default="fp32", help="default: fp32")
+    add("--cores", metavar="MASK", help="also bind with taskset, such as f0 for the cores 4 to 7")
+    add("--output", type=Path, default=Path("output/lite/benchmark_arm.csv"), metavar="FILE")
+    add("--dry-run", action="store_true", help="only print the commands")
     return parser.parse_args()
 
 
 def check_files(flags: argparse.Namespace) -> None:
     """UserError if the binary or a model does not exist."""
     if not flags.binary.is_file():
-        raise UserError(
-            f"--binary {flags.binary} is not a file; Paddle-Lite's lite/tools/build_android.sh --with_benchmark=ON "
-            "full_publish builds benchmark_bin"
-        )
+        script = "Paddle-Lite's lite/tools/build_android.sh --with_benchmark=ON full_publish"
+        raise UserError(f"--binary {flags.binary} is not a file; {script} builds benchmark_bin")
     for model in flags.model:
         if not model.is_file() or not model.stat().st_size:
             raise UserError(f"--model {model} is not a file, or is empty; tools/export_model.py writes .nb files")
@@ -177,21 +165,14 @@ def make_row(
         "repeats": protocol.repeats,
         "rounds": len(rounds),
         **{name: f"{value:.3f}" for name, value in numbers.items()},
-        "paper_ms": f"{PAPER_MS:.2f}" if is_papers_model(case.model.name) else "",
+        "paper_ms": f"{PAPER_MS:.2f}" if "pafnet_lite" in case.model.name.lower().replace("-", "_") else "",
     }
-
-
-def is_papers_model(name: str) -> bool:
-    """Whether the paper reports the speed of the model, which is PAFNet-lite."""
-    return "pafnet_lite" in name.lower().replace("-", "_")
 
 
 def sentence(row: Dict[str, object]) -> str:
     """A row as text, compared with the paper's figure if there is one."""
-    text = (
-        f"{row['device']} ({row['soc']}): {row['model']}, {row['protocol']}, {row['threads']} threads: median "
-        f"{row['median_ms']} ms, p95 {row['p95_ms']} ms"
-    )
+    text = f"{row['device']} ({row['soc']}): {row['model']}, {row['protocol']}, {row['threads']} threads"
+    text += f": median {row['median_ms']} ms, p95 {row['p95_ms']} ms"
     if not row["paper_ms"]:
         return text
     ratio = float(str(row["median_ms"])) / PAPER_MS
@@ -200,21 +181,16 @@ def sentence(row: Dict[str, object]) -> str:
 
 def differences(row: Dict[str, object]) -> List[str]:
     """The conditions that differ, or may differ, from those of the paper."""
-    found = []
-    if PAPER_SOC not in str(row["soc"]).lower().replace(" ", ""):
-        found.append(f"Kirin 990, not {row['soc']}")
-    if row["threads"] != 4:
-        found.append(f"4 cores, not {row['threads']} threads")
-    if row["input_shape"] != "1,3,320,320":
-        found.append(f"320 x 320 px, not {row['input_shape']}")
-    if row["precision"] != "fp32":
-        found.append(f"precision not stated, here {row['precision']}")
     binding = "bound to the big cores" if row["power_mode"] == BIG_CORES else "not bound"
-    found.append(
-        f"Paddle-Lite's version, warm-up, repeats, binding and post-processing are not stated, here {row['lite']}, "
-        f"{row['warmup']}, {row['repeats']}, {binding}, none"
-    )
-    return found
+    here = f"{row['lite']}, {row['warmup']}, {row['repeats']}, {binding}, none"
+    conditions = {
+        f"Kirin 990, not {row['soc']}": PAPER_SOC not in str(row["soc"]).lower().replace(" ", ""),
+        f"4 cores, not {row['threads']} threads": row["threads"] != 4,
+        f"320 x 320 px, not {row['input_shape']}": row["input_shape"] != "1,3,320,320",
+        f"precision not stated, here {row['precision']}": row["precision"] != "fp32",
+        f"Paddle-Lite's version, warm-up, repeats, binding and post-processing are not stated, here {here}": True,
+    }
+    return [text for text, differs in conditions.items() if differs]
 
 
 if __name__ == "__main__":

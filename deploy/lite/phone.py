@@ -36,11 +36,9 @@ class Phone:
         self.serial = serial
 
     def command(self, *arguments: str) -> List[str]:
-        """An adb command for this phone."""
         return ["adb", "-s", self.serial, *arguments]
 
     def shell(self, line: str) -> str:
-        """The output of a command on the phone."""
         return run(self.command("shell", line))
 
     def push_commands(self, files: Sequence[Path]) -> List[List[str]]:
@@ -50,8 +48,6 @@ class Phone:
         return [prepare, *pushes, self.command("shell", f"chmod 755 {FOLDER}/{shlex.quote(files[0].name)}")]
 
     def facts(self) -> PhoneFacts:
-        """Query the properties of the phone."""
-
         def prop(*names: str) -> str:
             return next((value for name in names if (value := self.shell(f"getprop {name}").strip())), "unknown")
 
@@ -108,22 +104,22 @@ def run(command: Sequence[str]) -> str:
         raise UserError(f"no answer within {TIMEOUT} seconds: {shlex.join(command)}") from error
     output = done.stdout.replace("\r\n", "\n")
     if done.returncode:
-        last = [line for line in (output + done.stderr).splitlines() if line.strip()]
-        reason = last[-1].strip() if last else f"exit code {done.returncode}"
+        reason = last_line(output + done.stderr) or f"exit code {done.returncode}"
         raise UserError(f"{shlex.join(command)}: {reason}")
     return output
 
 
-def parse_times(output: str) -> Dict[str, float]:
-    """The times init, first, min, max and avg, in milliseconds, from the output of benchmark_bin.
+def last_line(text: str) -> str:
+    """The last line that is not empty."""
+    return text.rstrip().rpartition("\n")[2].strip()
 
-    Raises:
-        UserError: The output contains no times. (benchmark_bin also exits with code 0 when it only prints its help.)
-    """
+
+def parse_times(output: str) -> Dict[str, float]:
+    """The milliseconds init, first, min, max and avg that benchmark_bin printed. UserError if there are none: it also
+    exits with code 0 when it only prints its help."""
     times = {("avg" if name == "average" else name): float(value) for name, value in TIMES.findall(output)}
     if "avg" not in times:
-        last = [line for line in output.splitlines() if line.strip()]
-        raise UserError(f"benchmark_bin printed no times; its last line: {last[-1].strip() if last else '(nothing)'}")
+        raise UserError(f"benchmark_bin printed no times; its last line: {last_line(output) or '(nothing)'}")
     return times
 
 

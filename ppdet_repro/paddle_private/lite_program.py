@@ -39,7 +39,9 @@ def compatible_program(program: Program, device: str) -> Program:
     for block in changed.blocks:
         for operator in block.ops:
             if operator.type in MISSING_FLOATS:
-                add_float(operator, *MISSING_FLOATS[operator.type])
+                name, value = MISSING_FLOATS[operator.type]
+                if all(attribute.name != name for attribute in operator.attrs):
+                    operator.attrs.add(name=name, type=framework_pb2.FLOAT, f=value)
             elif operator.type == "flatten_contiguous_range":
                 add_xshape(operator, block)
             elif operator.type == "fill_constant":
@@ -47,12 +49,6 @@ def compatible_program(program: Program, device: str) -> Program:
             elif operator.type == "depthwise_conv2d_transpose" and device == "x86":
                 operator.type = "conv2d_transpose"
     return changed
-
-
-def add_float(operator: Operator, name: str, value: float) -> None:
-    """Add an attribute unless the operator has it."""
-    if all(attribute.name != name for attribute in operator.attrs):
-        operator.attrs.add(name=name, type=framework_pb2.FLOAT, f=value)
 
 
 def add_xshape(operator: Operator, block: Block) -> None:

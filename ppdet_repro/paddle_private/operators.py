@@ -26,8 +26,7 @@ def multiclass_nms(boxes: paddle.Tensor, scores: paddle.Tensor, attributes: Mapp
     """Hard non-maximum suppression per class. `attributes` are those of the operator `multiclass_nms3`."""
     if not paddle.in_dynamic_mode():
         return append_operator("multiclass_nms3", boxes, scores, attributes, "NmsRoisNum")
-    values = [attributes[name] for name in MULTICLASS_NMS]
-    rows, _, count = _C_ops.multiclass_nms3(boxes, scores, None, *values)
+    rows, _, count = _C_ops.multiclass_nms3(boxes, scores, None, *(attributes[name] for name in MULTICLASS_NMS))
     return rows.reshape([-1, 6]), count
 
 

@@ -1,7 +1,6 @@
-"""An optimizer's accumulators by the names of the model's parameters.
+"""An optimizer's accumulators by the names of the model's parameters, such as `neck.conv.weight|velocity`.
 
-Paddle names accumulators after variables (`conv2d_7.w_0_velocity_0`). The numbers in these names depend on what else
-the process has built. Here the names are `neck.conv.weight|velocity`, which are the same in every process.
+Paddle names them after variables (`conv2d_7.w_0_velocity_0`), with numbers that depend on what else the process built.
 """
 
 from __future__ import annotations

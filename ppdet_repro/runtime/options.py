@@ -11,11 +11,6 @@ DEVICES = ("cpu", "gpu", "xpu", "npu")
 RUN_MODES = ("paddle", "trt_fp32", "trt_fp16", "trt_int8")
 
 
-def run_mode(text: str) -> str:
-    """Parse a run mode. `fluid` is an old name of `paddle`."""
-    return "paddle" if text == "fluid" else text
-
-
 def fraction(text: str) -> float:
     """Parse a number of at least 0 and less than 1."""
     value = float(text)
@@ -87,7 +82,8 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     add("--engine", choices=ENGINES, default="paddle",
         help="onnxruntime and openvino run an ONNX export, lite a Paddle-Lite export (default: paddle)")  # fmt: skip
     add("--device", type=str.lower, choices=DEVICES, default="cpu", help="device to run on (default: cpu)")
-    add("--run_mode", type=run_mode, choices=RUN_MODES, default="paddle",
+    rename = {"fluid": "paddle"}  # an old name
+    add("--run_mode", type=lambda text: rename.get(text, text), choices=RUN_MODES, default="paddle",
         help="paddle, or TensorRT in a precision (default: paddle)")  # fmt: skip
     add("--cpu_threads", type=at_least_one, default=1, metavar="N", help="CPU threads (default: 1)")
     add_switch(engine, "--enable_mkldnn", True, "use oneDNN on the CPU (default: True)")

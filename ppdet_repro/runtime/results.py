@@ -55,8 +55,7 @@ def csv_writer(folder: Optional[Path], labels: Sequence[str]) -> Iterator[Callab
 
 @contextmanager
 def video_writer(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """A function that appends an RGB image [H, W, 3], all of one size, to an mp4 file. UserError if that cannot be
-    written."""
+    """A function that appends an RGB image [H, W, 3], all of one size, to an mp4 file. UserError if that fails."""
     writer: Optional[cv2.VideoWriter] = None
 
     def write(frame: np.ndarray) -> None:

@@ -36,10 +36,8 @@ class StageTimer:
         self.seconds[name].append(self._end - start)
 
     def wall(self) -> float:
-        """Seconds from the first batch to the last result. Less than the sum of the stages if they overlap.
-
-        Includes the preprocessing of the first batch, but not the warm-up after it.
-        """
+        """Seconds from the first batch to the last result, without the warm-up. Less than the sum of the stages if they
+        overlap."""
         if self._first_inference is None:
             return float(sum(map(sum, self.seconds.values())))
         return self.seconds["preprocess"][0] + self._end - self._first_inference

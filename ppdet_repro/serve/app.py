@@ -47,9 +47,9 @@ class Detections(BaseModel):
 
 
 class Error(BaseModel):
-    """The reason for a refusal."""
+    """A refusal."""
 
-    detail: str
+    detail: str  # the reason
 
 
 class ModelInfo(BaseModel):
@@ -78,9 +78,8 @@ REFUSALS = {
 def create_app(
     detector: QueuedDetector, architecture: str, draw_threshold: float, hosts: Sequence[str] = ("*",)
 ) -> FastAPI:
-    """Create the application. `draw_threshold` is the lowest score of returned boxes, unless a request contains another
-    one. `hosts` are the host names that a request may contain: a page of another site cannot use the server under a
-    name of its own."""
+    """Create the application. `draw_threshold` is the lowest score of returned boxes, if a request has none. `hosts`
+    are the names that a request may have for the server: a page of another site cannot use it under its own name."""
     app = FastAPI(title="ppdet_repro detector", version="1", docs_url=None, redoc_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     limits = detector.limits

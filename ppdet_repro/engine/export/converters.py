@@ -76,16 +76,14 @@ def to_lite_files(program: Path, parameters: Path, folder: Path, precision: str 
 
 
 def to_lite(program: Path, parameters: Path, target: Path, device: str, precision: str = "fp32") -> None:
-    """Convert a Paddle inference model to a Paddle-Lite file.
+    """Convert a Paddle inference model to a Paddle-Lite file. UserError if Paddle-Lite is missing or fails, or does not
+    support the model, device or precision.
 
     Args:
         target: The .nb file to write.
         device: "arm" or "x86".
         precision: "fp32"; "fp16", on arm only, computes in fp16; "int8" and "int16" store the weights in these types
             and compute in float32.
-
-    Raises:
-        UserError: Paddle-Lite is not installed or fails, or does not support the model, device or precision.
     """
     if importlib.util.find_spec("paddlelite") is None:
         raise missing("paddlelite", "lite")
@@ -117,23 +115,18 @@ def check_lite(program: Path, device: str, precision: str, paddle_version: str) 
             "Paddle-Lite when the model runs; tools/export_model.py --target lite writes BiFPN's weights as constants"
         )
     for kind in SUPPRESSIONS.intersection(kinds):
-        raise UserError(
-            f"{program} contains {kind}, after which Paddle-Lite aborts if nothing is detected; export it with "
-            "export.nms=false or with --target lite"
-        )
+        remedy = "export it with export.nms=false or with --target lite"
+        raise UserError(f"{program} contains {kind}, after which Paddle-Lite aborts if nothing is detected; {remedy}")
     if "grid_sampler" in kinds:
-        raise UserError(
-            f"{program} contains grid_sampler, which crashes Paddle-Lite's opt; export it with --target lite, which "
-            "keeps deformable_conv"
-        )
+        remedy = "export it with --target lite, which keeps deformable_conv"
+        raise UserError(f"{program} contains grid_sampler, which crashes Paddle-Lite's opt; {remedy}")
 
 
 def run_converter(name: str, code: str, arguments: Sequence[str], target: Path, done_when: str = "") -> None:
     """Run the Python code of a converter, which writes the file `target`, in a child process.
 
-    Raises:
-        UserError: The exit code is not 0, the output lacks the text `done_when`, or there is no file. The message has
-            the `name` of the converter, and the last line of the output that explains the failure.
+    UserError if the exit code is not 0, the output lacks the text `done_when`, or there is no file. It quotes the last
+    line of the output that explains the failure.
     """
     target.unlink(missing_ok=True)
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, errors="replace")

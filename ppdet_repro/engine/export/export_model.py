@@ -6,8 +6,7 @@ The folder has the format of PaddleDetection's exports:
 |--------|----------------------------------------------------------------------------|-----------------------------|
 | paddle | model.pdmodel, model.pdiparams                                             | final boxes, or see `wrap`  |
 | onnx   | model.onnx; deformable convolutions are built from grid_sample             | decoded boxes               |
-| lite   | model_arm.nb in the `precision`, model_x86.nb in it, but fp32 for fp16;    | decoded boxes               |
-|        | the weights of BiFPN's fusion are constants                                |                             |
+| lite   | model_arm.nb, model_x86.nb; the weights of BiFPN's fusion are constants    | decoded boxes               |
 """
 
 from __future__ import annotations
@@ -44,7 +43,6 @@ from ppdet_repro.utils.files import atomic_folder
 from ppdet_repro.utils.logger import get_logger
 
 ReadImage = Callable[[str], Mapping[str, np.ndarray]]
-EXAMPLE_SIZE = (128, 128)  # of the image that is run to find out which layer follows which
 
 
 def export_model(
@@ -121,7 +119,7 @@ def adapt(detector: Detector, target: str, fuse_conv_bn: bool) -> Detector:
     """The detector, or a copy of it, with layers that the target supports. With `fuse_conv_bn`, batch norms are folded
     into the convolutions before them."""
     if fuse_conv_bn:
-        example = paddle.zeros([1, 3, *EXAMPLE_SIZE])
+        example = paddle.zeros([1, 3, 128, 128])  # is run to find out which layer follows which
         detector = fold_batch_norms(detector, lambda network: network.raw(example))
     if target == "onnx":
         return with_replaced(detector, DeformConv2D, GridSampleConv)

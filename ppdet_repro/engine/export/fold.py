@@ -23,9 +23,8 @@ def fold_batch_norms(model: nn.Layer, run: Callable[[nn.Layer], Any]) -> nn.Laye
     """A copy of the model in eval mode, with batch norms folded into the weights of the convolutions before them.
 
     A batch norm is folded if its input is always the output of one convolution, and if that convolution feeds no other
-    batch norm. So convolutions that levels share, with a batch norm per level, stay.
-
-    `run` calls a model on an example input, which shows which layer follows which.
+    batch norm. So convolutions that levels share, with a batch norm per level, stay. `run` calls a model on an example
+    input, which shows which layer follows which.
     """
     model = copy.deepcopy(model)
     model.eval()

@@ -17,11 +17,8 @@ from ppdet_repro.paddle_private.layers import geometry
 
 
 class GridSampleConv(nn.Layer):
-    """A `DeformConv2D` with the same weights and results.
-
-    One `grid_sample` samples all taps. They are multiplied by the mask, and a 1x1 convolution sums them. Samples
-    outside the feature map are zero.
-    """
+    """A `DeformConv2D` with the same weights and results. One `grid_sample` samples all taps. They are multiplied by
+    the mask, and a 1x1 convolution sums them. Samples outside the feature map are zero."""
 
     def __init__(self, layer: DeformConv2D):
         super().__init__()

@@ -69,10 +69,7 @@ def for_one_image(network_input: NetworkInput, cfg: Config) -> NetworkInput:
 
 def infer_config(cfg: Config, network_input: NetworkInput, post_process: Optional[Dict[str, Any]]) -> Dict[str, Any]:
     """The content of infer_cfg.yml. `post_process` is the suppression that has to follow the exported network, if any.
-
-    Raises:
-        UserError: The architecture cannot be exported, or TestDataset has another number of classes than the model.
-    """
+    UserError if the architecture cannot be exported, or TestDataset has another number of classes than the model."""
     architecture, num_classes = str(cfg.run.architecture), cfg.run.num_classes
     if architecture not in ARCHITECTURES:
         raise UserError(

@@ -29,7 +29,7 @@ def post_quant(
     image_dir: Optional[str] = None,
     compare: bool = False,
 ) -> Path:
-    """Quantize a detector to int8 and export it; see `export_model`.
+    """Quantize a detector to int8 and export it; see `export_model`. UserError if there are no images.
 
     Args:
         detector: The float32 model of the config.
@@ -38,9 +38,6 @@ def post_quant(
         target: "paddle" or "onnx".
         image_dir: The folder of the calibration images; those of TrainDataset without it.
         compare: Evaluate the detector and the int8 model on EvalDataset, and log both results.
-
-    Raises:
-        UserError: The config does not have `slim: PTQ`, there are no images, or the export fails.
     """
     if cfg.run.slim != "PTQ":
         slim = f"{cfg.slim_path or cfg.path}: slim is {cfg.run.slim}"

@@ -88,7 +88,8 @@ def verify(
     eager_steps: Sequence[Dict[str, Any]],
     files: Sequence[Union[str, np.ndarray]],
 ) -> Verified:
-    """Run an exported model and the detector on images and compare their outputs.
+    """Run an exported model and the detector on images and compare their outputs. UserError if a difference exceeds the
+    tolerance of the target and the precision.
 
     The detector computes its raw outputs in double precision. In single precision, its rounding alone can move a box
     by 0.001 pixels on a photograph of 640 pixels, twice as much as that of the exported model.
@@ -96,13 +97,9 @@ def verify(
     Args:
         detector: The detector, in eval mode.
         folder: The exported model; its infer_cfg.yml defines its preprocessing.
-        target: "paddle", "onnx" or "lite".
-        precision: In which it was exported.
+        target, precision: As for `export_model`.
         eager_steps: The detector's preprocessing in the format of infer_cfg.yml.
         files: Paths of images, or RGB images [H, W, 3].
-
-    Raises:
-        UserError: A difference exceeds the tolerance of the target and the precision.
     """
     engine, open_network = ENGINES[target]
     model = open_model_folder(folder, engine=engine)
