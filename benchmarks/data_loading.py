@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Dict
 
+import _checkout
 import cv2
 import numpy as np
 

@@ -21,12 +21,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import site
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Dict, List
 
+import _checkout
 import numpy as np
 
 from ppdet_repro.utils.cli import at_least_one
@@ -125,7 +127,7 @@ def ours(flags: argparse.Namespace):
 
 def theirs(flags: argparse.Namespace):
     """PaddleDetection's deploy/python/infer.py with oneDNN, without drawing."""
-    sys.path.insert(0, str(Path(flags.paddledetection) / "deploy" / "python"))
+    site.addsitedir(str(Path(flags.paddledetection) / "deploy" / "python"))
     settings = {"device": "CPU", "cpu_threads": flags.threads, "enable_mkldnn": True}
     detector = importlib.import_module("infer").Detector(flags.model_dir, **settings)
 

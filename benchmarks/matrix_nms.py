@@ -16,6 +16,8 @@ import time
 from functools import partial
 from typing import Callable
 
+import _checkout
+
 from ppdet_repro.utils.cli import at_least_one
 from ppdet_repro.utils.errors import run_command
 

@@ -14,6 +14,8 @@ import statistics
 import time
 from typing import Any, Dict, List
 
+import _checkout
+
 from ppdet_repro.utils.cli import at_least_one
 from ppdet_repro.utils.errors import run_command
 

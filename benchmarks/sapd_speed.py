@@ -15,6 +15,8 @@ import statistics
 import time
 from typing import Dict, List
 
+import _checkout
+
 from ppdet_repro.utils.cli import at_least_one
 from ppdet_repro.utils.errors import run_command
 from ppdet_repro.utils.table import text_table

@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List
 
+import _checkout
+
 from ppdet_repro.utils import cpu_env
 from ppdet_repro.utils.cli import at_least_one
 from ppdet_repro.utils.errors import UserError, run_command

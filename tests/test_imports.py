@@ -39,7 +39,7 @@ NAMEDTUPLES = {"_replace", "_asdict", "_fields"}  # these are public in spite of
 
 FILES = [path for folder in (PACKAGE, "tools", "deploy") for path in sorted((ROOT / folder).rglob("*.py"))]
 INIT = ROOT / PACKAGE / "__init__.py"  # exports functions of all layers, lazily
-TESTS = sorted((ROOT / "tests").rglob("*.py"))
+OTHERS = [path for folder in ("tests", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))]
 CONFIGS = [str(path) for path in sorted(ROOT.glob("configs/**/*.yml")) if path.parent.name != "_base_"]
 
 
@@ -140,7 +140,7 @@ def test_which_names_are_private(tmp_path, code, name):
     assert set(private_names(tmp_path / "a.py").values()) == ({name} if name else set())
 
 
-@pytest.mark.parametrize("path", [*FILES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*FILES, *OTHERS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_module_search_path_stays_as_it_is(path):
     """Files named _checkout.py may extend it: they let a checkout run without an installation."""
     if path.name != "_checkout.py":
@@ -187,3 +187,10 @@ assert "paddle" not in sys.modules
     command = [sys.executable, "-c", program]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("path", [f for f in FILES if module_name(f).startswith(("modeling", "slim"))], ids=module_name)
+def test_no_forward_calls_the_one_of_its_base_class(path):
+    """Paddle cannot trace such a call, so a model with it cannot be exported."""
+    calls = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute) and node.attr == "forward"]
+    assert [node.lineno for node in calls if ast.unparse(node.value).startswith("super(")] == []

@@ -191,3 +191,31 @@ def test_without_any_python_the_error_says_what_to_install(tmp_path):
     (tmp_path / "bin").mkdir()
     missing = find_python(tmp_path)
     assert missing.returncode == 2 and "install Python 3.10" in missing.stderr
+
+
+MODULES = {  # what a distribution is called that does not have its module's name
+    "cv2": "opencv-python-headless",
+    "paddle": "paddlepaddle",
+    "PIL": "Pillow",
+    "yaml": "PyYAML",
+    "faster_coco_eval": "faster-coco-eval",
+    "google": "paddlepaddle",  # protobuf, which Paddle itself needs
+    "starlette": "fastapi",
+    "tidecv": "appdirs",  # `make tide` installs it beside what it imports
+}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="sys.stdlib_module_names was added in Python 3.10")
+def test_every_imported_package_is_a_declared_dependency():
+    """The wheel's own test runs where all packages of the tests are installed, so it would not find a missing one."""
+    listed = [*REQUIREMENTS, *(item for extra in EXTRAS.values() for item in extra)]
+    declared = {canonicalize_name(Requirement(item).name) for item in listed}
+    imported = set()
+    for path in (ROOT / "ppdet_repro").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                imported.add((node.module or "").split(".")[0])
+            elif isinstance(node, ast.Import):
+                imported |= {item.name.split(".")[0] for item in node.names}
+    imported -= {*sys.stdlib_module_names, "ppdet_repro", ""}
+    assert {name for name in imported if canonicalize_name(MODULES.get(name, name)) not in declared} == set()

@@ -13,6 +13,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import _checkout
+
 from ppdet_repro import build_model, load_config
 from ppdet_repro.utils.errors import UserError, run_command
 

@@ -13,6 +13,7 @@ import time
 from argparse import Namespace
 from typing import Any, Callable, Dict, Iterable, List, Sequence
 
+import _checkout
 import numpy as np
 
 from ppdet_repro.metrics.coco import evaluate_coco, load_coco_json

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Union
 
+import _checkout
 import cv2
 import numpy as np
 import yaml

@@ -12,6 +12,7 @@ import shlex
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Sequence
 
+import _checkout
 import numpy as np
 from phone import FOLDER, Phone, PhoneFacts, attached, lite_version, parse_times, run
 

@@ -13,6 +13,8 @@ import argparse
 import shutil
 from pathlib import Path
 
+import _checkout
+
 from ppdet_repro.engine.export.converters import LITE_PRECISIONS, to_lite_files
 from ppdet_repro.utils.errors import UserError, run_command
 from ppdet_repro.utils.files import atomic_folder

@@ -12,9 +12,11 @@ if TYPE_CHECKING:
 def read_config(arguments: Namespace, **values: object) -> Config:
     """The config that the flags -c, -o and --slim_config describe, with the values that other flags set.
 
-    None and False stand for a flag that is not given.
+    None, False and an empty text stand for a flag that is not given.
     """
     from ppdet_repro.core.config import load_config
 
-    overrides = [f"{key}={value}" for key, value in values.items() if value is not None and value is not False]
+    overrides = [
+        f"{key}={value}" for key, value in values.items() if value is not None and value is not False and value != ""
+    ]
     return load_config(arguments.config, [*arguments.opt, *overrides], getattr(arguments, "slim_config", None))

@@ -173,7 +173,7 @@ def show(arguments: Namespace) -> None:
 
 
 def convert(arguments: Namespace) -> None:
-    """Convert a VOC set to a COCO JSON file, or a COCO JSON file to a VOC folder, as the annotation file tells."""
+    """Convert a VOC set to a COCO JSON file, or a COCO JSON file to a VOC folder, depending on the annotation file."""
     from ppdet_repro.data.source.convert import convert as convert_dataset
 
     print(convert_dataset(dataset_files(arguments), arguments.target, arguments.force))

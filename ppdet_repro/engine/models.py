@@ -33,7 +33,7 @@ def build_untrained(cfg: Config) -> Detector:
     UserError if `slim` is PTQ or Distill, which do not describe a model to train."""
     where = cfg.slim_path or cfg.path
     if cfg.run.slim == "PTQ":
-        raise UserError(f"{where}: slim: PTQ is for tools/post_quant.py, after training")
+        raise UserError(f"{where}: slim: PTQ is for ppdet-repro quantize, after training")
     if cfg.run.slim == "Distill":
         raise UserError(f"{where}: slim: Distill makes this the teacher's config; give it as --slim_config")
     model: Detector = build_model(cfg)

@@ -1,4 +1,4 @@
-"""The folder that tools/export_model.py, of this package or of PaddleDetection, writes."""
+"""The folder that `ppdet-repro export`, or tools/export_model.py of PaddleDetection, writes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def open_model_folder(path: Union[str, Path], fastdeploy_names: bool = False, en
     folder = Path(path)
     stem, config = ("inference", "inference.yml") if fastdeploy_names else ("model", "infer_cfg.yml")
     if not folder.is_dir():
-        raise UserError(f"--model_dir {folder} is not a folder; tools/export_model.py writes one")
+        raise UserError(f"--model_dir {folder} is not a folder; ppdet-repro export writes one")
     names = [f"{stem}.pdmodel", f"{stem}.pdiparams"] if engine == "paddle" else [FILES[engine]]
     files = [folder / name for name in (*names, config)]
     missing = [file.name for file in files if not file.is_file() or not file.stat().st_size]

@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that name the model."""
-    parser.add_argument("--model_dir", required=True, metavar="DIR", help="folder that tools/export_model.py wrote")
+    parser.add_argument("--model_dir", required=True, metavar="DIR", help="folder that ppdet-repro export wrote")
     text = "the folder contains inference.yml and inference.pdmodel, as for FastDeploy"
     add_switch(parser, "--use_fd_format", False, text)
 

@@ -89,6 +89,6 @@ def check_precision(options: PaddleOptions, operators: Sequence[str], folder: Pa
     """UserError if the options ask for int8 or bfloat16, and the model in `folder` was not exported for it."""
     quantized = is_quantized(operators)
     if options.enable_mkldnn_int8 and not quantized:
-        raise UserError(f"--enable_mkldnn_int8: {folder} is not a quantized model; tools/post_quant.py writes one")
+        raise UserError(f"--enable_mkldnn_int8: {folder} is not a quantized model; ppdet-repro quantize writes one")
     if options.enable_mkldnn_bfloat16 and quantized:
         raise UserError(f"--enable_mkldnn_bfloat16: {folder} is quantized and computes in int8; leave the flag out")

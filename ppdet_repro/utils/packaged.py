@@ -19,10 +19,11 @@ def own_or_packaged(own: Path, name: Union[str, Path]) -> Path:
     """The path of the packaged file if there is no file `own` but a packaged one of that name, otherwise `own`.
 
     The name is relative to the packaged configs, such as `yolof/yolof_r50_c5_1x_coco.yml`. A leading `configs/` is
-    allowed, because that is where the file is in a checkout.
+    allowed, because that is where the file is in a checkout. A name that begins with `./` is never a packaged one.
     """
+    explicit = str(name).startswith("./")
     name = Path(name)
-    if own.exists() or name.is_absolute() or ".." in name.parts:
+    if explicit or own.exists() or name.is_absolute() or ".." in name.parts:
         return own
     packaged = packaged_configs().joinpath(*name.parts[name.parts[:1] == ("configs",) :])
     return packaged if packaged.is_file() else own

@@ -166,9 +166,11 @@ def test_a_setting_without_effect_loads_with_one_line_in_the_log(caplog, monkeyp
 
 
 def reads_of_run_settings() -> Set[str]:
-    """The fields that the package reads as attributes of `run`, `cfg.run`, `export`, `paper` or `settings`."""
+    """The fields that core, engine and cli read as attributes of `run`, `cfg.run`, `export`, `paper` or `settings`."""
     found = set()
-    for path in (ROOT / "ppdet_repro").rglob("*.py"):
+    for path in (
+        path for folder in ("core", "engine", "cli") for path in (ROOT / "ppdet_repro" / folder).rglob("*.py")
+    ):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.value, (ast.Attribute, ast.Name)):
                 owner = node.value.attr if isinstance(node.value, ast.Attribute) else node.value.id

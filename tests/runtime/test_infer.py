@@ -149,4 +149,4 @@ finally:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout.strip() == "[]"
-    assert done.stderr.strip() == "error: --model_dir absent is not a folder; tools/export_model.py writes one"
+    assert done.stderr.strip() == "error: --model_dir absent is not a folder; ppdet-repro export writes one"

@@ -29,7 +29,7 @@ def broken_copy(exported, tmp_path, **changes):
 
 
 def test_a_missing_file_of_the_folder_is_an_error_of_one_line(exported, tmp_path):
-    with pytest.raises(UserError, match="is not a folder; tools/export_model.py writes one"):
+    with pytest.raises(UserError, match="is not a folder; ppdet-repro export writes one"):
         open_model_folder(tmp_path / "missing")
     folder = broken_copy(exported, tmp_path)
     (folder / "model.pdiparams").unlink()

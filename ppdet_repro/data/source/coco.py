@@ -187,7 +187,7 @@ def owners(annotations: Sequence[dict], kind: str, ids: Sequence[int], path: str
         if not _is_int(key) or key not in index_of:
             raise UserError(
                 f"{path}: {_name(annotation, row)} has the unknown {kind} id {key!r}: add the {kind} "
-                "or remove the annotation ('tools/dataset.py check' lists them all)"
+                "or remove the annotation ('ppdet-repro data check' lists them all)"
             )
         owner[row] = index_of[key]
     return owner

@@ -55,7 +55,7 @@ def require_images(files: Sequence[str], names: Iterable[str], where: str) -> No
         count = f"{len(missing)} of {len(files)} images are missing, first " if len(missing) > 1 else ""
         raise UserError(
             f"{where}: {count}{name}: {path} does not exist: set dataset_dir and image_dir, or remove the "
-            "entry ('tools/dataset.py check' lists them all)"
+            "entry ('ppdet-repro data check' lists them all)"
         )
 
 

@@ -18,6 +18,7 @@ from ppdet_repro.data.source.base import Source
 from ppdet_repro.data.transform.resize import Resize, Size, resized_size
 from ppdet_repro.metrics.coco import SIZES
 from ppdet_repro.utils.analysis_plots import positives_plot
+from ppdet_repro.utils.boxes import areas
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import write_output
 from ppdet_repro.utils.table import text_table
@@ -64,7 +65,7 @@ def count_for_config(cfg: Config, dataset: Source, number: int) -> PositiveCount
         record = dataset.record(index)
         boxes = record["gt_bbox"]
         if len(boxes):
-            sizes = np.digitize((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), AREA_LIMITS)
+            sizes = np.digitize(areas(boxes), AREA_LIMITS)
             positives = positives_per_object(head, boxes, Size(int(record["h"]), int(record["w"])), resizes[0])
             np.add.at(objects, sizes, 1)
             np.add.at(anchors, sizes, positives)

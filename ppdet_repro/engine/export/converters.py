@@ -55,7 +55,7 @@ def to_onnx(program: Path, parameters: Path, target: Path) -> None:
             raise UserError(f"{path} does not exist; export the model again")
     for kind in operator_types(read_program(program)):
         if kind in NOT_IN_ONNX:
-            remedy = f"tools/export_model.py --target onnx {NOT_IN_ONNX[kind]}"
+            remedy = f"ppdet-repro export --target onnx {NOT_IN_ONNX[kind]}"
             raise UserError(f"{program} contains {kind}, which paddle2onnx cannot convert; {remedy}")
     arguments = [
         f"--model_dir={program.parent}",
@@ -112,7 +112,7 @@ def check_lite(program: Path, device: str, precision: str, paddle_version: str) 
     if slices_of_weights(description):
         raise UserError(
             f"{program} slices tensors that are computed from weights (as BiFPN's fusion does), which crashes "
-            "Paddle-Lite when the model runs; tools/export_model.py --target lite writes BiFPN's weights as constants"
+            "Paddle-Lite when the model runs; ppdet-repro export --target lite writes BiFPN's weights as constants"
         )
     for kind in SUPPRESSIONS.intersection(kinds):
         remedy = "export it with export.nms=false or with --target lite"

@@ -287,7 +287,7 @@ def test_a_slim_file_must_say_how_to_slim(folder, model, tmp_path):
 
 
 def test_training_export_and_evaluation_refuse_it(folder, model):
-    with pytest.raises(UserError, match="ours.yml: slim: PTQ is for tools/post_quant.py"):
+    with pytest.raises(UserError, match="ours.yml: slim: PTQ is for ppdet-repro quantize"):
         load_trained(config(folder, "ours.yml", "weights=any"))
 
 
