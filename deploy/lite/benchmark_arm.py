@@ -109,7 +109,8 @@ def parse_flags() -> argparse.Namespace:
     add("--input_shape", default="1,3,320,320", help="default: 1,3,320,320")
     add("--precision", choices=["fp32", "fp16"], default="fp32", help="default: fp32")
     add("--cores", metavar="MASK", help="also bind with taskset, such as f0 for the cores 4 to 7")
-    add("--output", type=Path, default=Path("output/lite/benchmark_arm.csv"), metavar="FILE")
+    default = Path("output/lite/benchmark_arm.csv")
+    add("--output", type=Path, default=default, metavar="FILE", help=f"table to write (default: {default})")
     add("--dry-run", action="store_true", help="only print the commands")
     return parser.parse_args()
 

@@ -16,7 +16,5 @@ def read_config(arguments: Namespace, **values: object) -> Config:
     """
     from ppdet_repro.core.config import load_config
 
-    overrides = [
-        f"{key}={value}" for key, value in values.items() if value is not None and value is not False and value != ""
-    ]
+    overrides = [f"{key}={value}" for key, value in values.items() if str(value) not in ("None", "False", "")]
     return load_config(arguments.config, [*arguments.opt, *overrides], getattr(arguments, "slim_config", None))
