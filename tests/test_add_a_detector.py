@@ -33,6 +33,7 @@ from ppdet_repro.modeling.boxes import (
     xyxy_from_distances,
 )
 from ppdet_repro.modeling.ground_truth import one_hot_targets, without_padding
+from ppdet_repro.runtime.model_folder import open_model_folder
 from ppdet_repro.runtime.paddle_network import PaddleNetwork
 
 
@@ -135,13 +136,16 @@ def test_the_sixth_detector_trains_evaluates_and_exports(tmp_path):
     cfg = load_config(config, [*settings, f"weights={tmp_path / 'tiny/model_final.pdparams'}"])
     model = load_trained(cfg)
     assert evaluate(model, cfg)["bbox_mAP_50"] > 0.1
-    folder = export_model(model, cfg, tmp_path / "exported")
-    image = np.random.default_rng(0).normal(size=[1, 3, 128, 128]).astype("float32")
-    inputs = {"image": image, "im_shape": np.full([1, 2], 128, "float32"), "scale_factor": np.ones([1, 2], "float32")}
-    exported = PaddleNetwork(folder / "model.pdmodel").run(inputs)
+    exported = open_model_folder(export_model(model, cfg, tmp_path / "exported"))
+    inputs = {
+        "image": np.random.default_rng(0).normal(size=[1, 3, 128, 128]).astype("float32"),
+        "im_shape": np.full([1, 2], 128, "float32"),
+        "scale_factor": np.ones([1, 2], "float32"),
+    }
+    found, _ = PaddleNetwork(exported.network_file).run(inputs)
     with paddle.no_grad():
         eager = model({name: paddle.to_tensor(value) for name, value in inputs.items()})
-    assert np.allclose(exported[0], eager["bbox"].numpy(), atol=1e-3)
+    assert np.allclose(found, eager["bbox"].numpy(), atol=1e-3)
 
 
 def test_the_page_shows_this_code():

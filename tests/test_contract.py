@@ -20,6 +20,8 @@ from tiny_yolof import write_images
 from ppdet_repro.core.config import build, build_model, load_config
 from ppdet_repro.core.config.plan import Plan, Setting
 from ppdet_repro.engine.export.export_model import export_model
+from ppdet_repro.paddle_private.saved_program import inference_config
+from ppdet_repro.runtime.networks import network_file
 
 ROOT = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(
@@ -208,7 +210,7 @@ def test_every_kind_of_network_trains_evaluates_and_exports(path, images, tmp_pa
 def run_exported(folder, batch):
     from paddle import inference
 
-    config = inference.Config(str(folder / "model.pdmodel"), str(folder / "model.pdiparams"))
+    config = inference_config(network_file(folder, "paddle"))
     config.disable_gpu()
     config.disable_glog_info()
     predictor = inference.create_predictor(config)

@@ -164,7 +164,8 @@ def attempt(subject: Subject, target: str) -> Union[Export, str]:
 
 def holds_int8(export: Union[Export, str]) -> bool:
     """Whether there is a Paddle model, and it is quantized."""
-    from ppdet_repro.runtime.paddle_program import is_quantized, read_operators
+    from ppdet_repro.paddle_private.saved_program import read_operators
+    from ppdet_repro.runtime.paddle_program import is_quantized
 
     return isinstance(export, Export) and is_quantized(read_operators(open_model_folder(export.whole).network_file))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import _checkout
 
 from ppdet_repro.engine.export.converters import LITE_PRECISIONS, to_lite_files
+from ppdet_repro.runtime.networks import network_file
 from ppdet_repro.utils.errors import UserError, run_command
 from ppdet_repro.utils.files import atomic_folder
 
@@ -27,7 +28,10 @@ def main() -> None:
     text = "int8 and int16 are the precisions of the stored weights (default: fp32)"
     parser.add_argument("--precision", choices=LITE_PRECISIONS, default="fp32", help=text)
     flags = parser.parse_args()
-    files = [flags.model_dir / name for name in ("model.pdmodel", "model.pdiparams", "infer_cfg.yml")]
+    files = [
+        network_file(flags.model_dir, "paddle"),
+        *(flags.model_dir / n for n in ("model.pdiparams", "infer_cfg.yml")),
+    ]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise UserError(f"{flags.model_dir} lacks {', '.join(missing)}; tools/export_model.py writes them")

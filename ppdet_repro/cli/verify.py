@@ -45,10 +45,10 @@ def run(arguments: Namespace) -> None:
 
 def target_of(folder: Path) -> str:
     """The `--target` with which a folder was exported, from the files in it. UserError if it is no export."""
-    from ppdet_repro.runtime.networks import FILES
+    from ppdet_repro.runtime.networks import network_file
 
-    names = {"paddle": "model.pdmodel", "onnx": FILES["onnxruntime"], "lite": FILES["lite"]}
-    found = [target for target, name in names.items() if (folder / name).is_file()]
+    engines = {"paddle": "paddle", "onnx": "onnxruntime", "lite": "lite"}
+    found = [target for target, engine in engines.items() if network_file(folder, engine).is_file()]
     if not found or not (folder / "infer_cfg.yml").is_file():
         raise UserError(f"--model_dir {folder} is not a folder that `ppdet-repro export` wrote")
     return found[0]

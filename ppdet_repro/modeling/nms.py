@@ -160,4 +160,5 @@ def at_most(limit: int, values: Tensor) -> Union[int, Tensor]:
     columns = values.shape[1]
     if isinstance(columns, int) and columns >= 0:
         return min(limit, columns)
-    return paddle.minimum(paddle.shape(values)[1], paddle.full([], limit, "int32"))
+    number = paddle.shape(values)[1]  # int32 in Paddle 2, int64 in Paddle 3
+    return paddle.minimum(number, paddle.full([], limit, number.dtype))

@@ -11,6 +11,7 @@ from typing import Any, Mapping, Tuple
 import paddle
 from paddle import _C_ops
 from paddle.base.layer_helper import LayerHelper
+from paddle.framework import in_dynamic_or_pir_mode
 
 Rows = Tuple[paddle.Tensor, paddle.Tensor]
 MULTICLASS_NMS = (  # the attributes of both operators in the order of `_C_ops`
@@ -24,7 +25,7 @@ MATRIX_NMS = (
 
 def multiclass_nms(boxes: paddle.Tensor, scores: paddle.Tensor, attributes: Mapping[str, Any]) -> Rows:
     """Hard non-maximum suppression per class. `attributes` are those of the operator `multiclass_nms3`."""
-    if not paddle.in_dynamic_mode():
+    if not in_dynamic_or_pir_mode():
         return append_operator("multiclass_nms3", boxes, scores, attributes, "NmsRoisNum")
     rows, _, count = _C_ops.multiclass_nms3(boxes, scores, None, *(attributes[name] for name in MULTICLASS_NMS))
     return rows.reshape([-1, 6]), count
@@ -32,7 +33,7 @@ def multiclass_nms(boxes: paddle.Tensor, scores: paddle.Tensor, attributes: Mapp
 
 def matrix_nms(boxes: paddle.Tensor, scores: paddle.Tensor, attributes: Mapping[str, Any]) -> Rows:
     """Matrix NMS. `attributes` are those of the operator `matrix_nms`."""
-    if not paddle.in_dynamic_mode():
+    if not in_dynamic_or_pir_mode():
         return append_operator("matrix_nms", boxes, scores, attributes, "RoisNum")
     rows, _, count = _C_ops.matrix_nms(boxes, scores, *(attributes[name] for name in MATRIX_NMS))
     return rows.reshape([-1, 6]), count
@@ -41,7 +42,10 @@ def matrix_nms(boxes: paddle.Tensor, scores: paddle.Tensor, attributes: Mapping[
 def append_operator(
     kind: str, boxes: paddle.Tensor, scores: paddle.Tensor, attributes: Mapping[str, Any], count_name: str
 ) -> Rows:
-    """Append a suppression operator to the program that is being traced. `count_name` is its output of counts."""
+    """Append a suppression operator to the protobuf program that is being traced. `count_name` is its output of counts.
+
+    Paddle 3 traces PIR programs, in which `_C_ops` works as in dynamic mode.
+    """
     helper = LayerHelper(kind)
     rows = helper.create_variable_for_type_inference(boxes.dtype)
     index, count = (helper.create_variable_for_type_inference("int32") for _ in range(2))

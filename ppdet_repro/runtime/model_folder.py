@@ -7,7 +7,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 import yaml
 
-from ppdet_repro.runtime.networks import FILES
+from ppdet_repro.runtime.networks import FILES, network_file
 from ppdet_repro.utils.errors import UserError
 
 ARCHITECTURES = ("YOLO", "YOLOF", "TTFNet", "RetinaNet", "SAPD")  # their exports end in bbox and bbox_num
@@ -38,14 +38,15 @@ def open_model_folder(path: Union[str, Path], fastdeploy_names: bool = False, en
     stem, config = ("inference", "inference.yml") if fastdeploy_names else ("model", "infer_cfg.yml")
     if not folder.is_dir():
         raise UserError(f"--model_dir {folder} is not a folder; ppdet-repro export writes one")
-    names = [f"{stem}.pdmodel", f"{stem}.pdiparams"] if engine == "paddle" else [FILES[engine]]
-    files = [folder / name for name in (*names, config)]
+    network = network_file(folder, engine, stem)
+    parameters = [network.with_suffix(".pdiparams")] if engine == "paddle" else []
+    files = [network, *parameters, folder / config]
     missing = [file.name for file in files if not file.is_file() or not file.stat().st_size]
     if missing:
         other = "inference.yml" if not fastdeploy_names else "infer_cfg.yml"
         hint = f"; set --use_fd_format={not fastdeploy_names}" if (folder / other).is_file() else ""
-        others = [name for name, file in FILES.items() if name != engine and (folder / file).is_file()]
-        if names[0] in missing and others:
+        others = [name for name in FILES if name != engine and network_file(folder, name).is_file()]
+        if network.name in missing and others:
             hint += f"; it is for --engine={' or '.join(others)}"
         raise UserError(f"{folder} lacks {', '.join(missing)} (or it is empty){hint}; export the model again")
     return ModelFolder(files[0], files[-1], **_read_config(files[-1]))

@@ -10,12 +10,19 @@ import numpy as np
 
 from ppdet_repro.utils.errors import UserError
 
-FILES = {  # engine -> the file that it runs
-    "paddle": "model.pdmodel",
-    "onnxruntime": "model.onnx",
-    "openvino": "model.onnx",
-    "lite": "model_x86.nb",
+FILES = {  # engine -> the files that it runs, of which a folder has one
+    "paddle": ("model.pdmodel", "model.json"),  # written by Paddle 2 and Paddle 3
+    "onnxruntime": ("model.onnx",),
+    "openvino": ("model.onnx",),
+    "lite": ("model_x86.nb",),
 }
+
+
+def network_file(folder: Path, engine: str, stem: str = "model") -> Path:
+    """The file in a folder that an engine runs: the one that exists, otherwise the first in `FILES`. FastDeploy's files
+    have the stem "inference"."""
+    paths = [folder / name.replace("model", stem, 1) for name in FILES[engine]]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 class Network(Protocol):

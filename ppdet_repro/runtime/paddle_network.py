@@ -8,9 +8,10 @@ from typing import List, Mapping, Optional, Sequence
 import numpy as np
 from paddle import inference
 
+from ppdet_repro.paddle_private.saved_program import inference_config, read_operators
 from ppdet_repro.runtime import paddle_program as program_facts
 from ppdet_repro.runtime.paddle_options import PaddleOptions, check_options, check_precision, installed_build
-from ppdet_repro.runtime.paddle_program import CONVOLUTIONS, read_operators
+from ppdet_repro.runtime.paddle_program import CONVOLUTIONS
 from ppdet_repro.utils.errors import UserError
 
 ONEDNN_SHAPES = 10  # input sizes whose kernels stay cached
@@ -22,7 +23,7 @@ INT8_OPERATORS = {"conv2d", "depthwise_conv2d", "fused_conv2d"}
 
 
 class PaddleNetwork:
-    """A .pdmodel file, with its parameters beside it, in Paddle Inference. A quantized model computes in int8."""
+    """A program, .pdmodel or .json, with its parameters beside it, in Paddle Inference."""
 
     def __init__(self, program: Path, options: Optional[PaddleOptions] = None):
         """Load a model. UserError if the installed Paddle cannot run it as the options say, or a file is damaged."""
@@ -39,7 +40,7 @@ class PaddleNetwork:
 
 def make_config(program: Path, options: PaddleOptions, operators: Sequence[str]) -> inference.Config:
     """The settings of Paddle Inference for a program, without TensorRT."""
-    config = inference.Config(str(program), str(program.with_suffix(".pdiparams")))
+    config = inference_config(program)
     configure(config, options, operators)
     return config
 

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import List, Sequence
-
-from ppdet_repro.paddle_private.program import operator_types, read_program
+from typing import Sequence
 
 CONVOLUTIONS = {"conv2d", "depthwise_conv2d", "conv2d_transpose", "depthwise_conv2d_transpose", "deformable_conv"}
 QUANTIZING = ("quantize_linear", "fake_quantize", "fake_channel_wise_quantize")  # how their names start
-
-
-def read_operators(path: Path) -> List[str]:
-    """The types of a .pdmodel file's operators, in execution order. UserError if the file is not a Paddle program."""
-    return operator_types(read_program(path))
 
 
 def is_quantized(operators: Sequence[str]) -> bool:

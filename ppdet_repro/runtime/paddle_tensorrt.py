@@ -14,10 +14,10 @@ from typing import List, Mapping, Optional, Sequence
 import numpy as np
 from paddle import inference
 
+from ppdet_repro.paddle_private.saved_program import read_operators
 from ppdet_repro.runtime.model_folder import ModelFolder
 from ppdet_repro.runtime.paddle_network import create_predictor, make_config, run_predictor
 from ppdet_repro.runtime.paddle_options import PaddleOptions, check_options, check_precision, installed_build
-from ppdet_repro.runtime.paddle_program import read_operators
 
 PRECISION = {
     "trt_fp32": inference.PrecisionType.Float32,

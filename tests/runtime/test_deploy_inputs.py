@@ -17,6 +17,7 @@ from tiny_yolof import tiny_model, write_config, write_images
 from ppdet_repro.cli import infer_exported
 from ppdet_repro.core.config import load_config
 from ppdet_repro.engine.export.export_model import export_model
+from ppdet_repro.runtime.networks import network_file
 from ppdet_repro.runtime.options import build_parser
 from ppdet_repro.runtime.pipeline import read
 from ppdet_repro.runtime.sources import check_complete
@@ -69,10 +70,11 @@ def bad_inputs(folder):
     (bad / "empty").mkdir(parents=True)
     (bad / "half").mkdir()
     export = folder / "export" / "tiny"
-    (bad / "half" / "model.pdmodel").write_bytes((export / "model.pdmodel").read_bytes())
+    program = network_file(export, "paddle")
+    (bad / "half" / program.name).write_bytes(program.read_bytes())
     (bad / "half" / "infer_cfg.yml").write_text((export / "infer_cfg.yml").read_text())
     (bad / "strange").mkdir()
-    for name in ("model.pdmodel", "model.pdiparams"):
+    for name in (program.name, "model.pdiparams"):
         (bad / "strange" / name).write_bytes(b"x")
     (bad / "strange" / "infer_cfg.yml").write_text(
         (export / "infer_cfg.yml").read_text().replace("arch: YOLOF", "arch: Mask2Former")

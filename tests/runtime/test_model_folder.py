@@ -7,6 +7,7 @@ import yaml
 
 from ppdet_repro.engine.export import infer_cfg
 from ppdet_repro.runtime.model_folder import ARCHITECTURES, open_model_folder
+from ppdet_repro.runtime.networks import network_file
 from ppdet_repro.runtime.paddle_network import PaddleNetwork
 from ppdet_repro.utils.errors import UserError
 
@@ -52,9 +53,10 @@ def test_a_wrong_infer_cfg_is_an_error_of_one_line(exported, tmp_path, changes, 
         open_model_folder(broken_copy(exported, tmp_path, **changes))
 
 
-@pytest.mark.parametrize("name, size", [("model.pdmodel", 0), ("model.pdmodel", 1000), ("model.pdiparams", 1000)])
-def test_a_damaged_model_is_an_error_of_one_line(exported, tmp_path, name, size):
+@pytest.mark.parametrize("part, size", [("program", 0), ("program", 1000), ("parameters", 1000)])
+def test_a_damaged_model_is_an_error_of_one_line(exported, tmp_path, part, size):
     folder = broken_copy(exported, tmp_path)
+    name = network_file(folder, "paddle").name if part == "program" else "model.pdiparams"
     content = (folder / name).read_bytes()[:size] or b"damaged"
     (folder / name).unlink()
     (folder / name).write_bytes(content)

@@ -14,11 +14,12 @@ from tiny_yolof import tiny_model, write_config, write_images
 
 from ppdet_repro.core.config import load_config
 from ppdet_repro.engine.export.export_model import export_model
+from ppdet_repro.paddle_private.saved_program import inference_config, read_operators
 from ppdet_repro.runtime import paddle_tensorrt as tensorrt
 from ppdet_repro.runtime.model_folder import ModelFolder, open_model_folder
 from ppdet_repro.runtime.paddle_network import PaddleNetwork, configure, run_predictor
 from ppdet_repro.runtime.paddle_options import Build, PaddleOptions, check_options, check_precision, installed_build
-from ppdet_repro.runtime.paddle_program import is_quantized, multiplies_only_before_convolutions, read_operators
+from ppdet_repro.runtime.paddle_program import is_quantized, multiplies_only_before_convolutions
 from ppdet_repro.utils.errors import UserError
 
 INPUTS = {
@@ -78,7 +79,7 @@ def test_paddle_normalizes_instead_of_onednn_and_finds_the_same(model):
     (ours,) = calls["set_mkldnn_op"]
     assert {"conv2d", "fused_conv2d"} <= ours and "elementwise_mul" not in ours
     assert "set_mkldnn_op" not in calls_for([o for o in operators if o != "elementwise_mul"])
-    config = inference.Config(str(model.network_file), str(model.folder / "model.pdiparams"))
+    config = inference_config(model.network_file)
     configure(config, PaddleOptions())  # without the operators: oneDNN multiplies
     plain = run_predictor(inference.create_predictor(config), INPUTS)
     bbox, bbox_num = PaddleNetwork(model.network_file).run(INPUTS)

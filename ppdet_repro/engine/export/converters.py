@@ -12,10 +12,9 @@ import sys
 from pathlib import Path
 from typing import Sequence
 
-import paddle
-
 from ppdet_repro.paddle_private.lite_program import compatible_program, slices_of_weights
 from ppdet_repro.paddle_private.program import operator_types, read_program, write_program
+from ppdet_repro.paddle_private.saved_program import is_pir, read_operators, saved_program
 from ppdet_repro.runtime.networks import missing
 from ppdet_repro.utils.errors import UserError
 
@@ -27,7 +26,16 @@ LITE_PRECISIONS = {
     "int8": "opt.set_quant_model(True); opt.set_quant_type('QUANT_INT8')",
     "int16": "opt.set_quant_model(True); opt.set_quant_type('QUANT_INT16')",
 }
-PADDLE2ONNX = "import sys; from paddle2onnx.command import main; sys.exit(main())"
+PADDLE2ONNX = """
+import inspect, sys
+from paddle2onnx import export
+
+program, parameters, out, opset = sys.argv[1:]
+given = dict(save_file=out, opset_version=int(opset), auto_upgrade_opset=False)
+if "optimize_tool" in inspect.signature(export).parameters:
+    given["optimize_tool"] = "None"  # by default it is polygraphy, which installs and replaces packages with pip
+export(program, parameters, **given)
+"""
 LITE_OPT = """
 import sys
 from paddlelite.lite import Opt
@@ -43,7 +51,17 @@ opt.set_valid_places(device)
 opt.run()
 """
 NOT_IN_ONNX = {"deformable_conv": "writes it with grid_sample", "matrix_nms": "leaves it out"}
+NOT_FOR_LITE = (
+    "Paddle-Lite 2.13 reads programs of Paddle 2 only; export with Paddle 2.6, which reads the same weights: "
+    "`make venv PADDLE=2.6`, then `.venv/bin/ppdet-repro export --target lite` with the same arguments"
+)
 SUPPRESSIONS = {"matrix_nms", "multiclass_nms3"}
+
+
+def check_target(target: str) -> None:
+    """UserError if the installed Paddle cannot export for the target."""
+    if target == "lite" and is_pir(saved_program(Path("model"))):
+        raise UserError(f"--target lite: this Paddle writes programs of Paddle 3. {NOT_FOR_LITE}")
 
 
 def to_onnx(program: Path, parameters: Path, target: Path) -> None:
@@ -53,19 +71,11 @@ def to_onnx(program: Path, parameters: Path, target: Path) -> None:
     for path in (program, parameters):
         if not path.is_file():  # paddle2onnx would write an empty file and report success
             raise UserError(f"{path} does not exist; export the model again")
-    for kind in operator_types(read_program(program)):
+    for kind in read_operators(program):
         if kind in NOT_IN_ONNX:
             remedy = f"ppdet-repro export --target onnx {NOT_IN_ONNX[kind]}"
             raise UserError(f"{program} contains {kind}, which paddle2onnx cannot convert; {remedy}")
-    arguments = [
-        f"--model_dir={program.parent}",
-        f"--model_filename={program.name}",
-        f"--params_filename={parameters.resolve().relative_to(program.parent.resolve())}",
-        f"--save_file={target}",
-        f"--opset_version={OPSET}",
-        "--enable_auto_update_opset=False",
-    ]
-    run_converter("paddle2onnx", PADDLE2ONNX, arguments, target)
+    run_converter("paddle2onnx", PADDLE2ONNX, [*map(str, (program, parameters, target)), str(OPSET)], target)
 
 
 def to_lite_files(program: Path, parameters: Path, folder: Path, precision: str = "fp32") -> None:
@@ -87,7 +97,7 @@ def to_lite(program: Path, parameters: Path, target: Path, device: str, precisio
     """
     if importlib.util.find_spec("paddlelite") is None:
         raise missing("paddlelite", "lite")
-    check_lite(program, device, precision, paddle.__version__)
+    check_lite(program, device, precision)
     compatible = target.with_suffix(".pdmodel")
     write_program(compatible_program(read_program(program), device), compatible)
     arguments = [str(compatible), str(parameters), str(target.with_suffix("")), device]  # opt appends .nb
@@ -98,15 +108,15 @@ def to_lite(program: Path, parameters: Path, target: Path, device: str, precisio
         compatible.unlink(missing_ok=True)
 
 
-def check_lite(program: Path, device: str, precision: str, paddle_version: str) -> None:
+def check_lite(program: Path, device: str, precision: str) -> None:
     """UserError if Paddle-Lite does not support the device, the precision or the program."""
     if device not in LITE_TARGETS or precision not in LITE_PRECISIONS:
         known = f"devices are {', '.join(LITE_TARGETS)}, precisions {', '.join(LITE_PRECISIONS)}"
         raise UserError(f"Paddle-Lite for {device} in {precision}: {known}")
     if precision == "fp16" and device != "arm":
         raise UserError("Paddle-Lite computes in fp16 only on arm; use fp32 for x86")
-    if not paddle_version.startswith("2."):
-        raise UserError(f"Paddle {paddle_version} writes programs that Paddle-Lite 2.13 cannot read; use Paddle 2.6.2")
+    if is_pir(program):
+        raise UserError(f"{program}: {NOT_FOR_LITE}")
     description = read_program(program)
     kinds = operator_types(description)
     if slices_of_weights(description):

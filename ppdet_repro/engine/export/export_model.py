@@ -4,7 +4,7 @@ The folder has the format of PaddleDetection's exports:
 
 | target | files beside infer_cfg.yml                                                 | outputs                     |
 |--------|----------------------------------------------------------------------------|-----------------------------|
-| paddle | model.pdmodel, model.pdiparams                                             | final boxes, or see `wrap`  |
+| paddle | model.pdmodel (Paddle 2) or model.json (Paddle 3), and model.pdiparams      | final boxes, or see `wrap`  |
 | onnx   | model.onnx; deformable convolutions are built from grid_sample             | decoded boxes               |
 | lite   | model_arm.nb, model_x86.nb; the weights of BiFPN's fusion are constants    | decoded boxes               |
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Set, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Union
 
 import numpy as np
 import paddle
@@ -26,7 +26,7 @@ from paddle.vision.ops import DeformConv2D
 from ppdet_repro.core.config import Config, ExportSettings
 from ppdet_repro.data.transform.normalize import NormalizeImage
 from ppdet_repro.data.transform.preprocess import from_list
-from ppdet_repro.engine.export.converters import to_lite_files, to_onnx
+from ppdet_repro.engine.export.converters import check_target, to_lite_files, to_onnx
 from ppdet_repro.engine.export.fold import FixedFusion, fold_batch_norms, with_replaced
 from ppdet_repro.engine.export.grid_sample_dcn import GridSampleConv
 from ppdet_repro.engine.export.infer_cfg import for_one_image, infer_config, read_input
@@ -35,8 +35,8 @@ from ppdet_repro.engine.export.wrappers import DecodedBoxes, FinalBoxes, HeadOut
 from ppdet_repro.engine.models import mode
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.modeling.necks.bifpn import Fusion
-from ppdet_repro.paddle_private.bias_fusion import remove_bias_reshapes
-from ppdet_repro.paddle_private.program import read_program, write_program
+from ppdet_repro.paddle_private.saved_program import fuse_biases, saved_program
+from ppdet_repro.paddle_private.traced_program import used_inputs
 from ppdet_repro.slim.qat import to_int8, without_clipping
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import atomic_folder
@@ -70,8 +70,8 @@ def export_model(
         The folder, `output_dir`/NAME, NAME_onnx or NAME_lite, where NAME is the config's. It replaces an older one.
 
     Raises:
-        UserError: The target does not support the model or the config, a converter fails, the exported model does not
-            agree with the detector, or the folder cannot be written.
+        UserError: The target does not support the model, the config or the installed Paddle, a converter fails, the
+            exported model does not agree with the detector, or the folder cannot be written.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -85,6 +85,7 @@ def export_model(
         if verify_on:
             raise UserError("--verify: an int8 model is not its float32 one; compare their AP (deploy/python/infer.py)")
         detector, quantize = without_clipping(detector), to_int8
+    check_target(target)
     settings = cfg.run.export if target == "paddle" else replace(cfg.run.export, nms=False)
     network_input = for_one_image(read_input(cfg), cfg) if target == "lite" else read_input(cfg)
     content = infer_config(cfg, network_input, remaining_suppression(detector, settings))
@@ -139,7 +140,8 @@ def wrap(detector: Detector, settings: ExportSettings, normalize: Optional[Norma
 
 
 def save_network(network: nn.Layer, image_shape: Sequence[Optional[int]], prefix: Path) -> None:
-    """Write `prefix`.pdmodel and `prefix`.pdiparams. Inputs that no output depends on are left out."""
+    """Write a program, `prefix`.pdmodel (Paddle 2) or `prefix`.json (Paddle 3), and `prefix`.pdiparams. Inputs that no
+    output depends on are left out."""
     batch = image_shape[0]
     spec = {
         "image": InputSpec(list(image_shape), "float32", "image"),
@@ -148,30 +150,17 @@ def save_network(network: nn.Layer, image_shape: Sequence[Optional[int]], prefix
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Paddle's advice to authors of static graphs
         traced = paddle.jit.to_static(network, input_spec=[spec], full_graph=True).forward
-        needed = needed_variables(traced.main_program, [output.name for output in traced.outputs])
-        used = {name: spec[name] for name in spec if name in needed}
+        used = {name: spec[name] for name in used_inputs(traced, list(spec))}
         paddle.jit.save(network, str(prefix), input_spec=None if used == spec else [used])
-    file = prefix.with_suffix(".pdmodel")
-    program = read_program(file)
-    remove_bias_reshapes(program)
-    write_program(program, file)
-
-
-def needed_variables(program: paddle.static.Program, outputs: Sequence[str]) -> Set[str]:
-    """The names of all variables that the outputs are computed from."""
-    needed = set(outputs)
-    for operator in reversed(program.global_block().ops):
-        if needed.intersection(operator.output_arg_names):
-            needed.update(operator.input_arg_names)
-    return needed
+    fuse_biases(saved_program(prefix))
 
 
 def convert(folder: Path, target: str, precision: str) -> None:
     """Replace the Paddle model in a folder by that of the target, ONNX or Paddle-Lite."""
-    program, parameters = folder / "model.pdmodel", folder / "model.pdiparams"
+    program, parameters = saved_program(folder / "model"), folder / "model.pdiparams"
     if target == "onnx":
         to_onnx(program, parameters, folder / "model.onnx")
     else:
         to_lite_files(program, parameters, folder, precision)
-    for file in folder.glob("model.pd*"):
-        file.unlink()
+    for file in (program, *folder.glob("model.pd*")):
+        file.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from ppdet_repro.engine.export.grid_sample_dcn import GridSampleConv
 from ppdet_repro.modeling.necks.bifpn import Fusion
 from ppdet_repro.paddle_private.program import read_program
 from ppdet_repro.runtime.lite_network import IsolatedLiteNetwork, LiteNetwork
-from ppdet_repro.runtime.networks import OnnxNetwork, OpenVinoNetwork
+from ppdet_repro.runtime.networks import OnnxNetwork, OpenVinoNetwork, network_file
 from ppdet_repro.utils.errors import UserError
 
 SHAPE = [1, 4, 6, 6]
@@ -77,7 +77,7 @@ def saved(net, folder):
     """The network as a Paddle inference model."""
     net.eval()
     paddle.jit.save(net, str(folder / "model"), input_spec=[InputSpec(SHAPE, "float32", "image")])
-    return folder / "model.pdmodel", folder / "model.pdiparams"
+    return network_file(folder, "paddle"), folder / "model.pdiparams"
 
 
 def image():

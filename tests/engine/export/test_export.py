@@ -14,9 +14,14 @@ from ppdet_repro.data.transform.preprocess import from_list, to_list
 from ppdet_repro.engine.export.export_model import export_model
 from ppdet_repro.engine.export.fold import fold_batch_norms
 from ppdet_repro.engine.export.infer_cfg import ARCHITECTURES
+from ppdet_repro.paddle_private.saved_program import inference_config
+from ppdet_repro.runtime.networks import network_file
 from ppdet_repro.utils.errors import UserError
 
-FILES = ["infer_cfg.yml", "model.pdiparams", "model.pdiparams.info", "model.pdmodel"]
+FILES = {
+    ".pdmodel": ["infer_cfg.yml", "model.pdiparams", "model.pdiparams.info", "model.pdmodel"],  # Paddle 2
+    ".json": ["infer_cfg.yml", "model.json", "model.pdiparams"],  # Paddle 3
+}
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,7 @@ def export(config, model, output_dir, *overrides):
 
 def run(folder, inputs):
     """The exported model's outputs on a dict of arrays."""
-    config = inference.Config(str(folder / "model.pdmodel"), str(folder / "model.pdiparams"))
+    config = inference_config(network_file(folder, "paddle"))
     config.disable_glog_info()
     predictor = inference.create_predictor(config)
     for name in predictor.get_input_names():
@@ -75,7 +80,7 @@ def assert_same_boxes(found, expected):
 
 
 def test_the_folder_is_paddledetections(folder):
-    assert sorted(path.name for path in folder.iterdir()) == FILES
+    assert sorted(path.name for path in folder.iterdir()) == FILES[network_file(folder, "paddle").suffix]
     assert yaml.safe_load((folder / "infer_cfg.yml").read_text()) == {
         "mode": "paddle",
         "draw_threshold": 0.5,

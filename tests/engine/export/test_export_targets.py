@@ -19,6 +19,7 @@ from ppdet_repro.engine.export import verify as verify_module
 from ppdet_repro.engine.export.export_model import export_model
 from ppdet_repro.engine.export.infer_cfg import read_input
 from ppdet_repro.engine.export.verify import TOLERANCES, Tolerance, choose_files, output_differences, stage_of, verify
+from ppdet_repro.runtime.networks import network_file
 from ppdet_repro.runtime.options import build_parser
 from ppdet_repro.utils.errors import UserError
 
@@ -66,7 +67,7 @@ def test_an_export_finds_the_eager_models_boxes(name, target, taught, tmp_path):
     found = checked(cfg, model, folder, target)
     tolerance = {"paddle": (1e-3, 1e-5)}.get(target, (0.05, 1e-4))
     assert found.unmatched == 0 and found.box <= tolerance[0] and found.score <= tolerance[1]
-    files = {"paddle": ["model.pdiparams", "model.pdmodel"], "onnx": ["model.onnx"]}
+    files = {"paddle": ["model.pdiparams", network_file(folder, "paddle").name], "onnx": ["model.onnx"]}
     files["lite"] = ["model_arm.nb", "model_x86.nb"]
     names = [path.name for path in folder.iterdir() if path.suffix != ".info"]
     assert sorted(names) == sorted(["infer_cfg.yml", *files[target]])
