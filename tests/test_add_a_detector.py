@@ -136,15 +136,11 @@ def test_the_sixth_detector_trains_evaluates_and_exports(tmp_path):
     cfg = load_config(config, [*settings, f"weights={tmp_path / 'tiny/model_final.pdparams'}"])
     model = load_trained(cfg)
     assert evaluate(model, cfg)["bbox_mAP_50"] > 0.1
-    exported = open_model_folder(export_model(model, cfg, tmp_path / "exported"))
-    inputs = {
-        "image": np.random.default_rng(0).normal(size=[1, 3, 128, 128]).astype("float32"),
-        "im_shape": np.full([1, 2], 128, "float32"),
-        "scale_factor": np.ones([1, 2], "float32"),
-    }
-    found, _ = PaddleNetwork(exported.network_file).run(inputs)
-    with paddle.no_grad():
-        eager = model({name: paddle.to_tensor(value) for name, value in inputs.items()})
+    network = PaddleNetwork(open_model_folder(export_model(model, cfg, tmp_path / "exported")).network_file)
+    image, ones = np.random.default_rng(0).normal(size=[1, 3, 128, 128]), np.ones([1, 2], "float32")
+    inputs = {"image": image.astype("float32"), "im_shape": 128 * ones, "scale_factor": ones}
+    found, _ = network.run(inputs)
+    eager = model({name: paddle.to_tensor(value) for name, value in inputs.items()})
     assert np.allclose(found, eager["bbox"].numpy(), atol=1e-3)
 
 
