@@ -28,7 +28,7 @@ def multiclass_nms(boxes: paddle.Tensor, scores: paddle.Tensor, attributes: Mapp
     if not in_dynamic_or_pir_mode():
         return append_operator("multiclass_nms3", boxes, scores, attributes, "NmsRoisNum")
     rows, _, count = _C_ops.multiclass_nms3(boxes, scores, None, *(attributes[name] for name in MULTICLASS_NMS))
-    return rows.reshape([-1, 6]), count
+    return rows, count
 
 
 def matrix_nms(boxes: paddle.Tensor, scores: paddle.Tensor, attributes: Mapping[str, Any]) -> Rows:
@@ -36,7 +36,7 @@ def matrix_nms(boxes: paddle.Tensor, scores: paddle.Tensor, attributes: Mapping[
     if not in_dynamic_or_pir_mode():
         return append_operator("matrix_nms", boxes, scores, attributes, "RoisNum")
     rows, _, count = _C_ops.matrix_nms(boxes, scores, *(attributes[name] for name in MATRIX_NMS))
-    return rows.reshape([-1, 6]), count
+    return rows, count
 
 
 def append_operator(
