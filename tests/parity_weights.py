@@ -172,6 +172,6 @@ def double_precision(model):
     recordings carry that error, too. In float64 the comparison gives the same figures everywhere.
     """
     model = copy.deepcopy(model)
-    model.astype("float64")
+    model.to(dtype="float64")
     model.train()
     return model

@@ -11,6 +11,7 @@ import math
 from typing import Optional, Sequence
 
 import paddle
+import paddle.nn.functional as F
 from paddle import Tensor
 
 MAX_LOG_SCALE = math.log(1000.0 / 16)
@@ -54,11 +55,28 @@ def has_area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
 
 
+def larger(a: Tensor, b: Tensor) -> Tensor:
+    """The larger number, elementwise. Where they are equal, only `b` gets the gradient.
+
+    `paddle.maximum(a, b)` has this gradient in Paddle 2, with which PaddleDetection trained. In Paddle 3 it gives one
+    half to each.
+    """
+    return paddle.fmax(b, a)
+
+
+def smaller(a: Tensor, b: Tensor) -> Tensor:
+    """The smaller number, elementwise. Where they are equal, only `b` gets the gradient, as in `larger`."""
+    return paddle.fmin(b, a)
+
+
 def intersection(a: Tensor, b: Tensor) -> Tensor:
-    """Overlapping area of xyxy boxes: [..., 4], [..., 4] -> [...]."""
-    corner1 = paddle.maximum(a[..., :2], b[..., :2])
-    corner2 = paddle.minimum(a[..., 2:], b[..., 2:])
-    sides = (corner2 - corner1).clip(min=0)  # [..., 2]
+    """Overlapping area of xyxy boxes: [..., 4], [..., 4] -> [...].
+
+    Without a gradient where the boxes only touch; `clip(min=0)` has one there in Paddle 3.
+    """
+    corner1 = larger(a[..., :2], b[..., :2])
+    corner2 = smaller(a[..., 2:], b[..., 2:])
+    sides = F.relu(corner2 - corner1)  # [..., 2]
     return sides[..., 0] * sides[..., 1]
 
 
@@ -80,7 +98,7 @@ def iou_plus_eps(a: Tensor, b: Tensor, eps: float = 1e-9) -> Tensor:
 
 def iou_of_distances(a: Tensor, b: Tensor) -> Tensor:
     """IoU of two boxes around the same point, given by non-negative distances: [..., 4], [..., 4] -> [...]."""
-    overlap = _area_of_distances(paddle.minimum(a, b))
+    overlap = _area_of_distances(smaller(a, b))
     return overlap / (_area_of_distances(a) + _area_of_distances(b) - overlap).clip(min=1e-12)
 
 
@@ -102,8 +120,8 @@ def giou(a: Tensor, b: Tensor, eps: float = 1e-10) -> Tensor:
     """
     overlap = intersection(a, b)
     union = area(a) + area(b) - overlap + eps
-    corner1 = paddle.minimum(a[..., :2], b[..., :2])
-    corner2 = paddle.maximum(a[..., 2:], b[..., 2:])
+    corner1 = smaller(a[..., :2], b[..., :2])
+    corner2 = larger(a[..., 2:], b[..., 2:])
     sides = corner2 - corner1  # [..., 2]
     enclosing = sides[..., 0] * sides[..., 1] + eps
     return overlap / union - (enclosing - union) / enclosing

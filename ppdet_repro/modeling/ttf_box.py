@@ -94,8 +94,11 @@ class FixedSizeSelection(ScoreSelection):
 
 
 def local_maxima(heatmap: Tensor) -> Tensor:
-    """The heat map [B, K, H, W], set to 0 where one of the 8 neighbors is larger."""
-    return heatmap * (F.max_pool2d(heatmap, 3, stride=1, padding=1) == heatmap).astype(heatmap.dtype)
+    """The heat map [B, K, H, W], set to 0 where one of the 8 neighbors is larger.
+
+    Compared by >= with the largest, because == takes numbers for equal in Paddle 2 that differ by less than 1e-8.
+    """
+    return heatmap * (heatmap >= F.max_pool2d(heatmap, 3, stride=1, padding=1)).astype(heatmap.dtype)
 
 
 def best_class_rows(boxes: Tensor, scores: Tensor) -> Tensor:

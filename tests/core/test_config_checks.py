@@ -17,7 +17,6 @@ from ppdet_repro.core.config.reading import compose
 from ppdet_repro.core.config.run import NO_EFFECT, UNSUPPORTED_HARDWARE, ExportSettings, PaperRow, RunSettings
 from ppdet_repro.core.config.schema import Checker, Scope
 from ppdet_repro.core.config.types import parse_annotation
-from ppdet_repro.utils.logger import get_logger
 
 
 def test_all_problems_come_together_each_with_file_line_and_nearest_match():
@@ -155,13 +154,12 @@ def test_an_annotation_outside_the_type_language_is_a_programming_error():
 # --- settings without effect ---
 
 
-def test_a_setting_without_effect_loads_with_one_line_in_the_log(caplog, monkeypatch):
-    monkeypatch.setattr(get_logger(), "propagate", True)
+def test_a_setting_without_effect_loads_with_one_line_in_the_log(logged):
     text = "find_unused_parameters: true\nGridMask: {upper_iter: 5}\nTrainReader:\n  sample_transforms: [GridMask]"
     load_config(write("a.yml", f"epoch: 1\n{text}\nPTQ: {{ptq_config: {{upsample_bins: 127}}}}"))
-    assert sorted(record.getMessage().split(": ")[0] for record in caplog.records) == ["a.yml:2", "a.yml:3", "a.yml:6"]
+    assert sorted(record.getMessage().split(": ")[0] for record in logged.records) == ["a.yml:2", "a.yml:3", "a.yml:6"]
     assert (
-        "a.yml:2: find_unused_parameters has no effect: parameters without a gradient are always allowed" in caplog.text
+        "a.yml:2: find_unused_parameters has no effect: parameters without a gradient are always allowed" in logged.text
     )
 
 

@@ -16,7 +16,6 @@ from ppdet_repro.core.config.components import REQUIRED, Expression, Parameter
 from ppdet_repro.core.config.document import Node, Problem
 from ppdet_repro.core.config.schema import Checker, Scope
 from ppdet_repro.core.config.types import ListOf, OneOf, Scalar
-from ppdet_repro.utils.logger import get_logger
 
 
 def test_a_class_of_the_users_cannot_take_the_name_of_a_component():
@@ -83,7 +82,6 @@ def test_what_the_syntax_tree_says_of_a_component_is_what_python_says(name):
 
 
 @pytest.mark.parametrize("path", [p for p in ROOT.glob("configs/**/*.yml") if p.parent.name != "_base_"])
-def test_every_config_of_the_repository_passes(path, caplog, monkeypatch):
-    monkeypatch.setattr(get_logger(), "propagate", True)
+def test_every_config_of_the_repository_passes(path, logged):
     load_config(path)
-    assert "has no effect" not in caplog.text
+    assert "has no effect" not in logged.text

@@ -49,6 +49,33 @@ def test_giou_by_hand():
     np.testing.assert_allclose(B.giou(a, b), [1 / 7 - 50 / 225, -700 / 900, 1], rtol=1e-6)
 
 
+def gradients(function, a, b):
+    a, b = (paddle.to_tensor(value, "float32", stop_gradient=False) for value in (a, b))
+    function(a, b).sum().backward()
+    return a.grad.tolist(), b.grad.tolist()
+
+
+def test_where_numbers_are_equal_the_second_one_gets_the_gradient():
+    """As in Paddle 2; `paddle.maximum` and `paddle.minimum` of Paddle 3 halve it."""
+    assert gradients(B.larger, [0, 1, 2], [1, 1, 1]) == ([0, 0, 1], [1, 1, 0])
+    assert gradients(B.smaller, [0, 1, 2], [1, 1, 1]) == ([1, 0, 0], [0, 1, 1])
+
+
+def test_gradients_where_sides_of_boxes_coincide():
+    # b covers the left half of a: the overlap's three common sides and its right one are b's, its size is 5 x 10
+    assert gradients(B.intersection, [0, 0, 10, 10], [0, 0, 5, 10]) == ([0, 0, 0, 0], [-10, -5, 10, 5])
+    # they touch: the overlap is 0, without a gradient
+    assert gradients(B.intersection, [0, 0, 10, 10], [10, 2, 20, 8]) == ([0] * 4, [0] * 4)
+    # equal boxes, of area 100: only their areas have a gradient for a. d(o / (A + B - o)) / dA = -1 / 100,
+    # and A's derivatives by x1, y1, x2, y2 are -10, -10, 10, 10
+    (x1, y1, x2, y2), _ = gradients(B.iou, [0, 0, 10, 10], [0, 0, 10, 10])
+    assert [x1, y1, x2, y2] == pytest.approx([0.1, 0.1, -0.1, -0.1])
+    # GIoU adds union / enclosing area; the latter's gradient goes to b, too: -1/10 cancels
+    assert gradients(B.giou, [0, 0, 10, 10], [0, 0, 10, 10])[0] == pytest.approx([0] * 4, abs=1e-6)
+    # distances (1, 1, 1, 1) twice: the union's derivative by each is 2, the IoU's -2 / 4
+    assert gradients(B.iou_of_distances, [[1] * 4], [[1] * 4])[0] == [pytest.approx([-0.5] * 4)]
+
+
 def test_l1_distance_is_of_center_and_size():
     # centers (5, 5), (10, 10); sizes (10, 10), (8, 12): 5 + 5 + 2 + 2
     assert B.l1_distance(tensor([[0, 0, 10, 10]]), tensor([[6, 4, 14, 16]])).tolist() == [[14]]

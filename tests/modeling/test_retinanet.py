@@ -155,6 +155,16 @@ def test_matching_by_hand():
     assert MaxIoUAssigner(0.5, 0.4)(anchors, anchors, far).labels.tolist() == [NEGATIVE] * 4
 
 
+def test_ious_that_differ_by_rounding_are_equal():
+    """An anchor of 32 x 32 that contains a box of 4 x 4 has an IoU of 16 / 1024 with it. Those of the others are
+    smaller by 1.9e-9, the next number in float32 to 32, by 1.9e-8 and by 5e-5."""
+    sides = [[0, 0, 32, 32], [0, 0, 32.000004, 32], [0, 0, 32.00004, 32], [0, 0, 32.1, 32]]
+    anchors, box = paddle.to_tensor(sides, "float32"), paddle.to_tensor([[8, 8, 12, 12]], "float32")
+    areas = (anchors[:, 2] - anchors[:, 0]) * 32
+    assert areas[0] < areas[1] < areas[2] < areas[3]
+    assert MaxIoUAssigner(0.5, 0.4)(anchors, anchors, box).labels.tolist() == [0, 0, NEGATIVE, NEGATIVE]
+
+
 def test_smooth_l1_by_hand():
     values, targets = paddle.to_tensor([0.0, 0.5, 3.0]), paddle.to_tensor([0.0, 1.0, 1.0])
     # beta 1: 0, 0.5^2 / 2, 2 - 0.5

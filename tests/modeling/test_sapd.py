@@ -235,6 +235,10 @@ def test_levels_by_hand():
     assert choose_levels(losses, 1).chosen.astype("int64").sum(axis=1).tolist() == [1, 1, 0]
 
 
+def test_numbers_that_are_almost_equal_have_different_ranks():
+    assert ranks(paddle.to_tensor([5e-9, 0.0, 1e-9])).tolist() == [2, 0, 1]
+
+
 def test_the_smallest_object_owns_a_point():
     claims = paddle.to_tensor([[True, True, False, False], [True, True, True, False], [False, True, False, False]])
     assert smallest_owner(claims, paddle.to_tensor([4.0, 9.0, 4.0])).tolist() == [0, 0, 1, -1]

@@ -201,6 +201,8 @@ def test_max_per_img_keeps_the_best_and_may_exceed_the_map():
 def test_local_maxima_keep_plateaus():
     kept = local_maxima(paddle.to_tensor([[[[0.2, 0.5, 0.5, 0.1], [0.2, 0.3, 0.1, 0.1]]]]))
     assert kept[0, 0].tolist() == [[0, 0.5, 0.5, 0], [0, 0, 0, 0]]
+    almost_equal = paddle.to_tensor([[[[0.02, 0.02 + 5e-9]]]])  # two numbers in float32
+    assert (local_maxima(almost_equal) > 0).tolist() == [[[[False, True]]]]
 
 
 @pytest.mark.parametrize("fixed_size", [False, True])

@@ -18,7 +18,6 @@ from ppdet_repro.engine.training.checkpoint import list_checkpoints
 from ppdet_repro.engine.training.progress import TrainLog
 from ppdet_repro.engine.training.train import train
 from ppdet_repro.optimizer.phases import Phase, PhaseFreezer, TrainPhases
-from ppdet_repro.utils import logger
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.weights import read_state
 
@@ -212,15 +211,13 @@ def moved(before, after, part):
     return changed - statistics, statistics
 
 
-def test_a_run_in_two_phases(two_phases, tmp_path, caplog, monkeypatch):
+def test_a_run_in_two_phases(two_phases, tmp_path, logged):
     """The backbone is trained only in the second phase, norms only in the first; batch size and optimizer change."""
-    monkeypatch.setattr(logger.get_logger(), "propagate", True)
-    caplog.set_level("INFO")
     cfg = load_config(two_phases)
     train(cfg)
     folder = tmp_path / "output" / "two_phases"
-    assert "from epoch 1 on: backbone frozen" in caplog.text
-    assert "from epoch 3 on: all batch norms frozen, 1 images per batch" in caplog.text
+    assert "from epoch 1 on: backbone frozen" in logged.text
+    assert "from epoch 3 on: all batch norms frozen, 1 images per batch" in logged.text
     second, third, last = (weights(folder, epoch) for epoch in (2, 3, 4))
     assert moved(second, last, "backbone")[0] and not moved(second, last, "")[1]
     assert all(".norm." not in name and ".convs.0.1." not in name for name in moved(third, last, "")[0])

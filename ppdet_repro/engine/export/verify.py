@@ -107,7 +107,7 @@ def verify(
     preprocess, eager_preprocess = from_list(model.preprocess), from_list(eager_steps)
     settings = detector.post_process.suppress.settings
     lowest = max(settings.get(name, 0.0) for name in ("score_threshold", "post_threshold", "score_thresh"))
-    exact = copy.deepcopy(detector).astype("float64")
+    exact = copy.deepcopy(detector).to(dtype="float64")
     outputs: Dict[str, float] = {}
     agreements: List[Agreement] = []
     for file in files:

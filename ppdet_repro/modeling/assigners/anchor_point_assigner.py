@@ -68,10 +68,13 @@ def nearest_to(centers: Tensor, coordinates: Tensor) -> Tensor:
 
 
 def ranks(values: Tensor) -> Tensor:
-    """The rank of each value along the last axis, 0 for the smallest; equal values in order: [..., n] int64."""
+    """The rank of each value along the last axis, 0 for the smallest; equal values in order: [..., n] int64.
+
+    Without ==, which takes numbers for equal in Paddle 2 that differ by less than 1e-8.
+    """
     one, other = values.unsqueeze(-1), values.unsqueeze(-2)
     earlier = paddle.tril(paddle.ones([values.shape[-1]] * 2), -1) > 0
-    return ((other < one) | ((other == one) & earlier)).astype("int64").sum(axis=-1)
+    return ((other < one) | ((other <= one) & earlier)).astype("int64").sum(axis=-1)
 
 
 def choose_levels(losses: Tensor, top_k: int) -> LevelChoice:

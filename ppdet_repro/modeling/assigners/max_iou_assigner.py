@@ -12,6 +12,12 @@ from ppdet_repro.modeling.assigners.matches import IGNORED, NEGATIVE, Matches, m
 from ppdet_repro.modeling.boxes import pairwise_iou
 from ppdet_repro.utils.errors import UserError
 
+TIE = 1e-8
+"""IoUs that differ by less count as equal: a small box has the same IoU, up to rounding, with every anchor of one size
+that contains it. PaddleDetection compares with `==`, which has this tolerance in Paddle 2 and none in Paddle 3; its
+RetinaNets were published for Paddle 2.
+"""
+
 
 @register
 class MaxIoUAssigner:
@@ -44,7 +50,7 @@ class MaxIoUAssigner:
         positive = best >= self.positive_overlap
         if self.allow_low_quality:
             of_each_box = overlaps.max(axis=1, keepdim=True)  # [G, 1]
-            positive = positive | ((overlaps == of_each_box) & (overlaps > 0)).any(axis=0)
+            positive = positive | ((of_each_box - overlaps <= TIE) & (overlaps > 0)).any(axis=0)
         negative, ignored = (paddle.full([len(anchors)], value, "int64") for value in (NEGATIVE, IGNORED))
         others = paddle.where(best < self.negative_overlap, negative, ignored)
         return matches_of(paddle.where(positive, overlaps.argmax(axis=0), others))

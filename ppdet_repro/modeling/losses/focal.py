@@ -6,6 +6,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ppdet_repro.core.registry import register
+from ppdet_repro.modeling.losses.cross_entropy import without_zeros
 from ppdet_repro.utils.errors import UserError
 
 
@@ -22,5 +23,5 @@ class FocalLoss(nn.Layer):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Logits and targets in [0, 1], of the same shape -> the loss of every element."""
-        loss = F.sigmoid_focal_loss(logits, targets, alpha=self.alpha, gamma=self.gamma, reduction="none")
-        return loss * self.loss_weight
+        settings = {"alpha": self.alpha, "gamma": self.gamma, "reduction": "none"}
+        return F.sigmoid_focal_loss(without_zeros(logits), targets, **settings) * self.loss_weight

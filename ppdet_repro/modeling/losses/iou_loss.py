@@ -9,6 +9,7 @@ from paddle import Tensor, nn
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.modeling.boxes import giou, iou_plus_eps
+from ppdet_repro.modeling.losses.cross_entropy import binary_cross_entropy
 
 Factor = Union[Tensor, float]
 
@@ -67,4 +68,4 @@ class IouAwareLoss(nn.Layer):
         iou = iou_plus_eps(boxes, targets).detach()
         if self.form == "soft_weight":
             return -iou * F.log_sigmoid(logits) * self.loss_weight
-        return F.binary_cross_entropy_with_logits(logits, iou, reduction="none") * self.loss_weight
+        return binary_cross_entropy(logits, iou) * self.loss_weight

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import List, Optional
 
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ppdet_repro.core.contract import Losses
 from ppdet_repro.core.registry import Part, Shared, register
 from ppdet_repro.modeling.boxes import iou_plus_eps, xyxy_from_cxcywh
+from ppdet_repro.modeling.losses.cross_entropy import binary_cross_entropy
 from ppdet_repro.modeling.yolo_predictions import Grid, YOLOPredictions, scaled_sigmoid, xyxy_from_cells
 
 
@@ -85,19 +85,19 @@ class YOLOv3Loss(nn.Layer):
     def center_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Of positions in the cell: both [P, 2] -> [P, 2]."""
         if self.scale_x_y == 1:
-            return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+            return binary_cross_entropy(logits, targets)
         return (scaled_sigmoid(logits, self.scale_x_y) - targets).abs()
 
     def class_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Both [P, K] -> [P, K]. Positive targets count as 1 before smoothing."""
         targets = (targets > 0).astype("float32") * (1 - 2 * self.smoothing) + self.smoothing
-        return F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return binary_cross_entropy(logits, targets)
 
     def objectness_loss(self, predictions: YOLOPredictions, scores: Tensor, gt_boxes: Tensor) -> Tensor:
         """The sum over all anchors, from the scores of their objects [B, N] (0: no object) and `gt_boxes` [B, G, 4]."""
         has_box = (scores > 0).astype("float32")  # [B, N]
         counts = (self.best_overlap(predictions, gt_boxes) <= self.ignore_thresh).astype("float32")  # [B, N]
-        loss = F.binary_cross_entropy_with_logits(predictions.objectness, has_box, reduction="none")
+        loss = binary_cross_entropy(predictions.objectness, has_box)
         return (loss * (scores + (1 - has_box) * counts)).sum()
 
     @paddle.no_grad()
