@@ -1,13 +1,11 @@
 """Finds or downloads weight files, and reads them without running code in them.
 
-A `.pdparams` file is a pickle, and unpickling a file from elsewhere can run any code. `read_state` accepts only the
-few names that arrays consist of. Downloads are cached, resumed after an interruption, and verified.
+A `.pdparams` file is a pickle, and unpickling a file from elsewhere can run any code. `read_state` reads it with
+`array_pickle`, which accepts arrays alone. Downloads are cached, resumed after an interruption, and verified.
 """
 
 from __future__ import annotations
 
-import _codecs
-import collections
 import hashlib
 import http.client
 import os
@@ -25,6 +23,7 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
+from ppdet_repro.utils.array_pickle import Refused, StoredArray, load_arrays
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import atomic_file
 from ppdet_repro.utils.logger import get_logger
@@ -38,31 +37,6 @@ ATTEMPTS = 3
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 20
 
-ADMITTED: Dict[tuple, Any] = {  # what a pickle of arrays may refer to
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _codecs.encode,  # bytes, in protocol 2
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("builtins", "tuple"): tuple,
-    ("__builtin__", "tuple"): tuple,
-}
-for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # in NumPy 1 and 2
-    ADMITTED[_module, "_reconstruct"] = np.zeros(0).__reduce__()[0]
-    ADMITTED[_module, "scalar"] = np.float32(0).__reduce__()[0]
-
-
-class _Refused(Exception):
-    """A pickle refers to something that no genuine weight file contains."""
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles arrays in dicts, lists and tuples, nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ADMITTED:
-            raise _Refused(f"{module}.{name}")
-        return ADMITTED[module, name]
-
 
 def read_state(path: Union[str, Path]) -> Dict[str, np.ndarray]:
     """Read the arrays of a weight file by name, without running code in the file.
@@ -74,13 +48,13 @@ def read_state(path: Union[str, Path]) -> Dict[str, np.ndarray]:
         raise UserError(f"{path}: the file is empty; copy or download it again")
     try:
         with open(path, "rb") as file:
-            content = _ArrayUnpickler(file, encoding="latin1").load()
+            content = load_arrays(file)
     except OSError as error:
         raise UserError(f"{path}: cannot read the weights: {error.strerror}") from error
-    except _Refused as error:
+    except Refused as error:
         raise UserError(
-            f"{path}: refused: the file refers to {error}, which no weight file needs and which could run "
-            "code; get the weights from a source that you trust"
+            f"{path}: refused: {error}, which no weight file needs and which could run code; get the weights from a "
+            "source that you trust"
         ) from None
     except Exception as error:  # unpickling bytes that are not a pickle raises nearly anything
         kind = type(error).__name__
@@ -90,22 +64,27 @@ def read_state(path: Union[str, Path]) -> Dict[str, np.ndarray]:
     content.pop(NAME_TABLE, None)
     try:
         for key, entry in content.pop(SPLIT_TABLE, {}).items():
-            pieces = [content.pop(piece) for piece in entry["slices"]]
-            content[key] = np.concatenate(pieces).reshape(entry["OriginShape"])
+            pieces = [_array(piece, content.pop(piece)) for piece in entry["slices"]]
+            content[key] = StoredArray(np.concatenate(pieces).reshape(entry["OriginShape"]))
         return {key: _array(key, value) for key, value in content.items()}
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: not a weight file: {error}") from None
 
 
 def _array(key: Any, value: Any) -> np.ndarray:
-    """The value of an entry as a numeric array. Paddle saves some values as (name, array)."""
+    """The value of an entry as a numeric array. Paddle saves some values as (name, array), and bfloat16 as uint16."""
     if not isinstance(key, str):
         raise TypeError(f"a name is {key!r}, not text")
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
         value = value[1]
-    if not isinstance(value, (np.ndarray, np.generic)) or np.asarray(value).dtype.kind not in "biuf":
+    if not isinstance(value, StoredArray) or value.value is None:
         raise TypeError(f"{key!r} is a {type(value).__name__}, not an array of numbers")
-    return np.asarray(value)
+    return _float32(value.value) if value.value.dtype == np.uint16 else value.value
+
+
+def _float32(bfloat16: np.ndarray) -> np.ndarray:
+    """The same numbers as float32, whose upper 16 bits are those of bfloat16."""
+    return np.asarray(np.left_shift(bfloat16, 16, dtype=np.uint32).view(np.float32))
 
 
 def save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:

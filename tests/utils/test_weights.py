@@ -54,11 +54,6 @@ class TestReading:
         state = read_state(dump(tmp_path / "a.pdparams", content))
         assert state["a"].tolist() == [0, 1, 2] and float(state["b"]) == 2.5
 
-    def test_numpy_2_names(self, tmp_path):
-        content = pickle.dumps({"a": np.arange(3)}, protocol=2).replace(b"numpy.core.", b"numpy._core.")
-        (tmp_path / "a.pdparams").write_bytes(content)
-        assert read_state(tmp_path / "a.pdparams")["a"].tolist() == [0, 1, 2]
-
     def test_arrays_over_a_gigabyte_that_paddle_cut_to_pieces(self, tmp_path):
         whole = np.arange(6, dtype=np.float32).reshape(2, 3)
         content = {
@@ -71,35 +66,17 @@ class TestReading:
         state = read_state(dump(tmp_path / "a.pdparams", content, protocol=2))
         assert set(state) == {"small", "big"} and np.array_equal(state["big"], whole)
 
-    @pytest.mark.parametrize(
-        "hostile",
-        [
-            lambda mark: Calls(os.system, f"touch {mark}"),
-            lambda mark: Calls(eval, f"open({str(mark)!r}, 'w')"),
-            lambda mark: Calls(exec, f"open({str(mark)!r}, 'w')"),
-            lambda mark: Calls(open, str(mark), "w"),
-            lambda mark: Calls(np.save, str(mark), 1),
-            lambda mark: Calls(np.load, str(mark), None, True),
-            lambda mark: Calls(getattr, "text", "join"),
-            lambda mark: {"weight": Calls(os.mkdir, str(mark))},
-        ],
-    )
-    @pytest.mark.parametrize("protocol", [0, 2, 4])
-    def test_a_hostile_file_runs_nothing(self, tmp_path, hostile, protocol):
+    def test_bfloat16_becomes_float32(self, tmp_path):
+        """Paddle saves it as uint16. 0x3FA0 is 1.25: sign 0, exponent 127, and the fraction 1/4."""
+        state = read_state(dump(tmp_path / "a.pdparams", {"a": np.array([0x3F80, 0x3FA0, 0xC000], np.uint16)}))
+        assert state["a"].dtype == np.float32 and state["a"].tolist() == [1.0, 1.25, -2.0]
+
+    def test_a_hostile_file_is_refused(self, tmp_path):
         mark = tmp_path / "mark"
-        path = dump(tmp_path / "a.pdparams", hostile(mark), protocol)
-        with pytest.raises(UserError, match="refused: the file refers to"):
+        path = dump(tmp_path / "a.pdparams", {"weight": Calls(os.system, f"touch {mark}")})
+        with pytest.raises(UserError, match="a.pdparams: refused: the file refers to posix.system, .* that you trust"):
             read_state(path)
         assert not mark.exists()
-
-    def test_admitted_names_cannot_be_tampered_with(self, tmp_path):
-        # GLOBAL numpy ndarray, EMPTY_DICT with __init__ set, BUILD
-        content = b"\x80\x02cnumpy\nndarray\n}X\x08\x00\x00\x00__init__K\x01sb."
-        (tmp_path / "a.pdparams").write_bytes(content)
-        before = np.ndarray.__init__
-        with pytest.raises(UserError, match="damaged"):
-            read_state(tmp_path / "a.pdparams")
-        assert np.ndarray.__init__ is before
 
     @pytest.mark.parametrize(
         "content, complaint",
@@ -111,7 +88,8 @@ class TestReading:
             (pickle.dumps({"a": "text"}), "'a' is a str, not an array"),
             (pickle.dumps({"LR_Scheduler": {"last_epoch": 3}}), "'LR_Scheduler' is a dict"),
             (pickle.dumps({3: np.zeros(1)}), "a name is 3"),
-            (pickle.dumps({"a": np.array([None])}), "'a' is a ndarray, not an array of numbers"),
+            (pickle.dumps({"a": np.array([None])}), "refused: the file has values of the type 'O8'"),
+            (pickle.dumps({"UnpackBigParamInfor@@": [1]}), "not a weight file"),
             (pickle.dumps({"UnpackBigParamInfor@@": {"a": {"slices": ["b"], "OriginShape": 1}}}), "not a weight file"),
         ],
     )

@@ -1,0 +1,151 @@
+"""Pickles of arrays: which are read, and which are refused before they do anything."""
+
+from __future__ import annotations
+
+import collections
+import io
+import os
+import pickle
+
+import numpy as np
+import pytest
+
+from ppdet_repro.utils.array_pickle import STAND_INS, Refused, load_arrays
+
+PROTOCOLS = range(6)
+RECONSTRUCT = np.zeros(0).__reduce__()[0]
+SCALAR = np.float32(0).__reduce__()[0]
+FROM_BUFFER = np.zeros(1).__reduce_ex__(5)[0]
+ADDRESS = b"\x41" * 8  # where there is no memory
+
+
+def load(content):
+    return load_arrays(io.BytesIO(content))
+
+
+class Calls:
+    """An object that makes whoever unpickles it call a function, and give its result a state."""
+
+    def __init__(self, function, *arguments, state=None):
+        self.call = (function, arguments) if state is None else (function, arguments, state)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+class TestArrays:
+    @pytest.mark.parametrize(
+        "array",
+        [
+            np.arange(6, dtype=np.float32).reshape(2, 3),
+            np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+            np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2),
+            np.arange(12, dtype=np.int8)[::3],
+            np.arange(3, dtype=">f4"),
+            np.array([True, False]),
+            np.array(1.5),
+            np.zeros((0, 4)),
+            np.float16(2.5),
+            np.int64(-3),
+        ],
+    )
+    def test_an_array_comes_back(self, protocol, array):
+        found = load(pickle.dumps(array, protocol)).value
+        assert found.dtype == array.dtype.newbyteorder("=") and found.shape == array.shape
+        np.testing.assert_array_equal(found, array)
+
+    def test_dicts_lists_and_tuples(self, protocol):
+        content = collections.OrderedDict(a=[np.arange(3)], b=("name", np.arange(2)), c={"d": 1})
+        found = load(pickle.dumps(content, protocol))
+        assert list(found) == ["a", "b", "c"] and found["c"] == {"d": 1}
+        assert found["a"][0].value.tolist() == [0, 1, 2] and found["b"][1].value.tolist() == [0, 1]
+
+    def test_an_array_that_occurs_twice_is_one(self, protocol):
+        array = np.arange(3)
+        first, second = load(pickle.dumps([array, array], protocol))
+        assert first is second
+
+
+def test_a_pickle_of_python_2():
+    """Its bytes are texts of eight-bit characters."""
+    content = (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        b"(K\x01K\x02\x85cnumpy\ndtype\nU\x02i2K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        b"\x89U\x04\x01\x00\xff\xfftb."
+    )
+    assert load(content).value.tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+class TestHostile:
+    @pytest.mark.parametrize(
+        "hostile",
+        [
+            lambda mark: Calls(os.system, f"touch {mark}"),
+            lambda mark: Calls(eval, f"open({str(mark)!r}, 'w')"),
+            lambda mark: Calls(exec, f"open({str(mark)!r}, 'w')"),
+            lambda mark: Calls(open, str(mark), "w"),
+            lambda mark: Calls(np.save, str(mark), 1),
+            lambda mark: Calls(np.load, str(mark), None, True),
+            lambda mark: Calls(getattr, "text", "join"),
+            lambda mark: Calls(RECONSTRUCT, np.matrix, (0,), b"b"),
+            lambda mark: {"weight": [Calls(os.mkdir, str(mark))]},
+        ],
+    )
+    def test_other_names_are_refused(self, tmp_path, hostile, protocol):
+        mark = tmp_path / "mark"
+        content = pickle.dumps(hostile(mark), protocol)
+        with pytest.raises(Refused, match="the file refers to "):
+            load(content)
+        assert not mark.exists()
+
+    @pytest.mark.parametrize("name", ["O", "O8", "V8", "U1", "S8", "M8[s]", "c8", "f4,O", "(2,)f4", "float32"])
+    def test_types_that_are_not_numbers_are_refused(self, name, protocol):
+        with pytest.raises(Refused, match="the file has values of the type "):
+            load(pickle.dumps(Calls(np.dtype, name), protocol))
+
+    @pytest.mark.parametrize("flags", [0, 1, 63])
+    def test_addresses_are_not_followed(self, flags, protocol):
+        """With such flags, NumPy takes an address in the file for one of an object; the process may crash."""
+        state = (3, "|", None, None, None, -1, -1, flags)
+        objects = Calls(np.dtype, "O8", False, True, state=state)
+        number = Calls(np.dtype, "f8", False, True, state=state)
+        array = Calls(RECONSTRUCT, np.ndarray, (0,), b"b", state=(1, (1,), objects, False, ADDRESS))
+        for hostile in (Calls(SCALAR, objects, ADDRESS), array, Calls(FROM_BUFFER, ADDRESS, objects, (1,), "C")):
+            with pytest.raises(Refused, match="the file has values of the type 'O8'"):
+                load(pickle.dumps(hostile, protocol))
+        flagged = load(pickle.dumps(Calls(SCALAR, number, ADDRESS), protocol)).value
+        assert flagged.dtype.flags == np.dtype("f8").flags == 0
+
+    def test_an_array_is_as_large_as_its_bytes(self, protocol):
+        large = Calls(RECONSTRUCT, np.ndarray, (1 << 60,), b"b", state=(1, (1 << 40,), np.dtype("f8"), False, ADDRESS))
+        for hostile in (large, Calls(FROM_BUFFER, ADDRESS, np.dtype("f8"), (2,), "C")):
+            with pytest.raises(ValueError, match="cannot reshape"):
+                load(pickle.dumps(hostile, protocol))
+        with pytest.raises(TypeError):
+            load(pickle.dumps(Calls(bytes, 1 << 40), protocol))
+
+    def test_an_array_without_a_state_has_no_value(self, protocol):
+        assert load(pickle.dumps(Calls(RECONSTRUCT, np.ndarray, (1 << 60,), b"b"), protocol)).value is None
+
+    def test_other_arguments_are_refused(self, protocol):
+        with pytest.raises(Refused, match="an array whose type is a str"):
+            load(pickle.dumps(Calls(SCALAR, "f4", ADDRESS), protocol))
+        with pytest.raises(Refused, match="the file calls numpy.ndarray"):
+            load(pickle.dumps(Calls(np.ndarray, (1 << 60,)), protocol))
+
+
+def test_only_latin1_is_encoded():
+    """GLOBAL _codecs encode, ("text", "rot13"), REDUCE"""
+    with pytest.raises(Refused, match="the encoding 'rot13'"):
+        load(b"\x80\x02c_codecs\nencode\nX\x04\x00\x00\x00textX\x05\x00\x00\x00rot13\x86R.")
+
+
+@pytest.mark.parametrize("state", [b"}X\x01\x00\x00\x00xK\x01s", b"N}X\x01\x00\x00\x00xK\x01s\x86"])
+@pytest.mark.parametrize("module, name", sorted(STAND_INS))
+def test_stand_ins_cannot_be_changed(module, name, state):
+    """GLOBAL, {"x": 1} or (None, {"x": 1}), BUILD"""
+    with pytest.raises(Refused, match="the file changes a function"):
+        load(b"\x80\x02c" + f"{module}\n{name}\n".encode() + state + b"b.")
+    assert not hasattr(STAND_INS[module, name], "x")
