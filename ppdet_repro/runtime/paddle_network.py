@@ -8,15 +8,14 @@ from typing import List, Mapping, Optional, Sequence
 import numpy as np
 from paddle import inference
 
-from ppdet_repro.paddle_private.saved_program import inference_config, read_operators
+from ppdet_repro.paddle_private.onednn import convolve_in_bfloat16, multiply_outside
+from ppdet_repro.paddle_private.saved_program import inference_config, is_pir, read_operators
 from ppdet_repro.runtime import paddle_program as program_facts
 from ppdet_repro.runtime.paddle_options import PaddleOptions, check_options, check_precision, installed_build
-from ppdet_repro.runtime.paddle_program import CONVOLUTIONS
 from ppdet_repro.utils.errors import UserError
 
 ONEDNN_SHAPES = 10  # input sizes whose kernels stay cached
 GPU_MEMORY_MB = 200  # first allocation
-FUSED = {"fused_conv2d", "fused_matmul", "fused_transpose", "fc"}  # operators that Paddle makes by fusing others
 # The operators that compute in int8 in a quantized model; `fused_conv2d` is what oneDNN makes of a convolution. Without
 # this list, oneDNN also rounds poolings, reshapes and transposes with known ranges, and so the decoded boxes.
 INT8_OPERATORS = {"conv2d", "depthwise_conv2d", "fused_conv2d"}
@@ -41,12 +40,15 @@ class PaddleNetwork:
 def make_config(program: Path, options: PaddleOptions, operators: Sequence[str]) -> inference.Config:
     """The settings of Paddle Inference for a program, without TensorRT."""
     config = inference_config(program)
-    configure(config, options, operators)
+    configure(config, options, operators, is_pir(program))
     return config
 
 
-def configure(config: inference.Config, options: PaddleOptions, operators: Sequence[str] = ()) -> None:
-    """Apply the options to a configuration. `operators` are those of the program."""
+def configure(
+    config: inference.Config, options: PaddleOptions, operators: Sequence[str] = (), pir: bool = False
+) -> None:
+    """Apply the options to a configuration. `operators` are those of the program; `pir` tells whether Paddle 3 wrote
+    it."""
     if options.device == "gpu":
         config.enable_use_gpu(GPU_MEMORY_MB, 0)
     elif options.device == "xpu":
@@ -57,7 +59,7 @@ def configure(config: inference.Config, options: PaddleOptions, operators: Seque
         config.disable_gpu()
         config.set_cpu_math_library_num_threads(options.cpu_threads)
         if options.enable_mkldnn:
-            configure_onednn(config, options, operators)
+            configure_onednn(config, options, operators, pir)
         else:
             config.disable_mkldnn()  # Paddle 2.6 enables it by default
     config.switch_ir_optim(True)
@@ -65,20 +67,18 @@ def configure(config: inference.Config, options: PaddleOptions, operators: Seque
     config.disable_glog_info()
 
 
-def configure_onednn(config: inference.Config, options: PaddleOptions, operators: Sequence[str]) -> None:
+def configure_onednn(config: inference.Config, options: PaddleOptions, operators: Sequence[str], pir: bool) -> None:
     """Enable oneDNN in the precision that the options name."""
     config.enable_mkldnn()
     config.set_mkldnn_cache_capacity(ONEDNN_SHAPES)
     if options.enable_mkldnn_bfloat16:
-        config.enable_mkldnn_bfloat16()
-        config.set_bfloat16_op(CONVOLUTIONS | FUSED)  # boxes computed in bfloat16 would be off by pixels
+        convolve_in_bfloat16(config, pir)
     elif program_facts.is_quantized(operators) and options.enable_mkldnn_int8 is not False:
         config.enable_mkldnn_int8(INT8_OPERATORS)
     if program_facts.multiplies_only_before_convolutions(operators):
         # The image is normalized by a broadcast product, for which oneDNN has only a slow reference kernel: a tenth of
         # YOLOF's time. Paddle's own kernel is fast.
-        config.delete_pass("elementwise_act_onednn_fuse_pass")  # it would insist on oneDNN's products
-        config.set_mkldnn_op((set(operators) | FUSED) - {"elementwise_mul"})
+        multiply_outside(config, operators, pir)
 
 
 def create_predictor(config: inference.Config, folder: Path) -> inference.Predictor:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Sequence
 
-CONVOLUTIONS = {"conv2d", "depthwise_conv2d", "conv2d_transpose", "depthwise_conv2d_transpose", "deformable_conv"}
+from ppdet_repro.paddle_private.onednn import CONVOLUTIONS
+
 QUANTIZING = ("quantize_linear", "fake_quantize", "fake_channel_wise_quantize")  # how their names start
 
 

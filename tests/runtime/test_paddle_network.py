@@ -74,7 +74,7 @@ def test_products_before_and_between_convolutions_are_distinguished():
 
 def test_paddle_normalizes_instead_of_onednn_and_finds_the_same(model):
     operators = read_operators(model.network_file)
-    assert multiplies_only_before_convolutions(operators)
+    assert multiplies_only_before_convolutions(operators)  # by the names of Paddle 2, also in a program of Paddle 3
     calls = calls_for(operators)
     (ours,) = calls["set_mkldnn_op"]
     assert {"conv2d", "fused_conv2d"} <= ours and "elementwise_mul" not in ours
@@ -87,11 +87,14 @@ def test_paddle_normalizes_instead_of_onednn_and_finds_the_same(model):
     np.testing.assert_allclose(bbox, plain[0], atol=1e-4)
 
 
-def test_bfloat16_is_for_convolutions_so_that_boxes_stay_exact(model):
+def test_bfloat16_is_for_convolutions_so_that_boxes_stay_exact():
     calls = calls_for(enable_mkldnn_bfloat16=True)
     assert "enable_mkldnn_bfloat16" in calls
     (operators,) = calls["set_bfloat16_op"]
     assert "conv2d" in operators and not {"elementwise_add", "exp", "concat"} & operators
+    recorder = Recorder()
+    configure(recorder, PaddleOptions(enable_mkldnn_bfloat16=True), pir=True)
+    assert recorder.calls["delete_pass"] == ("onednn_placement_pass",) and "set_bfloat16_op" not in recorder.calls
 
 
 @pytest.mark.skipif(not installed_build().bfloat16, reason="the CPU has no AVX-512")
@@ -100,6 +103,9 @@ def test_bfloat16_finds_about_the_same(model):
     short, _ = PaddleNetwork(model.network_file, PaddleOptions(enable_mkldnn_bfloat16=True)).run(INPUTS)
     assert (exact[0] != short[0]).any()  # it does compute in another precision
     np.testing.assert_allclose(short[0, 1:], exact[0, 1:], rtol=0.05, atol=1.0)
+    corners = short[:, 2:]
+    rounded = (corners.view(np.uint32) & 0xFFFF) == 0  # could be numbers in bfloat16
+    assert rounded[corners != np.round(corners)].mean() < 0.1  # boxes are decoded in float32
 
 
 def test_a_quantized_model_computes_in_int8_unless_a_flag_prevents_it():
