@@ -1,36 +1,46 @@
 # make demo   generate data, train, evaluate, export, run the exported model: images and curves in output/demo/
 # make test   ruff, mypy and pytest
-# Both create the virtual environment .venv first; PYTHON=/path/to/python selects another Python for it.
+# Both create a virtual environment first. PADDLE=2.6 or PADDLE=3.2 selects its Paddle: `make demo PADDLE=3.2`. The
+# default version is in .venv, the other one beside it in .venv-paddleVERSION. PYTHON=/path/to/python selects its Python.
 
-VENV := .venv
+DEFAULT_PADDLE := 2.6
+PADDLE ?= $(DEFAULT_PADDLE)
+LOCK := requirements-paddle$(PADDLE).lock
+VENV := .venv$(if $(filter-out $(DEFAULT_PADDLE),$(PADDLE)),-paddle$(PADDLE))
 export PYTHON
 
-.PHONY: demo test lint venv slim tide clean
+ifeq ($(wildcard $(LOCK)),)
+$(error PADDLE is '$(PADDLE)', but must be one of: $(patsubst requirements-paddle%.lock,%,$(wildcard *.lock)))
+endif
+
+.PHONY: demo test lint pytest venv slim tide clean
 
 demo: venv
 	$(VENV)/bin/python tools/demo.py
 
-test: lint
-	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+test: lint pytest
 
 lint: venv
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+pytest: venv
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
 venv:
-	@tools/make_venv.sh $(VENV)
+	@tools/make_venv.sh $(VENV) $(PADDLE)
 
 # --no-deps: PaddleSlim depends on opencv-python, which conflicts with opencv-python-headless.
 slim: venv
-	$(VENV)/bin/python -m pip install --constraint requirements.lock --editable '.[slim]' --no-build-isolation
+	$(VENV)/bin/python -m pip install --constraint $(LOCK) --editable '.[slim]' --no-build-isolation
 	$(VENV)/bin/python -m pip install --no-deps paddleslim==2.6.0
 
 # tidecv is for `tools/eval.py --tide`, and depends on opencv-python too.
 tide: venv
-	$(VENV)/bin/python -m pip install --constraint requirements.lock --editable '.[tide]' --no-build-isolation
+	$(VENV)/bin/python -m pip install --constraint $(LOCK) --editable '.[tide]' --no-build-isolation
 	$(VENV)/bin/python -m pip install --no-deps tidecv==1.0.1
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info output/demo .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-paddle* build dist *.egg-info output/demo .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

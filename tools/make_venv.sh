@@ -1,24 +1,26 @@
 #!/bin/sh
-# make_venv.sh DIRECTORY: create a virtual environment with the packages of requirements.lock and this package (editable).
-# Does nothing if the environment is complete and was made from the same requirements.lock, setup.py, pyproject.toml,
-# checkout folder and PYTHON.
+# make_venv.sh DIRECTORY PADDLE: create a virtual environment with the packages of requirements-paddlePADDLE.lock and
+# this package (editable). Does nothing if the environment is complete and was made from the same lock file, setup.py,
+# pyproject.toml, checkout folder and PYTHON.
 set -eu
 
 venv=$1
-state="$PWD ${PYTHON:-auto} $(cat requirements.lock setup.py pyproject.toml | cksum)"
+paddle=$2
+lock=requirements-paddle$paddle.lock
+state="$PWD ${PYTHON:-auto} $lock $(cat "$lock" setup.py pyproject.toml | cksum)"
 if [ "$(cat "$venv/.complete" 2>/dev/null)" = "$state" ]; then
     exit 0
 fi
 
-python=$(tools/find_python.sh)
+python=$(tools/find_python.sh "$paddle")
 rm -f "$venv/.complete"
 quiet=
 [ -t 1 ] || quiet=--quiet
-echo "== $venv: $("$python" --version) ($python), packages of requirements.lock (about 1 GB on disk)"
+echo "== $venv: $("$python" --version) ($python), packages of $lock (about 1 GB on disk)"
 "$python" -m venv --clear "$venv"
-if ! "$venv/bin/python" -m pip install --disable-pip-version-check $quiet --requirement requirements.lock; then
+if ! "$venv/bin/python" -m pip install --disable-pip-version-check $quiet --requirement "$lock"; then
     version=$("$python" -c 'import platform; print(platform.python_version(), "on", platform.machine())')
-    echo "error: pip could not install requirements.lock: see its message above. It needs a network or a pip mirror," \
+    echo "error: pip could not install $lock: see its message above. It needs a network or a pip mirror," \
         "and a wheel of every package for Python $version" >&2
     exit 2
 fi

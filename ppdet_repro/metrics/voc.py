@@ -69,7 +69,9 @@ def evaluate_voc(
     average = AVERAGES[map_type]
     classes = []
     for k, name in enumerate(class_names):
-        number, score_parts, hit_parts = 0, [np.zeros(0)], [np.zeros(0)]
+        number = 0
+        score_parts: List[np.ndarray] = [np.zeros(0)]
+        hit_parts: List[np.ndarray] = [np.zeros(0)]
         for image in detections:
             rows, objects = _of_class(image, truth[image.im_id], k, evaluate_difficult)
             number += int((~objects.difficult).sum())

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, List, Mapping, Union
+from typing import Any, Dict, List, Mapping, Union
 
 import numpy as np
 
@@ -50,7 +50,8 @@ class IsolatedLiteNetwork:
         """See `Network.run`. Also raises UserError if Paddle-Lite aborts."""
         with tempfile.TemporaryDirectory() as folder:
             given, result = Path(folder, "inputs.npz"), Path(folder, "outputs.npz")
-            np.savez(given, **inputs)
+            named: Dict[str, Any] = dict(inputs)
+            np.savez(given, **named)
             run_in_child("ran", "run_once", self.path, given, result)
             with np.load(result) as arrays:
                 return [arrays[f"arr_{i}"] for i in range(len(arrays.files))]

@@ -6,7 +6,7 @@ Source: Wang et al., "SOLOv2", NeurIPS 2020 ("Matrix NMS").
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import List, Optional
 
 import numpy as np
 
@@ -31,7 +31,8 @@ def matrix_nms(
     places = best_pairs(scores, score_threshold, candidates)  # [P]
     classes, index = np.divmod(places, scores.shape[1])
     raw = scores.ravel()[places]
-    kept, decayed = [np.zeros(0, np.int64)], [np.zeros(0, scores.dtype)]
+    kept: List[np.ndarray] = [np.zeros(0, np.int64)]
+    decayed: List[np.ndarray] = [np.zeros(0, scores.dtype)]
     for label in np.unique(classes[classes != background_label]):
         pairs = np.flatnonzero(classes == label)
         pairs = pairs[np.argsort(-raw[pairs], kind="stable")]  # [n]

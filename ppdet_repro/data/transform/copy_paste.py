@@ -32,7 +32,7 @@ def read_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 def boxes_of_masks(masks: np.ndarray) -> np.ndarray:
     """Compute the xyxy boxes [G, 4] around masks [G, H, W], none of which is empty. A pixel is 1 wide."""
-    columns, rows = masks.any(axis=1), masks.any(axis=2)  # [G, W], [G, H]
+    columns, rows = np.any(masks, axis=1), np.any(masks, axis=2)  # [G, W], [G, H]
     (x1, x2), (y1, y2) = ((seen.argmax(1), seen.shape[1] - seen[:, ::-1].argmax(1)) for seen in (columns, rows))
     return np.stack([x1, y1, x2, y2], axis=1).astype(np.float32)
 
@@ -120,7 +120,7 @@ class CopyPaste:
         sample["im_shape"] = np.array([side, side], np.float32)
         placed = [placement.pixels(mask.view(np.uint8), side, 0, cv2.INTER_NEAREST).view(bool) for mask in originals]
         masks = np.stack(placed) if placed else np.zeros((0, side, side), bool)
-        seen = masks.any(axis=(1, 2)) & (sample["gt_bbox"][:, 2:] > sample["gt_bbox"][:, :2]).all(axis=1)
+        seen = np.any(masks, axis=(1, 2)) & (sample["gt_bbox"][:, 2:] > sample["gt_bbox"][:, :2]).all(axis=1)
         select_boxes(sample, seen)
         return masks[seen]
 
@@ -158,7 +158,7 @@ def paste(sample: Sample, masks: np.ndarray, other: Sample, pasted: np.ndarray) 
     covered = pasted.any(axis=0)  # [S, S]
     sample["image"][covered] = other["image"][covered]
     left = masks & ~covered
-    seen = left.any(axis=(1, 2))
+    seen = np.any(left, axis=(1, 2))
     shrunk = np.flatnonzero(seen & (masks & covered).any(axis=(1, 2)))
     boxes, around = sample["gt_bbox"][shrunk], boxes_of_masks(left[shrunk])
     sample["gt_bbox"][shrunk, :2] = np.maximum(boxes[:, :2], around[:, :2])

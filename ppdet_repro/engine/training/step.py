@@ -96,7 +96,7 @@ class NanGuard:
             return ""
         self.saved += 1
         path = self.folder / f"nan_step{step}_rank{self.rank}.npz"
-        arrays: Dict[str, np.ndarray] = {}
+        arrays: Dict[str, Any] = {}
         for i, batch in enumerate(batches):
             for key, value in cast(Mapping[str, Any], batch).items():
                 if isinstance(value, list):
