@@ -140,6 +140,44 @@ def test_which_names_are_private(tmp_path, code, name):
     assert set(private_names(tmp_path / "a.py").values()) == ({name} if name else set())
 
 
+# What tells Paddle's version, and what `versions` derives from it. Outside the folder code calls functions that are
+# right for every version, so that no condition on a version spreads.
+VERSIONS = {"paddle.__version__", "paddle.version", "paddle.framework.use_pir_api", "inference.get_version"}
+DERIVED = {"SAVES_PIR"}
+
+
+def version_questions(path: Path) -> Dict[int, str]:
+    """Where a file asks for Paddle's version, by line."""
+    found = {}
+    for name, line in all_imported(path):
+        if name in VERSIONS or name.split(".")[-1] in DERIVED:
+            found[line] = name
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.Attribute) and (ast.unparse(node) in VERSIONS or node.attr in DERIVED):
+            found[node.lineno] = ast.unparse(node)
+    return found
+
+
+@pytest.mark.parametrize("path", [f for f in FILES if PRIVATE_FOLDER not in f.parents], ids=module_name)
+def test_paddles_version_is_asked_for_in_one_folder_only(path):
+    assert version_questions(path) == {}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "if paddle.__version__ >= '3': pass",
+        "from paddle import version",
+        "import paddle.version",
+        "from ppdet_repro.paddle_private.versions import SAVES_PIR",
+        "versions.SAVES_PIR",
+    ],
+)
+def test_what_asks_for_a_version(tmp_path, code):
+    (tmp_path / "a.py").write_text(code)
+    assert len(version_questions(tmp_path / "a.py")) == 1
+
+
 @pytest.mark.parametrize("path", [*FILES, *OTHERS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_module_search_path_stays_as_it_is(path):
     """Files named _checkout.py may extend it: they let a checkout run without an installation."""
