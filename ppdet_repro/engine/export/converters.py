@@ -14,7 +14,8 @@ from typing import Sequence
 
 from ppdet_repro.paddle_private.lite_program import compatible_program, slices_of_weights
 from ppdet_repro.paddle_private.program import operator_types, read_program, write_program
-from ppdet_repro.paddle_private.saved_program import is_pir, read_operators, saved_program
+from ppdet_repro.paddle_private.saved_program import is_pir, read_operators
+from ppdet_repro.paddle_private.versions import PROGRAM_SUFFIX
 from ppdet_repro.runtime.networks import missing
 from ppdet_repro.utils.errors import UserError
 
@@ -53,15 +54,15 @@ opt.run()
 NOT_IN_ONNX = {"deformable_conv": "writes it with grid_sample", "matrix_nms": "leaves it out"}
 NOT_FOR_LITE = (
     "Paddle-Lite 2.13 reads programs of Paddle 2 only; export with Paddle 2.6, which reads the same weights: "
-    "`make venv PADDLE=2.6`, then `.venv/bin/ppdet-repro export --target lite` with the same arguments"
+    "`make venv PADDLE=2.6`, then `.venv/bin/ppdet-repro export -c CONFIG -o weights=PATH --target lite`"
 )
 SUPPRESSIONS = {"matrix_nms", "multiclass_nms3"}
 
 
 def check_target(target: str) -> None:
     """UserError if the installed Paddle cannot export for the target."""
-    if target == "lite" and is_pir(saved_program(Path("model"))):
-        raise UserError(f"--target lite: this Paddle writes programs of Paddle 3. {NOT_FOR_LITE}")
+    if target == "lite" and is_pir(Path("model").with_suffix(PROGRAM_SUFFIX)):
+        raise UserError(f"--target lite: the installed Paddle writes programs of Paddle 3, but {NOT_FOR_LITE}")
 
 
 def to_onnx(program: Path, parameters: Path, target: Path) -> None:
@@ -95,6 +96,8 @@ def to_lite(program: Path, parameters: Path, target: Path, device: str, precisio
         precision: "fp32"; "fp16", on arm only, computes in fp16; "int8" and "int16" store the weights in these types
             and compute in float32.
     """
+    if is_pir(program):
+        raise UserError(f"{program} is a program of Paddle 3, but {NOT_FOR_LITE}")
     if importlib.util.find_spec("paddlelite") is None:
         raise missing("paddlelite", "lite")
     check_lite(program, device, precision)
@@ -109,14 +112,12 @@ def to_lite(program: Path, parameters: Path, target: Path, device: str, precisio
 
 
 def check_lite(program: Path, device: str, precision: str) -> None:
-    """UserError if Paddle-Lite does not support the device, the precision or the program."""
+    """UserError if Paddle-Lite does not support the device, the precision or the operators of a .pdmodel file."""
     if device not in LITE_TARGETS or precision not in LITE_PRECISIONS:
         known = f"devices are {', '.join(LITE_TARGETS)}, precisions {', '.join(LITE_PRECISIONS)}"
         raise UserError(f"Paddle-Lite for {device} in {precision}: {known}")
     if precision == "fp16" and device != "arm":
         raise UserError("Paddle-Lite computes in fp16 only on arm; use fp32 for x86")
-    if is_pir(program):
-        raise UserError(f"{program}: {NOT_FOR_LITE}")
     description = read_program(program)
     kinds = operator_types(description)
     if slices_of_weights(description):

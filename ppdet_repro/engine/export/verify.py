@@ -107,7 +107,7 @@ def verify(
     preprocess, eager_preprocess = from_list(model.preprocess), from_list(eager_steps)
     settings = detector.post_process.suppress.settings
     lowest = max(settings.get(name, 0.0) for name in ("score_threshold", "post_threshold", "score_thresh"))
-    exact = copy.deepcopy(detector).to(dtype="float64")
+    exact = in_double_precision(detector)
     outputs: Dict[str, float] = {}
     agreements: List[Agreement] = []
     for file in files:
@@ -144,16 +144,27 @@ def check_tolerance(result: Verified, tolerance: Tolerance, target: str, precisi
             raise UserError(f"{problem}: {wrong}; nothing was exported")
 
 
+def in_double_precision(detector: Detector) -> Detector:
+    """A copy of a detector for `raw_in_double_precision`."""
+    return copy.deepcopy(detector).to(dtype="float64")
+
+
+@paddle.no_grad()
+def raw_in_double_precision(exact: Detector, image: paddle.Tensor) -> Any:
+    """The raw outputs of a detector that is in double precision, for images in float32."""
+    default = paddle.get_default_dtype()
+    paddle.set_default_dtype("float64")
+    try:
+        return exact.raw(image.astype("float64"))
+    finally:
+        paddle.set_default_dtype(default)
+
+
 @paddle.no_grad()
 def run_eager(detector: Detector, exact: Detector, inputs: Mapping[str, np.ndarray]) -> Dict[Stage, List[np.ndarray]]:
     """The outputs of a detector at each stage. `exact` is its copy in double precision."""
     image, im_shape, scale_factor = (paddle.to_tensor(inputs[name]) for name in ("image", "im_shape", "scale_factor"))
-    default = paddle.get_default_dtype()
-    paddle.set_default_dtype("float64")
-    try:
-        raw = exact.raw(image.astype("float64"))
-    finally:
-        paddle.set_default_dtype(default)
+    raw = raw_in_double_precision(exact, image)
     raw = paddle.utils.map_structure(lambda output: output.astype("float32"), raw)
     boxes, scores = detector.decode(raw, im_shape, scale_factor)
     found = detector.suppress(boxes, scores)

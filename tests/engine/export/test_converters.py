@@ -5,22 +5,26 @@ Each change is tested with a network of one operator, which Paddle-Lite runs.
 
 from __future__ import annotations
 
+import importlib.metadata
+import os
+import subprocess
 import sys
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.unknown_fields import UnknownFieldSet
 from paddle import nn
 from paddle.static import InputSpec
 from paddle.vision.ops import DeformConv2D, matrix_nms
 
 from ppdet_repro.engine.export import converters
-from ppdet_repro.engine.export.converters import check_lite, run_converter, to_lite, to_onnx
+from ppdet_repro.engine.export.converters import check_lite, check_target, run_converter, to_lite, to_onnx
 from ppdet_repro.engine.export.fold import FixedFusion, with_replaced
 from ppdet_repro.engine.export.grid_sample_dcn import GridSampleConv
 from ppdet_repro.modeling.necks.bifpn import Fusion
-from ppdet_repro.paddle_private.program import read_program
 from ppdet_repro.runtime.lite_network import IsolatedLiteNetwork, LiteNetwork
 from ppdet_repro.runtime.networks import OnnxNetwork, OpenVinoNetwork, network_file
 from ppdet_repro.utils.errors import UserError
@@ -80,6 +84,15 @@ def saved(net, folder):
     return network_file(folder, "paddle"), folder / "model.pdiparams"
 
 
+def needs_lite():
+    """Skip a test where Paddle-Lite is missing, or the installed Paddle writes programs that it cannot read."""
+    pytest.importorskip("paddlelite")
+    try:
+        check_target("lite")
+    except UserError as error:
+        pytest.skip(str(error))
+
+
 def image():
     return np.random.default_rng(0).normal(0, 4, SHAPE).astype(np.float32)
 
@@ -100,7 +113,7 @@ CHANGED = {
 
 @pytest.mark.parametrize("name", CHANGED)
 def test_paddle_lite_computes_what_paddle_computes(name, tmp_path):
-    pytest.importorskip("paddlelite")
+    needs_lite()
     paddle.seed(0)
     operator, layer = CHANGED[name]
     net = Deformed() if operator is None else Net(operator, None if layer is None else layer())
@@ -116,7 +129,7 @@ def test_paddle_lite_computes_what_paddle_computes(name, tmp_path):
 
 
 def test_without_the_change_the_crash_of_opt_is_an_error_of_one_line(tmp_path, monkeypatch):
-    pytest.importorskip("paddlelite")
+    needs_lite()
     files = saved(Net(F.relu6), tmp_path)
     monkeypatch.setattr(converters, "compatible_program", lambda program, device: program)
     with pytest.raises(UserError, match="opt was killed by signal 6 .* No attributes called threshold") as caught:
@@ -126,7 +139,7 @@ def test_without_the_change_the_crash_of_opt_is_an_error_of_one_line(tmp_path, m
 
 
 def test_int_weights_make_smaller_files(tmp_path):
-    pytest.importorskip("paddlelite")
+    needs_lite()
     files = saved(Net(lambda x, layer: layer(x), nn.Conv2D(4, 512, 3)), tmp_path)
     sizes = {}
     for precision in ("fp32", "int16", "int8", "fp16"):
@@ -136,7 +149,7 @@ def test_int_weights_make_smaller_files(tmp_path):
 
 
 def test_a_model_that_aborts_paddle_lite_is_an_error_of_one_line(tmp_path):
-    pytest.importorskip("paddlelite")
+    needs_lite()
     (tmp_path / "broken.nb").write_bytes(b"not a model")
     with pytest.raises(UserError, match="Paddle-Lite ended with (signal|code) .* when it ran .*broken.nb"):
         IsolatedLiteNetwork(tmp_path / "broken.nb").run({"image": image()})
@@ -148,18 +161,31 @@ def test_a_model_that_aborts_paddle_lite_is_an_error_of_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "device, precision, version, message",
+    "device, precision, message",
     [
-        ("opencl", "fp32", "2.6.2", "Paddle-Lite for opencl in fp32: devices are arm, x86"),
-        ("arm", "bf16", "2.6.2", "precisions fp32, fp16, int8, int16"),
-        ("x86", "fp16", "2.6.2", "fp16 only on arm"),
-        ("arm", "fp32", "3.3.0", "Paddle 3.3.0 writes programs that Paddle-Lite 2.13 cannot read"),
+        ("opencl", "fp32", "Paddle-Lite for opencl in fp32: devices are arm, x86"),
+        ("arm", "bf16", "precisions fp32, fp16, int8, int16"),
+        ("x86", "fp16", "fp16 only on arm"),
     ],
 )
-def test_what_paddle_lite_does_not_support_is_an_error(tmp_path, device, precision, version, message):
-    program, _ = saved(Net(F.relu), tmp_path)
+def test_what_paddle_lite_does_not_support_is_an_error(tmp_path, device, precision, message):
     with pytest.raises(UserError, match=message):
-        check_lite(program, device, precision, version)
+        check_lite(tmp_path / "model.pdmodel", device, precision)
+
+
+def test_paddle_lite_needs_programs_of_paddle_2(tmp_path, monkeypatch):
+    """It is an error of one line, with the command that makes one, whether Paddle-Lite is installed or not."""
+    remedy = r"Paddle-Lite 2.13 reads programs of Paddle 2 only; .* `make venv PADDLE=2.6`, then .* --target lite`$"
+    for files in (converters.to_lite_files, lambda *paths: to_lite(*paths[:2], paths[2] / "arm.nb", "arm")):
+        with pytest.raises(UserError, match=f"model.json is a program of Paddle 3, but {remedy}") as caught:
+            files(tmp_path / "model.json", tmp_path / "model.pdiparams", tmp_path)
+        assert "\n" not in str(caught.value)
+    monkeypatch.setattr(converters, "PROGRAM_SUFFIX", ".json")
+    with pytest.raises(UserError, match=f"--target lite: the installed Paddle writes .* Paddle 3, but {remedy}"):
+        check_target("lite")
+    check_target("onnx")
+    monkeypatch.setattr(converters, "PROGRAM_SUFFIX", ".pdmodel")
+    check_target("lite")
 
 
 @pytest.mark.parametrize(
@@ -171,9 +197,10 @@ def test_what_paddle_lite_does_not_support_is_an_error(tmp_path, device, precisi
     ],
 )
 def test_what_crashes_paddle_lite_in_any_case_is_refused(tmp_path, net, message):
+    needs_lite()
     program, _ = saved(net(), tmp_path)
     with pytest.raises(UserError, match=message):
-        check_lite(program, "arm", "fp32", "2.6.2")
+        check_lite(program, "arm", "fp32")
 
 
 def test_bifpns_weights_become_constants(tmp_path):
@@ -184,7 +211,7 @@ def test_bifpns_weights_become_constants(tmp_path):
     with paddle.no_grad():
         expected = net(paddle.to_tensor(image())).numpy()
         np.testing.assert_allclose(folded(paddle.to_tensor(image())).numpy(), expected, atol=1e-5)
-    pytest.importorskip("paddlelite")
+    needs_lite()
     to_lite(*saved(folded, tmp_path), tmp_path / "x86.nb", "x86")
     (found,) = IsolatedLiteNetwork(tmp_path / "x86.nb").run({"image": image()})
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -233,24 +260,53 @@ def test_matrix_nms_is_refused_before_paddle2onnx_aborts(tmp_path):
     assert not (tmp_path / "model.onnx").exists()
 
 
-def test_onnx_is_written_in_opset_16(tmp_path, monkeypatch):
+def test_onnx_is_written_in_opset_16(tmp_path):
     """paddle2onnx may choose version 19 by itself, for which its graphs are invalid."""
     pytest.importorskip("paddle2onnx")
-    given = []
-    monkeypatch.setattr(converters, "run_converter", lambda name, code, arguments, target: given.extend(arguments))
     to_onnx(*saved(Net(F.relu), tmp_path), tmp_path / "model.onnx")
-    assert {"--opset_version=16", "--enable_auto_update_opset=False"} <= set(given)
+    opset_import, version = 8, 2  # the numbers of these fields in ONNX's protobuf
+    (opset,) = fields((tmp_path / "model.onnx").read_bytes(), opset_import)
+    assert fields(opset, version) == [16]
+
+
+def fields(content, number):
+    """The values of a field in a protobuf message of unknown type."""
+    return [field.data for field in UnknownFieldSet(Empty.FromString(content)) if field.field_number == number]
+
+
+def test_an_export_to_onnx_installs_nothing(tmp_path, monkeypatch):
+    """By default, paddle2onnx 2.1 lets polygraphy run `python -m pip install`. Here a `pip` that only reports calls
+    hides the real one."""
+    pytest.importorskip("paddle2onnx")
+    calls = tmp_path / "calls"
+    (tmp_path / "path" / "pip").mkdir(parents=True)
+    fake = f"import sys; open({str(calls)!r}, 'a').write(repr(sys.argv)); sys.exit(1)"
+    (tmp_path / "path" / "pip" / "__main__.py").write_text(fake)
+    (tmp_path / "path" / "pip" / "__init__.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"), prepend=os.pathsep)
+    assert subprocess.run([sys.executable, "-m", "pip", "--version"]).returncode == 1 and calls.exists()
+    calls.unlink()
+    before = installed()
+    to_onnx(*saved(Net(F.relu), tmp_path), tmp_path / "model.onnx")
+    assert not calls.exists() and installed() == before
+
+
+def installed():
+    """The packages of this Python with their versions."""
+    return sorted((package.metadata["Name"], package.version) for package in importlib.metadata.distributions())
 
 
 def test_a_missing_or_damaged_program_is_an_error(tmp_path):
-    with pytest.raises(UserError, match="model.pdmodel does not exist"):
-        to_onnx(tmp_path / "model.pdmodel", tmp_path / "model.pdiparams", tmp_path / "model.onnx")
-    saved(Net(F.relu), tmp_path)
+    pytest.importorskip("paddle2onnx")
+    program, parameters = saved(Net(F.relu), tmp_path)
     with pytest.raises(UserError, match="absent does not exist"):
-        to_onnx(tmp_path / "model.pdmodel", tmp_path / "absent", tmp_path / "model.onnx")
-    (tmp_path / "model.pdmodel").write_bytes(b"\xff\xff")
+        to_onnx(program, tmp_path / "absent", tmp_path / "model.onnx")
+    program.write_bytes(b"\xff\xff")
     with pytest.raises(UserError, match="is not a Paddle model, or is damaged"):
-        read_program(tmp_path / "model.pdmodel")
+        to_onnx(program, parameters, tmp_path / "model.onnx")
+    program.unlink()
+    with pytest.raises(UserError, match=f"{program.name} does not exist"):
+        to_onnx(program, parameters, tmp_path / "model.onnx")
     (tmp_path / "model.onnx").write_bytes(b"no")
     pytest.importorskip("onnxruntime")
     with pytest.raises(UserError, match="ONNX Runtime cannot load .*model.onnx: .*; export it again"):

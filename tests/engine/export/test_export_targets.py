@@ -15,7 +15,9 @@ from tiny_yolof import write_images
 
 from ppdet_repro.cli import infer_exported
 from ppdet_repro.data.transform.preprocess import from_list
+from ppdet_repro.engine.export import converters
 from ppdet_repro.engine.export import verify as verify_module
+from ppdet_repro.engine.export.converters import check_target
 from ppdet_repro.engine.export.export_model import export_model
 from ppdet_repro.engine.export.infer_cfg import read_input
 from ppdet_repro.engine.export.verify import TOLERANCES, Tolerance, choose_files, output_differences, stage_of, verify
@@ -46,8 +48,13 @@ def taught(data):
 
 
 def need(target):
+    """Skip a test where a package is missing, or Paddle-Lite cannot read the programs of the installed Paddle."""
     for package in TARGETS[target]:
         pytest.importorskip(package)
+    try:
+        check_target(target)
+    except UserError as error:
+        pytest.skip(str(error))
 
 
 def checked(cfg, model, folder, target, precision="fp32", images=3):
@@ -152,8 +159,9 @@ def test_too_few_images_are_an_error(taught):
         choose_files(cfg, 7, None)
 
 
-def test_sizes_that_a_target_does_not_support_are_an_error(data, taught, tmp_path):
+def test_sizes_that_a_target_does_not_support_are_an_error(data, taught, tmp_path, monkeypatch):
     _, model = taught("yolof")
+    monkeypatch.setattr(converters, "PROGRAM_SUFFIX", ".pdmodel")  # as with Paddle 2
     free = small_config("yolof", data, "TestReader.inputs_def.image_shape=[3,-1,-1]")
     with pytest.raises(UserError, match="Paddle-Lite needs a fixed size; give --input_size HEIGHT WIDTH"):
         export_model(model, free, tmp_path, "lite")
@@ -248,37 +256,72 @@ def test_a_folder_for_another_engine_is_an_error(taught, infer, data, tmp_path):
         infer(folder, "--engine=lite")
 
 
-def test_an_exported_paddle_model_is_converted_and_runs(taught, data, infer, tmp_path, monkeypatch):
+@pytest.fixture
+def convert(tmp_path, monkeypatch):
+    """Runs deploy/lite/convert.py on a folder, into the folder `lite`, and returns its exit code."""
+
+    def run(folder):
+        monkeypatch.setattr(sys, "argv", ["convert.py", f"--model_dir={folder}", f"--output_dir={tmp_path / 'lite'}"])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(ROOT / "deploy" / "lite" / "convert.py"), run_name="__main__")
+        return ended.value.code
+
+    return run
+
+
+def test_an_exported_paddle_model_is_converted_and_runs(taught, data, infer, tmp_path, convert):
     from ppdet_repro.metrics.agreement import agreement
 
     need("lite")
     _, model = taught("yolof")
     plain = export_model(model, small_config("yolof", data, "export.nms=false"), tmp_path / "plain")
-    command = ["convert.py", f"--model_dir={plain}", f"--output_dir={tmp_path / 'lite'}"]
-    monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "deploy" / "lite" / "convert.py"), run_name="__main__")
-    assert ended.value.code == 0
+    assert convert(plain) == 0
     found = infer(tmp_path / "lite", "--engine=lite")
     expected = infer(export_model(model, small_config("yolof", data), tmp_path))
     assert len(expected) > 0
-    without_suppression = infer(plain)  # NumPy suppresses here, too
     for image in range(6):
         assert agreement(as_rows(expected, image), as_rows(found, image), 1e-4, 0.05).unmatched == 0
-        assert agreement(as_rows(expected, image), as_rows(without_suppression, image), 1e-5, 1e-3).unmatched == 0
 
 
-def test_what_cannot_be_converted_to_paddle_lite_is_an_error_of_one_line(taught, data, tmp_path, monkeypatch, capsys):
+def test_numpy_suppresses_like_the_suppression_in_the_network(taught, data, infer, tmp_path):
+    from ppdet_repro.metrics.agreement import agreement
+
+    _, model = taught("yolof")
+    without = infer(export_model(model, small_config("yolof", data, "export.nms=false"), tmp_path / "plain"))
+    expected = infer(export_model(model, small_config("yolof", data), tmp_path))
+    assert len(expected) > 0
+    for image in range(6):
+        assert agreement(as_rows(expected, image), as_rows(without, image), 1e-5, 1e-3).unmatched == 0
+
+
+def test_what_cannot_be_converted_to_paddle_lite_is_an_error_of_one_line(taught, tmp_path, convert, capsys):
     need("lite")
     cfg, model = taught("yolof")
-    folders = {tmp_path / "empty": "lacks model.pdmodel, model.pdiparams, infer_cfg.yml"}
-    (tmp_path / "empty").mkdir()
-    folders[export_model(model, cfg, tmp_path)] = "contains multiclass_nms3, after which Paddle-Lite aborts"
-    for folder, message in folders.items():
-        command = ["convert.py", f"--model_dir={folder}", f"--output_dir={tmp_path / 'lite'}"]
-        monkeypatch.setattr(sys, "argv", command)
-        with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(ROOT / "deploy" / "lite" / "convert.py"), run_name="__main__")
-        error = capsys.readouterr().err
-        assert ended.value.code == 2 and message in error and error.count("\n") == 1
-        assert not (tmp_path / "lite").exists()
+    folder = export_model(model, cfg, tmp_path)
+    capsys.readouterr()
+    assert convert(folder) == 2
+    error = capsys.readouterr().err
+    assert "contains multiclass_nms3, after which Paddle-Lite aborts" in error and error.count("\n") == 1
+    assert not (tmp_path / "lite").exists()
+
+
+def test_a_folder_without_a_program_of_paddle_2_is_an_error_of_one_line(tmp_path, convert, capsys):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    assert convert(folder) == 2
+    error = capsys.readouterr().err
+    assert "lacks model.pdmodel, model.pdiparams, infer_cfg.yml" in error and error.count("\n") == 1
+    for name in ("model.json", "model.pdiparams", "infer_cfg.yml"):
+        (folder / name).touch()
+    assert convert(folder) == 2
+    error = capsys.readouterr().err
+    assert "model.json is a program of Paddle 3, but Paddle-Lite 2.13 reads" in error and error.count("\n") == 1
+    assert not (tmp_path / "lite").exists()
+
+
+def test_an_export_for_paddle_lite_needs_a_paddle_that_writes_programs_of_paddle_2(taught, tmp_path, monkeypatch):
+    cfg, model = taught("yolof")
+    monkeypatch.setattr(converters, "PROGRAM_SUFFIX", ".json")  # as with Paddle 3
+    with pytest.raises(UserError, match="--target lite: the installed Paddle writes programs of Paddle 3, but"):
+        export_model(model, cfg, tmp_path, "lite")
+    assert not list(tmp_path.iterdir())
