@@ -29,6 +29,14 @@ def test_resize_scales_and_clips_boxes_and_multiplies_the_scale_factor():
     assert out["scale_factor"].tolist() == [4, 1.5]
 
 
+def test_the_scale_factor_is_multiplied_in_double_precision():
+    """NumPy 2 multiplies a float32 by a Python number in single precision, and 35 / 37 would be rounded before."""
+    given = sample(noise_image(37, 37))
+    given["scale_factor"] = np.array([0.1, 3], np.float32)
+    out = Resize([35, 35], keep_ratio=False)(given, context())["scale_factor"]
+    assert out.tolist() == [np.float32(float(np.float32(0.1)) * (35 / 37)), np.float32(3 * (35 / 37))]
+
+
 def test_one_scale_for_both_sides_as_paddledetection_deploys():
     """29 x 50 fits into 40 x 60 with a scale of 60 / 50, as 40 / 29 would make 50 to 68.97. The height becomes 34.8.
     Evaluation rounds it to 35 and scales by 35 / 29, deployment scales by 1.2; the sizes of the images are equal."""

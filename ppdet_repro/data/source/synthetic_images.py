@@ -144,7 +144,7 @@ def _paint(
     if rng.random() < 0.3:  # a rim
         radius = max(1, int(side * rng.uniform(0.02, 0.05)))
         core = cv2.erode(mask, np.ones((2 * radius + 1, 2 * radius + 1), np.uint8), borderValue=0)
-        light[core < 128] *= rng.choice([0.5, 1.6])
+        light[core < 128] *= float(rng.choice([0.5, 1.6]))
     alpha = mask[..., None] * np.float32(1 / 255)
     window += alpha * (surface * light[..., None] - window)
 
@@ -160,7 +160,7 @@ def _color(rng: np.random.Generator, hue: Optional[float]) -> np.ndarray:
 def _background(rng: np.random.Generator, height: int, width: int, options: ImageOptions) -> np.ndarray:
     """Draw a cluttered background, [height, width, 3] float32."""
     image = np.empty((height, width, 3), dtype=np.float32)
-    center, spread = rng.uniform(50, 205, 3), rng.uniform(10, 60)
+    center, spread = rng.uniform(50, 205, 3).tolist(), rng.uniform(10, 60)
     for channel in range(3):
         coarse = value_noise(rng, height, width, int(rng.integers(2, 5)))
         image[..., channel] = center[channel] + 2 * spread * (coarse - 0.5)

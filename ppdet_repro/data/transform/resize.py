@@ -57,8 +57,8 @@ def resize_sample(sample: Sample, target: Size, keep_ratio: bool, interp: int, o
     sample["image"] = cv2.resize(sample["image"], None, fx=scale_x, fy=scale_y, interpolation=interp)
     new = Size(*sample["image"].shape[:2])
     sample["im_shape"] = np.array(new, np.float32)
-    before = sample.get("scale_factor", (1.0, 1.0))
-    sample["scale_factor"] = np.array([before[0] * scale_y, before[1] * scale_x], np.float32)
+    before = np.asarray(sample.get("scale_factor", (1.0, 1.0)), np.float64)
+    sample["scale_factor"] = (before * [scale_y, scale_x]).astype(np.float32)
     if "gt_bbox" in sample:
         boxes = sample["gt_bbox"] * np.array([scale_x, scale_y] * 2, np.float32)
         sample["gt_bbox"] = np.clip(boxes, 0, np.array(new[::-1] * 2, np.float32))
