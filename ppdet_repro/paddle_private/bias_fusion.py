@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Dict, List
 
-from ppdet_repro.paddle_private.program import Operator, Program, all_arguments, arguments
+from ppdet_repro.paddle_private.program import Operator, Program, all_arguments, arguments, dimensions
 
 
 def remove_bias_reshapes(program: Program) -> int:
@@ -19,7 +19,7 @@ def remove_bias_reshapes(program: Program) -> int:
     Returns the number of biases that were found.
     """
     block = program.blocks[0]
-    shapes = {v.name: list(v.type.lod_tensor.tensor.dims) for v in block.vars if v.persistable}
+    shapes = {v.name: list(dimensions(v)) for v in block.vars if v.persistable}
     readers: Dict[str, List[Operator]] = {}
     for operator in block.ops:
         for name in set(all_arguments(operator.inputs)):

@@ -26,7 +26,7 @@ from typing import List, Set
 
 from paddle.base.proto import framework_pb2
 
-from ppdet_repro.paddle_private.program import Block, Operator, Program, all_arguments, arguments
+from ppdet_repro.paddle_private.program import Block, Operator, Program, all_arguments, arguments, dimensions
 
 SLICES = ("slice", "strided_slice", "split", "unbind", "unstack")
 MISSING_FLOATS = {"relu6": ("threshold", 6.0), "swish": ("beta", 1.0)}
@@ -61,8 +61,7 @@ def add_xshape(operator: Operator, block: Block) -> None:
     added.CopyFrom(template)
     added.name = f"{result}.xshape"
     added.persistable = False
-    del added.type.lod_tensor.tensor.dims[:]
-    added.type.lod_tensor.tensor.dims.extend([0, *template.type.lod_tensor.tensor.dims])
+    dimensions(added)[:] = [0, *dimensions(template)]
     operator.outputs.add(parameter="XShape", arguments=[added.name])
 
 

@@ -14,6 +14,7 @@ from ppdet_repro.utils.errors import UserError
 Program = Any
 Block = Any
 Operator = Any
+Variable = Any
 Slot = Any  # an input or output of an operator: its name and its variables
 
 
@@ -42,6 +43,13 @@ def write_program(program: Program, path: Path) -> None:
 def operator_types(program: Program) -> List[str]:
     """The types of a program's operators, in execution order."""
     return [operator.type for block in program.blocks for operator in block.ops]
+
+
+def dimensions(variable: Variable) -> Any:
+    """The sizes of a variable's axes, -1 for a free one: a list that can be changed in place."""
+    kind = variable.type
+    tensor = kind.dense_tensor if hasattr(kind, "dense_tensor") else kind.lod_tensor  # in Paddle 3 and in Paddle 2
+    return tensor.tensor.dims
 
 
 def arguments(slots: Sequence[Slot], name: str) -> List[str]:

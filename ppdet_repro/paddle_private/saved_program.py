@@ -15,8 +15,9 @@ from ppdet_repro.utils.errors import UserError
 
 
 def saved_program(prefix: Path) -> Path:
-    """The program that `paddle.jit.save` wrote to `prefix`."""
-    return prefix.with_suffix(PROGRAM_SUFFIX)
+    """The program that `paddle.jit.save` wrote to `prefix`, or would write if there is none."""
+    protobuf = prefix.with_suffix(".pdmodel")
+    return protobuf if protobuf.is_file() else prefix.with_suffix(PROGRAM_SUFFIX)
 
 
 def is_pir(path: Path) -> bool:

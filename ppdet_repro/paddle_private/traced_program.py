@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Hashable, Iterator, List, Sequence, Tuple
 
-from ppdet_repro.paddle_private.versions import SAVES_PIR
+from paddle.framework import use_pir_api
 
 Variables = Sequence[Hashable]
 
@@ -28,7 +28,7 @@ def named_inputs(traced: Any, names: Sequence[str]) -> Dict[str, Any]:
 def operators(program: Any) -> Iterator[Tuple[Variables, Variables]]:
     """What each operator reads and what it writes, in execution order."""
     for operator in program.global_block().ops:
-        if SAVES_PIR:
+        if use_pir_api():
             yield variables(operator.operands_source()), variables(operator.results())
         else:
             yield operator.input_arg_names, operator.output_arg_names
@@ -36,6 +36,6 @@ def operators(program: Any) -> Iterator[Tuple[Variables, Variables]]:
 
 def variables(values: Any) -> Variables:
     """What identifies each value of a program."""
-    if SAVES_PIR:
+    if use_pir_api():
         return [value.id for value in values if value.initialized()]  # others are optional inputs that are not given
     return [value.name for value in values]

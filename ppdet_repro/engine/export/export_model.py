@@ -12,6 +12,7 @@ The folder has the format of PaddleDetection's exports:
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Union
@@ -35,6 +36,7 @@ from ppdet_repro.engine.export.wrappers import DecodedBoxes, FinalBoxes, HeadOut
 from ppdet_repro.engine.models import mode
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.modeling.necks.bifpn import Fusion
+from ppdet_repro.paddle_private.protobuf_tracing import protobuf_tracing
 from ppdet_repro.paddle_private.saved_program import fuse_biases, saved_program
 from ppdet_repro.paddle_private.traced_program import used_inputs
 from ppdet_repro.slim.qat import to_int8, without_clipping
@@ -93,7 +95,8 @@ def export_model(
     try:
         with mode(detector, training=False), atomic_folder(destination) as folder:
             network = wrap(adapt(detector, target, settings.fuse_conv_bn), settings, network_input.normalize)
-            save_network(network, network_input.shape, folder / "model")
+            with protobuf_tracing() if quantize is not None else nullcontext():  # no engine reads int8 from a .json
+                save_network(network, network_input.shape, folder / "model")
             (folder / "infer_cfg.yml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
             if quantize is not None:
                 quantize(folder, lambda file: from_list(network_input.steps)([file])._asdict())

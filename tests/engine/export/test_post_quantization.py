@@ -23,9 +23,10 @@ from ppdet_repro.engine.export.infer_cfg import read_input
 from ppdet_repro.engine.export.post_quantization import calibration_files, post_quant
 from ppdet_repro.engine.model_weights import weights_of
 from ppdet_repro.engine.models import load_trained
-from ppdet_repro.paddle_private.bias_fusion import remove_bias_reshapes
 from ppdet_repro.paddle_private.program import operator_types as operators
 from ppdet_repro.paddle_private.program import read_program
+from ppdet_repro.paddle_private.protobuf_tracing import protobuf_tracing
+from ppdet_repro.paddle_private.saved_program import fuse_biases, saved_program
 from ppdet_repro.runtime.paddle_network import PaddleNetwork
 from ppdet_repro.slim.ptq import PTQ
 from ppdet_repro.utils.errors import UserError
@@ -84,8 +85,15 @@ class Halve(nn.Layer):
 @pytest.fixture
 def halve(tmp_path):
     """`Halve`, exported."""
-    paddle.jit.save(Halve(), str(tmp_path / "model"), [paddle.static.InputSpec([None, 2, 1, 1], "float32", "image")])
-    return tmp_path
+    return save_protobuf(Halve(), [None, 2, 1, 1], tmp_path)
+
+
+def save_protobuf(network, shape, folder):
+    """Save a network as `export_model` saves what is quantized next."""
+    with protobuf_tracing():
+        paddle.jit.save(network, str(folder / "model"), [paddle.static.InputSpec(shape, "float32", "image")])
+    fuse_biases(folder / "model.pdmodel")
+    return folder
 
 
 def run(folder, image):
@@ -116,7 +124,7 @@ def test_activations_and_weights_become_multiples_of_a_127th_of_their_range(halv
 def test_weights_have_a_scale_for_every_output_channel(tmp_path):
     layer = nn.Conv2D(1, 2, 1, bias_attr=False)
     layer.weight.set_value(paddle.to_tensor([127.0, 0.01]).reshape([2, 1, 1, 1]))
-    paddle.jit.save(layer, str(tmp_path / "model"), [paddle.static.InputSpec([None, 1, 1, 1], "float32", "image")])
+    save_protobuf(layer, [None, 1, 1, 1], tmp_path)
     one = np.full([1, 1, 1, 1], 127.0, np.float32)
     PTQ().quantize(tmp_path, ["a"], lambda file: {"image": one})
     found = run(tmp_path, one).ravel()
@@ -129,7 +137,7 @@ def test_paddle_is_as_before_afterwards(halve):
 
 
 def test_a_model_without_convolutions_is_refused(tmp_path):
-    paddle.jit.save(nn.ReLU(), str(tmp_path / "model"), [paddle.static.InputSpec([None, 2], "float32", "image")])
+    save_protobuf(nn.ReLU(), [None, 2], tmp_path)
     with pytest.raises(UserError, match="no convolution"):
         PTQ().quantize(tmp_path, ["a"], lambda file: {"image": np.ones([1, 2], np.float32)})
 
@@ -154,7 +162,7 @@ def test_a_detector_in_int8_finds_nearly_its_boxes(folder, model, tmp_path, slim
         build(cfg, "EvalDataset"), epoch=0, epochs_total=1, seed=0, workers=0
     )
     inputs = {name: batch[name].numpy() for name in ("image", "im_shape", "scale_factor")}
-    expected, found = (PaddleNetwork(where / "model.pdmodel").run(inputs)[0] for where in (plain, path))
+    expected, found = (PaddleNetwork(saved_program(where / "model")).run(inputs)[0] for where in (plain, path))
     assert not np.array_equal(found, expected)
     best = expected[:3]
     for row in best:
@@ -194,21 +202,13 @@ def test_a_factor_behind_an_int8_convolution_counts(tmp_path):
     paddle.seed(3)
     network = Distances()
     network.layers[2].bias.set_value(paddle.full([4], 2.0))
-    save_network_plainly(network, [1, 1, 16, 16], tmp_path)
+    save_protobuf(network, [1, 1, 16, 16], tmp_path)
     image = np.random.default_rng(0).normal(size=(1, 1, 16, 16)).astype(np.float32)
     (expected,) = PaddleNetwork(tmp_path / "model.pdmodel").run({"image": image})
     PTQ().quantize(tmp_path, ["a"], lambda file: {"image": image})
     (found,) = PaddleNetwork(tmp_path / "model.pdmodel").run({"image": image})
     assert not np.array_equal(found, expected)
     np.testing.assert_allclose(found, expected, atol=0.02 * expected.max())
-
-
-def save_network_plainly(network, shape, folder):
-    """A network as `export_model` leaves it, with plain biases."""
-    paddle.jit.save(network, str(folder / "model"), [paddle.static.InputSpec(shape, "float32", "image")])
-    program = read_program(folder / "model.pdmodel")
-    assert remove_bias_reshapes(program)
-    (folder / "model.pdmodel").write_bytes(program.SerializeToString())
 
 
 def test_evaluation_before_and_after(folder, model, tmp_path, monkeypatch):
