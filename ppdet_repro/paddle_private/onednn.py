@@ -10,6 +10,12 @@ from typing import Sequence
 
 from paddle import inference
 
+from ppdet_repro.paddle_private.versions import SAVES_PIR
+from ppdet_repro.utils.errors import UserError
+
+# The operators that compute in int8 in a quantized model; `fused_conv2d` is what oneDNN makes of a convolution. Without
+# this list, oneDNN also rounds poolings, reshapes and transposes with known ranges, and so the decoded boxes.
+INT8_OPERATORS = {"conv2d", "depthwise_conv2d", "fused_conv2d"}
 CONVOLUTIONS = {"conv2d", "depthwise_conv2d", "conv2d_transpose", "depthwise_conv2d_transpose", "deformable_conv"}
 FUSED = {"fused_conv2d", "fused_matmul", "fused_transpose", "fc"}  # operators that Paddle makes by fusing others
 
@@ -24,6 +30,24 @@ def convolve_in_bfloat16(config: inference.Config, pir: bool) -> None:
         config.delete_pass("onednn_placement_pass")
     else:
         config.set_bfloat16_op(CONVOLUTIONS | FUSED)
+
+
+def convolve_in_int8(config: inference.Config, pir: bool) -> None:
+    """Compute the convolutions of a quantized program in int8. UserError for a PIR program: Paddle has no int8 for it,
+    and would run it several times slower than in float32."""
+    if pir:
+        raise UserError(
+            "Paddle computes in int8 only what is quantized in a .pdmodel file, not in a .json file; write one with "
+            "ppdet-repro quantize, or simulate int8 slowly with --enable_mkldnn_int8=False"
+        )
+    config.enable_mkldnn_int8(INT8_OPERATORS)
+
+
+def keep_axes_of_sums(config: inference.Config, operators: Sequence[str], pir: bool) -> None:
+    """Do not fuse sums with the activation behind them where Paddle 3 would forget the axis of the sum: in programs of
+    Paddle 2 with deformable convolutions, whose biases are added along axis 1."""
+    if SAVES_PIR and not pir and "deformable_conv" in operators:
+        config.delete_pass("elementwise_act_onednn_fuse_pass")
 
 
 def multiply_outside(config: inference.Config, operators: Sequence[str], pir: bool) -> None:

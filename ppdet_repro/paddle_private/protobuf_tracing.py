@@ -8,10 +8,10 @@ function appends the operator of Paddle 2 that computes the same.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, Optional
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Union
 
 import paddle
-from paddle.base.framework import Variable
+from paddle.base.framework import Variable, convert_np_dtype_to_dtype_
 from paddle.base.layer_helper import LayerHelper
 
 from ppdet_repro.paddle_private.versions import PADDLE, SAVES_PIR
@@ -92,6 +92,11 @@ def binary(kind: str, dtype: Optional[str] = None) -> Function:
     return lambda x, y, name=None: append(kind, {"X": x, "Y": y}, {"axis": -1}, dtype)
 
 
+def argmax(x: Any, axis: int, keepdim: bool = False, dtype: str = "int64", name: Optional[str] = None) -> Any:
+    attributes = {"axis": axis, "keepdims": keepdim, "flatten": False, "dtype": convert_np_dtype_to_dtype_(dtype)}
+    return append("arg_max", {"X": x}, attributes, dtype)
+
+
 def expand_as(x: Any, y: Any, name: Optional[str] = None) -> Any:
     return append("expand_as_v2", {"X": x, "Y": y}, {"target_shape": list(y.shape)})
 
@@ -100,16 +105,26 @@ def matmul(x: Any, y: Any, transpose_x: bool = False, transpose_y: bool = False,
     return append("matmul_v2", {"X": x, "Y": y}, {"trans_x": transpose_x, "trans_y": transpose_y})
 
 
-OPERATORS: Dict[str, Function] = {
-    **{
-        name: unary(name)
-        for name in ("abs", "ceil", "exp", "floor", "log", "round", "rsqrt", "sigmoid", "sqrt", "tanh")
-    },
-    **{
-        name: binary(f"elementwise_{kind}")
-        for name, kind in (("maximum", "max"), ("minimum", "min"), ("multiply", "mul"))
-    },
-    **{name: binary(name, "bool") for name in ("greater_than", "logical_and", "logical_or")},
+def total(
+    x: Any,
+    axis: Union[None, int, Sequence[int]] = None,
+    dtype: None = None,
+    keepdim: bool = False,
+    name: Optional[str] = None,
+) -> Any:
+    axes = [] if axis is None else [axis] if isinstance(axis, int) else list(axis)
+    return append("reduce_sum", {"X": x}, {"dim": axes, "keep_dim": keepdim, "reduce_all": not axes})
+
+
+UNARY = ("abs", "ceil", "exp", "floor", "log", "round", "rsqrt", "sigmoid", "sqrt", "tanh")
+BINARY = {"maximum": "max", "minimum": "min", "multiply": "mul"}
+COMPARING = ("greater_than", "logical_and", "logical_or")
+OPERATORS: Dict[str, Function] = {  # what the detectors use of the functions that Paddle 3.2 and 3.3 cannot trace
+    **{name: unary(name) for name in UNARY},
+    **{name: binary(f"elementwise_{kind}") for name, kind in BINARY.items()},
+    **{name: binary(name, "bool") for name in COMPARING},
+    "argmax": argmax,
     "expand_as": expand_as,
     "matmul": matmul,
+    "sum": total,
 }

@@ -8,7 +8,12 @@ from typing import List, Mapping, Optional, Sequence
 import numpy as np
 from paddle import inference
 
-from ppdet_repro.paddle_private.onednn import convolve_in_bfloat16, multiply_outside
+from ppdet_repro.paddle_private.onednn import (
+    convolve_in_bfloat16,
+    convolve_in_int8,
+    keep_axes_of_sums,
+    multiply_outside,
+)
 from ppdet_repro.paddle_private.saved_program import inference_config, is_pir, read_operators
 from ppdet_repro.runtime import paddle_program as program_facts
 from ppdet_repro.runtime.paddle_options import PaddleOptions, check_options, check_precision, installed_build
@@ -16,9 +21,6 @@ from ppdet_repro.utils.errors import UserError
 
 ONEDNN_SHAPES = 10  # input sizes whose kernels stay cached
 GPU_MEMORY_MB = 200  # first allocation
-# The operators that compute in int8 in a quantized model; `fused_conv2d` is what oneDNN makes of a convolution. Without
-# this list, oneDNN also rounds poolings, reshapes and transposes with known ranges, and so the decoded boxes.
-INT8_OPERATORS = {"conv2d", "depthwise_conv2d", "fused_conv2d"}
 
 
 class PaddleNetwork:
@@ -74,7 +76,8 @@ def configure_onednn(config: inference.Config, options: PaddleOptions, operators
     if options.enable_mkldnn_bfloat16:
         convolve_in_bfloat16(config, pir)
     elif program_facts.is_quantized(operators) and options.enable_mkldnn_int8 is not False:
-        config.enable_mkldnn_int8(INT8_OPERATORS)
+        convolve_in_int8(config, pir)
+    keep_axes_of_sums(config, operators, pir)
     if program_facts.multiplies_only_before_convolutions(operators):
         # The image is normalized by a broadcast product, for which oneDNN has only a slow reference kernel: a tenth of
         # YOLOF's time. Paddle's own kernel is fast.
