@@ -145,7 +145,7 @@ def update(model, builder, rate=0.1, times=1):
         model().backward()
         optimizer.step()
         optimizer.clear_grad(set_to_zero=False)
-    return [float(model.first), float(model.second)]
+    return [model.first.item(), model.second.item()]
 
 
 def near(*expected):
@@ -200,7 +200,7 @@ class TestOptimizers:
         optimizer = OptimizerBuilder(None, None, L2(0.5), Momentum()).build(LearningRate().schedule(1), model)
         (4 * model.second).backward()
         optimizer.step()
-        assert float(model.first) == 1.0
+        assert model.first.item() == 1.0
 
     @pytest.mark.parametrize("regularizer", [False, None])
     def test_no_regularizer(self, regularizer):
@@ -267,7 +267,7 @@ def test_an_optimizer_follows_the_schedule():
         optimizer.step()
         optimizer.clear_grad(set_to_zero=False)
         schedule.step()
-        assert float(model.first) == pytest.approx(expected, abs=1e-6)
+        assert model.first.item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_gradients_of_micro_batches_add_up():
@@ -275,4 +275,4 @@ def test_gradients_of_micro_batches_add_up():
     weight = paddle.to_tensor([1.0], stop_gradient=False)
     (3 * weight / 2).backward()
     (5 * weight / 2).backward()
-    assert float(weight.grad) == 4.0
+    assert weight.grad.item() == 4.0
