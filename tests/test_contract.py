@@ -20,14 +20,15 @@ from tiny_yolof import write_images
 from ppdet_repro.core.config import build, build_model, load_config
 from ppdet_repro.core.config.plan import Plan, Setting
 from ppdet_repro.engine.export.export_model import export_model
-from ppdet_repro.paddle_private.saved_program import inference_config
 from ppdet_repro.runtime.networks import network_file
+from ppdet_repro.runtime.paddle_network import PaddleNetwork
 
 ROOT = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(
     path for path in ROOT.glob("*/*.yml") if path.parent.name != "datasets" and not path.parent.name.startswith("_")
 )
 SIDE, CLASSES = 64, 80
+INPUTS = ("image", "im_shape", "scale_factor")  # of exported networks
 # PaddleDetection's DarkNet with freeze_at 0 stops the gradient after its first stage; the parameters stay trainable
 CUT_OFF = {"ttfnet/ttfnet_darknet53_1x_coco": ("backbone.conv0.", "backbone.downsample0.", "backbone.stage.0.")}
 # With the formula's weights, the scores of these are below the published threshold; all boxes are compared instead
@@ -208,16 +209,8 @@ def test_every_kind_of_network_trains_evaluates_and_exports(path, images, tmp_pa
 
 
 def run_exported(folder, batch):
-    from paddle import inference
-
-    config = inference_config(network_file(folder, "paddle"))
-    config.disable_gpu()
-    config.disable_glog_info()
-    predictor = inference.create_predictor(config)
+    network = PaddleNetwork(network_file(folder, "paddle"))
     outputs = []
     for i in range(len(batch["image"])):  # one at a time: exports with a fixed size take one image
-        for name in predictor.get_input_names():
-            predictor.get_input_handle(name).copy_from_cpu(batch[name][i : i + 1].numpy())
-        predictor.run()
-        outputs.append([predictor.get_output_handle(n).copy_to_cpu() for n in predictor.get_output_names()])
+        outputs.append(network.run({name: batch[name][i : i + 1].numpy() for name in INPUTS}))
     return np.concatenate([rows for rows, _ in outputs]), np.concatenate([count for _, count in outputs])

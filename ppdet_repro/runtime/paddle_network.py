@@ -14,10 +14,12 @@ from ppdet_repro.paddle_private.onednn import (
     keep_axes_of_sums,
     multiply_outside,
 )
+from ppdet_repro.paddle_private.onednn_check import onednn_failure
 from ppdet_repro.paddle_private.saved_program import inference_config, is_pir, read_operators
 from ppdet_repro.runtime import paddle_program as program_facts
 from ppdet_repro.runtime.paddle_options import PaddleOptions, check_options, check_precision, installed_build
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.logger import get_logger
 
 ONEDNN_SHAPES = 10  # input sizes whose kernels stay cached
 GPU_MEMORY_MB = 200  # first allocation
@@ -42,8 +44,21 @@ class PaddleNetwork:
 def make_config(program: Path, options: PaddleOptions, operators: Sequence[str]) -> inference.Config:
     """The settings of Paddle Inference for a program, without TensorRT."""
     config = inference_config(program)
-    configure(config, options, operators, is_pir(program))
+    configure(config, without_failing_onednn(program, options, operators), operators, is_pir(program))
     return config
+
+
+def without_failing_onednn(program: Path, options: PaddleOptions, operators: Sequence[str]) -> PaddleOptions:
+    """The options, but without oneDNN if the installed Paddle fails with it on this program; a log line says so then.
+    UserError if the options ask for bfloat16, which only oneDNN has."""
+    wanted = options.device == "cpu" and options.enable_mkldnn
+    failure = onednn_failure(program, operators) if wanted else None
+    if failure is None:
+        return options
+    if options.enable_mkldnn_bfloat16:
+        raise UserError(f"--enable_mkldnn_bfloat16 needs oneDNN, but {failure}; leave the flag out")
+    get_logger().warning(f"{failure}; the network runs without it, slower")
+    return options._replace(enable_mkldnn=False)
 
 
 def configure(

@@ -1,0 +1,11 @@
+"""The folder below which results are kept between runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def user_cache(name: str) -> Path:
+    """A folder of this package in the user's folder for caches, by the rules of freedesktop.org. It may not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppdet_repro" / name
