@@ -283,6 +283,7 @@ def test_an_export_to_onnx_installs_nothing(tmp_path, monkeypatch):
     fake = f"import sys; open({str(calls)!r}, 'a').write(repr(sys.argv)); sys.exit(1)"
     (tmp_path / "path" / "pip" / "__main__.py").write_text(fake)
     (tmp_path / "path" / "pip" / "__init__.py").touch()
+    (tmp_path / "path" / "onnx_graphsurgeon.py").write_text("raise ImportError('a package that polygraphy lacks')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"), prepend=os.pathsep)
     assert subprocess.run([sys.executable, "-m", "pip", "--version"]).returncode == 1 and calls.exists()
     calls.unlink()
