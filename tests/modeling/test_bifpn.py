@@ -16,6 +16,8 @@ from ppdet_repro.modeling.layers import nearest
 from ppdet_repro.modeling.level_selection import FeatureSelectionNet
 from ppdet_repro.modeling.necks import bifpn
 from ppdet_repro.modeling.necks.bifpn import BiFPN, CellFPN, CellPANet, Fusion, NoFusion, enlarge, halve
+from ppdet_repro.paddle_private.saved_program import inference_config
+from ppdet_repro.runtime.networks import network_file
 from ppdet_repro.utils.errors import UserError
 
 CHANNELS, STRIDES, WIDTH = [5, 6, 7], [8, 16, 32], 4
@@ -123,7 +125,7 @@ def test_an_optimized_program_enlarges_the_same_way(tmp_path, size):
     np.testing.assert_array_equal(expected, net.conv(paddle.to_tensor(image)).numpy()[:, :, rows][..., columns])
     spec = [paddle.static.InputSpec([1, 2, 3, 4], "float32", "image")]
     paddle.jit.save(net, str(tmp_path / "model"), input_spec=spec)
-    config = inference.Config(str(tmp_path / "model.pdmodel"), str(tmp_path / "model.pdiparams"))
+    config = inference_config(network_file(tmp_path, "paddle"))
     config.disable_glog_info()
     predictor = inference.create_predictor(config)
     predictor.get_input_handle("image").copy_from_cpu(image)

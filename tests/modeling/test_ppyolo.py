@@ -36,7 +36,9 @@ from ppdet_repro.modeling.post_process import BBoxPostProcess
 from ppdet_repro.modeling.yolo_box import YOLOBox
 from ppdet_repro.modeling.yolo_layers import DropBlock, drop_block, with_coordinates
 from ppdet_repro.modeling.yolo_predictions import Grid, YOLOCandidates, YOLOPredictions, make_grid, rows
+from ppdet_repro.paddle_private.saved_program import inference_config
 from ppdet_repro.runtime.matrix_nms import matrix_nms
+from ppdet_repro.runtime.networks import network_file
 from ppdet_repro.utils.errors import UserError
 
 CONFIGS = ROOT / "configs" / "ppyolo"
@@ -223,7 +225,7 @@ class AfterHead(paddle.nn.Layer):
 
 def test_exported_decoding_runs_in_onednn_at_any_size(tmp_path):
     """oneDNN's kernels once computed the merged objectness wrongly, when it used 1 / x and clip."""
-    from paddle.inference import Config, create_predictor
+    from paddle.inference import create_predictor
     from paddle.static import InputSpec
 
     arrays = recorded("ppyolov2_r50vd_dcn")
@@ -232,7 +234,7 @@ def test_exported_decoding_runs_in_onednn_at_any_size(tmp_path):
     spec = [InputSpec([None, 258, None, None], "float32", f"raw{i}") for i in range(3)]
     spec += [InputSpec([None, 2], "float32", name) for name in ("im_shape", "scale_factor")]
     paddle.jit.save(layer, str(tmp_path / "model"), input_spec=spec)
-    settings = Config(str(tmp_path / "model.pdmodel"), str(tmp_path / "model.pdiparams"))
+    settings = inference_config(network_file(tmp_path, "paddle"))
     settings.disable_gpu()
     settings.enable_mkldnn()
     settings.disable_glog_info()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+
 import numpy as np
 import paddle
 import pytest
@@ -11,6 +15,8 @@ from paddle.base.proto import framework_pb2
 from ppdet_repro.paddle_private.bias_fusion import remove_bias_reshapes
 from ppdet_repro.paddle_private.program import operator_types as operators
 from ppdet_repro.paddle_private.program import read_program, write_program
+from ppdet_repro.paddle_private.protobuf_tracing import protobuf_tracing
+from ppdet_repro.paddle_private.saved_program import fuse_biases, saved_program
 from ppdet_repro.runtime.paddle_network import PaddleNetwork
 
 
@@ -31,10 +37,35 @@ class Network(nn.Layer):
         return x * self.scale.reshape([1, 4, 1, 1]) + self.row.reshape([1, 1, 1, 5])
 
 
+IMAGE = paddle.static.InputSpec([None, 3, 2, 5], "float32", "image")
+OPTIMIZE = """
+import sys, zlib
+from pathlib import Path
+from paddle import inference
+from ppdet_repro.paddle_private.saved_program import inference_config
+
+config = inference_config(Path(sys.argv[1]))
+config.enable_mkldnn()
+inference.create_predictor(config)
+"""
+
+
 @pytest.fixture
 def saved(tmp_path):
-    paddle.jit.save(Network(), str(tmp_path / "model"), [paddle.static.InputSpec([None, 3, 2, 5], "float32", "image")])
+    with protobuf_tracing():
+        paddle.jit.save(Network(), str(tmp_path / "model"), [IMAGE])
     return tmp_path
+
+
+def test_onednn_fuses_the_biases_of_a_program_in_either_format(tmp_path):
+    paddle.jit.save(Network(), str(tmp_path / "model"), [IMAGE])
+    fuse_biases(saved_program(tmp_path / "model"))
+    command = [sys.executable, "-c", OPTIMIZE, str(saved_program(tmp_path / "model"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    log = re.sub(r"\x1b\[\d+m", "", done.stdout + done.stderr)  # without colors
+    fusion = re.search(r"pass \[(conv_bias_mkldnn|conv2d_bias)_fuse_pass\](.*?)--- Running", log, re.DOTALL)
+    assert fusion is not None, log
+    assert re.search(r"detected \[?3\]? subgraphs", fusion[2]) and "failed" not in fusion[2], log
 
 
 def test_a_program_computes_the_same_without_the_reshapes(saved):
@@ -54,7 +85,8 @@ def test_a_program_computes_the_same_without_the_reshapes(saved):
 
 
 def test_a_program_without_biases_does_not_change(tmp_path):
-    paddle.jit.save(nn.ReLU(), str(tmp_path / "model"), [paddle.static.InputSpec([None, 3], "float32", "image")])
+    with protobuf_tracing():
+        paddle.jit.save(nn.ReLU(), str(tmp_path / "model"), [IMAGE])
     program = read_program(tmp_path / "model.pdmodel")
     before = framework_pb2.ProgramDesc()
     before.CopyFrom(program)
