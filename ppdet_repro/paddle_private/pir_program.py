@@ -46,3 +46,10 @@ def pir_operator_types(operators: List[PirOperator]) -> List[str]:
     """The types of operators without parameters, by the names that they have in Paddle 2."""
     names = [operator["#"].split(".")[-1].rstrip("_") for operator in operators if operator["#"] != PARAMETER]
     return [PADDLE_2_NAMES.get(name, name) for name in names]
+
+
+def pir_inputs(operators: List[PirOperator]) -> Dict[str, List[int]]:
+    """The shape of each input of a program by name, with -1 for free sizes, in the program's order."""
+    inputs = [operator for operator in operators if operator["#"].split(".")[-1] in ("data", "feed")]
+    attributes = [{entry["N"]: entry["AT"]["D"] for entry in operator["A"]} for operator in inputs]
+    return {entry["name"]: list(entry["shape"]) for entry in attributes}

@@ -1,12 +1,14 @@
 """TensorRT inside Paddle Inference: precision, shape ranges, and engines that are kept between runs.
 
+Programs of Paddle 2 (.pdmodel) get their engines when they are loaded. Programs of Paddle 3 (.json) are converted
+before, see `paddle_tensorrt_convert`.
+
 Written for Paddle 2.6's interface, and tested against a recorder of its calls. It was never run on a GPU.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
 from pathlib import Path
 from typing import List, Mapping, Optional, Sequence
@@ -14,10 +16,12 @@ from typing import List, Mapping, Optional, Sequence
 import numpy as np
 from paddle import inference
 
-from ppdet_repro.paddle_private.saved_program import read_operators
+from ppdet_repro.paddle_private.saved_program import is_pir, read_operators
 from ppdet_repro.runtime.model_folder import ModelFolder
 from ppdet_repro.runtime.paddle_network import create_predictor, make_config, run_predictor
 from ppdet_repro.runtime.paddle_options import PaddleOptions, check_options, check_precision, installed_build
+from ppdet_repro.runtime.paddle_tensorrt_convert import check_flags, check_size, converted_program
+from ppdet_repro.utils.user_cache import user_cache
 
 PRECISION = {
     "trt_fp32": inference.PrecisionType.Float32,
@@ -39,13 +43,18 @@ class TensorRtNetwork:
         check_options(options, installed_build())
         self.operators = read_operators(model.network_file)
         check_precision(options, self.operators, model.folder)
+        self.converted = is_pir(model.network_file)
+        if self.converted:
+            check_flags(options, self.operators, model.folder)
         self.model, self.options = model, options
         self._predictor: Optional[inference.Predictor] = None
         if sentence := describe_left_out(self.operators):
             print(sentence)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> List[np.ndarray]:
-        """See `Network.run`."""
+        """See `Network.run`. Also raises UserError for a size for which a program of Paddle 3 was not converted."""
+        if self.converted and self.model.dynamic_shape:
+            check_size(inputs["image"].shape, self.options)
         if self._predictor is None:
             self._predictor = self._load(inputs)
         return run_predictor(self._predictor, inputs)
@@ -57,6 +66,9 @@ class TensorRtNetwork:
         if options.collect_trt_shape_info:
             return self._collector(options.tuned_trt_shape_file)
         cache = cache_folder(options.trt_cache_dir, model, options.run_mode, options.batch_size)
+        if self.converted:
+            program = converted_program(model, options, inputs, list(LEFT_TO_PADDLE), cache)
+            return create_predictor(make_config(program, options, self.operators), program.parent)
         shapes = shape_file(options.tuned_trt_shape_file, cache, model)
         if shapes is not None and not shapes.is_file():
             cache.mkdir(parents=True, exist_ok=True)
@@ -82,8 +94,7 @@ def describe_left_out(operators: Sequence[str]) -> Optional[str]:
 def cache_folder(root: Optional[str], model: ModelFolder, run_mode: str, batch_size: int) -> Path:
     """The folder for this model's engines: one per content of the model, TensorRT version, precision and batch size, so
     that an outdated engine is never loaded."""
-    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    base = Path(root) if root else caches / "ppdet_repro" / "tensorrt"
+    base = Path(root) if root else user_cache("tensorrt")
     version = ".".join(map(str, inference.get_trt_compile_version()))
     content = hashlib.sha256(model.network_file.read_bytes())
     content.update(model.network_file.with_suffix(".pdiparams").read_bytes())

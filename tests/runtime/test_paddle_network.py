@@ -1,7 +1,5 @@
-"""Paddle Inference: precisions, oneDNN's operators, TensorRT's shape ranges and cache.
-
-TensorRT and CUDA need a GPU. Only the calls of Paddle's settings for them are tested.
-"""
+"""Paddle Inference: precisions and oneDNN's operators. CUDA needs a GPU: only the calls of Paddle's settings for it are
+tested."""
 
 from __future__ import annotations
 
@@ -15,8 +13,7 @@ from tiny_yolof import tiny_model, write_config, write_images
 from ppdet_repro.core.config import load_config
 from ppdet_repro.engine.export.export_model import export_model
 from ppdet_repro.paddle_private.saved_program import inference_config, read_operators
-from ppdet_repro.runtime import paddle_tensorrt as tensorrt
-from ppdet_repro.runtime.model_folder import ModelFolder, open_model_folder
+from ppdet_repro.runtime.model_folder import open_model_folder
 from ppdet_repro.runtime.paddle_network import PaddleNetwork, configure, run_predictor
 from ppdet_repro.runtime.paddle_options import Build, PaddleOptions, check_options, check_precision, installed_build
 from ppdet_repro.runtime.paddle_program import is_quantized, multiplies_only_before_convolutions
@@ -175,96 +172,3 @@ CPU_BUILD = Build(("cpu",), False)
 def test_what_the_machine_does_not_support_is_an_error_of_one_line(options, build, message):
     with pytest.raises(UserError, match=message):
         check_options(PaddleOptions(**options), build)
-
-
-# TensorRT -------------------------------------------------------------------------------------------------
-
-
-def plain_model(folder, dynamic_shape=True):
-    files = [folder / name for name in ("model.pdmodel", "model.pdiparams")]
-    for file in files:
-        file.write_bytes(file.name.encode())
-    return ModelFolder(files[0], folder / "infer_cfg.yml", "YOLOF", [], [], dynamic_shape, 40, 0.5)
-
-
-def tensorrt_calls(folder, dynamic_shape=True, shapes=None, **options):
-    recorder = Recorder()
-    model = plain_model(folder, dynamic_shape)
-    tensorrt.configure_tensorrt(recorder, PaddleOptions(**options), model, folder / "cache", shapes)
-    return recorder.calls
-
-
-@pytest.mark.parametrize("mode, precision", [("trt_fp32", "Float32"), ("trt_fp16", "Half"), ("trt_int8", "Int8")])
-def test_tensorrt_takes_precision_batch_and_shape_range(mode, precision, tmp_path):
-    options = {"device": "gpu", "run_mode": mode, "batch_size": 2, "trt_calib_mode": True}
-    calls = tensorrt_calls(tmp_path, **options)
-    engine = calls["enable_tensorrt_engine"]
-    assert engine["precision_mode"] == getattr(inference.PrecisionType, precision)
-    assert (engine["max_batch_size"], engine["min_subgraph_size"], engine["use_calib_mode"]) == (2, 40, True)
-    assert engine["use_static"] is True and calls["set_optim_cache_dir"] == (str(tmp_path / "cache"),)
-    shapes = [shape["image"] for shape in calls["set_trt_dynamic_shape_info"]]
-    assert shapes == [[2, 3, 1, 1], [2, 3, 1280, 1280], [2, 3, 640, 640]]  # shortest, longest, usual
-    assert "set_trt_dynamic_shape_info" not in tensorrt_calls(tmp_path, dynamic_shape=False, **options)
-
-
-def test_collected_shape_ranges_come_before_those_of_the_flags(tmp_path):
-    file = tmp_path / "shapes.pbtxt"
-    file.write_text("")
-    calls = tensorrt_calls(tmp_path, shapes=file, device="gpu", run_mode="trt_fp16")
-    assert calls["enable_tuned_tensorrt_dynamic_shape"] == (str(file), True)
-    assert "set_trt_dynamic_shape_info" not in calls
-
-
-def test_the_users_file_of_shape_ranges_comes_before_the_caches(tmp_path):
-    model, cache, own = plain_model(tmp_path), tmp_path / "cache", tmp_path / "own.pbtxt"
-    assert tensorrt.shape_file(str(own), cache, model) == cache / "shape_ranges.pbtxt"
-    own.write_text("")
-    assert tensorrt.shape_file(str(own), cache, model) == own
-    assert tensorrt.shape_file("absent", cache, plain_model(tmp_path, dynamic_shape=False)) is None
-
-
-def test_an_engine_is_kept_for_one_content_version_precision_and_batch(tmp_path, monkeypatch):
-    model = plain_model(tmp_path)
-    first = tensorrt.cache_folder(str(tmp_path), model, "trt_fp16", 1)
-    assert first == tensorrt.cache_folder(str(tmp_path), model, "trt_fp16", 1)
-    others = [
-        tensorrt.cache_folder(str(tmp_path), model, mode, batch) for mode, batch in [("trt_fp32", 1), ("trt_fp16", 2)]
-    ]
-    monkeypatch.setattr(inference, "get_trt_compile_version", lambda: (8, 6, 1))
-    others.append(tensorrt.cache_folder(str(tmp_path), model, "trt_fp16", 1))
-    assert "tensorrt8.6.1-fp16-batch1" in others[-1].name
-    (model.folder / "model.pdiparams").write_bytes(b"other weights")
-    others.append(tensorrt.cache_folder(str(tmp_path), model, "trt_fp16", 1))
-    assert len({first, *others}) == 5
-
-
-def test_operators_that_tensorrt_leaves_out_are_named():
-    operators = ["conv2d", "deformable_conv", "deformable_conv", "matrix_nms"]
-    sentence = tensorrt.describe_left_out(operators)
-    assert "2 deformable_conv (DCN" in sentence and "1 matrix_nms" in sentence and "\n" not in sentence
-    assert tensorrt.describe_left_out(["conv2d"]) is None
-
-
-def test_missing_shape_ranges_are_collected_by_a_real_run_without_tensorrt(model, tmp_path, monkeypatch):
-    """On the CPU: the run that collects is real, TensorRT itself is recorded."""
-    monkeypatch.setattr(tensorrt, "check_options", lambda options, build: None)
-    network = tensorrt.TensorRtNetwork(model, PaddleOptions(run_mode="trt_fp16", trt_cache_dir=str(tmp_path)))
-    created = []
-    real = tensorrt.create_predictor
-
-    def create(config, folder):
-        created.append(config)
-        return real(config, folder)
-
-    recorded = {}
-    monkeypatch.setattr(tensorrt, "create_predictor", create)
-    monkeypatch.setattr(
-        tensorrt, "configure_tensorrt", lambda config, options, model, cache, shapes: recorded.update(shapes=shapes)
-    )
-    bbox, _ = network.run(INPUTS)
-    assert len(bbox) and len(created) == 2  # one that collects, one that would have TensorRT
-    text = recorded["shapes"].read_text()
-    assert 'name: "image"' in text and "max_shape: 128" in text
-    assert recorded["shapes"].parent.name.endswith("fp16-batch1")
-    network.run(INPUTS)
-    assert len(created) == 2  # each is created once
