@@ -43,6 +43,18 @@ def state_dict_key(name):
     return f"cells.{path[0][4:]}.{path[1]}.{ {'w': 'weights', **LAYERS, **NORM}[kind] }"
 
 
+@pytest.mark.parametrize("channels, size, groups, fan_in", [(100, 1, 1, 100), (1000, 3, 1000, 9)])
+def test_initial_weights_have_the_variance_1_over_fan_in_and_are_cut_at_twice_their_deviation(
+    channels, size, groups, fan_in
+):
+    paddle.seed(0)
+    weights = bifpn.conv(channels, 1000, size, groups).weight.numpy()
+    assert weights.std() == pytest.approx(fan_in**-0.5, rel=0.01)
+    # a standard normal distribution cut at 2 has a standard deviation of 0.88
+    assert abs(weights).max() == pytest.approx(2 / 0.8796 * fan_in**-0.5, rel=0.01)
+    assert abs(weights).max() <= 2 / 0.8796 * fan_in**-0.5
+
+
 @pytest.mark.parametrize("kind", NECKS)
 @pytest.mark.parametrize("case", ["s0", "s1"])
 def test_recorded_networks(case, kind):

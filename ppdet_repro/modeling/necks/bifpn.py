@@ -60,10 +60,16 @@ WIRINGS = {"paper": PAPER, "efficientdet": EFFICIENTDET}
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int = 1, groups: int = 1) -> nn.Conv2D:
-    """Convolution that keeps the map's size, without bias; initial weights have the variance 1 / fan-in."""
+    """Convolution that keeps the map's size, without bias.
+
+    Initial weights have the variance 1 / fan-in, from a normal distribution that is cut at twice its standard
+    deviation. They are drawn with a deviation of 1 and scaled, because Paddle 3 cuts at 2, whatever the deviation is.
+    """
     std = 1 / math.sqrt(in_channels // groups * kernel_size**2) / TRUNCATED_STD
-    attr = ParamAttr(initializer=TruncatedNormal(0.0, std))
-    return conv2d(in_channels, out_channels, kernel_size, groups=groups, weight_attr=attr)
+    attr = ParamAttr(initializer=TruncatedNormal(0.0, 1.0))
+    layer = conv2d(in_channels, out_channels, kernel_size, groups=groups, weight_attr=attr)
+    layer.weight.set_value(layer.weight * std)
+    return layer
 
 
 def norm(channels: int, norm_type: str) -> nn.BatchNorm2D:
