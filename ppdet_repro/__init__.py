@@ -9,6 +9,7 @@ Importing the package prepares the process for Paddle (number of threads, code p
 
 from __future__ import annotations
 
+import warnings
 import zlib  # noqa: F401  Paddle 2.6 can crash inside zlib when it loads its own copy first
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from ppdet_repro.engine.training.train import train
 
 cpu_env.apply()
+warnings.filterwarnings("ignore", "No ccache found", UserWarning)  # Paddle 3 says so at each import
 
 __version__ = "0.2.0"
 __all__ = ["build", "build_model", "evaluate", "export_model", "load_config", "train"]
