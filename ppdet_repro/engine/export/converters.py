@@ -59,10 +59,15 @@ NOT_FOR_LITE = (
 SUPPRESSIONS = {"matrix_nms", "multiclass_nms3"}
 
 
-def check_target(target: str) -> None:
-    """UserError if the installed Paddle cannot export for the target."""
+def check_target(target: str, quantized: bool = False) -> None:
+    """UserError if the installed Paddle cannot export a float32 model, or a `quantized` one, for the target."""
     if target == "lite" and is_pir(Path("model").with_suffix(PROGRAM_SUFFIX)):
         raise UserError(f"--target lite: the installed Paddle writes programs of Paddle 3, but {NOT_FOR_LITE}")
+    if target == "onnx" and quantized and is_pir(Path("model").with_suffix(PROGRAM_SUFFIX)):
+        raise UserError(
+            "--target onnx: paddle2onnx for Paddle 3 cannot convert int8; leave --target out for an int8 model for "
+            "Paddle Inference, or use Paddle 2.6 for this command: `make venv PADDLE=2.6`"
+        )
 
 
 def to_onnx(program: Path, parameters: Path, target: Path) -> None:

@@ -87,7 +87,7 @@ def export_model(
         if verify_on:
             raise UserError("--verify: an int8 model is not its float32 one; compare their AP (deploy/python/infer.py)")
         detector, quantize = without_clipping(detector), to_int8
-    check_target(target)
+    check_target(target, quantized=quantize is not None)
     settings = cfg.run.export if target == "paddle" else replace(cfg.run.export, nms=False)
     network_input = for_one_image(read_input(cfg), cfg) if target == "lite" else read_input(cfg)
     content = infer_config(cfg, network_input, remaining_suppression(detector, settings))

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from optimized import int8_convolutions
 from paddle import inference, nn
 from paths import ROOT
 from small_detectors import SMALL, small_config, taught_model
@@ -26,8 +27,10 @@ from ppdet_repro.engine.models import load_trained
 from ppdet_repro.paddle_private.program import operator_types as operators
 from ppdet_repro.paddle_private.program import read_program
 from ppdet_repro.paddle_private.protobuf_tracing import protobuf_tracing
-from ppdet_repro.paddle_private.saved_program import fuse_biases, saved_program
-from ppdet_repro.runtime.paddle_network import PaddleNetwork
+from ppdet_repro.paddle_private.saved_program import fuse_biases, is_pir, saved_program
+from ppdet_repro.paddle_private.versions import PROGRAM_SUFFIX
+from ppdet_repro.runtime.paddle_network import PaddleNetwork, configure
+from ppdet_repro.runtime.paddle_options import PaddleOptions
 from ppdet_repro.slim.ptq import PTQ
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.weights import save_state
@@ -170,7 +173,7 @@ def test_a_detector_in_int8_finds_nearly_its_boxes(folder, model, tmp_path, slim
         assert distances.min() < 6
 
 
-@pytest.mark.parametrize("name", ["yolof", "ppyolov2", "pafnet", "pafnet_lite", "sapd", "bifpn"])
+@pytest.mark.parametrize("name", ["yolof", "ppyolov2", "pafnet", "pafnet_lite", "sapd", "bifpn", "ttfnet"])
 def test_every_networks_outputs_in_int8_are_near(name, folder, tmp_path):
     cfg = small_config(name, folder / "data")
     cfg = replace(cfg, run=replace(cfg.run, slim="PTQ", export=ExportSettings(benchmark=True, fuse_conv_bn=True)))
@@ -185,6 +188,34 @@ def test_every_networks_outputs_in_int8_are_near(name, folder, tmp_path):
     for one, other in zip(found, expected):
         difference, largest = np.abs(one - other), np.abs(other).max()
         assert difference.mean() < 0.05 * largest and difference.max() < 0.3 * largest
+
+
+def test_the_installed_paddle_computes_convolutions_in_int8(folder, model, tmp_path):
+    path = post_quant(model, config(folder), tmp_path)
+    convolutions = operators(read_program(path / "model.pdmodel")).count("conv2d")
+    assert convolutions > 20
+    # All but the two outputs of the network and what is fused differently: those before and after sums
+    assert int8_convolutions(path / "model.pdmodel", tmp_path / "int8") > 0.8 * convolutions
+    assert int8_convolutions(path / "model.pdmodel", tmp_path / "not", enable_mkldnn_int8=False) == 0
+
+
+def test_int8_that_paddle_would_simulate_is_refused():
+    quantized = ["quantize_linear", "conv2d", "dequantize_linear"]
+    recorder = type("Recorder", (), {"__getattr__": lambda self, name: lambda *arguments: None})()
+    with pytest.raises(UserError, match=r"not in a .json file; write one with ppdet-repro quantize"):
+        configure(recorder, PaddleOptions(), quantized, pir=True)
+    configure(recorder, PaddleOptions(enable_mkldnn_int8=False), quantized, pir=True)
+    configure(recorder, PaddleOptions(), ["conv2d"], pir=True)
+
+
+def test_int8_for_onnx_where_paddle2onnx_has_it(folder, model, tmp_path):
+    if is_pir(Path(f"model{PROGRAM_SUFFIX}")):
+        with pytest.raises(UserError, match="paddle2onnx for Paddle 3 cannot convert int8; leave --target out"):
+            post_quant(model, config(folder), tmp_path, target="onnx")
+        return
+    pytest.importorskip("paddle2onnx")
+    path = post_quant(model, config(folder), tmp_path, target="onnx")
+    assert (path / "model.onnx").read_bytes().count(b"DequantizeLinear") > 20
 
 
 class Distances(nn.Layer):
