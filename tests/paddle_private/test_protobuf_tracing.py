@@ -6,10 +6,11 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
+from paddle.vision.ops import DeformConv2D
 
 from ppdet_repro.paddle_private.program import read_program
 from ppdet_repro.paddle_private.protobuf_tracing import OPERATORS, protobuf_tracing, traceable
-from ppdet_repro.paddle_private.saved_program import saved_program
+from ppdet_repro.paddle_private.saved_program import fuse_biases, saved_program
 from ppdet_repro.paddle_private.versions import PROGRAM_SUFFIX
 from ppdet_repro.runtime.paddle_network import PaddleNetwork
 from ppdet_repro.slim.static import static_mode
@@ -102,3 +103,29 @@ def test_a_function_that_cannot_be_traced_is_named():
         x = paddle.static.data("x", [1], "float32")
         with pytest.raises(UserError, match="cannot write frobnicate to a .pdmodel file, which int8 needs; use Paddle"):
             function(x)
+
+
+class Deformed(nn.Layer):
+    """A deformable convolution, its bias and an activation, as with a folded batch norm in TTFNet's neck."""
+
+    def __init__(self):
+        super().__init__()
+        self.offsets, self.convolution = nn.Conv2D(3, 18, 3, padding=1), DeformConv2D(3, 4, 3, padding=1)
+        self.convolution.bias.set_value(paddle.to_tensor([0.5, -2.0, 3.0, 7.0]))
+
+    def forward(self, image):
+        return nn.functional.relu(self.convolution(image, self.offsets(image)))
+
+
+def test_onednn_adds_the_bias_of_a_deformable_convolution_along_the_channels(tmp_path):
+    paddle.seed(0)
+    network = Deformed()
+    network.eval()
+    with protobuf_tracing():
+        paddle.jit.save(
+            network, str(tmp_path / "model"), [paddle.static.InputSpec([None, 3, 6, 6], "float32", "image")]
+        )
+    fuse_biases(tmp_path / "model.pdmodel")
+    image = RANDOM.normal(size=[1, 3, 6, 6]).astype(np.float32)
+    (found,) = PaddleNetwork(tmp_path / "model.pdmodel").run({"image": image})
+    np.testing.assert_allclose(found, network(paddle.to_tensor(image)).numpy(), atol=1e-5)
