@@ -16,6 +16,7 @@ FILES = {  # engine -> the files that it runs, of which a folder has one
     "openvino": ("model.onnx",),
     "lite": ("model_x86.nb",),
 }
+WRONG_IN_ONNX_RUNTIME = ["QDQS8ToU8Transformer"]  # it ruined the boxes of int8 models in version 1.23.2
 
 
 def network_file(folder: Path, engine: str, stem: str = "model") -> Path:
@@ -56,7 +57,9 @@ class OnnxNetwork:
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # errors are raised as exceptions
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=WRONG_IN_ONNX_RUNTIME
+            )
         except Exception as error:  # RuntimeError, and classes of an extension module
             raise UserError(f"ONNX Runtime cannot load {path}: {first_line(error)}; export it again") from error
         self.path = path

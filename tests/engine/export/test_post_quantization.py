@@ -29,6 +29,7 @@ from ppdet_repro.paddle_private.program import read_program
 from ppdet_repro.paddle_private.protobuf_tracing import protobuf_tracing
 from ppdet_repro.paddle_private.saved_program import fuse_biases, is_pir, saved_program
 from ppdet_repro.paddle_private.versions import PROGRAM_SUFFIX
+from ppdet_repro.runtime.networks import OnnxNetwork
 from ppdet_repro.runtime.paddle_network import PaddleNetwork, configure
 from ppdet_repro.runtime.paddle_options import PaddleOptions
 from ppdet_repro.slim.ptq import PTQ
@@ -216,6 +217,15 @@ def test_int8_for_onnx_where_paddle2onnx_has_it(folder, model, tmp_path):
     pytest.importorskip("paddle2onnx")
     path = post_quant(model, config(folder), tmp_path, target="onnx")
     assert (path / "model.onnx").read_bytes().count(b"DequantizeLinear") > 20
+    onnxruntime = pytest.importorskip("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    exact = onnxruntime.InferenceSession(str(path / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    steps = read_input(config(folder)).steps
+    inputs = from_list(steps)([calibration_files(config(folder), 1, None)[0]])._asdict()
+    expected = exact.run(None, {entry.name: inputs[entry.name] for entry in exact.get_inputs()})
+    for one, other in zip(OnnxNetwork(path / "model.onnx").run(inputs), expected):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
 
 
 class Distances(nn.Layer):
