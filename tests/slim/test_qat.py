@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import paddle
 import pytest
+from optimized import int8_convolutions
 from paddle import nn
 from tiny_yolof import tiny_model, write_training_config
 
@@ -156,6 +157,7 @@ def test_the_int8_export_gives_the_same_boxes_as_the_quantized_model(folder, tra
     assert path == tmp_path / "quant"
     kinds = operators(read_program(path / "model.pdmodel"))
     assert "quantize_linear" in kinds and not any(kind.startswith("fake_") for kind in kinds)
+    assert int8_convolutions(path / "model.pdmodel", tmp_path / "int8") > 20
     assert any(isinstance(layer, PACT) for layer in model.sublayers())  # the model itself is unchanged
     batch = next(
         iter(build(cfg, "EvalReader").batches(build(cfg, "EvalDataset"), epoch=0, epochs_total=1, seed=0, workers=0))

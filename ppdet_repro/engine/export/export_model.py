@@ -2,11 +2,11 @@
 
 The folder has the format of PaddleDetection's exports:
 
-| target | files beside infer_cfg.yml                                                 | outputs                     |
-|--------|----------------------------------------------------------------------------|-----------------------------|
-| paddle | model.pdmodel (Paddle 2) or model.json (Paddle 3), and model.pdiparams      | final boxes, or see `wrap`  |
-| onnx   | model.onnx; deformable convolutions are built from grid_sample             | decoded boxes               |
-| lite   | model_arm.nb, model_x86.nb; the weights of BiFPN's fusion are constants    | decoded boxes               |
+| target | files beside infer_cfg.yml                                                    | outputs                    |
+|--------|------------------------------------------------------------------------------|----------------------------|
+| paddle | model.pdmodel (Paddle 2, int8) or model.json (Paddle 3), and model.pdiparams | final boxes, or see `wrap` |
+| onnx   | model.onnx; deformable convolutions are built from grid_sample               | decoded boxes              |
+| lite   | model_arm.nb, model_x86.nb; the weights of BiFPN's fusion are constants      | decoded boxes              |
 """
 
 from __future__ import annotations
@@ -72,8 +72,7 @@ def export_model(
         The folder, `output_dir`/NAME, NAME_onnx or NAME_lite, where NAME is the config's. It replaces an older one.
 
     Raises:
-        UserError: The target does not support the model, the config or the installed Paddle, a converter fails, the
-            exported model does not agree with the detector, or the folder cannot be written.
+        UserError: Target, model, config and installed Paddle do not fit, or converting, verifying or writing fails.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -95,8 +94,7 @@ def export_model(
     try:
         with mode(detector, training=False), atomic_folder(destination) as folder:
             network = wrap(adapt(detector, target, settings.fuse_conv_bn), settings, network_input.normalize)
-            with protobuf_tracing() if quantize is not None else nullcontext():  # no engine reads int8 from a .json
-                save_network(network, network_input.shape, folder / "model")
+            save_network(network, network_input.shape, folder / "model", protobuf=quantize is not None)
             (folder / "infer_cfg.yml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
             if quantize is not None:
                 quantize(folder, lambda file: from_list(network_input.steps)([file])._asdict())
@@ -142,15 +140,15 @@ def wrap(detector: Detector, settings: ExportSettings, normalize: Optional[Norma
     return network
 
 
-def save_network(network: nn.Layer, image_shape: Sequence[Optional[int]], prefix: Path) -> None:
+def save_network(network: nn.Layer, image_shape: Sequence[Optional[int]], prefix: Path, protobuf: bool = False) -> None:
     """Write a program, `prefix`.pdmodel (Paddle 2) or `prefix`.json (Paddle 3), and `prefix`.pdiparams. Inputs that no
-    output depends on are left out."""
+    output depends on are left out. With `protobuf`, Paddle 3 writes `prefix`.pdmodel, too: int8 needs it."""
     batch = image_shape[0]
     spec = {
         "image": InputSpec(list(image_shape), "float32", "image"),
         **{name: InputSpec([batch, 2], "float32", name) for name in ("im_shape", "scale_factor")},
     }
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), protobuf_tracing() if protobuf else nullcontext():
         warnings.simplefilter("ignore")  # Paddle's advice to authors of static graphs
         traced = paddle.jit.to_static(network, input_spec=[spec], full_graph=True).forward
         used = {name: spec[name] for name in used_inputs(traced, list(spec))}
