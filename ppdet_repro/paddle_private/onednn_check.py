@@ -24,7 +24,7 @@ from paddle import inference, nn
 from paddle.nn import functional as F
 
 from ppdet_repro.paddle_private.saved_program import inference_config, is_pir, saved_program
-from ppdet_repro.paddle_private.versions import PADDLE
+from ppdet_repro.paddle_private.versions import PADDLE, TESTED
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import write_output
 from ppdet_repro.utils.user_cache import user_cache
@@ -46,6 +46,17 @@ def onednn_failure(program: Path, operators: Sequence[str]) -> Optional[str]:
     """A sentence that says on which of a program's operators oneDNN fails; None if it runs the program."""
     failing = [name for name in SUSPECTS if name in operators and not works(name)] if is_pir(program) else []
     return f"oneDNN of Paddle {PADDLE} fails on {' and '.join(failing)}" if failing else None
+
+
+def onednn_note(program: Path) -> Optional[str]:
+    """For a program that oneDNN runs, and a Paddle that this package is not tested with: a sentence that says on which
+    operators, none of them in the program, oneDNN fails. None if it fails on none."""
+    failing = [name for name in SUSPECTS if not works(name)] if is_pir(program) and not TESTED else []
+    return (
+        f"oneDNN of Paddle {PADDLE} fails on {', '.join(failing)}, which this network does not have"
+        if failing
+        else None
+    )
 
 
 @functools.cache

@@ -10,4 +10,5 @@ import paddle
 
 PADDLE = str(paddle.__version__)
 SAVES_PIR = bool(paddle.get_flags("FLAGS_enable_pir_api")["FLAGS_enable_pir_api"])
+TESTED = PADDLE.startswith(("2.6.", "3.2."))  # the versions that this package's tests run on
 PROGRAM_SUFFIX = ".json" if SAVES_PIR else ".pdmodel"  # of the programs that `paddle.jit.save` writes

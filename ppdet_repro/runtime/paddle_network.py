@@ -14,7 +14,7 @@ from ppdet_repro.paddle_private.onednn import (
     keep_axes_of_sums,
     multiply_outside,
 )
-from ppdet_repro.paddle_private.onednn_check import onednn_failure
+from ppdet_repro.paddle_private.onednn_check import onednn_failure, onednn_note
 from ppdet_repro.paddle_private.saved_program import inference_config, is_pir, read_operators
 from ppdet_repro.runtime import paddle_program as program_facts
 from ppdet_repro.runtime.paddle_options import PaddleOptions, check_options, check_precision, installed_build
@@ -54,6 +54,8 @@ def without_failing_onednn(program: Path, options: PaddleOptions, operators: Seq
     wanted = options.device == "cpu" and options.enable_mkldnn
     failure = onednn_failure(program, operators) if wanted else None
     if failure is None:
+        if wanted and (note := onednn_note(program)):
+            get_logger().info(f"{note}; it runs with oneDNN")
         return options
     if options.enable_mkldnn_bfloat16:
         raise UserError(f"--enable_mkldnn_bfloat16 needs oneDNN, but {failure}; leave the flag out")

@@ -111,6 +111,19 @@ def test_the_network_runs_without_onednn_and_a_line_says_so(children, logged):
         without_failing_onednn(PIR, options._replace(enable_mkldnn_bfloat16=True), NECK)
 
 
+def test_with_an_untested_paddle_a_line_says_where_onednn_fails_even_if_the_network_is_not_affected(
+    children, logged, monkeypatch
+):
+    children.code, options = FAIL, PaddleOptions()
+    monkeypatch.setattr(onednn_check, "TESTED", True)
+    assert without_failing_onednn(PIR, options, ["conv2d"]) == options and not logged.messages and children.ran == 0
+    monkeypatch.setattr(onednn_check, "TESTED", False)
+    assert without_failing_onednn(PROTOBUF, options, ["conv2d"]) == options and children.ran == 0
+    assert without_failing_onednn(PIR, options, ["conv2d"]) == options
+    (line,) = logged.messages
+    assert "leaky_relu, which this network does not have; it runs with oneDNN" in line
+
+
 @pytest.mark.parametrize("fields", [{"enable_mkldnn": False}, {"device": "gpu"}])
 def test_without_onednn_nothing_is_tried_out(fields, children):
     options = PaddleOptions(**fields)
