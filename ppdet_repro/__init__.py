@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 cpu_env.apply()
 warnings.filterwarnings("ignore", "No ccache found", UserWarning)  # Paddle 3 says so at each import
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["build", "build_model", "evaluate", "export_model", "load_config", "train"]
 
 _MODULES = {
