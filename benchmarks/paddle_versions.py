@@ -52,6 +52,7 @@ SUBJECTS = {
     "PP-YOLOv2-R50": Subject("ppyolo/ppyolov2_r50vd_dcn_365e_coco.yml", 512, 2),
 }
 TASKS = ("update", "image")
+PAUSE = 0.5  # seconds before each measurement: the threads of the other process spin for a while after their work
 
 
 def overrides(subject: Subject, tree: Any, data: Path) -> List[str]:
@@ -119,6 +120,7 @@ def work(data: Path) -> None:
             tasks = prepare(name, data)
             answer: Dict[str, Any] = {}
         else:
+            time.sleep(PAUSE)
             start = time.perf_counter()
             tasks[kind]()
             answer = {"seconds": time.perf_counter() - start}

@@ -11,6 +11,7 @@ The folder has the format of PaddleDetection's exports:
 
 from __future__ import annotations
 
+import copy
 import warnings
 from contextlib import nullcontext
 from dataclasses import replace
@@ -118,14 +119,14 @@ def remaining_suppression(detector: Detector, settings: ExportSettings) -> Optio
 
 
 def adapt(detector: Detector, target: str, fuse_conv_bn: bool) -> Detector:
-    """The detector, or a copy of it, with layers that the target supports. With `fuse_conv_bn`, batch norms are folded
-    into the convolutions before them."""
+    """A copy of the detector, with layers that the target supports. With `fuse_conv_bn`, batch norms are folded into
+    the convolutions before them. Tracing the copy changes its layers, after which some of them could not be trained."""
     if fuse_conv_bn:
         example = paddle.zeros([1, 3, 128, 128])  # is run to find out which layer follows which
         detector = fold_batch_norms(detector, lambda network: network.raw(example))
     if target == "onnx":
         return with_replaced(detector, DeformConv2D, GridSampleConv)
-    return with_replaced(detector, Fusion, FixedFusion) if target == "lite" else detector
+    return with_replaced(detector, Fusion, FixedFusion) if target == "lite" else copy.deepcopy(detector)
 
 
 def wrap(detector: Detector, settings: ExportSettings, normalize: Optional[NormalizeImage]) -> nn.Layer:

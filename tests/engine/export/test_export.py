@@ -79,6 +79,12 @@ def assert_same_boxes(found, expected):
     np.testing.assert_allclose(bbox[:, 2:], rows[:, 2:], atol=1e-3)
 
 
+def test_exporting_leaves_the_model_as_it_is(model, folder):
+    """Tracing replaces the methods of layers."""
+    assert folder.is_dir()
+    assert [layer for layer in model.sublayers(include_self=True) if "forward" in vars(layer)] == []
+
+
 def test_the_folder_is_paddledetections(folder):
     assert sorted(path.name for path in folder.iterdir()) == FILES[network_file(folder, "paddle").suffix]
     assert yaml.safe_load((folder / "infer_cfg.yml").read_text()) == {
