@@ -65,6 +65,8 @@ def overrides(subject: Subject, tree: Any, data: Path) -> List[str]:
                 name = item.value.component.name
                 if name in SIDE_KEYS:
                     found.append(f"{reader}.{group}.{i}.{name}.{SIDE_KEYS[name].format(subject.side)}")
+    if "image_shape" in (tree["TestReader"].value.settings["inputs_def"].value or {}):
+        found.append(f"TestReader.inputs_def.image_shape=[3,{subject.side},{subject.side}]")
     found.append(f"TrainDataset.dataset_dir={data}")
     return [*found, "TrainDataset.image_dir=train", "TrainDataset.anno_path=annotations/instances_train.json"]
 
