@@ -117,11 +117,6 @@ def private_names(path: Path) -> Dict[int, str]:
     return found
 
 
-@pytest.mark.parametrize("path", [f for f in FILES if PRIVATE_FOLDER not in f.parents], ids=module_name)
-def test_paddles_private_names_are_used_in_one_folder_only(path):
-    assert private_names(path) == {}
-
-
 @pytest.mark.parametrize(
     "code, name",
     [
@@ -143,7 +138,7 @@ def test_which_names_are_private(tmp_path, code, name):
 # What tells Paddle's version, and what `versions` derives from it. Outside the folder code calls functions that are
 # right for every version, so that no condition on a version spreads.
 VERSIONS = {"paddle.__version__", "paddle.version", "paddle.framework.use_pir_api", "inference.get_version"}
-DERIVED = {"SAVES_PIR"}
+DERIVED = {"SAVES_PIR", "PROGRAM_SUFFIX", "TESTED", "PADDLE"}
 
 
 def version_questions(path: Path) -> Dict[int, str]:
@@ -159,8 +154,8 @@ def version_questions(path: Path) -> Dict[int, str]:
 
 
 @pytest.mark.parametrize("path", [f for f in FILES if PRIVATE_FOLDER not in f.parents], ids=module_name)
-def test_paddles_version_is_asked_for_in_one_folder_only(path):
-    assert version_questions(path) == {}
+def test_paddles_private_names_and_its_version_are_used_in_one_folder_only(path):
+    assert {**private_names(path), **version_questions(path)} == {}
 
 
 @pytest.mark.parametrize(

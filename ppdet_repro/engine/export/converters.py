@@ -15,7 +15,7 @@ from typing import Sequence
 from ppdet_repro.paddle_private.lite_program import compatible_program, slices_of_weights
 from ppdet_repro.paddle_private.program import operator_types, read_program, write_program
 from ppdet_repro.paddle_private.saved_program import is_pir, read_operators
-from ppdet_repro.paddle_private.versions import PROGRAM_SUFFIX
+from ppdet_repro.paddle_private.targets import NOT_FOR_LITE
 from ppdet_repro.runtime.networks import missing
 from ppdet_repro.utils.errors import UserError
 
@@ -52,22 +52,7 @@ opt.set_valid_places(device)
 opt.run()
 """
 NOT_IN_ONNX = {"deformable_conv": "writes it with grid_sample", "matrix_nms": "leaves it out"}
-NOT_FOR_LITE = (
-    "Paddle-Lite 2.13 reads programs of Paddle 2 only; export with Paddle 2.6, which reads the same weights: "
-    "`make venv PADDLE=2.6`, then `.venv/bin/ppdet-repro export -c CONFIG -o weights=PATH --target lite`"
-)
 SUPPRESSIONS = {"matrix_nms", "multiclass_nms3"}
-
-
-def check_target(target: str, quantized: bool = False) -> None:
-    """UserError if the installed Paddle cannot export a float32 model, or a `quantized` one, for the target."""
-    if target == "lite" and is_pir(Path("model").with_suffix(PROGRAM_SUFFIX)):
-        raise UserError(f"--target lite: the installed Paddle writes programs of Paddle 3, but {NOT_FOR_LITE}")
-    if target == "onnx" and quantized and is_pir(Path("model").with_suffix(PROGRAM_SUFFIX)):
-        raise UserError(
-            "--target onnx: paddle2onnx for Paddle 3 cannot convert int8; leave --target out for an int8 model for "
-            "Paddle Inference, or use Paddle 2.6 for this command: `make venv PADDLE=2.6`"
-        )
 
 
 def to_onnx(program: Path, parameters: Path, target: Path) -> None:

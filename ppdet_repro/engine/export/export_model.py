@@ -28,7 +28,7 @@ from paddle.vision.ops import DeformConv2D
 from ppdet_repro.core.config import Config, ExportSettings
 from ppdet_repro.data.transform.normalize import NormalizeImage
 from ppdet_repro.data.transform.preprocess import from_list
-from ppdet_repro.engine.export.converters import check_target, to_lite_files, to_onnx
+from ppdet_repro.engine.export.converters import to_lite_files, to_onnx
 from ppdet_repro.engine.export.fold import FixedFusion, fold_batch_norms, with_replaced
 from ppdet_repro.engine.export.grid_sample_dcn import GridSampleConv
 from ppdet_repro.engine.export.infer_cfg import for_one_image, infer_config, read_input
@@ -39,6 +39,7 @@ from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.modeling.necks.bifpn import Fusion
 from ppdet_repro.paddle_private.protobuf_tracing import protobuf_tracing
 from ppdet_repro.paddle_private.saved_program import fuse_biases, saved_program
+from ppdet_repro.paddle_private.targets import check_target
 from ppdet_repro.paddle_private.traced_program import used_inputs
 from ppdet_repro.slim.qat import to_int8, without_clipping
 from ppdet_repro.utils.errors import UserError

@@ -21,10 +21,12 @@ from paddle.static import InputSpec
 from paddle.vision.ops import DeformConv2D, matrix_nms
 
 from ppdet_repro.engine.export import converters
-from ppdet_repro.engine.export.converters import check_lite, check_target, run_converter, to_lite, to_onnx
+from ppdet_repro.engine.export.converters import check_lite, run_converter, to_lite, to_onnx
 from ppdet_repro.engine.export.fold import FixedFusion, with_replaced
 from ppdet_repro.engine.export.grid_sample_dcn import GridSampleConv
 from ppdet_repro.modeling.necks.bifpn import Fusion
+from ppdet_repro.paddle_private import targets
+from ppdet_repro.paddle_private.targets import check_target
 from ppdet_repro.runtime.lite_network import IsolatedLiteNetwork, LiteNetwork
 from ppdet_repro.runtime.networks import OnnxNetwork, OpenVinoNetwork, network_file
 from ppdet_repro.utils.errors import UserError
@@ -180,11 +182,11 @@ def test_paddle_lite_needs_programs_of_paddle_2(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=f"model.json is a program of Paddle 3, but {remedy}") as caught:
             files(tmp_path / "model.json", tmp_path / "model.pdiparams", tmp_path)
         assert "\n" not in str(caught.value)
-    monkeypatch.setattr(converters, "PROGRAM_SUFFIX", ".json")
+    monkeypatch.setattr(targets, "SAVES_PIR", True)
     with pytest.raises(UserError, match=f"--target lite: the installed Paddle writes .* Paddle 3, but {remedy}"):
         check_target("lite")
     check_target("onnx")
-    monkeypatch.setattr(converters, "PROGRAM_SUFFIX", ".pdmodel")
+    monkeypatch.setattr(targets, "SAVES_PIR", False)
     check_target("lite")
 
 

@@ -15,12 +15,12 @@ from tiny_yolof import write_images
 
 from ppdet_repro.cli import infer_exported
 from ppdet_repro.data.transform.preprocess import from_list
-from ppdet_repro.engine.export import converters
 from ppdet_repro.engine.export import verify as verify_module
-from ppdet_repro.engine.export.converters import check_target
 from ppdet_repro.engine.export.export_model import export_model
 from ppdet_repro.engine.export.infer_cfg import read_input
 from ppdet_repro.engine.export.verify import TOLERANCES, Tolerance, choose_files, output_differences, stage_of, verify
+from ppdet_repro.paddle_private import targets
+from ppdet_repro.paddle_private.targets import check_target
 from ppdet_repro.runtime.networks import network_file
 from ppdet_repro.runtime.options import build_parser
 from ppdet_repro.utils.errors import UserError
@@ -161,7 +161,7 @@ def test_too_few_images_are_an_error(taught):
 
 def test_sizes_that_a_target_does_not_support_are_an_error(data, taught, tmp_path, monkeypatch):
     _, model = taught("yolof")
-    monkeypatch.setattr(converters, "PROGRAM_SUFFIX", ".pdmodel")  # as with Paddle 2
+    monkeypatch.setattr(targets, "SAVES_PIR", False)  # as with Paddle 2
     free = small_config("yolof", data, "TestReader.inputs_def.image_shape=[3,-1,-1]")
     with pytest.raises(UserError, match="Paddle-Lite needs a fixed size; give --input_size HEIGHT WIDTH"):
         export_model(model, free, tmp_path, "lite")
@@ -321,7 +321,7 @@ def test_a_folder_without_a_program_of_paddle_2_is_an_error_of_one_line(tmp_path
 
 def test_an_export_for_paddle_lite_needs_a_paddle_that_writes_programs_of_paddle_2(taught, tmp_path, monkeypatch):
     cfg, model = taught("yolof")
-    monkeypatch.setattr(converters, "PROGRAM_SUFFIX", ".json")  # as with Paddle 3
+    monkeypatch.setattr(targets, "SAVES_PIR", True)  # as with Paddle 3
     with pytest.raises(UserError, match="--target lite: the installed Paddle writes programs of Paddle 3, but"):
         export_model(model, cfg, tmp_path, "lite")
     assert not list(tmp_path.iterdir())
