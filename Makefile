@@ -10,10 +10,10 @@ VENV := .venv$(if $(filter-out $(DEFAULT_PADDLE),$(PADDLE)),-paddle$(PADDLE))
 export PYTHON
 
 ifeq ($(wildcard $(LOCK)),)
-$(error PADDLE is '$(PADDLE)', but must be one of: $(patsubst requirements-paddle%.lock,%,$(wildcard *.lock)))
+$(error PADDLE is '$(PADDLE)', but must be one of: $(patsubst requirements-paddle%.lock,%,$(wildcard requirements-paddle*.lock)))
 endif
 
-.PHONY: demo test lint pytest venv slim tide clean
+.PHONY: demo test lint pytest venv clean
 
 demo: venv
 	$(VENV)/bin/python tools/demo.py
@@ -30,16 +30,6 @@ pytest: venv
 
 venv:
 	@tools/make_venv.sh $(VENV) $(PADDLE)
-
-# --no-deps: PaddleSlim depends on opencv-python, which conflicts with opencv-python-headless.
-slim: venv
-	$(VENV)/bin/python -m pip install --constraint $(LOCK) --editable '.[slim]' --no-build-isolation
-	$(VENV)/bin/python -m pip install --no-deps paddleslim==2.6.0
-
-# tidecv is for `tools/eval.py --tide`, and depends on opencv-python too.
-tide: venv
-	$(VENV)/bin/python -m pip install --constraint $(LOCK) --editable '.[tide]' --no-build-isolation
-	$(VENV)/bin/python -m pip install --no-deps tidecv==1.0.1
 
 clean:
 	rm -rf .venv .venv-paddle* build dist *.egg-info output/demo .mypy_cache .pytest_cache .ruff_cache

@@ -173,6 +173,12 @@ def test_what_asks_for_a_version(tmp_path, code):
     assert len(version_questions(tmp_path / "a.py")) == 1
 
 
+def test_paddleslim_is_imported_in_one_place_only():
+    named = ((path, name.split(".")[0]) for path in FILES for name, _ in all_imported(path))
+    places = {module_name(path) for path, name in named if name == "paddleslim"}
+    assert places == {"slim.engine"}
+
+
 @pytest.mark.parametrize("path", [*FILES, *OTHERS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_module_search_path_stays_as_it_is(path):
     """Files named _checkout.py may extend it: they let a checkout run without an installation."""

@@ -1,13 +1,14 @@
 #!/bin/sh
-# make_venv.sh DIRECTORY PADDLE: create a virtual environment with the packages of requirements-paddlePADDLE.lock and
-# this package (editable). Does nothing if the environment is complete and was made from the same lock file, setup.py,
-# pyproject.toml, checkout folder and PYTHON.
+# make_venv.sh DIRECTORY PADDLE: create a virtual environment with the packages of requirements-paddlePADDLE.lock and of
+# requirements-no-deps.lock, and this package (editable). Does nothing if the environment is complete and was made from
+# the same lock files, setup.py, pyproject.toml, checkout folder and PYTHON.
 set -eu
 
 venv=$1
 paddle=$2
 lock=requirements-paddle$paddle.lock
-state="$PWD ${PYTHON:-auto} $lock $(cat "$lock" setup.py pyproject.toml | cksum)"
+no_deps=requirements-no-deps.lock
+state="$PWD ${PYTHON:-auto} $lock $(cat "$lock" "$no_deps" setup.py pyproject.toml | cksum)"
 if [ "$(cat "$venv/.complete" 2>/dev/null)" = "$state" ]; then
     exit 0
 fi
@@ -26,4 +27,5 @@ if ! "$venv/bin/python" -m pip install --disable-pip-version-check $quiet --requ
 fi
 "$venv/bin/python" -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 "$venv/bin/python" -m pip check
+"$venv/bin/python" -m pip install --disable-pip-version-check --quiet --no-deps --requirement "$no_deps"
 echo "$state" >"$venv/.complete"
