@@ -76,7 +76,9 @@ def disagreements(texts: list[str], paddle: str, python: str, missing: bool = Tr
 
 
 def test_there_is_a_lock_file_for_each_paddle():
-    assert {path.name for path in ROOT.glob("requirements-paddle*.lock")} == {f"requirements-paddle{paddle}.lock" for paddle in PYTHONS}
+    assert {path.name for path in ROOT.glob("requirements-paddle*.lock")} == {
+        f"requirements-paddle{paddle}.lock" for paddle in PYTHONS
+    }
 
 
 @pytest.mark.parametrize("paddle", PYTHONS)
@@ -141,7 +143,9 @@ def is_installed_package(module: str) -> bool:
 def test_every_package_that_is_imported_is_declared():
     texts = REQUIREMENTS + [text for extra in EXTRAS.values() for text in extra]
     declared = {canonicalize_name(Requirement(text).name) for text in texts}
-    without = (ROOT / "requirements-no-deps.lock").read_text(encoding="utf-8")  # packages whose own needs clash with ours
+    without = (ROOT / "requirements-no-deps.lock").read_text(
+        encoding="utf-8"
+    )  # packages whose own needs clash with ours
     declared |= set(re.findall(r"^(\w+)==", without, re.MULTILINE))
     for folder in ("ppdet_repro", "tools", "deploy", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
