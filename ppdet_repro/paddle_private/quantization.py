@@ -19,12 +19,15 @@ def activation_ranges(model: nn.Layer) -> List[paddle.Tensor]:
     return [value for value in ranges if value is not None]
 
 
-def remove_preprocessing(model: nn.Layer, kind: type) -> None:
-    """Remove the layers of class `kind` that quantized layers apply to their inputs and weights."""
+def remove_preprocessing(model: nn.Layer) -> None:
+    """Remove what quantized layers apply to their inputs and weights before rounding, after applying it to the
+    weights."""
     for layer in model.sublayers():
-        for name in ("_act_preprocess", "_weight_preprocess"):
-            if isinstance(getattr(layer, name, None), kind):
-                setattr(layer, name, None)
+        if getattr(layer, "_weight_preprocess", None) is not None:
+            layer.weight.set_value(layer._weight_preprocess(layer.weight).detach())
+            layer._weight_preprocess = None
+        if getattr(layer, "_act_preprocess", None) is not None:
+            layer._act_preprocess = None
 
 
 def inference_graph(program: paddle.static.Program) -> Any:

@@ -1,7 +1,7 @@
 """Quantization-aware training: a model is trained while its convolutions compute with rounded inputs and weights.
 
-Rounding has the gradient of the identity (the straight-through estimator of Bengio et al., 2013). The layers are
-Paddle's own, which PaddleSlim, and with it PaddleDetection, uses too.
+Rounding has the gradient of the identity (the straight-through estimator of Bengio et al., 2013). PaddleSlim replaces
+the layers, as it does for PaddleDetection.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
-from paddle.quantization import ImperativeQuantAware
 from paddle.static.quantization import QuantWeightPass, ReplaceFakeQuantDequantPass
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.paddle_private.quantization import inference_graph, remove_preprocessing
+from ppdet_repro.slim.engine import import_paddleslim
 from ppdet_repro.slim.static import static_mode
 from ppdet_repro.utils.errors import UserError
 
@@ -43,21 +42,6 @@ DEFAULTS: Dict[str, Any] = {
 LAYERS = ("Conv2D", "Linear", "Conv2DTranspose")
 
 
-class PACT(nn.Layer):
-    """Clip the input to [-alpha, alpha], where alpha is learned.
-
-    Source: Choi et al., "PACT", 2018; initial value and learning rate are those of PaddleSlim.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        initial = nn.initializer.Constant(100.0)
-        self.alpha = self.create_parameter([1], paddle.ParamAttr(initializer=initial, learning_rate=1000.0))
-
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return x - F.relu(x - self.alpha) + F.relu(-self.alpha - x)
-
-
 @register
 class QAT:
     """The section `QAT` of PaddleDetection's configs for quantization-aware training.
@@ -79,27 +63,29 @@ class QAT:
         if unknown:
             raise UserError(f"QAT.quant_config has no key {unknown[0]!r}; it has {', '.join(DEFAULTS)}")
         settings = {**DEFAULTS, **given}
+        if settings["fuse_conv_bn"]:
+            raise UserError(
+                "QAT.quant_config.fuse_conv_bn: PaddleSlim folds batch norms in a copy of the model and throws it "
+                "away; leave the key out: engines fold them when they load the export"
+            )
         for key, known in CHOICES.items():
             if settings[key] not in known:
                 raise UserError(f"QAT.quant_config.{key} {settings[key]!r} is not one of {list(known)}")
         kinds = settings["quantizable_layer_type"]
         if not isinstance(kinds, list) or not kinds or set(kinds) - set(LAYERS):
             raise UserError(f"QAT.quant_config.quantizable_layer_type {kinds!r} is not a list of {', '.join(LAYERS)}")
-        if not 0 < settings["moving_rate"] < 1:
-            raise UserError(f"QAT.quant_config.moving_rate {settings['moving_rate']} is not in (0, 1)")
+        if not isinstance(settings["moving_rate"], float) or not 0 < settings["moving_rate"] < 1:
+            raise UserError(f"QAT.quant_config.moving_rate {settings['moving_rate']!r} is not in (0, 1)")
+        if not isinstance(settings["window_size"], int):
+            raise UserError(f"QAT.quant_config.window_size {settings['window_size']!r} is not a whole number")
         self.settings, self.print_model = settings, print_model
 
     def quantize(self, model: nn.Layer) -> None:
-        """Make the model's convolutions and linear layers round their inputs and weights, in place."""
-        names = ("quantizable_layer_type", "weight_quantize_type", "activation_quantize_type", "moving_rate")
-        ImperativeQuantAware(
-            **{name: self.settings[name] for name in names},
-            weight_bits=BITS,
-            activation_bits=BITS,
-            weight_preprocess_layer=PACT if self.settings["weight_preprocess_type"] else None,
-            act_preprocess_layer=PACT if self.settings["activation_preprocess_type"] else None,
-            onnx_format=True,
-        ).quantize(model)
+        """Make the model's convolutions and linear layers round their inputs and weights, in place.
+
+        Raises UserError if PaddleSlim is not installed.
+        """
+        import_paddleslim().dygraph.quant.QAT(self.settings).quantize(model)
 
 
 def plain_name(name: str) -> str:
@@ -108,9 +94,10 @@ def plain_name(name: str) -> str:
 
 
 def without_clipping(model: nn.Layer) -> nn.Layer:
-    """A copy of a quantized model without PACT, because int8 arithmetic clips to its ranges anyway."""
+    """A copy of a quantized model without PACT layers, because int8 arithmetic clips to its ranges anyway. Weights that
+    they clip are clipped in the copy."""
     model = copy.deepcopy(model)
-    remove_preprocessing(model, PACT)
+    remove_preprocessing(model)
     return model
 
 

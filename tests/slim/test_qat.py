@@ -20,7 +20,8 @@ from ppdet_repro.paddle_private.program import operator_types as operators
 from ppdet_repro.paddle_private.program import read_program
 from ppdet_repro.paddle_private.quantization import activation_ranges as ranges
 from ppdet_repro.runtime.paddle_network import PaddleNetwork
-from ppdet_repro.slim.qat import PACT, QAT, plain_name, without_clipping
+from ppdet_repro.slim.engine import import_paddleslim
+from ppdet_repro.slim.qat import QAT, plain_name, without_clipping
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.weights import read_state, save_state
 
@@ -74,6 +75,12 @@ def trained(folder):
     return folder / "output" / "quant"
 
 
+def clipping(model):
+    """The PACT layers of a model."""
+    kind = import_paddleslim().dygraph.quant.qat.PACT
+    return [layer for layer in model.sublayers() if isinstance(layer, kind)]
+
+
 def quantized(layer, **settings):
     """A model of one layer, quantized."""
     model = nn.Sequential(layer)
@@ -110,12 +117,37 @@ def test_evaluation_does_not_change_ranges():
 
 
 def test_pact_learns_where_to_clip():
-    pact = PACT()
+    pact = clipping(quantized(nn.Conv2D(1, 1, 1), activation_preprocess_type="PACT"))[0]
     pact.alpha.set_value(paddle.to_tensor([2.0]))
     y = pact(paddle.to_tensor([-3.0, -1.0, 0.5, 5.0, 7.0]))
     assert y.numpy().tolist() == [-2.0, -1.0, 0.5, 2.0, 2.0]
     y.sum().backward()
     assert pact.alpha.grad.item() == 1.0  # +1 for each of the two above, -1 for the one below
+
+
+def test_an_export_has_clipped_weights_and_no_clipping():
+    layer = nn.Conv2D(2, 1, 1, bias_attr=False)
+    layer.weight.set_value(paddle.to_tensor([0.5, -1.27]).reshape([1, 2, 1, 1]))
+    model = quantized(layer, weight_preprocess_type="PACT", activation_preprocess_type="PACT")
+    for pact in clipping(model):
+        pact.alpha.set_value(paddle.to_tensor([0.6]))
+    copy = without_clipping(model)
+    assert len(clipping(model)) == 2 and not clipping(copy)
+    weights = [one[0]._layer.weight.numpy().ravel() for one in (model, copy)]
+    assert weights[0] == pytest.approx([0.5, -1.27]) and weights[1] == pytest.approx([0.5, -0.6])
+
+
+def test_names_of_weights_are_those_of_existing_checkpoints():
+    model = nn.Sequential(nn.Conv2D(1, 1, 1), nn.Linear(1, 1))
+    QAT({"weight_preprocess_type": "PACT", "activation_preprocess_type": "PACT"}).quantize(model)
+    quantizers = [
+        "_fake_quant_weight._scale",
+        *(f"_fake_quant_input.{name}" for name in ("_scale", "_state", "_accum")),
+    ]
+    inside = ["weight", "bias", "_act_preprocess.alpha", "_weight_preprocess.alpha", *quantizers]
+    layers = [f"{i}._layer.{name}" for i in (0, 1) for name in inside]
+    outputs = [f"{i}._ma_output_scale.{name}" for i in (0, 1) for name in ("_scale", "_state", "_accum")]
+    assert sorted(model.state_dict()) == sorted(layers + outputs)
 
 
 def test_ranges_are_among_the_statistics_that_distributed_training_averages():
@@ -158,7 +190,7 @@ def test_the_int8_export_gives_the_same_boxes_as_the_quantized_model(folder, tra
     kinds = operators(read_program(path / "model.pdmodel"))
     assert "quantize_linear" in kinds and not any(kind.startswith("fake_") for kind in kinds)
     assert int8_convolutions(path / "model.pdmodel", tmp_path / "int8") > 20
-    assert any(isinstance(layer, PACT) for layer in model.sublayers())  # the model itself is unchanged
+    assert clipping(model)  # the model itself is unchanged
     batch = next(
         iter(build(cfg, "EvalReader").batches(build(cfg, "EvalDataset"), epoch=0, epochs_total=1, seed=0, workers=0))
     )
@@ -183,6 +215,7 @@ def test_the_int8_export_gives_the_same_boxes_as_the_quantized_model(folder, tra
         ("{weight_bits: 4}", r"weight_bits 4 is not one of \[8\]"),
         ("{activation_preprocess_type: LSQ}", "'LSQ' is not one of"),
         ("{quantizable_layer_type: [Conv3D]}", "is not a list of Conv2D, Linear"),
+        ("{fuse_conv_bn: true}", "PaddleSlim folds batch norms in a copy of the model and throws it away"),
         ("{moving_rate: 1.0}", r"moving_rate 1.0 is not in \(0, 1\)"),
         ("{bits: 8}", "has no key 'bins'|has no key 'bits'; it has weight_preprocess_type"),
     ],
