@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import Iterator
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Sequence
 
 from paddle import nn
 
 from ppdet_repro.core.config import Config, UnknownParameter, build, build_model
 from ppdet_repro.engine.model_weights import load_exact
 from ppdet_repro.modeling.architectures.detector import Detector
-from ppdet_repro.slim.distill import Distilled
+from ppdet_repro.slim.distill import Distilled, LevelPair, level_pairs
+from ppdet_repro.slim.distill_pass import PassLoss
 from ppdet_repro.slim.qat import QAT
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.weights import resolve
+
+DISTILLATION_LOSSES = "CWDFeatureLoss", "FGDFeatureLoss", "DistillDenseLoss", "DistillYOLOv3Loss"
 
 
 @contextmanager
@@ -58,29 +62,77 @@ def load_trained(cfg: Config, offline: bool = False) -> Detector:
 
 
 def with_teacher(student: Detector, teacher_cfg: Config, offline: bool = False) -> Distilled:
-    """The student and a trained teacher, with a distillation loss for each feature map of their necks.
+    """The student and a trained teacher, with the distillation losses of the teacher's config.
 
     The teacher is the model of a config with `slim: Distill`, and has its `pretrain_weights`. Raises UserError if the
-    config has no `distill_loss` or no weights, or the feature maps have different strides.
+    config has no `distill_loss` or no weights, or a loss does not fit the two detectors.
+    """
+    run = teacher_cfg.run
+    if not run.distill_loss or not run.pretrain_weights:
+        wanted = "a distill_loss, and the teacher's weights as pretrain_weights (-o teacher.pretrain_weights=PATH)"
+        raise UserError(f"{teacher_cfg.path}: slim: Distill wants {wanted}")
+    teacher: Detector = build_model(teacher_cfg)
+    load_exact(teacher, resolve(run.pretrain_weights, offline))
+    return distilled(student, teacher, teacher_cfg)
+
+
+def distilled(student: Detector, teacher: Detector, teacher_cfg: Config) -> Distilled:
+    """The two detectors with the losses that `distill_loss` names.
+
+    Losses of feature maps are built once per pair of levels (see `level_pairs`), losses of outputs once. Raises
+    UserError if a loss does not fit the two detectors.
     """
     run, where = teacher_cfg.run, teacher_cfg.path
-    if not run.distill_loss or not run.pretrain_weights:
-        raise UserError(f"{where}: slim: Distill wants a distill_loss, and the teacher's weights as pretrain_weights")
-    teacher: Detector = build_model(teacher_cfg)
-    own, theirs = student.neck.out_shape, teacher.neck.out_shape
-    if [shape.stride for shape in own] != [shape.stride for shape in theirs]:
-        strides = " and ".join(str([shape.stride for shape in shapes]) for shapes in (own, theirs))
-        raise UserError(f"{where}: the strides of the student's and the teacher's feature maps differ: {strides}")
-    names = run.distill_loss_name or [f"neck_f_{level}" for level in range(len(own))]
-    if len(set(names)) != len(own):
-        different = f"has {len(set(names))} different names, but there are {len(own)} feature maps"
-        raise UserError(f"{where}: distill_loss_name {different}")
-    load_exact(teacher, resolve(run.pretrain_weights, offline))
+    chosen = [run.distill_loss] if isinstance(run.distill_loss, str) else run.distill_loss or []
+    if len(set(chosen)) < len(chosen):
+        raise UserError(f"{where}: distill_loss names a loss twice: {', '.join(chosen)}")
+    pairs = level_pairs(student.neck.out_shape, teacher.neck.out_shape)
+    of_levels, of_passes = {}, {}
+    for name in chosen:
+        try:
+            of_levels[name] = [
+                build(
+                    teacher_cfg,
+                    name,
+                    student_channels=student.neck.out_shape[pair.student].channels,
+                    teacher_channels=teacher.neck.out_shape[pair.teacher].channels,
+                )
+                for pair in pairs
+            ]
+        except UnknownParameter:
+            of_passes[name] = connected(build(teacher_cfg, name), student, teacher, teacher_cfg)
+    names = level_names(run.distill_loss_name, pairs, list(of_levels), where)
+    feature_losses = {label: loss for name in of_levels for label, loss in zip(names[name], of_levels[name])}
+    levels = {label: pair for name in of_levels for label, pair in zip(names[name], pairs)}
+    return Distilled(student, teacher, feature_losses, levels, of_passes)
+
+
+def connected(loss: nn.Layer, student: Detector, teacher: Detector, teacher_cfg: Config) -> PassLoss:
+    """A loss between the two detectors, ready for use. UserError: it is no distillation loss, or does not fit them."""
+    where = f"{teacher_cfg.path}: distill_loss"
+    if not isinstance(loss, PassLoss):
+        known = ", ".join(DISTILLATION_LOSSES)
+        raise UserError(f"{where}: {type(loss).__name__} is not a distillation loss; take one of {known}")
     try:
-        losses = {
-            name: build(teacher_cfg, run.distill_loss, student_channels=a.channels, teacher_channels=b.channels)
-            for name, a, b in zip(names, own, theirs)
-        }
-    except UnknownParameter as error:
-        raise UserError(f"{where}: distill_loss: {error}; take CWDFeatureLoss or FGDFeatureLoss") from error
-    return Distilled(student, teacher, losses)
+        loss.connect(student, teacher)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return loss
+
+
+def level_names(
+    given: Optional[List[str]], pairs: Sequence[LevelPair], losses: Sequence[str], where: Path
+) -> Dict[str, List[str]]:
+    """For each loss of feature maps, its names in the log and in the state dict, one per pair of levels.
+
+    They are those of `distill_loss_name` or neck_f_0, ...; with several losses, the loss's own name comes first.
+    """
+    if given and not losses:
+        raise UserError(f"{where}: distill_loss_name names feature maps, but no loss in distill_loss compares any")
+    names = given or [f"neck_f_{pair.student}" for pair in pairs]
+    if losses and len(set(names)) != len(pairs):
+        different = f"has {len(set(names))} different names, but there are {len(pairs)} pairs of feature maps"
+        raise UserError(f"{where}: distill_loss_name {different}")
+    if len(losses) == 1:
+        return {losses[0]: names}
+    return {loss: [f"{loss}_{name}" for name in names] for loss in losses}

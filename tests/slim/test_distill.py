@@ -271,11 +271,13 @@ def test_without_an_average_the_checkpoint_also_holds_the_weights_of_the_losses(
     [
         ("distill_loss: null", "slim: Distill wants a distill_loss, and the teacher's weights"),
         ("pretrain_weights: null", "slim: Distill wants a distill_loss, and the teacher's weights"),
-        ("distill_loss_name: [a, b]", "distill_loss_name has 2 different names, but there are 1 feature maps"),
-        ("distill_loss: FocalLoss", "FocalLoss has no parameter student_channels.* take CWDFeatureLoss or FGD"),
+        ("distill_loss_name: [a, b]", "distill_loss_name has 2 different names, but there are 1 pairs of feature maps"),
+        ("distill_loss: FocalLoss", "FocalLoss is not a distillation loss; take one of CWDFeatureLoss, F"),
+        ("distill_loss: [CWDFeatureLoss, CWDFeatureLoss]", "distill_loss names a loss twice"),
+        ("distill_loss: DistillDenseLoss", "distill_loss_name names feature maps, but no loss in distill_loss"),
+        ("distill_loss: DistillYOLOv3Loss", "does not fit YOLOFHead; take DistillDenseLoss"),
         ("distill_loss: CWDFeaturesLoss", "no component 'CWDFeaturesLoss'; did you mean 'CWDFeatureLoss'"),
         ("ResNet: {depth: 18, dcn_v2_stages: [9]}", "dcn_v2_stages"),
-        ("ResNet: {return_idx: [2]}\nDilatedEncoder: {in_channels: [256]}", "the strides of the student's .* differ"),
         ("DilatedEncoder: {out_channels: [40]}\nYOLOFHead: {conv_feat: {feat_in: 40}}", "not this model's"),
     ],
 )

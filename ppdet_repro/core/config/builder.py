@@ -18,6 +18,8 @@ from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.packaged import own_or_packaged
 
+TEACHER = "teacher."
+
 
 @dataclass(frozen=True)
 class Config:
@@ -54,7 +56,8 @@ def load_config(
             from any folder.
         overrides: Values of the form `a.b.c=value`, which beat the file.
         slim_config: A second file, which says how to slim the model. With `slim: PTQ` or `slim: QAT` in it, its values
-            beat those of the first; with `slim: Distill` it is the config of a teacher.
+            beat those of the first; with `slim: Distill` it is the config of a teacher, and overrides of the form
+            `teacher.a.b.c=value` apply to it, all others to the first.
 
     Raises:
         UserError: The config is wrong. The message has a line per problem, with file and line number.
@@ -73,7 +76,9 @@ def load_config(
     if slim is None:
         raise UserError(f"{slim_config}: there is no key 'slim'; it says how to slim the model, such as slim: PTQ")
     if slim.value == "Distill":
-        return replace(_load(path, overrides), slim_path=slim_path, teacher=_load(slim_path, ()))
+        theirs = [text.strip()[len(TEACHER) :] for text in overrides if text.strip().startswith(TEACHER)]
+        own = [text for text in overrides if not text.strip().startswith(TEACHER)]
+        return replace(_load(path, own), slim_path=slim_path, teacher=_load(slim_path, theirs))
     return replace(_load(path, overrides, slim_path), slim_path=slim_path)
 
 

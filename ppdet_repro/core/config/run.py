@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import List, Literal, Optional
+from typing import List, Literal, Optional, Union
 
 UNSUPPORTED_HARDWARE = ("use_xpu", "use_mlu", "use_npu")
 COUNTS = ("num_classes", "log_iter", "snapshot_epoch", "checkpoints_kept", "accumulate_steps", "base_batch_size")
@@ -121,7 +121,7 @@ class RunSettings:
     # slimming
     slim: Optional[Literal["PTQ", "QAT", "Distill"]] = None  # int8 after training, int8 in training, distillation
     slim_method: Optional[Literal["CWD", "FGD"]] = None  # no effect, see NO_EFFECT
-    distill_loss: Optional[str] = None  # class of the loss between the teacher's and the student's feature maps
-    distill_loss_name: Optional[List[str]] = None  # its name in logs, one per feature map; null: neck_f_0, ...
+    distill_loss: Union[None, str, List[str]] = None  # the distillation losses' classes; several are added
+    distill_loss_name: Optional[List[str]] = None  # names of feature maps in logs, one per pair; null: neck_f_0, ...
     # export
     export: ExportSettings = field(default_factory=ExportSettings)  # what an exported model contains
