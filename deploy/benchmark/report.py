@@ -27,6 +27,7 @@ class Row(NamedTuple):
     end_to_end_ms: Optional[float] = None
     end_to_end_p95_ms: Optional[float] = None
     difference: Optional[float] = None  # of the network's outputs, see `markdown`
+    megabytes: Optional[float] = None  # of the model's files
     ap: Optional[float] = None
     weights: str = ""
     paper: str = ""
@@ -55,15 +56,17 @@ def markdown(rows: Sequence[Row], machine: Dict[str, str]) -> str:
         "- network: without preprocessing, decoding and suppression, as in PP-YOLOv2's paper; end to end: from the "
         "image file to the boxes, without overlap of stages",
         "- difference: of the network's outputs from the first engine's, relative to their largest value",
+        "- MB: size of the model's files in megabytes, without infer_cfg.yml",
         "- the papers' figures are quoted, on their hardware; everything else was measured on this machine\n",
-        "| model | engine | precision | input | network | end to end | difference | AP | weights | paper |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| model | engine | precision | input | network | end to end | difference | MB | AP | weights | paper |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         measured = [
             row.remark or _time(row.network_ms, row.network_p95_ms),
             _time(row.end_to_end_ms, row.end_to_end_p95_ms),
             "" if row.difference is None else f"{row.difference:.1e}",
+            "" if row.megabytes is None else f"{row.megabytes:.2f}",
             "" if row.ap is None else f"{row.ap:.3f}",
         ]
         cells = [row.model, row.engine, row.precision, row.input, *measured, row.weights, row.paper]

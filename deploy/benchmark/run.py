@@ -193,7 +193,8 @@ def measured(
         return row._replace(remark=f"failed (exit code {done.returncode}): {last_line(done.stderr)}")
     result = json.loads(done.stdout.splitlines()[-1])
     times = {name: result[name] for name in ("network", "end_to_end") if name in result}
-    row = row._replace(repeats=min(map(len, times.values())), ap=result["ap"])
+    size = sum(file.stat().st_size for file in export.whole.glob("model.*")) / 1e6
+    row = row._replace(repeats=min(map(len, times.values())), megabytes=size, ap=result["ap"])
     for name, milliseconds in times.items():
         median, p95 = map(float, np.percentile(milliseconds, [50, 95]))
         row = row._replace(**{f"{name}_ms": median, f"{name}_p95_ms": p95})

@@ -45,6 +45,9 @@ def test_rows_that_need_a_gpu_say_so():
         "ONNX Runtime fp32": None,
         "OpenVINO fp32": None,
         "Paddle-Lite, x86 fp32": None,
+        "ONNX Runtime int8": "the model is not quantized",
+        "OpenVINO int8": "the model is not quantized",
+        "Paddle-Lite, x86 int8": "the model is not quantized",
         "Paddle, CUDA fp32": "no GPU",
         "TensorRT fp32": "no GPU",
         "TensorRT fp16": "no GPU",
@@ -69,6 +72,7 @@ def test_rows_whose_runtime_is_missing_say_so():
 def test_a_quantized_model_is_timed_in_int8_alone():
     quantized = reasons(CPU, quantized=True)
     assert quantized["Paddle, oneDNN int8"] is None
+    assert quantized["ONNX Runtime int8"] is quantized["OpenVINO int8"] is quantized["Paddle-Lite, x86 int8"] is None
     assert quantized["Paddle, oneDNN fp32"] == quantized["ONNX Runtime fp32"] == "the model is quantized"
 
 
@@ -97,10 +101,13 @@ def test_slow_engines_are_run_less_often_but_three_times():
 
 def test_the_table_marks_the_papers_figures_and_what_was_not_run():
     times = (10.04, 12.0, 20.0, 21.0)
-    row = Row("pafnet", "Paddle", "fp32", "320x320", 1, 2, 3, 20, *times, 0.0, None, "random", "26.00 ms")
+    row = Row("pafnet", "Paddle", "fp32", "320x320", 1, 2, 3, 20, *times, 0.0, 1.5, None, "random", "26.00 ms")
     missing = Row("pafnet", "TensorRT", "fp16", "320x320", 1, 2, 3, 20, remark="not run: no GPU")
     page = markdown([row, missing], {"hardware": "a CPU"})
-    assert "| pafnet | Paddle | fp32 | 320x320 | 10.0 (12.0) | 20.0 (21.0) | 0.0e+00 |  | random | 26.00 ms |" in page
+    assert (
+        "| pafnet | Paddle | fp32 | 320x320 | 10.0 (12.0) | 20.0 (21.0) | 0.0e+00 | 1.50 |  | random | 26.00 ms |"
+        in page
+    )
     assert "| TensorRT | fp16 | 320x320 | not run: no GPU |" in page
     assert "- hardware: a CPU" in page and "3 warm-up runs, then 20 timed runs" in page
     slow = row._replace(engine="Paddle-Lite, x86", threads=None, repeats=3)
@@ -135,6 +142,8 @@ def test_it_ends_with_a_table_and_a_plot_of_ones_own_model(tiny):
     assert len(rows) == len(ENGINES)
     plain = rows["Paddle, oneDNN", "fp32"]
     assert float(plain["end_to_end_ms"]) > 0 and 0 < float(plain["ap"]) < 1 and plain["network_ms"] == ""
+    weights = (tiny / "export" / "tiny" / "model.pdiparams").stat().st_size / 1e6
+    assert weights < float(plain["megabytes"]) < weights + 0.5  # with the program
     assert plain["threads"] == "1" and "Python 3" in plain["versions"] and plain["hardware"]
     if "gpu" not in done.stdout:
         assert rows["TensorRT", "fp16"]["remark"] == "not run: no GPU"
