@@ -22,7 +22,7 @@ COMPLETION = f'Completion in bash and zsh: eval "$(register-python-argcomplete {
 HELP_FORMAT = argparse.RawDescriptionHelpFormatter  # keeps the lines of a docstring
 COMMANDS = (
     "train", "eval", "infer", "export", "quantize", "data", "serve", "report", "info", "config", "verify",
-    "anchors", "assignment", "average", "compare", "positives",
+    "anchors", "assignment", "average", "compare", "convert", "positives",
 )  # fmt: skip
 
 

@@ -3,59 +3,41 @@
 Unpickling a file can run any code. NumPy's own unpickling is unsafe, too: a file can call a type of objects one of
 numbers, and NumPy then follows any address that the file contains. So nothing that a file names is called. Small
 functions stand for the few names that arrays are made of. They check what they get, and copy numbers out of bytes.
+`pickle_machine` reads the file's instructions, and bounds what they can do.
 
 The names of NumPy 1 (`numpy.core`) and NumPy 2 (`numpy._core`) are both known, whichever is installed.
 """
 
 from __future__ import annotations
 
-import pickle
+import math
 import re
 from typing import Any, BinaryIO, Callable, Dict, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-NUMBERS = re.compile("[<>=|]?[biuf][0-9]{1,2}")  # booleans, integers and floating point numbers, such as "f4"
+from ppdet_repro.utils.pickle_machine import Damaged, Function, Machine, Refused, add
 
+__all__ = ["Damaged", "Refused", "StoredArray", "load_arrays"]
 
-class Refused(Exception):
-    """A pickle contains something that no file of arrays contains. The message says what."""
+NUMBERS = re.compile("[<>=|]?(b1|i1|i2|i4|i8|u1|u2|f2|f4|f8)")  # what Paddle's tensors can hold; u2 is bfloat16
+MAX_AXES = 32  # as in NumPy 1
 
 
 def load_arrays(file: BinaryIO) -> Any:
     """Unpickle dicts, lists and tuples of texts, numbers and arrays. An array is a `StoredArray`.
 
-    Raises `Refused` for anything else, and nearly any other exception if the bytes are not a complete pickle.
+    Raises `Refused` for anything else, and `Damaged` if the bytes are not a complete pickle. Objects, time and memory
+    are bounded: an instruction makes at most one object, there are at most `pickle_machine.MAX_INSTRUCTIONS`, and all
+    arrays together have at most as many bytes as the file.
 
     Example:
-        >>> import io
+        >>> import io, pickle
         >>> content = load_arrays(io.BytesIO(pickle.dumps({"a": np.arange(3)})))
         >>> content["a"].value
         array([0, 1, 2])
     """
-    return _Unpickler(file, encoding="latin1").load()
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in STAND_INS:
-            raise Refused(f"the file refers to {module}.{name}")
-        return STAND_INS[module, name]
-
-
-class _Function:
-    """A function that a pickle may call, and may do nothing else with."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable[..., Any]):
-        self._function = function
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
-
-    def __setstate__(self, state: Any) -> None:
-        raise Refused("the file changes a function")
+    return ArrayMachine(file).run()
 
 
 class _NumberType:
@@ -65,14 +47,8 @@ class _NumberType:
 
     def __init__(self, name: str, align: bool = False, copy: bool = False):
         if not isinstance(name, str) or not NUMBERS.fullmatch(name):
-            raise Refused(f"the file has values of the type {name!r}")
+            raise Refused(f"the file has values of the type {_short(name)}")
         self.dtype = np.dtype(name)
-
-    def __setstate__(self, state: Tuple[Any, ...]) -> None:
-        """Take the byte order. The rest of a `numpy.dtype`'s state is about types that are not numbers."""
-        order = state[1]
-        if order in ("<", ">"):
-            self.dtype = self.dtype.newbyteorder(order)
 
 
 class StoredArray:
@@ -83,17 +59,67 @@ class StoredArray:
     def __init__(self, value: Optional[np.ndarray] = None):
         self.value = value
 
-    def __setstate__(self, state: Tuple[Any, ...]) -> None:
-        *_, shape, kind, is_fortran, data = state
-        self.value = _numbers(data, kind, shape, "F" if is_fortran else "C")
 
+class ArrayMachine(Machine):
+    """The machine with the functions that make arrays."""
 
-def _numbers(data: Union[bytes, bytearray, str], kind: _NumberType, shape: Sequence[int], order: str) -> np.ndarray:
-    """The array of some bytes, copied, in this machine's byte order. Python 2 pickled bytes as a text."""
-    if not isinstance(kind, _NumberType):
-        raise Refused(f"the file has an array whose type is a {type(kind).__name__}")
-    values = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, kind.dtype)
-    return values.reshape(shape, order=order).astype(kind.dtype.newbyteorder("="))  # type: ignore[call-overload]
+    def __init__(self, file: BinaryIO):
+        names: Dict[Tuple[str, str], Callable[..., Any]] = {
+            ("numpy", "ndarray"): _array_class,
+            ("numpy", "dtype"): _NumberType,
+            ("_codecs", "encode"): _bytes_of_text,
+            ("collections", "OrderedDict"): _ordered_dict,
+        }
+        for module in ("builtins", "__builtin__"):
+            names[module, "tuple"] = _same_tuple
+            names[module, "bytes"] = _no_bytes
+        for module in ("numpy.core", "numpy._core"):
+            names[f"{module}.multiarray", "_reconstruct"] = _new_array
+            names[f"{module}.multiarray", "scalar"] = self._scalar
+            names[f"{module}.numeric", "_frombuffer"] = self._array_of_buffer
+        super().__init__(file, {name: Function(call) for name, call in names.items()})
+        self.free = self.left  # bytes that further arrays may have
+
+    def set_state(self, target: Any, state: Any) -> None:
+        """Take the byte order of a type, whose other state is about types that are not numbers; fill an array."""
+        if type(state) is not tuple:
+            raise Refused(f"the file gives a {type(target).__name__} a state that is a {type(state).__name__}")
+        if isinstance(target, _NumberType):
+            if state[1] in ("<", ">"):
+                target.dtype = target.dtype.newbyteorder(state[1])
+        elif isinstance(target, StoredArray):
+            *_, shape, kind, is_fortran, data = state
+            target.value = self._numbers(data, kind, shape, "F" if is_fortran else "C")
+        else:
+            raise Refused(f"the file gives a {type(target).__name__} a state")
+
+    def _numbers(self, data: Union[bytes, str], kind: _NumberType, shape: Sequence[int], order: str) -> np.ndarray:
+        """The array of some bytes, copied, in this machine's byte order. Python 2 pickled bytes as a text."""
+        if not isinstance(kind, _NumberType):
+            raise Refused(f"the file has an array whose type is a {type(kind).__name__}")
+        if type(data) not in (bytes, str):
+            raise Refused(f"the file has an array whose numbers are a {type(data).__name__}")
+        if type(shape) not in (tuple, list) or len(shape) > MAX_AXES or not all(type(n) is int for n in shape):
+            raise Damaged(f"an array has the shape {_short(shape)}")
+        wanted = math.prod(shape) * kind.dtype.itemsize
+        if min(shape, default=0) < 0 or wanted != len(data):
+            raise Damaged(f"an array of the shape {_short(shape)} has {len(data)} bytes")
+        self.free -= wanted
+        if self.free < 0:
+            raise Refused("the file has arrays with more numbers than the file")
+        values = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, kind.dtype)
+        return values.reshape(shape, order=order).astype(kind.dtype.newbyteorder("="))  # type: ignore[call-overload]
+
+    def _scalar(self, kind: _NumberType, data: Union[bytes, str]) -> StoredArray:
+        """Stands for `scalar`: one number."""
+        return StoredArray(self._numbers(data, kind, (), "C"))
+
+    def _array_of_buffer(
+        self, data: bytes, kind: _NumberType, shape: Sequence[int], order: str, axes: Optional[Sequence[int]] = None
+    ) -> StoredArray:
+        """Stands for `_frombuffer`, in protocol 5. `axes` is the order of the axes if `order` is "K"."""
+        array = self._numbers(data, kind, shape, "C" if order == "K" else order)
+        return StoredArray(array if axes is None else array.transpose(axes))
 
 
 def _new_array(*_: Any) -> StoredArray:
@@ -101,24 +127,11 @@ def _new_array(*_: Any) -> StoredArray:
     return StoredArray()
 
 
-def _scalar(kind: _NumberType, data: Union[bytes, str]) -> StoredArray:
-    """Stands for `scalar`: one number."""
-    return StoredArray(_numbers(data, kind, (), "C"))
-
-
-def _array_of_buffer(
-    data: bytes, kind: _NumberType, shape: Sequence[int], order: str, axes: Optional[Sequence[int]] = None
-) -> StoredArray:
-    """Stands for `_frombuffer`, in protocol 5. `axes` is the order of the axes if `order` is "K"."""
-    array = _numbers(data, kind, shape, "C" if order == "K" else order)
-    return StoredArray(array if axes is None else array.transpose(axes))
-
-
-def _bytes_of_text(text: str, encoding: str) -> bytes:
-    """Stands for `_codecs.encode`: bytes, in protocols 0 to 2."""
+def _bytes_of_text(text: str, encoding: str) -> str:
+    """Stands for `_codecs.encode`: bytes, in protocols 0 to 2. They stay a text until they are an array's."""
     if encoding != "latin1":
-        raise Refused(f"the file has bytes in the encoding {encoding!r}")
-    return text.encode("latin1")
+        raise Refused(f"the file has bytes in the encoding {_short(encoding)}")
+    return text
 
 
 def _no_bytes() -> bytes:
@@ -126,21 +139,32 @@ def _no_bytes() -> bytes:
     return b""
 
 
+def _same_tuple(items: Tuple[Any, ...]) -> Tuple[Any, ...]:
+    """Stands for `tuple`, which Paddle makes of the pair of a tensor's name and array."""
+    if type(items) is not tuple:
+        raise Refused(f"the file makes a tuple of a {type(items).__name__}")
+    return items
+
+
+def _ordered_dict(pairs: Sequence[Sequence[Any]] = ()) -> Dict[str, Any]:
+    """Stands for `OrderedDict`. Python 2 gives it its pairs, Python 3 fills it later."""
+    if type(pairs) not in (tuple, list) or not all(type(pair) in (tuple, list) and len(pair) == 2 for pair in pairs):
+        raise Damaged("a dict is made of values that are not pairs")
+    found: Dict[str, Any] = {}
+    for key, value in pairs:
+        add(found, key, value)
+    return found
+
+
 def _array_class(*_: Any) -> None:
     """Stands for `numpy.ndarray`, which pickles name as an argument of `_reconstruct` and do not call."""
     raise Refused("the file calls numpy.ndarray")
 
 
-STAND_INS: Dict[Tuple[str, str], _Function] = {  # for what a pickle may refer to
-    ("numpy", "ndarray"): _Function(_array_class),
-    ("numpy", "dtype"): _Function(_NumberType),
-    ("_codecs", "encode"): _Function(_bytes_of_text),
-    ("collections", "OrderedDict"): _Function(dict),
-}
-for _module in ("builtins", "__builtin__"):
-    STAND_INS[_module, "tuple"] = _Function(tuple)
-    STAND_INS[_module, "bytes"] = _Function(_no_bytes)
-for _module in ("numpy.core", "numpy._core"):
-    STAND_INS[f"{_module}.multiarray", "_reconstruct"] = _Function(_new_array)
-    STAND_INS[f"{_module}.multiarray", "scalar"] = _Function(_scalar)
-    STAND_INS[f"{_module}.numeric", "_frombuffer"] = _Function(_array_of_buffer)
+def _short(value: Any) -> str:
+    """A text or a sequence for a message; nothing else has a spelling of bounded length."""
+    if isinstance(value, str):
+        return repr(value[:40])
+    if type(value) in (tuple, list) and all(type(item) is int for item in value[:8]):
+        return f"({', '.join(str(item)[:20] for item in value[:8])}{', ...' if len(value) > 8 else ''})"
+    return type(value).__name__

@@ -16,12 +16,21 @@ import pytest
 from ppdet_repro.utils import weights
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import atomic_file, atomic_folder, remove_leftovers
-from ppdet_repro.utils.weights import read_state, resolve, save_state
+from ppdet_repro.utils.weights import convert_weights, read_state, resolve, save_state
 
 
 def dump(path, content, protocol=4):
     path.write_bytes(pickle.dumps(content, protocol=protocol))
     return path
+
+
+def split_file(table):
+    return pickle.dumps({"b": np.arange(4), "f": np.zeros(1), "UnpackBigParamInfor@@": table})
+
+
+def many_names():
+    array = np.zeros(1000)
+    return pickle.dumps({f"name {i}": array for i in range(100)})
 
 
 class Calls:
@@ -87,10 +96,19 @@ class TestReading:
             (pickle.dumps([1, 2]), "holds a list, not named arrays"),
             (pickle.dumps({"a": "text"}), "'a' is a str, not an array"),
             (pickle.dumps({"LR_Scheduler": {"last_epoch": 3}}), "'LR_Scheduler' is a dict"),
-            (pickle.dumps({3: np.zeros(1)}), "a name is 3"),
+            (pickle.dumps({3: np.zeros(1)}), "refused: a name in the file is of the type int, not text"),
             (pickle.dumps({"a": np.array([None])}), "refused: the file has values of the type 'O8'"),
-            (pickle.dumps({"UnpackBigParamInfor@@": [1]}), "not a weight file"),
-            (pickle.dumps({"UnpackBigParamInfor@@": {"a": {"slices": ["b"], "OriginShape": 1}}}), "not a weight file"),
+            (pickle.dumps({"UnpackBigParamInfor@@": [1]}), "UnpackBigParamInfor@@ is a list"),
+            (split_file({"a": 1}), "no names of pieces and no shape for 'a'"),
+            (split_file({"a": {"slices": ["b"], "OriginShape": 1}}), "no names of pieces and no shape for 'a'"),
+            (split_file({"a": {"slices": [], "OriginShape": (4,)}}), "no names of pieces and no shape for 'a'"),
+            (split_file({"a": {"slices": ["b"], "OriginShape": (2, -2)}}), "no names of pieces and no shape for 'a'"),
+            (split_file({"a": {"slices": ["c"], "OriginShape": (4,)}}), "'a' has the piece 'c', which is missing"),
+            (split_file({"a": {"slices": ["b"], "OriginShape": (5,)}}), "'a' has 4 numbers in its pieces"),
+            (split_file({"a": {"slices": ["b"] * 1000, "OriginShape": (4000,)}}), "'a' has 4 numbers in its pieces"),
+            (split_file({"a": {"slices": ["b", "f"], "OriginShape": (5,)}}), "'a' has pieces of several types"),
+            (pickle.dumps({"x" * 10**6: "text"}), "^.{0,300}$"),
+            (many_names(), "the same array has many names"),
         ],
     )
     def test_broken_files(self, tmp_path, content, complaint):
@@ -100,9 +118,85 @@ class TestReading:
             read_state(path)
         assert str(path) in str(raised.value)
 
+    def test_tied_weights_have_two_names(self, tmp_path):
+        array = np.zeros(1000)
+        assert set(read_state(dump(tmp_path / "a.pdparams", {"a": array, "b": array}))) == {"a", "b"}
+
+    def test_only_files_are_read(self, tmp_path):
+        os.mkfifo(tmp_path / "a.pdparams")
+        for path in (tmp_path / "a.pdparams", "/dev/zero", tmp_path):
+            with pytest.raises(UserError, match="not a file, but a folder or a device"):
+                read_state(path)
+        with pytest.raises(UserError, match="cannot read the weights"):
+            read_state("a\0.pdparams")
+
     def test_a_missing_file(self, tmp_path):
         with pytest.raises(UserError, match="No such file"):
             read_state(tmp_path / "a.pdparams")
+
+
+class TestSafetensors:
+    STATE = {
+        "float": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "integer": np.array([-3], np.int64),
+        "flag": np.array([True, False]),
+        "number": np.array(2.5, np.float16),
+        "nothing": np.zeros((0, 4), np.uint8),
+    }
+
+    def test_what_is_saved_is_read(self, tmp_path):
+        path = tmp_path / "folder" / "a.safetensors"
+        save_state(path, self.STATE)
+        state = read_state(path)
+        assert set(state) == set(self.STATE) and read_state(resolve(path)).keys() == state.keys()
+        for key, array in self.STATE.items():
+            assert state[key].dtype == array.dtype and state[key].flags.writeable
+            np.testing.assert_array_equal(state[key], array)
+
+    def test_what_other_programs_save(self, tmp_path):
+        """Eight bytes: the length of the JSON text; then the text and the numbers. 0x3FA0 is 1.25 in bfloat16."""
+        header = b'{"__metadata__":{"format":"pt"},"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}'
+        path = tmp_path / "a.safetensors"
+        path.write_bytes(len(header).to_bytes(8, "little") + header + b"\x80\x3f\xa0\x3f")
+        state = read_state(path)
+        assert set(state) == {"a"} and state["a"].dtype == np.float32 and state["a"].tolist() == [1.0, 1.25]
+
+    @pytest.mark.parametrize(
+        "header, complaint",
+        [
+            (b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}', "damaged, or not a weight file"),
+            (b'{"a":{"dtype":"U8","shape":[1099511627776],"data_offsets":[0,4]}}', "damaged, or not a weight file"),
+            (b'{"a":{"dtype":"U64","shape":[0],"data_offsets":[0,0]}}', "'a' has numbers of the type U64"),
+            (b"[" * 100_000, "damaged, or not a weight file"),
+            (b'{"a":{}}', "damaged, or not a weight file"),
+            (b"\xff", "damaged, or not a weight file"),
+        ],
+    )
+    def test_broken_files(self, tmp_path, header, complaint):
+        path = tmp_path / "a.safetensors"
+        for content in (len(header).to_bytes(8, "little") + header, b"\xff" * 8 + header, pickle.dumps({})):
+            path.write_bytes(content)
+            with pytest.raises(UserError, match=f"a.safetensors: ({complaint}|damaged)") as raised:
+                read_state(path)
+            assert len(str(raised.value)) < 500
+
+
+class TestConverting:
+    def test_there_and_back(self, tmp_path):
+        state = {"a": np.arange(3.0), "b": np.array([1], np.int64)}
+        save_state(tmp_path / "a.pdparams", state)
+        convert_weights(tmp_path / "a", tmp_path / "b.safetensors")
+        convert_weights(tmp_path / "b.safetensors", tmp_path / "c.pdparams")
+        found = paddle.load(str(tmp_path / "c.pdparams"), return_numpy=True)
+        assert {key: array.tolist() for key, array in found.items()} == {"a": [0.0, 1.0, 2.0], "b": [1]}
+
+    def test_other_names_and_folders_are_refused(self, tmp_path):
+        save_state(tmp_path / "a.pdparams", {"a": np.zeros(1)})
+        with pytest.raises(UserError, match="must end with .pdparams or .safetensors"):
+            convert_weights(tmp_path / "a.pdparams", tmp_path / "b.npz")
+        with pytest.raises(UserError, match="cannot write .*: File exists"):
+            convert_weights(tmp_path / "a.pdparams", tmp_path / "a.pdparams" / "b.pdparams")
 
 
 class TestFiles:
