@@ -18,7 +18,7 @@ from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.weights import resolve
 
-DISTILLATION_LOSSES = "CWDFeatureLoss", "FGDFeatureLoss", "DistillDenseLoss", "DistillYOLOv3Loss"
+DISTILLATION_LOSSES = "CWDFeatureLoss", "FGDFeatureLoss", "DistillDenseLoss", "DistillYOLOv3Loss", "PaddleSlimLoss"
 
 
 @contextmanager

@@ -8,13 +8,12 @@ from __future__ import annotations
 from typing import Dict, List, NamedTuple, Sequence
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
 from ppdet_repro.core.contract import Batch
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.modeling.shape_spec import ShapeSpec
-from ppdet_repro.slim.distill_pass import PassLoss, run
+from ppdet_repro.slim.distill_pass import PassLoss, resized, run
 
 
 class LevelPair(NamedTuple):
@@ -33,16 +32,6 @@ def level_pairs(student: Sequence[ShapeSpec], teacher: Sequence[ShapeSpec]) -> L
     every = [LevelPair(i, j) for i in range(len(student)) for j in range(len(teacher))]
     ratios = [student[pair.student].stride / strides[pair.teacher] for pair in every]
     return [min(zip((max(ratio, 1 / ratio) for ratio in ratios), every))[1]]
-
-
-def resized(teacher: paddle.Tensor, size: Sequence[int]) -> paddle.Tensor:
-    """A map [B, C, h, w] in the size [H, W]: averages where it is larger, otherwise bilinear interpolation."""
-    height, width = teacher.shape[2:]
-    if [height, width] == list(size):
-        return teacher
-    if height >= size[0] and width >= size[1]:
-        return F.adaptive_avg_pool2d(teacher, size)
-    return F.interpolate(teacher, size=size, mode="bilinear", align_corners=False)
 
 
 class Distilled(nn.Layer):

@@ -1,10 +1,14 @@
-"""One forward pass of a student or a teacher, with everything that distillation losses compare."""
+"""One forward pass of a student or a teacher, with everything that distillation losses compare.
+
+B images, C channels; H, W size of a feature map.
+"""
 
 from __future__ import annotations
 
 from contextlib import ExitStack
 from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
+import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ppdet_repro.core.contract import Losses, RawOutputs
@@ -57,3 +61,13 @@ def recorder(calls: List[Call]) -> Any:
         calls.append((inputs, output))
 
     return record
+
+
+def resized(teacher: Tensor, size: Sequence[int]) -> Tensor:
+    """A map [B, C, h, w] in the size [H, W]: averages where it is larger, otherwise bilinear interpolation."""
+    height, width = teacher.shape[2:]
+    if [height, width] == list(size):
+        return teacher
+    if height >= size[0] and width >= size[1]:
+        return F.adaptive_avg_pool2d(teacher, size)
+    return F.interpolate(teacher, size=size, mode="bilinear", align_corners=False)
