@@ -10,11 +10,22 @@ import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Iterator
+from typing import BinaryIO, Iterator, Union
 
 from ppdet_repro.utils.errors import UserError
 
 SUFFIX = ".tmp"
+
+
+def user_path(text: Union[str, Path]) -> Path:
+    """The path that a user wrote, in which `~` is a home folder. UserError if no path can have such a name."""
+    try:
+        os.fsencode(text)
+        if "\0" in str(text):
+            raise ValueError("it contains a NUL character")
+        return Path(text).expanduser()
+    except (RuntimeError, ValueError) as error:  # no such user; half of a surrogate pair
+        raise UserError(f"{str(text)!r} is not a path: {error}") from None
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from ppdet_repro.utils.array_pickle import Damaged, Refused, StoredArray, load_arrays
 from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.files import atomic_file
+from ppdet_repro.utils.files import atomic_file, user_path
 from ppdet_repro.utils.logger import get_logger
 
 ENDING, SAFETENSORS = ".pdparams", ".safetensors"
@@ -197,7 +197,7 @@ def resolve(source: Union[str, Path], offline: bool = False) -> Path:
         text = PADDLEDET_HOST + text[len("ppdet://") :]
     if text.startswith(("http://", "https://")):
         return _cached(_parse_url(text), offline)
-    path = Path(text).expanduser()
+    path = user_path(text)
     candidates = path, Path(f"{path}{ENDING}"), path / f"model{ENDING}"
     for candidate in candidates:
         if candidate.is_file():

@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import reprlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional
 
 import numpy as np
 import paddle
@@ -31,12 +33,15 @@ from ppdet_repro.engine.model_weights import Weights, load_exact, weights_of
 from ppdet_repro.optimizer.ema import ModelEMA
 from ppdet_repro.paddle_private.optimizer_state import optimizer_state, restore_optimizer
 from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.files import atomic_file, atomic_folder
+from ppdet_repro.utils.files import atomic_file, atomic_folder, user_path
 from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.weights import read_state, save_state
 
 MODEL, RAW, EMA, OPTIMIZER, STATE = ("model.pdparams", "raw.pdparams", "ema.pdparams", "optimizer.pdopt", "state.json")
 FORMAT = 1
+MAX_STATE_BYTES = 1 << 20
+NAME = re.compile("epoch_[0-9]+")
+COUNTS = ("seed", "epoch", "step", "best_epoch", "without_gain")  # in state.json: whole numbers, not negative
 
 
 @dataclass
@@ -68,7 +73,7 @@ def checkpoints_folder(run_folder: Path) -> Path:
 
 def list_checkpoints(run_folder: Path) -> List[Path]:
     """The checkpoints of a run, oldest epoch first."""
-    found = (path for path in checkpoints_folder(run_folder).glob("epoch_*") if path.name[6:].isdigit())
+    found = (path for path in checkpoints_folder(run_folder).glob("epoch_*") if NAME.fullmatch(path.name))
     return sorted(found, key=lambda path: int(path.name[6:]))
 
 
@@ -107,7 +112,7 @@ def find_checkpoint(resume: str, run_folder: Path) -> Optional[Path]:
     """The checkpoint that `--resume` refers to: this folder, or for `auto` the newest readable one of the run, if any.
     Raises UserError if the given folder is not a checkpoint."""
     if resume != "auto":
-        path = Path(resume).expanduser()
+        path = user_path(resume)
         if not (path / STATE).is_file():
             raise UserError(
                 f"--resume {resume}: not a checkpoint (a folder with {STATE}); give a folder inside "
@@ -127,7 +132,7 @@ def find_checkpoint(resume: str, run_folder: Path) -> Optional[Path]:
 
 def epochs_done(path: Path) -> int:
     """The number of epochs that the run of a checkpoint had done. UserError: it is damaged."""
-    return int(_read_json(path).get("epoch", 0))
+    return _read_json(path)["epoch"]
 
 
 def restore_checkpoint(path: Path, objects: Checkpointed) -> RunState:
@@ -149,15 +154,45 @@ def restore_checkpoint(path: Path, objects: Checkpointed) -> RunState:
             scaler: Mapping[str, Any] = content["scaler"]
             objects.scaler.load_state_dict({**scaler, "scale": np.asarray(scaler["scale"], np.float32)})
         return RunState(**{field.name: content[field.name] for field in dataclasses.fields(RunState)})
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AssertionError) as error:  # AssertionError: Paddle, about another shape
         raise UserError(f"{path}: cannot resume from this checkpoint: {error}") from error
 
 
 def _read_json(path: Path) -> Dict[str, Any]:
+    """The content of a checkpoint's state.json, whose entries have the types that `save_checkpoint` gives them."""
+    file = path / STATE
     try:
-        content = json.loads((path / STATE).read_text(encoding="utf-8"))
+        if not file.is_file() or file.stat().st_size > MAX_STATE_BYTES:
+            raise UserError(f"{file}: cannot read the checkpoint: not a file of at most {MAX_STATE_BYTES:,} bytes")
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path / STATE}: cannot read the checkpoint: {error}") from error
+        raise UserError(f"{file}: cannot read the checkpoint: {error}") from error
+    except RecursionError:
+        raise UserError(f"{file}: cannot read the checkpoint: lists and objects are nested too deeply") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"{path / STATE}: not a checkpoint of this version (format {FORMAT})")
+        raise UserError(f"{file}: not a checkpoint of this version (format {FORMAT})")
+    for wrong in _wrong_entries(content):
+        raise UserError(f"{file}: {wrong}; resume from another checkpoint")
     return content
+
+
+def _wrong_entries(content: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the entries of a state.json."""
+    counts = {key: content.get(key) for key in COUNTS}
+    if "ema" in content:
+        ema = content["ema"] if isinstance(content["ema"], dict) else {}
+        counts.update({f"ema.{key}": ema.get(key) for key in ("step", "cycle")})
+    for key, value in counts.items():
+        if type(value) is not int or not 0 <= value < 1 << 63:
+            yield f"{key!r} must be a whole number, got {reprlib.repr(value)}"
+    numbers = {"metrics": content.get("metrics"), "scaler": content.get("scaler", {})}
+    for key, entries in numbers.items():
+        if not isinstance(entries, dict):
+            yield f"{key!r} must be an object of numbers, got {reprlib.repr(entries)}"
+            continue
+        for name, value in entries.items():
+            items = value if isinstance(value, list) and key == "scaler" else [value]
+            if not all(isinstance(item, (int, float)) for item in items):
+                yield f"{key}.{name} must be a number, got {reprlib.repr(value)}"
+    if not isinstance(content.get("best"), (int, float, type(None))):
+        yield f"'best' must be a number or null, got {reprlib.repr(content['best'])}"

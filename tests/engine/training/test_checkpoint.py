@@ -18,6 +18,7 @@ from ppdet_repro.engine.model_weights import weights_of
 from ppdet_repro.engine.training.checkpoint import (
     Checkpointed,
     RunState,
+    epochs_done,
     find_checkpoint,
     keep_newest,
     list_checkpoints,
@@ -29,7 +30,7 @@ from ppdet_repro.optimizer.optimizer import SGD, Adam, AdamW, Momentum, Optimize
 from ppdet_repro.optimizer.schedules import LearningRate
 from ppdet_repro.paddle_private.optimizer_state import optimizer_state
 from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.weights import read_state
+from ppdet_repro.utils.weights import read_state, save_state
 
 
 class Net(nn.Layer):
@@ -185,6 +186,53 @@ class TestCheckpoints:
         (path / "state.json").write_text(json.dumps({"format": 99}))
         with pytest.raises(UserError, match="not a checkpoint of this version"):
             restore_checkpoint(path, new_training())
+
+    @pytest.mark.parametrize(
+        "entry, complaint",
+        [
+            ({"epoch": "text"}, "'epoch' must be a whole number, got 'text'"),
+            ({"epoch": None}, "'epoch' must be a whole number, got None"),
+            ({"step": 7.5}, "'step' must be a whole number, got 7.5"),
+            ({"seed": -1}, "'seed' must be a whole number, got -1"),
+            ({"best_epoch": True}, "'best_epoch' must be a whole number, got True"),
+            ({"without_gain": 10**30}, "'without_gain' must be a whole number"),
+            ({"metrics": [1]}, r"'metrics' must be an object of numbers, got \[1\]"),
+            ({"metrics": {"bbox_mAP": "high"}}, "metrics.bbox_mAP must be a number"),
+            ({"best": {}}, "'best' must be a number or null, got {}"),
+            ({"scaler": {"scale": ["1"]}}, "scaler.scale must be a number"),
+            ({"ema": 3}, "'ema.step' must be a whole number, got None"),
+            ({"ema": {"step": 1, "cycle": "1"}}, "'ema.cycle' must be a whole number"),
+        ],
+    )
+    def test_entries_of_another_type_are_refused(self, tmp_path, entry, complaint):
+        path = save(tmp_path, new_training())
+        state = json.loads((path / "state.json").read_text())
+        (path / "state.json").write_text(json.dumps({**state, **entry}))
+        for read in (epochs_done, lambda path: restore_checkpoint(path, new_training())):
+            with pytest.raises(UserError, match=complaint):
+                read(path)
+
+    @pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"{", b" " * (2 << 20), b"[]", b"9" * 10_000])
+    def test_files_that_are_not_a_state_are_refused(self, tmp_path, content):
+        path = save(tmp_path, new_training())
+        (path / "state.json").write_bytes(content)
+        with pytest.raises(UserError, match="state.json: (cannot read the|not a) checkpoint"):
+            epochs_done(path)
+
+    def test_arrays_of_another_shape_are_refused(self, tmp_path):
+        training = new_training(Momentum())
+        train(training, 1, seed=0)
+        path = save(tmp_path, training)
+        state = read_state(path / "optimizer.pdopt")
+        save_state(path / "optimizer.pdopt", {name: array[..., None] for name, array in state.items()})
+        with pytest.raises(UserError, match="cannot resume from this checkpoint"):
+            restore_checkpoint(path, new_training(Momentum()))
+
+    def test_only_numbers_of_epochs_are_checkpoints(self, tmp_path):
+        path = save(tmp_path, new_training())
+        for name in ("epoch_²", "epoch_", "epoch_x"):
+            (path.parent / name).mkdir()
+        assert list_checkpoints(tmp_path) == [path]
 
     def test_a_full_disk_leaves_the_last_good_checkpoint(self, tmp_path, monkeypatch):
         save(tmp_path, new_training(), 1)
