@@ -21,6 +21,7 @@ from ppdet_repro.slim.engine import import_paddleslim
 from ppdet_repro.utils.errors import UserError
 
 KEYS = "layers_name", "io", "idx"  # of an entry of `layers`; all others are the loss function's
+RELATIONS = "RKDLoss", "RKdAngle", "RkdDistance"  # compare relations between the images of a batch
 
 
 class Place(NamedTuple):
@@ -51,7 +52,7 @@ class Pair(NamedTuple):
 
     student: Place
     teacher: Place
-    aligned: bool  # by PaddleSlim's layer of `align_params`
+    any_shape: bool  # PaddleSlim makes the channels equal (`align_params`), or compares relations of images (RKD)
 
 
 @register
@@ -131,7 +132,7 @@ def read_pair(layer: Dict[str, Any], student: Detector, teacher: Detector) -> Pa
         if name not in known:
             raise UserError(f"PaddleSlimLoss: the {whose} has no layer {name}{nearest(str(name), known)}")
     own, theirs = (Place(str(names[i]), str(io[i]), index[i]) for i in (0, 1))
-    return Pair(own, theirs, bool(layer.get("align_params")))
+    return Pair(own, theirs, bool(layer.get("align_params")) or layer.get("loss_function") in RELATIONS)
 
 
 def distill(config: Dict[str, Any], layers: List[Dict[str, Any]], student: StandIn, teacher: StandIn) -> nn.Layer:
@@ -139,8 +140,8 @@ def distill(config: Dict[str, Any], layers: List[Dict[str, Any]], student: Stand
     if "model_name_pairs" in config:
         raise UserError("PaddleSlimLoss: leave model_name_pairs out; there is one student and one teacher")
     dist = import_paddleslim().dygraph.dist
-    shared = {key: value for key, value in config.items() if key != "layers"}
-    own = [{key: value for key, value in layer.items() if key not in (*KEYS, *shared, "layers")} for layer in layers]
+    shared = {key: value for key, value in config.items() if key not in (*KEYS, "layers")}
+    own = [{key: value for key, value in layer.items() if key not in (*KEYS, "layers", *shared)} for layer in layers]
     entries = [{**extra, "layers_name": [f"layers.{i}"] * 2} for i, extra in enumerate(own)]
     try:
         return dist.Distill(
@@ -160,7 +161,7 @@ def comparable(pair: Pair, student: Pass, teacher: Pass) -> Tuple[Tensor, Tensor
     theirs = pair.teacher.tensor(teacher.calls[pair.teacher.layer])
     if own.ndim == 4 and theirs.ndim == 4:
         theirs = resized(theirs, own.shape[2:])
-    if own.shape != theirs.shape and not pair.aligned:
+    if own.shape != theirs.shape and not pair.any_shape:
         shapes = f"{own.shape} of {pair.student.layer} and {theirs.shape} of {pair.teacher.layer}"
         raise UserError(f"PaddleSlimLoss: the shapes {shapes} differ; give align_params")
     return own, theirs
