@@ -14,7 +14,7 @@ from tiny_yolof import tiny_model, write_training_config
 
 from ppdet_repro.core.config import build, build_model, load_config
 from ppdet_repro.engine.model_weights import weights_of
-from ppdet_repro.engine.models import load_trained, with_teacher
+from ppdet_repro.engine.models import distilled, load_trained, with_teacher
 from ppdet_repro.engine.training.checkpoint import list_checkpoints
 from ppdet_repro.engine.training.train import train
 from ppdet_repro.slim import distill_losses
@@ -181,6 +181,21 @@ def folder(tmp_path_factory):
     return folder
 
 
+SEVERAL = """
+_BASE_: [wide.yml]
+distill_loss: [FGDFeatureLoss, CWDFeatureLoss, DistillDenseLoss, PaddleSlimLoss]
+distill_loss_name: null
+DistillDenseLoss: {min_score: 0.0}
+PaddleSlimLoss:
+  configs:
+  - loss_function: L1Loss
+    weight: 0.1
+    align_params: {align_type: 1x1conv+bn, in_channel: 32, out_channel: 48}
+    layers:
+    - layers_name: [neck.lateral_conv, neck.lateral_conv]
+"""
+
+
 def config(folder, *overrides, teacher="wide.yml"):
     return load_config(folder / "tiny.yml", overrides, folder / teacher)
 
@@ -199,6 +214,15 @@ def test_the_slim_config_only_describes_the_teacher(folder):
     student = build_model(cfg)
     model = with_teacher(student, cfg.teacher)
     assert student.neck.out_shape[0].channels == 32 and model.teacher.neck.out_shape[0].channels == 48
+
+
+def test_an_override_of_the_teacher(folder):
+    cfg = config(folder, "teacher.CWDFeatureLoss.weight=7", "epoch=9", " teacher.pretrain_weights=other.pdparams")
+    assert cfg.run.epoch == 9 and cfg.teacher.run.epoch == 2 and cfg.run.pretrain_weights is None
+    assert cfg.teacher.run.pretrain_weights == "other.pdparams"
+    assert build(cfg.teacher, "CWDFeatureLoss", student_channels=1, teacher_channels=1).weight == 7
+    with pytest.raises(UserError, match="command line: unknown key 'teacher'"):
+        load_config(folder / "tiny.yml", ["teacher.epoch=3"])
 
 
 def test_the_teachers_config_must_be_the_slim_config(folder):
@@ -253,6 +277,36 @@ def test_a_resumed_run_ends_with_the_same_weights(folder, trained):
     learned = next(name for name in whole[1] if name.endswith("align.weight"))
     early = read_state(first / "raw.pdparams")
     assert not np.array_equal(whole[1][learned], early[learned])  # the convolution that adapts channels is trained, too
+
+
+def test_several_losses_are_logged_apart_and_resumed_exactly(folder):
+    (folder / "several.yml").write_text(SEVERAL)
+    for name, resume in (("one", None), ("two", folder / "one/several/checkpoints/epoch_0001")):
+        cfg = config(folder, f"save_dir={folder / name}", "log_iter=1", teacher="several.yml")
+        train(cfg, resume=resume and str(resume), evaluate=False)
+    names = "FGDFeatureLoss_neck_f_0", "CWDFeatureLoss_neck_f_0", "distill_cls", "distill_box", "distill_L1Loss"
+    lines = [json.loads(line) for line in (folder / "one/several/log.jsonl").read_text().splitlines()]
+    assert all(name in json.dumps(lines[0]) for name in names)
+    runs = [read_state(folder / name / "several/checkpoints/epoch_0002/raw.pdparams") for name in ("one", "two")]
+    assert sorted(runs[0]) == sorted(runs[1])
+    assert all(np.array_equal(runs[0][name], runs[1][name]) for name in runs[0])
+    aligned = "distillation.PaddleSlimLoss.losses.distill_L1Loss.distill_loss.loss_func.0.align_func.align_op"
+    assert f"{aligned}.0.weight" in runs[0] and f"{aligned}.1._mean" in runs[0]
+    assert not any("distill" in name for name in read_state(folder / "one/several/model_final.pdparams"))
+
+
+def test_feature_maps_of_a_teacher_of_another_architecture_and_stride(folder, tmp_path):
+    """A PAFNet, whose map has the stride 4, teaches a YOLOF, whose map has the stride 32."""
+    student = build_model(config(folder))
+    teacher_cfg = small_config("pafnet", folder / "data", "distill_loss=FGDFeatureLoss")
+    model = distilled(student, build_model(teacher_cfg), teacher_cfg)
+    assert [list(pair) for pair in model.levels.values()] == [[0, 0]]
+    assert model.teacher.neck.out_shape[0].stride == 4 and student.neck.out_shape[0].stride == 32
+    model.train()
+    truth = {"gt_bbox": [paddle.to_tensor([[8.0, 8, 60, 60]])] * 2, "gt_class": [paddle.to_tensor([[1]], "int32")] * 2}
+    losses = model({"image": paddle.rand([2, 3, 96, 96]), **truth})
+    losses["neck_f_0"].backward()
+    assert losses["neck_f_0"].item() > 0 and student.backbone.parameters()[0].grad is not None
 
 
 def test_without_an_average_the_checkpoint_also_holds_the_weights_of_the_losses(folder):
