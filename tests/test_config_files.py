@@ -11,7 +11,8 @@ from typing import Dict, Iterator, List, Set, Tuple
 import pytest
 
 from ppdet_repro.core.config.document import Node, merge_files
-from ppdet_repro.core.config.reading import BASE, base_names, load_file, parse
+from ppdet_repro.core.config.reading import BASE, base_names, load_file
+from ppdet_repro.core.config.yaml_text import Budget, parse
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
@@ -101,6 +102,6 @@ def repeated(base: Node, child: Node, place: str = "") -> Iterator[str]:
 def test_a_config_contains_only_what_differs_from_its_bases(path):
     child = parse(path.read_text(encoding="utf-8"), path, [])
     base = Node({})
-    for name in base_names(child.value.pop(BASE, Node([]))):
-        base = merge_files(base, load_file(path.parent / name, (path,), []))
+    for _, name in base_names(child.value.pop(BASE, Node([]))):
+        base = merge_files(base, load_file(path.parent / name, (path,), [], Budget()))
     assert sorted(repeated(base, child)) == []

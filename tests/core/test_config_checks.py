@@ -13,10 +13,10 @@ from toy_components import problems, write
 
 from ppdet_repro.core.config import components, load_config
 from ppdet_repro.core.config.document import Node, Problem
-from ppdet_repro.core.config.reading import compose
 from ppdet_repro.core.config.run import NO_EFFECT, UNSUPPORTED_HARDWARE, ExportSettings, PaperRow, RunSettings
 from ppdet_repro.core.config.schema import Checker, Scope
 from ppdet_repro.core.config.types import parse_annotation
+from ppdet_repro.core.config.yaml_text import compose
 
 
 def test_all_problems_come_together_each_with_file_line_and_nearest_match():

@@ -15,6 +15,7 @@ from ppdet_repro.core.config.run import NO_EFFECT, ExportSettings, PaperRow, Run
 from ppdet_repro.core.config.schema import Checker
 from ppdet_repro.core.config.types import ListOf, OneOf, TupleOf, spell
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.files import user_path
 from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.packaged import own_or_packaged
 
@@ -68,10 +69,10 @@ def load_config(
         >>> cfg.run.architecture, cfg.run.num_classes, cfg.run.epoch
         ('YOLOF', 80, 24)
     """
-    path = own_or_packaged(Path(path).expanduser(), path)
+    path = own_or_packaged(user_path(path), path)
     if slim_config is None:
         return _load(path, overrides)
-    slim_path = own_or_packaged(Path(slim_config).expanduser(), slim_config)
+    slim_path = own_or_packaged(user_path(slim_config), slim_config)
     slim = load_document(slim_path, (), []).value.get("slim")
     if slim is None:
         raise UserError(f"{slim_config}: there is no key 'slim'; it says how to slim the model, such as slim: PTQ")

@@ -29,6 +29,8 @@ class Expression:
     text: str
 
 
+MAX_WORD = 80  # characters; finding the nearest word takes quadratic time
+
 REQUIRED = inspect.Parameter.empty  # stands for the default of a parameter that has none
 
 
@@ -86,7 +88,9 @@ def shared_names() -> Set[str]:
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """`; did you mean 'x'?` with the most similar of the words; empty if none is similar."""
+    """`; did you mean 'x'?` with the most similar of the words; empty if none is similar, or the word is very long."""
+    if len(str(word)) > MAX_WORD:
+        return ""
     by_lower = {str(known).lower(): str(known) for known in words}
     matches = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.7)
     return f"; did you mean '{by_lower[matches[0]]}'?" if matches else ""

@@ -21,6 +21,7 @@ class Origin(NamedTuple):
 
 
 COMMAND_LINE = Origin(None)
+MAX_PROBLEMS, MAX_TEXT = 50, 1000  # lines of a message, and characters of one of its lines
 
 
 @dataclass(frozen=True)
@@ -64,21 +65,27 @@ class Problem(NamedTuple):
     text: str
 
     def __str__(self) -> str:
-        return f"{self.origin}: {self.text}" if self.origin else self.text
+        text = self.text if len(self.text) <= MAX_TEXT else f"{self.text[: MAX_TEXT - 3]}..."
+        return f"{self.origin}: {text}" if self.origin else text
 
 
 Problems = List[Problem]
 
 
 def raise_problems(problems: Problems) -> None:
-    """Raise one `UserError` with a line per problem, ordered by file and line, the command line last."""
+    """Raise one `UserError` with a line per problem, ordered by file and line, the command line last.
+
+    Only the first `MAX_PROBLEMS` have a line.
+    """
 
     def place(problem: Problem) -> tuple:
         file, line = problem.origin or (None, 0)
         return problem.origin is None, file is None, str(file), line
 
     if problems:
-        raise UserError("\n".join(dict.fromkeys(map(str, sorted(problems, key=place)))))
+        lines = list(dict.fromkeys(map(str, sorted(problems, key=place))))
+        more = [f"... and {len(lines) - MAX_PROBLEMS:,} more problems"] if len(lines) > MAX_PROBLEMS else []
+        raise UserError("\n".join(lines[:MAX_PROBLEMS] + more))
 
 
 def merge(base: Node, child: Node) -> Node:

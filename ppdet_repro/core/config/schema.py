@@ -8,12 +8,12 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import asdict, fields, is_dataclass
-from typing import Any, Collection, Dict, Mapping, NamedTuple, Optional, Tuple, Union
+from typing import Any, Collection, Dict, Iterable, Mapping, NamedTuple, Optional, Tuple, Union
 
 from ppdet_repro.core import registry
 from ppdet_repro.core.config import components, run
 from ppdet_repro.core.config.components import REQUIRED, Component, Expression, nearest
-from ppdet_repro.core.config.document import Node, Origin, Problem, Problems, part_form
+from ppdet_repro.core.config.document import MAX_PROBLEMS, Node, Origin, Problem, Problems, part_form
 from ppdet_repro.core.config.plan import FromUpstream, Plan, Setting
 from ppdet_repro.core.config.run import RunSettings
 from ppdet_repro.core.config.types import (
@@ -66,6 +66,7 @@ class Checker:
     def __init__(self, document: Node):
         self.top: Mapping[Any, Node] = document.value
         self.origin = document.origin
+        self.hints = MAX_PROBLEMS  # each takes milliseconds, so only as many are searched as are shown
 
     def document(self, problems: Problems) -> Dict[str, Setting]:
         """Check all keys; the plans of everything that a run builds, by the name of the section."""
@@ -76,7 +77,7 @@ class Checker:
                 self.component(component, key, Scope(problems, complete=False))
             elif key not in names:
                 kind = "no component" if str(key)[:1].isupper() else "unknown key"
-                hint = nearest(key, (*names, *components.names()))
+                hint = self.nearest(key, (*names, *components.names()))
                 problems.append(Problem(node.origin, f"{kind} {key!r}{hint}"))
         plans = {}
         architecture = self.top.get("architecture")
@@ -95,7 +96,7 @@ class Checker:
             return self.part(self.top[name], name, Scope(problems))
         component = components.find(name)
         if component is None:
-            raise UserError(f"no component {name!r}{nearest(name, components.names())}")
+            raise UserError(f"no component {name!r}{self.nearest(name, components.names())}")
         return Setting(self.component(component, name, Scope(problems), given=given))
 
     def component(
@@ -118,7 +119,7 @@ class Checker:
         origin = next((node.origin for node in mentions if node and node.origin), self.origin)
         for key, argument in arguments.items():
             if key not in component.parameters and not argument.inherited:
-                scope.report(argument.origin, unknown_parameter(component, key))
+                scope.report(argument.origin, self.unknown_parameter(component, key))
         if component.name in scope.stack:
             circle = " -> ".join((*scope.stack[scope.stack.index(component.name) :], component.name))
             scope.report(origin, f"{where}: a component cannot contain itself: {circle}")
@@ -200,7 +201,7 @@ class Checker:
             if key in type_.fields:
                 pairs[key] = self.value(type_.fields[key], item, f"{where}.{key}" if where else key, scope)
             else:
-                scope.report(item.origin, f"{where} has no key {key!r}{nearest(key, type_.fields)}")
+                scope.report(item.origin, f"{where} has no key {key!r}{self.nearest(key, type_.fields)}")
         return Setting(pairs, node.origin)
 
     def one_of(self, type_: OneOf, node: Node, where: str, scope: Scope) -> Setting:
@@ -227,7 +228,9 @@ class Checker:
         if component is not None:
             return Setting(self.component(component, where, scope, inline=node), node.origin)
         if form is not None:
-            scope.report(node.origin, f"{where}: no component {form.name!r}{nearest(form.name, components.names())}")
+            scope.report(
+                node.origin, f"{where}: no component {form.name!r}{self.nearest(form.name, components.names())}"
+            )
         else:
             got = spell(node.plain())
             scope.report(node.origin, f"{where} must be a component: a name or {{name: X, ...}}, got {got}")
@@ -247,11 +250,15 @@ class Checker:
             scope.report(self.top["TrainReader"].origin, "there is a TrainReader, but 'epoch' is missing")
         return settings
 
+    def unknown_parameter(self, component: Component, key: Any) -> str:
+        """The message about a key that is not a parameter of the component."""
+        known = f"; it has {', '.join(component.parameters)}" if component.parameters else "; it takes none"
+        return f"{component.name} has no parameter {key!r}{self.nearest(key, component.parameters) or known}"
 
-def unknown_parameter(component: Component, key: Any) -> str:
-    """The message about a key that is not a parameter of the component."""
-    known = f"; it has {', '.join(component.parameters)}" if component.parameters else "; it takes none"
-    return f"{component.name} has no parameter {key!r}{nearest(key, component.parameters) or known}"
+    def nearest(self, word: Any, words: Iterable[str]) -> str:
+        """The hint at the most similar of the words, see `components.nearest`; empty after many hints."""
+        self.hints -= 1
+        return nearest(word, words) if self.hints >= 0 else ""
 
 
 def has_shape(type_: Type, node: Node) -> bool:

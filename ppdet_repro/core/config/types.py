@@ -8,6 +8,7 @@ Union[...], A | B, Literal[...], Part[T]; and around a whole annotation Shared[T
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
@@ -85,6 +86,8 @@ SIMPLE: Dict[str, Type] = {
     "Any": Anything(),
     "Part": PartOf(),
 }
+
+MAX_SPELLED = 200  # characters of a value in a message
 
 NOUNS = {"int": "an integer", "float": "a number", "bool": "true or false", "str": "text", "None": "null"}
 
@@ -196,11 +199,17 @@ def describe(type_: Type) -> str:
 
 
 def spell(value: Any) -> str:
-    """A plain value, written on one line as in YAML."""
+    """A plain value, written on one line as in YAML; a long one is cut off."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(spell, value))}]"
+        return shorten(f"[{', '.join(spell(item) for item in value[:MAX_SPELLED])}]")
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {spell(item)}" for key, item in value.items()) + "}"
-    return repr(value)
+        pairs = (f"{key}: {spell(item)}" for key, item in itertools.islice(value.items(), MAX_SPELLED))
+        return shorten("{" + ", ".join(pairs) + "}")
+    return shorten(repr(value[:MAX_SPELLED] if isinstance(value, (str, bytes)) else value))
+
+
+def shorten(text: str) -> str:
+    """The beginning of a text that is too long for a message."""
+    return text if len(text) <= MAX_SPELLED else f"{text[: MAX_SPELLED - 3]}..."
