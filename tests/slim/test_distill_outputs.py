@@ -72,12 +72,14 @@ def test_the_loss_of_yolov3_is_paddledetections(student_aware, teacher_aware):
 
 
 def test_the_loss_of_yolov3_by_hand():
-    # All logits are 0, so all sigmoids 1/2. x and y: 2 ln 2, weighted by the objectness 1/2. A teacher's logit of 0 is
-    # no object: -ln(1 - 1/2). Classes: ln 2, weighted by 1/2.
+    # The teacher's logits are 0, so its sigmoids are 1/2; the student's too, but its objectness is s(ln 3) = 3/4.
+    # x and y: 2 ln 2, weighted by the teacher's objectness 1/2. Its logit of 0 is no object: -ln(1 - 3/4) = 2 ln 2.
+    # Classes: ln 2, weighted by 1/2.
     head = SimpleNamespace(split=split_nothing, anchors=[[0]])
-    same = Pass(SimpleNamespace(head=head), [], YOLOv3Outputs([paddle.zeros([1, 7, 1, 1])]), {})
-    losses = DistillYOLOv3Loss(weight=10)(same, same)
-    expected = {"distill_reg": 10 * log(2), "distill_obj": 10 * log(2), "distill_cls": 5 * log(2)}
+    maps = paddle.to_tensor([0, 0, 0, 0, log(3), 0, 0]).reshape([1, 7, 1, 1]), paddle.zeros([1, 7, 1, 1])
+    student, teacher = (Pass(SimpleNamespace(head=head), [], YOLOv3Outputs([m]), {}) for m in maps)
+    losses = DistillYOLOv3Loss(weight=10)(student, teacher)
+    expected = {"distill_reg": 10 * log(2), "distill_obj": 20 * log(2), "distill_cls": 5 * log(2)}
     assert {name: value.item() for name, value in losses.items()} == pytest.approx(expected)
 
 
