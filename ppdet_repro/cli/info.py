@@ -43,7 +43,7 @@ def image_sizes(path: str, first: Optional[int]) -> List[Tuple[int, int]]:
         sizes = [(int(i["height"]), int(i["width"])) for i in sorted(images, key=lambda i: i["id"])[:first]]
     except OSError as error:
         raise UserError(f"--anno {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"--anno {path}: not a COCO JSON file with 'images' of 'id', 'height', 'width'") from error
     if not sizes:
         raise UserError(f"--anno {path}: no images")

@@ -5,11 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Union
 
-import yaml
-
+from ppdet_repro.core.config import components
+from ppdet_repro.core.config.document import Node, Problems, raise_problems
+from ppdet_repro.core.config.schema import Checker, Scope
+from ppdet_repro.core.config.types import Anything, DictOf, ListOf, OneOf, Scalar, Type, spell
+from ppdet_repro.core.config.yaml_text import read_yaml
+from ppdet_repro.data.transform.preprocess import KINDS
 from ppdet_repro.runtime.networks import FILES, network_file
 from ppdet_repro.utils.errors import UserError
 
+SCALAR = OneOf(tuple(map(Scalar, ("str", "bool", "int", "float", "None"))))  # YAML reads a name such as `no` as a bool
+NUMBERS = ListOf(Scalar("float"))
+STEP = DictOf(Scalar("str"), Anything())
+ENTRIES: Dict[str, Type] = {  # of infer_cfg.yml; others are PaddleDetection's
+    "arch": Scalar("str"),
+    "Preprocess": ListOf(STEP),
+    "label_list": ListOf(SCALAR),
+    "use_dynamic_shape": Scalar("bool"),
+    "min_subgraph_size": Scalar("int"),
+    "draw_threshold": Scalar("float"),
+    "PostProcess": OneOf((STEP, Scalar("None"))),
+}
+OPTIONAL = ("draw_threshold", "PostProcess")
+PARAMETER_NAMES = {"stride": "pad_to_stride"}  # keys of a step that the transform calls otherwise
+MAX_SIDE = 1 << 14  # pixels, of the sizes and strides in Preprocess
 ARCHITECTURES = ("YOLO", "YOLOF", "TTFNet", "RetinaNet", "SAPD")  # their exports end in bbox and bbox_num
 
 
@@ -54,23 +73,48 @@ def open_model_folder(path: Union[str, Path], fastdeploy_names: bool = False, en
 
 def _read_config(path: Path) -> Dict[str, Any]:
     """The entries of infer_cfg.yml that inference needs."""
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        arch = str(config["arch"])
-        entries = {
-            "arch": arch,
-            "preprocess": [dict(step) for step in config["Preprocess"]],
-            "labels": [str(label) for label in config["label_list"]],
-            "dynamic_shape": bool(config["use_dynamic_shape"]),
-            "min_subgraph_size": int(config["min_subgraph_size"]),
-            "draw_threshold": float(config.get("draw_threshold", 0.5)),
-            "post_process": None if config.get("PostProcess") is None else dict(config["PostProcess"]),
-        }
-    except KeyError as error:
-        raise UserError(f"{path} has no entry {error}; export the model again") from error
-    except (yaml.YAMLError, TypeError, ValueError, UnicodeDecodeError) as error:
-        first_line = str(error).splitlines()[0]
-        raise UserError(f"{path} is not an infer_cfg.yml ({first_line}); export the model again") from error
+    document = read_yaml(path)
+    missing = [key for key in ENTRIES if key not in document.value and key not in OPTIONAL]
+    if missing:
+        raise UserError(f"{path} has no entry {missing[0]!r}; export the model again")
+    problems: Problems = []
+    checker, scope = Checker(Node({})), Scope(problems)
+    for key, type_ in ENTRIES.items():
+        if key in document.value:
+            checker.value(type_, document.value[key], key, scope)
+    raise_problems(problems)
+    for i, step in enumerate(document.value["Preprocess"].value):
+        _check_step(checker, step, f"Preprocess[{i}]", scope)
+    raise_problems(problems)
+    config = document.plain()
+    arch = config["arch"]
     if arch not in ARCHITECTURES:
         raise UserError(f"{path}: architecture {arch!r} is not one of {', '.join(ARCHITECTURES)}")
-    return entries
+    return {
+        "arch": arch,
+        "preprocess": config["Preprocess"],
+        "labels": [str(label) for label in config["label_list"]],
+        "dynamic_shape": config["use_dynamic_shape"],
+        "min_subgraph_size": config["min_subgraph_size"],
+        "draw_threshold": float(config.get("draw_threshold", 0.5)),
+        "post_process": config.get("PostProcess"),
+    }
+
+
+def _check_step(checker: Checker, step: Node, where: str, scope: Scope) -> None:
+    """Report values of a preprocessing step that are not of the types of the transform's parameters, or too large.
+    `from_list` reports unknown types and keys."""
+    kind = step.value["type"].plain() if "type" in step.value else None
+    if not isinstance(kind, str):
+        scope.report(step.origin, f"{where} needs a type, one of {', '.join(KINDS)}")
+        return
+    component = components.find(KINDS[kind][0].__name__) if kind in KINDS else None
+    for key, node in step.value.items():
+        parameter = component.parameters.get(PARAMETER_NAMES.get(key, key)) if component else None
+        if parameter is not None:
+            type_ = NUMBERS if key == "fill_value" else parameter.type  # exports have fractions there
+            checker.value(type_, node, f"{where}.{key}", scope)
+            value = node.plain()
+            numbers = value if isinstance(value, list) else [value]
+            if any(isinstance(number, (int, float)) and not abs(number) <= MAX_SIDE for number in numbers):
+                scope.report(node.origin, f"{where}.{key} must have numbers of at most {MAX_SIDE}, got {spell(value)}")

@@ -198,7 +198,7 @@ def random_record(dataset: Dataset, rng: np.random.Generator) -> Sample:
 
 def natural_key(text: str) -> list:
     """Sort key that puts "a2" before "a10"."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
 def count(number: int, one: str, many: str = "") -> str:

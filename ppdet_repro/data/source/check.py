@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import reprlib
 import textwrap
 from bisect import bisect_right
 from collections import Counter
@@ -243,7 +244,7 @@ class _Checker:
             if image not in images:
                 self.add_problem("annotation of an unknown image", where)
             elif category not in names:
-                self.add_problem("annotation of an unknown category", f"{where}: {category!r}")
+                self.add_problem("annotation of an unknown category", f"{where}: {reprlib.repr(category)}")
             elif self.is_usable(annotation.get("bbox"), images[image], where):
                 box = annotation["bbox"]
                 if (image, category, *box) in seen:
@@ -256,7 +257,7 @@ class _Checker:
     def is_usable(self, box: object, image: _Image, where: str) -> bool:
         """Check a box [x, y, w, h]. Returns whether it is usable."""
         if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
-            self.add_problem("annotation without a box", f"{where}: {box!r}")
+            self.add_problem("annotation without a box", f"{where}: {reprlib.repr(box)}")
             return False
         where = f"{where}: x, y, w, h {box}, image {image.width:g} x {image.height:g}"
         x, y, w, h = box

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import reprlib
 from collections.abc import Sequence
 from typing import Optional
 
@@ -10,7 +12,14 @@ import numpy as np
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.data.source.base import Column, ImageTable, Source, count, starts_of
-from ppdet_repro.data.source.files import files_checked, path_inside, require_file, require_folder, require_images
+from ppdet_repro.data.source.files import (
+    files_checked,
+    is_text,
+    path_inside,
+    require_file,
+    require_folder,
+    require_images,
+)
 from ppdet_repro.utils.errors import UserError
 
 MIN_SIDE = 1e-5  # px; a box with a shorter side has no area
@@ -114,7 +123,7 @@ def read_coco(path: str) -> dict:
     try:
         with files_checked(path, "read"), open(path, encoding="utf-8-sig") as file:
             document = json.load(file)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # bytes that are not UTF-8; nested too deeply; a very long integer
         raise UserError(f"{path} is not valid JSON ({error}): if it is truncated, create it again") from None
     if isinstance(document, list):
         raise UserError(f"{path} contains a JSON list, not COCO annotations (it may be a file of results)")
@@ -122,7 +131,7 @@ def read_coco(path: str) -> dict:
         raise UserError(f"{path} is not a COCO JSON file: it needs 'images', 'annotations' and 'categories'")
     for key in ("images", "categories", "annotations"):
         if key not in document and key != "annotations":
-            raise UserError(f"{path} is not a COCO JSON file: it has no {key!r}, only {sorted(document)[:8]}")
+            raise UserError(f"{path} is not a COCO JSON file: it has no {key!r}, only {reprlib.repr(sorted(document))}")
         entries = document.get(key, [])
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise UserError(f"{path} is not a COCO JSON file: {key!r} must be a list of objects")
@@ -133,7 +142,8 @@ def sorted_categories(document: dict, path: str) -> tuple[list[str], list[int]]:
     """Return the names and ids of the categories, ordered by id."""
     categories = document["categories"]
     for position, category in enumerate(categories):
-        if not _is_int(category.get("id")) or not isinstance(category.get("name"), str):
+        name = category.get("name")
+        if not _is_int(category.get("id")) or not isinstance(name, str) or not is_text(name):
             raise UserError(f"{path}: category number {position} needs an integer 'id' and a text 'name'")
     categories = sorted(categories, key=lambda category: category["id"])
     ids = [category["id"] for category in categories]
@@ -149,13 +159,15 @@ def sorted_images(document: dict, path: str) -> list[dict]:
     """Check the image entries and order them by id."""
     for position, image in enumerate(document["images"]):
         if not _is_int(image.get("id")):
-            raise UserError(f"{path}: image number {position} ({image.get('file_name')}) needs an integer 'id'")
+            name = str(image.get("file_name"))[:100]
+            raise UserError(f"{path}: image number {position} ({name}) needs an integer 'id'")
         where = f"{path}: image id {image['id']}"
         if not isinstance(image.get("file_name"), str) or not image["file_name"]:
             raise UserError(f"{where} needs a 'file_name'")
         width, height = image.get("width"), image.get("height")
-        if not all(isinstance(side, (int, float)) and side > 0 for side in (width, height)):
-            raise UserError(f"{where} has width {width} and height {height}: write its size in pixels")
+        if not all(_is_number(side) and 0 < side < math.inf for side in (width, height)):
+            got = f"width {reprlib.repr(width)} and height {reprlib.repr(height)}"
+            raise UserError(f"{where} has {got}: write its size in pixels")
     images = sorted(document["images"], key=lambda image: image["id"])
     for one, other in zip(images, images[1:]):
         if one["id"] == other["id"]:
@@ -175,7 +187,7 @@ def image_files(images: Sequence[dict], folder: str, path: str) -> list[str]:
 
 
 def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
 
 
 def owners(annotations: Sequence[dict], kind: str, ids: Sequence[int], path: str) -> np.ndarray:
@@ -186,7 +198,7 @@ def owners(annotations: Sequence[dict], kind: str, ids: Sequence[int], path: str
         key = annotation.get(f"{kind}_id")
         if not _is_int(key) or key not in index_of:
             raise UserError(
-                f"{path}: {_name(annotation, row)} has the unknown {kind} id {key!r}: add the {kind} "
+                f"{path}: {_name(annotation, row)} has the unknown {kind} id {reprlib.repr(key)}: add the {kind} "
                 "or remove the annotation ('ppdet-repro data check' lists them all)"
             )
         owner[row] = index_of[key]
@@ -200,8 +212,8 @@ def corners(annotations: Sequence[dict], path: str) -> tuple[np.ndarray, np.ndar
         box = annotation.get("bbox") or [0, 0, 0, 0]
         if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
             raise UserError(
-                f"{path}: {_name(annotation, row)} (image id {annotation['image_id']}) has the bbox {box!r}: "
-                "write [x, y, width, height] in pixels"
+                f"{path}: {_name(annotation, row)} (image id {annotation['image_id']}) has the bbox "
+                f"{reprlib.repr(box)}: write [x, y, width, height] in pixels"
             )
         area = annotation.get("area")
         rows.append((*box, area if _is_number(area) else box[2] * box[3]))
@@ -211,8 +223,8 @@ def corners(annotations: Sequence[dict], path: str) -> tuple[np.ndarray, np.ndar
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, float) or _is_int(value)
 
 
 def _name(annotation: dict, row: int) -> str:
-    return f"annotation id {annotation['id']}" if "id" in annotation else f"annotation number {row}"
+    return f"annotation id {reprlib.repr(annotation['id'])}" if "id" in annotation else f"annotation number {row}"

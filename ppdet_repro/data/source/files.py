@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Union
 
 from ppdet_repro.utils.errors import UserError
+
+MAX_LINE = 4096  # characters in a line of a list
 
 
 @contextmanager
@@ -59,16 +63,39 @@ def require_images(files: Sequence[str], names: Iterable[str], where: str) -> No
         )
 
 
+def is_text(name: str) -> bool:
+    """Whether a name has characters only: no half of a surrogate pair, which JSON can contain, and no NUL."""
+    return "\0" not in name and not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def read_lines(path: str) -> list[tuple[int, str]]:
+    """Read the lines of a text file that are not blank, without spaces around them, and their numbers from 1.
+
+    UserError if the file is not text in UTF-8, or a line is no name: it is too long or contains a NUL character.
+    """
+    with files_checked(path, "read"), open(path, "rb") as file:
+        data = file.read()
+    try:
+        lines = io.StringIO(data.decode("utf-8-sig"), newline=None)
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{number}: not text in UTF-8 ({error.reason}): convert the file to UTF-8") from None
+    found = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    for number, line in found:
+        if "\0" in line or len(line) > MAX_LINE:
+            raise UserError(f"{path}:{number}: {line[:40]!r} is not a name: it has NUL characters or over {MAX_LINE}")
+    return found
+
+
 def read_label_list(path: str) -> list[str]:
     """Read class names from a text file, one per line. A leading "background" is left out."""
     require_file(path, "give a text file with one class name per line")
-    with files_checked(path, "read"), open(path, encoding="utf-8-sig") as file:
-        names = [line.strip() for line in file if line.strip()]
+    names = [line for _, line in read_lines(path)]
     if names and names[0] == "background":
         names = names[1:]
     if not names:
         raise UserError(f"{path} names no class: write one name per line")
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, number in Counter(names).items() if number > 1)
     if twice:
-        raise UserError(f"{path} names {twice[0]!r} more than once: remove the repetition")
+        raise UserError(f"{path} names {twice[0][:MAX_LINE]!r} more than once: remove the repetition")
     return names

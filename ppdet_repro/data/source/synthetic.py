@@ -121,7 +121,7 @@ def _is_made(root: Path, manifest: dict) -> bool:
         return False
     try:
         found = json.loads((root / MANIFEST).read_text())
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError, RecursionError):
         raise UserError(f"{root} exists and is not a synthetic dataset: choose another folder") from None
     differing = sorted(key for key in {*manifest, *found} if manifest.get(key) != found.get(key))
     if differing:

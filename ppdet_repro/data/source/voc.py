@@ -13,11 +13,19 @@ from PIL import Image, UnidentifiedImageError
 from ppdet_repro.core.registry import register
 from ppdet_repro.data.source.base import IMAGE_SUFFIXES, Column, ImageTable, Source, count, starts_of
 from ppdet_repro.data.source.categories import VOC_NAMES
-from ppdet_repro.data.source.files import files_checked, path_inside, read_label_list, require_file, require_images
+from ppdet_repro.data.source.files import (
+    files_checked,
+    path_inside,
+    read_label_list,
+    read_lines,
+    require_file,
+    require_images,
+)
 from ppdet_repro.utils.errors import UserError
 
 SUFFIXES = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
 PAIR = re.compile(rf"^(?P<image>.+\.(?:{SUFFIXES}))\s+(?P<xml>.+\.xml)$", re.IGNORECASE)
+MAX_NUMBER = 1e9  # no box or image is larger; numbers that are not finite are not smaller either
 SETS = os.path.join("ImageSets", "Main")
 
 
@@ -156,10 +164,8 @@ def class_names_in(folders: set[str]) -> set[str]:
 
 def read_set(path: str, folder: str) -> list[Entry]:
     """Read a set file. Returns paths in `folder`; the files need not exist."""
-    with files_checked(path, "read"), open(path, encoding="utf-8-sig") as file:
-        lines = [(number, line.strip()) for number, line in enumerate(file, 1) if line.strip()]
     entries = []
-    for number, line in lines:
+    for number, line in read_lines(path):
         where = f"{path}:{number}"
         pair = PAIR.match(line)
         if pair:
@@ -183,7 +189,7 @@ def read_xml(path: str) -> Annotation:
     try:
         with files_checked(path, "read"):
             root = ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: an unknown encoding
         raise UserError(f"{path} is not valid XML ({error}): if it is truncated, create it again") from None
     objects = []
     for item in root.findall("object"):
@@ -196,7 +202,7 @@ def read_xml(path: str) -> Annotation:
             objects.append(Object(name, (x1, y1, x2, y2), difficult, crowd))
     number = (root.findtext("id") or "").strip()
     width, height = _number(root, "size/width", path), _number(root, "size/height", path)
-    return Annotation(width, height, int(number) if number.isdigit() else None, objects)
+    return Annotation(width, height, int(number) if re.fullmatch("[0-9]{1,18}", number) else None, objects)
 
 
 def _number(element: ElementTree.Element, tag: str, path: str) -> Optional[float]:
@@ -205,9 +211,12 @@ def _number(element: ElementTree.Element, tag: str, path: str) -> Optional[float
     if text is None or not text.strip():
         return None
     try:
-        return float(text)
+        number = float(text)
+        if abs(number) < MAX_NUMBER:
+            return number
     except ValueError:
-        raise UserError(f"{path}: <{tag.split('/')[-1]}> is {text.strip()!r}: write a number") from None
+        pass
+    raise UserError(f"{path}: <{tag.split('/')[-1]}> is {text.strip()[:40]!r}: write a number")
 
 
 def _size(annotation: Annotation, entry: Entry) -> tuple[float, float]:

@@ -91,7 +91,10 @@ def from_list(items: Sequence[dict[str, Any]], source: str = "infer_cfg.yml") ->
         needed = {"Resize": "target_size", "Pad": "size"}.get(kind)
         if needed is not None and needed not in values:
             raise UserError(f"{source}: {kind} needs a {needed}")
-        transforms.append(make(**values))
+        try:
+            transforms.append(make(**values))
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from error
     return Preprocess(transforms)
 
 
