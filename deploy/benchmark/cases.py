@@ -53,7 +53,7 @@ class Engine(NamedTuple):
             "Paddle-Lite's models take one image per batch": self.target == "lite" and batch_size > 1,
             "the CPU has no AVX-512": self.precision == "bf16" and not build.bfloat16,
             "the model is not quantized": self.quantized and not quantized,
-            "the model is quantized": quantized and not self.quantized and not self.gpu,
+            "the model is quantized": quantized and not self.quantized,
         }
         return next((reason for reason, applies in reasons.items() if applies), None)
 

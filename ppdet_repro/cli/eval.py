@@ -38,9 +38,11 @@ def run(arguments: Namespace) -> None:
     from ppdet_repro.engine.distributed import start
     from ppdet_repro.engine.evaluation.evaluate import evaluate, evaluate_file
     from ppdet_repro.engine.models import load_trained
+    from ppdet_repro.slim.qat import note_simulation
 
     if arguments.json_eval:
         evaluate_file(cfg)
         return
     start(cfg.run.use_gpu)
+    note_simulation(cfg.run.slim)
     evaluate(load_trained(cfg, arguments.offline), cfg)

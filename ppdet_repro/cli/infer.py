@@ -34,8 +34,10 @@ def run(arguments: Namespace) -> None:
     from ppdet_repro.engine.distributed import start
     from ppdet_repro.engine.infer import choose_images, infer
     from ppdet_repro.engine.models import load_trained
+    from ppdet_repro.slim.qat import note_simulation
 
     files = choose_images(arguments.infer_img, arguments.infer_dir, arguments.infer_list)
     start(cfg.run.use_gpu)
+    note_simulation(cfg.run.slim)
     names = ("output_dir", "draw_threshold", "visualize", "save_results", "save_threshold")
     infer(load_trained(cfg, arguments.offline), cfg, files, **{name: getattr(arguments, name) for name in names})

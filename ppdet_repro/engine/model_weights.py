@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ppdet_repro.slim.qat import plain_name
+from ppdet_repro.slim.qat import WRAPPED, plain_name
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.weights import read_state
@@ -53,6 +53,8 @@ def load_exact(model: nn.Layer, path: Union[str, Path]) -> None:
     found = "; ".join(f"{len(names)} {what}{_some(names)}" for what, names in differences if names)
     if found:
         hint = "check num_classes and the config" if report.reshaped else "do they belong to another config?"
+        if any(WRAPPED in name for name in report.unused):
+            hint = "they are of quantization-aware training: give its --slim_config"
         raise UserError(f"{path}: these weights are not this model's: {found}; {hint}")
     _assign(model, values)
 

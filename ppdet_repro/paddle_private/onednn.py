@@ -33,12 +33,17 @@ def convolve_in_bfloat16(config: inference.Config, pir: bool) -> None:
 
 
 def convolve_in_int8(config: inference.Config, pir: bool) -> None:
-    """Compute the convolutions of a quantized program in int8. UserError for a PIR program: Paddle has no int8 for it,
-    and would run it several times slower than in float32."""
+    """Compute the convolutions of a quantized program in int8. UserError for a PIR program, or if Paddle was built
+    without oneDNN: Paddle has no int8 then, and would run it several times slower than in float32."""
     if pir:
         raise UserError(
             "Paddle computes in int8 only what is quantized in a .pdmodel file, not in a .json file; write one with "
             "ppdet-repro quantize, or simulate int8 slowly with --enable_mkldnn_int8=False"
+        )
+    if not config.mkldnn_enabled():
+        raise UserError(
+            "the installed Paddle has no oneDNN, which computes int8 on the CPU; install another, or simulate int8 "
+            "slowly with --enable_mkldnn_int8=False"
         )
     config.enable_mkldnn_int8(INT8_OPERATORS)
 

@@ -9,6 +9,7 @@ from typing import List, Mapping, Protocol
 import numpy as np
 
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.logger import get_logger
 
 FILES = {  # engine -> the files that it runs, of which a folder has one
     "paddle": ("model.pdmodel", "model.json"),  # written by Paddle 2 and Paddle 3
@@ -62,6 +63,10 @@ class OnnxNetwork:
             )
         except Exception as error:  # RuntimeError, and classes of an extension module
             raise UserError(f"ONNX Runtime cannot load {path}: {first_line(error)}; export it again") from error
+        if b"QuantizeLinear" in path.read_bytes():
+            get_logger().warning(
+                f"ONNX Runtime simulates the int8 of {path} in float32; Paddle Inference computes in it"
+            )
         self.path = path
         self.names = [entry.name for entry in self.session.get_inputs()]
 

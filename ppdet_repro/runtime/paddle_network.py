@@ -51,7 +51,7 @@ def make_config(program: Path, options: PaddleOptions, operators: Sequence[str])
 def without_failing_onednn(program: Path, options: PaddleOptions, operators: Sequence[str]) -> PaddleOptions:
     """The options, but without oneDNN if the installed Paddle fails with it on this program; a log line says so then.
     UserError if the options ask for bfloat16, which only oneDNN has."""
-    wanted = options.device == "cpu" and options.enable_mkldnn
+    wanted = options.device == "cpu" and options.enable_mkldnn and not wants_int8(options, operators)
     failure = onednn_failure(program, operators) if wanted else None
     if failure is None:
         if wanted and (note := onednn_note(program)):
@@ -61,6 +61,11 @@ def without_failing_onednn(program: Path, options: PaddleOptions, operators: Seq
         raise UserError(f"--enable_mkldnn_bfloat16 needs oneDNN, but {failure}; leave the flag out")
     get_logger().warning(f"{failure}; the network runs without it, slower")
     return options._replace(enable_mkldnn=False)
+
+
+def wants_int8(options: PaddleOptions, operators: Sequence[str]) -> bool:
+    """Whether oneDNN should compute in int8, which nothing replaces."""
+    return program_facts.is_quantized(operators) and options.enable_mkldnn_int8 is not False
 
 
 def configure(
@@ -92,7 +97,7 @@ def configure_onednn(config: inference.Config, options: PaddleOptions, operators
     config.set_mkldnn_cache_capacity(ONEDNN_SHAPES)
     if options.enable_mkldnn_bfloat16:
         convolve_in_bfloat16(config, pir)
-    elif program_facts.is_quantized(operators) and options.enable_mkldnn_int8 is not False:
+    elif wants_int8(options, operators):
         convolve_in_int8(config, pir)
     keep_axes_of_sums(config, operators, pir)
     if program_facts.multiplies_only_before_convolutions(operators):

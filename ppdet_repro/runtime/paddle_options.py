@@ -10,6 +10,9 @@ from paddle import device, inference
 from ppdet_repro.runtime.options import RUN_MODES
 from ppdet_repro.runtime.paddle_program import is_quantized
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.logger import get_logger
+
+SIMULATE = "--enable_mkldnn_int8=False simulates it in float32"
 
 
 class PaddleOptions(NamedTuple):
@@ -86,9 +89,23 @@ def check_options(options: PaddleOptions, build: Build) -> None:
 
 
 def check_precision(options: PaddleOptions, operators: Sequence[str], folder: Path) -> None:
-    """UserError if the options ask for int8 or bfloat16, and the model in `folder` was not exported for it."""
-    quantized = is_quantized(operators)
-    if options.enable_mkldnn_int8 and not quantized:
-        raise UserError(f"--enable_mkldnn_int8: {folder} is not a quantized model; ppdet-repro quantize writes one")
-    if options.enable_mkldnn_bfloat16 and quantized:
+    """UserError if the options ask for int8 or bfloat16, and the model in `folder` was not exported for it; or if the
+    model is quantized, and Paddle would simulate int8 without being asked to. Asked, a log line says so."""
+    if not is_quantized(operators):
+        if options.enable_mkldnn_int8:
+            raise UserError(f"--enable_mkldnn_int8: {folder} is not a quantized model; ppdet-repro quantize writes one")
+        return
+    if options.enable_mkldnn_bfloat16:
         raise UserError(f"--enable_mkldnn_bfloat16: {folder} is quantized and computes in int8; leave the flag out")
+    if options.run_mode == "trt_int8":
+        return
+    if options.enable_mkldnn_int8 is False:
+        get_logger().warning(f"{folder} is quantized; its int8 is simulated in float32, slowly")
+    elif options.device == "gpu":
+        hint = "only TensorRT computes int8 on a GPU: --run_mode=trt_int8"
+        raise UserError(f"--run_mode={options.run_mode}: {folder} is quantized, and {hint}; {SIMULATE}")
+    elif options.device != "cpu":
+        raise UserError(f"--device={options.device}: {folder} is quantized; compute it with --device=cpu; {SIMULATE}")
+    elif not options.enable_mkldnn:
+        hint = "only oneDNN computes int8 on the CPU; leave the flag out"
+        raise UserError(f"--enable_mkldnn=False: {folder} is quantized, and {hint}; {SIMULATE}")

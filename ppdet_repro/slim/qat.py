@@ -19,6 +19,7 @@ from ppdet_repro.paddle_private.quantization import inference_graph, remove_prep
 from ppdet_repro.slim.engine import import_paddleslim
 from ppdet_repro.slim.static import static_mode
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.logger import get_logger
 
 BITS = 8
 WRAPPED = "._layer."  # what quantization inserts in the names of a layer's weights
@@ -99,6 +100,12 @@ def without_clipping(model: nn.Layer) -> nn.Layer:
     model = copy.deepcopy(model)
     remove_preprocessing(model)
     return model
+
+
+def note_simulation(slim: Optional[str]) -> None:
+    """Log that a model computes like int8 in float32, if the config's `slim` is QAT."""
+    if slim == "QAT":
+        get_logger().info("int8 is simulated in float32; ppdet-repro export writes the model that computes in int8")
 
 
 def to_int8(folder: Path, _: Any = None) -> None:

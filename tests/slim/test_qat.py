@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import paddle
 import pytest
@@ -20,6 +22,7 @@ from ppdet_repro.paddle_private.program import operator_types as operators
 from ppdet_repro.paddle_private.program import read_program
 from ppdet_repro.paddle_private.quantization import activation_ranges as ranges
 from ppdet_repro.runtime.paddle_network import PaddleNetwork
+from ppdet_repro.slim import qat as module
 from ppdet_repro.slim.engine import import_paddleslim
 from ppdet_repro.slim.qat import QAT, plain_name, without_clipping
 from ppdet_repro.utils.errors import UserError
@@ -206,6 +209,20 @@ def test_the_int8_export_gives_the_same_boxes_as_the_quantized_model(folder, tra
         assert np.abs(same[nearest, 2:] - row[2:]).max() < 3 and abs(same[nearest, 1] - row[1]) < 0.05
 
 
+def test_weights_of_a_quantized_model_need_their_slim_config(folder, trained):
+    cfg = load_config(folder / "tiny.yml", [f"weights={trained / 'model_final.pdparams'}"])
+    with pytest.raises(UserError, match="they are of quantization-aware training: give its --slim_config"):
+        load_trained(cfg)  # what eval, infer and export do
+
+
+@pytest.mark.parametrize("slim, lines", [("QAT", 1), (None, 0)])
+def test_a_line_says_that_the_trained_form_simulates_int8(slim, lines, monkeypatch):
+    said = []
+    monkeypatch.setattr(module, "get_logger", lambda: SimpleNamespace(info=said.append))
+    module.note_simulation(slim)
+    assert len(said) == lines and all("simulated in float32" in line for line in said)
+
+
 # Wrong settings -------------------------------------------------------------------------------------------------
 
 
@@ -216,6 +233,7 @@ def test_the_int8_export_gives_the_same_boxes_as_the_quantized_model(folder, tra
         ("{activation_preprocess_type: LSQ}", "'LSQ' is not one of"),
         ("{quantizable_layer_type: [Conv3D]}", "is not a list of Conv2D, Linear"),
         ("{fuse_conv_bn: true}", "PaddleSlim folds batch norms in a copy of the model and throws it away"),
+        ("{window_size: wide}", "window_size 'wide' is not a whole number"),
         ("{moving_rate: 1.0}", r"moving_rate 1.0 is not in \(0, 1\)"),
         ("{bits: 8}", "has no key 'bins'|has no key 'bits'; it has weight_preprocess_type"),
     ],
