@@ -7,12 +7,12 @@ another pass. Here both networks have run already: `Distill` gets stand-ins, whi
 from __future__ import annotations
 
 import copy
+import difflib
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import paddle
 from paddle import Tensor, nn
 
-from ppdet_repro.core.config.components import nearest
 from ppdet_repro.core.contract import Losses
 from ppdet_repro.core.registry import register
 from ppdet_repro.modeling.architectures.detector import Detector
@@ -130,7 +130,8 @@ def read_pair(layer: Dict[str, Any], student: Detector, teacher: Detector) -> Pa
     for name, whose, detector in zip(names, ("student", "teacher"), (student, teacher)):
         known = [key for key, _ in detector.named_sublayers()]
         if name not in known:
-            raise UserError(f"PaddleSlimLoss: the {whose} has no layer {name}{nearest(str(name), known)}")
+            close = difflib.get_close_matches(str(name), known, 3) or [key for key in known if "." not in key]
+            raise UserError(f"PaddleSlimLoss: the {whose} has no layer {name}; similar: {', '.join(close)}")
     own, theirs = (Place(str(names[i]), str(io[i]), index[i]) for i in (0, 1))
     return Pair(own, theirs, bool(layer.get("align_params")) or layer.get("loss_function") in RELATIONS)
 

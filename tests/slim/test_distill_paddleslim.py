@@ -106,10 +106,7 @@ def test_other_widths_and_strides_are_aligned_by_trained_layers(data, batch):
     "config, message",
     [
         ({"loss_function": "L1Loss"}, r"needs layers: \[{layers_name"),
-        (
-            entry("neck.lateral_con", CONV),
-            "the student has no layer neck.lateral_con; did you mean 'neck.lateral_conv'",
-        ),
+        (entry("neck.lateral_con", CONV), "the student has no layer neck.lateral_con; similar: neck.lateral_conv"),
         (entry(CONV, "neck.x"), "the teacher has no layer neck.x"),
         (entry(CONV), "layers_name must be a list of two"),
         (entry(io=["in", "output"]), "io must be input or output, got in and output"),
