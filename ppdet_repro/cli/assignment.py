@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 
 from ppdet_repro.cli import read_config
 from ppdet_repro.utils.cli import add_config, add_offline, at_least_one
+from ppdet_repro.utils.printable import printable
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -30,4 +31,4 @@ def run(arguments: Namespace) -> None:
 
     names = ("number", "weights", "seed", "offline", "progress")
     options = {name: getattr(arguments, name) for name in names}
-    print("\n".join(show_assignment(cfg, arguments.output_dir, arguments.image, **options)))
+    print(printable("\n".join(show_assignment(cfg, arguments.output_dir, arguments.image, **options))))

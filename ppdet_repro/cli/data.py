@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Optional, Tuple
 from ppdet_repro.cli import read_config
 from ppdet_repro.utils.cli import add_overrides
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.printable import printable
 
 if TYPE_CHECKING:
     from ppdet_repro.core.config import Config
@@ -113,7 +114,7 @@ def synth(arguments: Namespace) -> None:
     generate(
         arguments.root,
         size=(sides[0], sides[-1]),
-        classes=int(arguments.classes) if arguments.classes.isdigit() else arguments.classes.split(","),
+        classes=int(arguments.classes) if arguments.classes.isdecimal() else arguments.classes.split(","),
         objects=span(arguments.objects, "objects"),
         scales=(small, medium, large),
         image_format=arguments.format,
@@ -142,7 +143,7 @@ def check(arguments: Namespace) -> int:
     else:
         datasets = [dataset_files(arguments)]
     reports = [check_dataset(dataset, arguments.decode) for dataset in datasets]
-    print("\n\n".join(report.text() for report in reports))
+    print(printable("\n\n".join(report.text() for report in reports)))
     if arguments.json_file:
         found = [report.as_dict() for report in reports]
         with files_checked(arguments.json_file, "written"):
@@ -169,14 +170,14 @@ def show(arguments: Namespace) -> None:
         raise UserError("--transforms draws images after a config's transforms: give the config with -c")
     else:
         source = open_dataset(dataset_files(arguments), drawing.FIELDS)
-    print(drawing.show(source, arguments.out, arguments.num, arguments.seed, preprocess))
+    print(printable(str(drawing.show(source, arguments.out, arguments.num, arguments.seed, preprocess))))
 
 
 def convert(arguments: Namespace) -> None:
     """Convert a VOC set to a COCO JSON file, or a COCO JSON file to a VOC folder, depending on the annotation file."""
     from ppdet_repro.data.source.convert import convert as convert_dataset
 
-    print(convert_dataset(dataset_files(arguments), arguments.target, arguments.force))
+    print(printable(convert_dataset(dataset_files(arguments), arguments.target, arguments.force)))
 
 
 def config_of(arguments: Namespace) -> Config:

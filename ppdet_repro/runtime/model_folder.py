@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Union
 
 from ppdet_repro.core.config import components
 from ppdet_repro.core.config.document import Node, Problems, raise_problems
 from ppdet_repro.core.config.schema import Checker, Scope
-from ppdet_repro.core.config.types import Anything, DictOf, ListOf, OneOf, Scalar, Type, spell
+from ppdet_repro.core.config.types import Anything, DictOf, ListOf, OneOf, Scalar, Type, parse_annotation, spell
 from ppdet_repro.core.config.yaml_text import read_yaml
 from ppdet_repro.data.transform.preprocess import KINDS
+from ppdet_repro.runtime import suppress
 from ppdet_repro.runtime.networks import FILES, network_file
 from ppdet_repro.utils.errors import UserError
 
@@ -85,6 +87,8 @@ def _read_config(path: Path) -> Dict[str, Any]:
     raise_problems(problems)
     for i, step in enumerate(document.value["Preprocess"].value):
         _check_step(checker, step, f"Preprocess[{i}]", scope)
+    if "PostProcess" in document.value and document.value["PostProcess"].value is not None:
+        _check_post_process(checker, document.value["PostProcess"], scope)
     raise_problems(problems)
     config = document.plain()
     arch = config["arch"]
@@ -99,6 +103,17 @@ def _read_config(path: Path) -> Dict[str, Any]:
         "draw_threshold": float(config.get("draw_threshold", 0.5)),
         "post_process": config.get("PostProcess"),
     }
+
+
+def _check_post_process(checker: Checker, entry: Node, scope: Scope) -> None:
+    """Report settings of the suppression that are not of the types of its parameters. `open_suppress` reports unknown
+    types and keys."""
+    kind = entry.plain().get("type")
+    function = suppress.KINDS.get(kind) if isinstance(kind, str) else None
+    for key, parameter in inspect.signature(function).parameters.items() if function else ():
+        if key in entry.value:
+            _, type_ = parse_annotation(components.as_tree(parameter.annotation))
+            checker.value(type_, entry.value[key], f"PostProcess.{key}", scope)
 
 
 def _check_step(checker: Checker, step: Node, where: str, scope: Scope) -> None:

@@ -12,10 +12,6 @@ from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import numpy as np
 
-from ppdet_repro.core.config.components import as_tree
-from ppdet_repro.core.config.document import Node, Problems, raise_problems
-from ppdet_repro.core.config.schema import Checker, Scope
-from ppdet_repro.core.config.types import parse_annotation
 from ppdet_repro.runtime.matrix_nms import matrix_nms
 from ppdet_repro.utils.boxes import overlaps
 from ppdet_repro.utils.errors import UserError
@@ -34,11 +30,6 @@ def open_suppress(entry: Mapping[str, Any], source: str) -> Suppress:
     known = set(inspect.signature(function).parameters) - {"boxes", "scores"}
     if set(settings) != known:
         raise UserError(f"{source}: PostProcess {kind} has {sorted(settings)}; it takes {sorted(known)}")
-    problems: Problems = []
-    for name, value in settings.items():
-        _, type_ = parse_annotation(as_tree(inspect.signature(function).parameters[name].annotation))
-        Checker(Node({})).value(type_, Node.of(value), f"{source}: PostProcess {kind}.{name}", Scope(problems))
-    raise_problems(problems)
     if settings.get("nms_eta", 1.0) != 1.0:
         raise UserError(f"{source}: PostProcess {kind}: nms_eta other than 1 needs the NMS inside the model")
     return partial(function, **settings)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Callable, Optional
 
+from ppdet_repro.utils.printable import printable
+
 
 class UserError(Exception):
     """A mistake that the user can fix. The message says what is wrong, where, and how to fix it.
@@ -23,7 +25,7 @@ def run_command(main: Callable[[], Optional[int]]) -> None:
     try:
         code = main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         code = 2
     except BrokenPipeError:  # the program that reads our output, such as `head`, has ended
         sys.stdout = None

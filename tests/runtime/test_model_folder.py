@@ -62,6 +62,8 @@ def test_a_missing_file_of_the_folder_is_an_error_of_one_line(exported, tmp_path
         ({"draw_threshold": [0.5]}, r"draw_threshold must be a number, got \[0.5\]"),
         ({"use_dynamic_shape": "yes!"}, "use_dynamic_shape must be true or false"),
         ({"PostProcess": "MatrixNMS"}, "PostProcess must be a mapping or null"),
+        ({"PostProcess": {"type": "TTFBox", "score_thresh": "x"}}, "PostProcess.score_thresh must be a number"),
+        ({"PostProcess": {"type": "MatrixNMS", "nms_top_k": 1.5}}, "PostProcess.nms_top_k must be an integer, got 1.5"),
         ({"arch": ["YOLO"]}, "arch must be text"),
     ],
 )

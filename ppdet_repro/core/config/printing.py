@@ -10,6 +10,7 @@ from ppdet_repro.core.config import components
 from ppdet_repro.core.config.builder import Config
 from ppdet_repro.core.config.components import Expression
 from ppdet_repro.core.config.plan import FromUpstream, Plan, Setting
+from ppdet_repro.utils.printable import printable_line
 
 INDENT = "  "
 MAX_COLUMN = 72
@@ -37,11 +38,11 @@ def show(cfg: Config, colour: bool = False) -> str:
 
 def align(line: Line, column: int, colour: bool) -> str:
     """The text of a line, with its origin in the given column."""
-    text = line.text.ljust(column)
+    text, origin = printable_line(line.text).ljust(column), printable_line(line.origin)
     if not colour:
-        return f"{text}  {line.origin}".rstrip()
-    written = line.origin not in ("", "default")
-    return f"{text}  {DIM}{line.origin}{PLAIN}" if written else f"{DIM}{text}  {line.origin}{PLAIN}"
+        return f"{text}  {origin}".rstrip()
+    written = origin not in ("", "default")
+    return f"{text}  {DIM}{origin}{PLAIN}" if written else f"{DIM}{text}  {origin}{PLAIN}"
 
 
 def entry(key: str, setting: Setting, indent: str) -> Iterator[Line]:
