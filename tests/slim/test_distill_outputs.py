@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import paddle
 import pytest
+from paths import CONFIGS
 from small_detectors import SMALL, small_config
 from tiny_yolof import write_images
 
-from ppdet_repro.core.config import build, build_model
+from ppdet_repro.core.config import build, build_model, load_config
 from ppdet_repro.modeling.heads.ttf_head import TTFOutputs
 from ppdet_repro.modeling.heads.yolov3_head import YOLOv3Outputs, split_iou, split_nothing
 from ppdet_repro.modeling.shape_spec import ShapeSpec
@@ -151,6 +152,20 @@ def test_a_batch_costs_one_pass_of_each_and_equal_networks_agree(name, data):
         teacher.set_state_dict(student.state_dict())
         same = loss(run(student, batch["image"]), run(teacher, batch["image"]))
         assert same["distill_cls"].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_two_branches_and_detectors_that_differ_in_their_losses_alone():
+    small = ["pretrain_weights=null", "ResNet.depth=18", "ResNet.width_mult=0.5", "num_classes=3"]
+    names = "table5_ab_fsaf_r50_1x_coco", "fsaf_r50_1x_coco", "sapd_r50_1x_coco"
+    both, fsaf, sapd = (build_model(load_config(CONFIGS / "sapd" / f"{name}.yml", small)) for name in names)
+    DistillDenseLoss().connect(fsaf, sapd)
+    image = paddle.rand([1, 3, 64, 64])
+    cells = 64 + 16 + 4 + 1 + 1  # of strides 8 to 128; AB+FSAF has 9 anchors and a point in each
+    assert dense_outputs(fsaf.head, fsaf.raw(image)).logits.shape == [1, cells, 3]
+    assert dense_outputs(both.head, both.raw(image)).boxes.shape == [1, 10 * cells, 4]
+    seen = run(both, image)
+    DistillDenseLoss().connect(both, both)
+    assert list(DistillDenseLoss()(seen, seen)) == ["distill_cls", "distill_box"]
 
 
 def test_a_heat_map_of_another_stride():
