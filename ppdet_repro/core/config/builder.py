@@ -20,6 +20,11 @@ from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.packaged import own_or_packaged
 
 TEACHER = "teacher."
+PRUNER = "Pruner"
+NOT_SUPPORTED = {  # values of `slim` in PaddleDetection's files, and what to take instead
+    "OFA": "slim: Pruner removes filters, and slim: Distill adds a teacher",
+    "UnstructuredPruner": "slim: Pruner removes whole filters, which makes models faster on every engine",
+}
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,10 @@ def load_config(
         path: A YAML file, or the name of a packaged config such as `yolof/yolof_r50_c5_1x_coco.yml`, which is found
             from any folder.
         overrides: Values of the form `a.b.c=value`, which beat the file.
-        slim_config: A second file, which says how to slim the model. With `slim: PTQ` or `slim: QAT` in it, its values
-            beat those of the first; with `slim: Distill` it is the config of a teacher, and overrides of the form
-            `teacher.a.b.c=value` apply to it, all others to the first.
+        slim_config: A second file, which says how to slim the model. With `slim: PTQ`, `QAT`, `Pruner` or `PrunerQAT`
+            in it, its values beat those of the first; with `slim: Distill` it is the config of a teacher, and overrides
+            of the form `teacher.a.b.c=value` apply to it, all others to the first; with `slim: DistillPrune`, the same,
+            and its section `Pruner` belongs to the student.
 
     Raises:
         UserError: The config is wrong. The message has a line per problem, with file and line number.
@@ -76,17 +82,26 @@ def load_config(
     slim = load_document(slim_path, (), []).value.get("slim")
     if slim is None:
         raise UserError(f"{slim_config}: there is no key 'slim'; it says how to slim the model, such as slim: PTQ")
-    if slim.value == "Distill":
+    if slim.value in NOT_SUPPORTED:
+        raise UserError(f"{slim.origin}: slim: {slim.value} is not supported; {NOT_SUPPORTED[slim.value]}")
+    if slim.value in ("Distill", "DistillPrune"):
         theirs = [text.strip()[len(TEACHER) :] for text in overrides if text.strip().startswith(TEACHER)]
         own = [text for text in overrides if not text.strip().startswith(TEACHER)]
-        return replace(_load(path, own), slim_path=slim_path, teacher=_load(slim_path, theirs))
+        if slim.value == "Distill":
+            student = _load(path, own)
+        else:
+            student = _load(path, own, slim_path, only=[PRUNER])
+            student = replace(student, run=replace(student.run, slim=PRUNER))
+        return replace(student, slim_path=slim_path, teacher=_load(slim_path, theirs))
     return replace(_load(path, overrides, slim_path), slim_path=slim_path)
 
 
-def _load(path: Path, overrides: Sequence[str], over: Optional[Path] = None) -> Config:
-    """A config from one file, or from two; the values of `over` beat those of the first."""
+def _load(
+    path: Path, overrides: Sequence[str], over: Optional[Path] = None, only: Optional[Sequence[str]] = None
+) -> Config:
+    """A config from one file, or from two; the values of `over`, or its top-level keys in `only`, beat the first's."""
     problems: Problems = []
-    document = load_document(path, overrides, problems, over)
+    document = load_document(path, overrides, problems, over, only)
     checker = Checker(document)
     settings = checker.run_settings(problems)
     plans = checker.document(problems)

@@ -21,8 +21,16 @@ from ppdet_repro.utils.packaged import nearest_packaged, own_or_packaged
 BASE = "_BASE_"
 
 
-def load_document(path: Path, overrides: Sequence[str], problems: Problems, over: Optional[Path] = None) -> Node:
+def load_document(
+    path: Path,
+    overrides: Sequence[str],
+    problems: Problems,
+    over: Optional[Path] = None,
+    only: Optional[Sequence[str]] = None,
+) -> Node:
     """Merge a config file and its bases, then the file `over`, then overrides of the form `a.b.c=value`.
+
+    With `only`, nothing but these top-level keys of `over` is merged.
 
     Duplicate keys and bad overrides are appended to `problems`. Raises a `UserError` if a file is missing, unreadable
     or not YAML, if the files are larger than the limits in `yaml_text`, or if base files include each other in a cycle.
@@ -30,7 +38,10 @@ def load_document(path: Path, overrides: Sequence[str], problems: Problems, over
     budget = Budget()
     document = load_file(path.absolute(), (), problems, budget)
     if over is not None:
-        document = merge_files(document, load_file(over.absolute(), (), problems, budget))
+        second = load_file(over.absolute(), (), problems, budget)
+        if only is not None:
+            second = replace(second, value={key: node for key, node in second.value.items() if key in only})
+        document = merge_files(document, second)
     for override in overrides:
         try:
             document = apply_override(document, override, problems, budget)

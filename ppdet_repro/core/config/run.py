@@ -15,6 +15,7 @@ NO_EFFECT = {
     "data_format": "all tensors have the layout NCHW",
     "find_unused_parameters": "parameters without a gradient are always allowed",
     "master_grad": "it belongs to amp_level O2; with O1 gradients are float32 already",
+    "pruner": "slim: DistillPrune always prunes with the section Pruner",
     "slim_method": "distill_loss names the method",
     "EvalReader.collate_batch": "evaluation never stacks ground truth",
     "EvalReader.fuse_normalize": "only exported models normalize inside the network",
@@ -119,9 +120,16 @@ class RunSettings:
     use_vdl: bool = False  # write curves for VisualDL
     vdl_log_dir: str = "vdl_log_dir/scalar"  # folder for these curves
     # slimming
-    slim: Optional[Literal["PTQ", "QAT", "Distill"]] = None  # int8 after training, int8 in training, distillation
+    # int8 after training, int8 in training, distillation, pruning, distillation of a pruned student
+    slim: Optional[Literal["PTQ", "QAT", "Distill", "Pruner", "Prune", "PrunerQAT", "DistillPrune"]] = None
+    pruner: Optional[Literal["Pruner"]] = None  # no effect, see NO_EFFECT
     slim_method: Optional[Literal["CWD", "FGD"]] = None  # no effect, see NO_EFFECT
     distill_loss: Union[None, str, List[str]] = None  # the distillation losses' classes; several are added
     distill_loss_name: Optional[List[str]] = None  # names of feature maps in logs, one per pair; null: neck_f_0, ...
     # export
     export: ExportSettings = field(default_factory=ExportSettings)  # what an exported model contains
+
+    @property
+    def quantized(self) -> bool:
+        """Whether the model computes with rounded values in training."""
+        return self.slim in ("QAT", "PrunerQAT")
