@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, List, NamedTuple
+from typing import Dict, List, NamedTuple, Optional
 
 import paddle
 
@@ -52,8 +52,8 @@ SQUARE = f"[{SIDE},{SIDE}]"
 SIZES = {"Resize": SQUARE, "RandomResize": f"[{SQUARE}]", "BatchRandomResize": f"[{SIDE}]"}
 
 
-def small_config(name: str, data: Path, *overrides: str) -> Config:
-    """The config of a small detector on the set that `write_images` left in `data`."""
+def small_config(name: str, data: Path, *overrides: str, slim: Optional[Path] = None) -> Config:
+    """The config of a small detector on the set that `write_images` left in `data`; `slim` is its --slim_config."""
     small = SMALL[name]
     path = CONFIGS / small.config
     changes = ["use_gpu=false", "worker_num=0", "num_classes=2", *small.overrides]
@@ -69,7 +69,7 @@ def small_config(name: str, data: Path, *overrides: str) -> Config:
         changes += [f"{section}.anno_path=truth.json", f"{section}.data_fields=[image,gt_bbox,gt_class,is_crowd]"]
     changes += ["TrainReader.batch_size=4", f"TestReader.inputs_def.image_shape=[3,{SIDE},{SIDE}]"]
     changes += ["TestDataset.name=ImageFolder", f"TestDataset.anno_path={data}/truth.json", *overrides]
-    return load_config(path, changes)
+    return load_config(path, changes, slim)
 
 
 def taught_model(cfg: Config, steps: int) -> paddle.nn.Layer:

@@ -188,6 +188,7 @@ def offset_conv(
 
 def deform(x: paddle.Tensor, conv_offset: nn.Conv2D, conv: DeformConv2D) -> paddle.Tensor:
     """Modulated deformable convolution of [B, C, H, W]; `conv_offset` predicts offsets and mask from the same map."""
-    positions = conv_offset.weight.shape[0] // 3  # of the kernel, k * k
-    offset, mask = paddle.split(conv_offset(x), [2 * positions, positions], axis=1)
+    predicted = conv_offset(x)  # [B, 3 * k * k, H, W]
+    positions = predicted.shape[1] // 3  # of the kernel, k * k
+    offset, mask = paddle.split(predicted, [2 * positions, positions], axis=1)
     return conv(x, offset, mask=F.sigmoid(mask))
