@@ -15,17 +15,17 @@ from typing import BinaryIO, Iterator, Union
 from ppdet_repro.utils.errors import UserError
 
 SUFFIX = ".tmp"
+MAX_PATH = 4096  # bytes, on Linux
 
 
 def user_path(text: Union[str, Path]) -> Path:
     """The path that a user wrote, in which `~` is a home folder. UserError if no path can have such a name."""
     try:
-        os.fsencode(text)
-        if "\0" in str(text):
-            raise ValueError("it contains a NUL character")
+        if len(os.fsencode(text)) > MAX_PATH or "\0" in str(text):
+            raise ValueError(f"it has more than {MAX_PATH} bytes or a NUL character")
         return Path(text).expanduser()
     except (RuntimeError, ValueError) as error:  # no such user; half of a surrogate pair
-        raise UserError(f"{str(text)!r} is not a path: {error}") from None
+        raise UserError(f"{str(text)[:100]!r} is not a path: {error}") from None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import List, Union
 
@@ -23,10 +24,10 @@ def own_or_packaged(own: Path, name: Union[str, Path]) -> Path:
     """
     explicit = str(name).startswith("./")
     name = Path(name)
-    if explicit or own.exists() or name.is_absolute() or ".." in name.parts:
+    if explicit or os.path.exists(own) or name.is_absolute() or ".." in name.parts:
         return own
     packaged = packaged_configs().joinpath(*name.parts[name.parts[:1] == ("configs",) :])
-    return packaged if packaged.is_file() else own
+    return packaged if os.path.isfile(packaged) else own
 
 
 def nearest_packaged(name: Union[str, Path]) -> List[str]:

@@ -51,8 +51,8 @@ def read_state(path: Union[str, Path]) -> Dict[str, np.ndarray]:
     bfloat16 become float32. Raises a `UserError` if the file is missing, empty or damaged, contains anything but named
     arrays, or would need far more memory than it has bytes.
     """
-    path = Path(path)
-    if path.exists() and not path.is_file():
+    path = user_path(path)
+    if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{path}: not a file, but a folder or a device; give a file of weights")
     try:
         with open(path, "rb") as file:
@@ -62,8 +62,6 @@ def read_state(path: Union[str, Path]) -> Dict[str, np.ndarray]:
             content = _load_safetensors(file.read()) if path.suffix == SAFETENSORS else load_arrays(file)
     except OSError as error:
         raise UserError(f"{path}: cannot read the weights: {error.strerror}") from error
-    except ValueError as error:  # a NUL in the path
-        raise UserError(f"{path}: cannot read the weights: {error}") from None
     except Refused as error:
         raise UserError(
             f"{path}: refused: {error}, which no weight file needs and which could run code or fill the memory; get "
@@ -200,7 +198,7 @@ def resolve(source: Union[str, Path], offline: bool = False) -> Path:
     path = user_path(text)
     candidates = path, Path(f"{path}{ENDING}"), path / f"model{ENDING}"
     for candidate in candidates:
-        if candidate.is_file():
+        if os.path.isfile(candidate):
             return candidate
     raise UserError(f"{path}: there are no such weights; looked for {', '.join(map(str, candidates))}")
 

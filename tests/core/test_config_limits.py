@@ -83,6 +83,8 @@ class TestFiles:
             ("~nosuchuser/a.yml", "a.yml:2: _BASE_: '~nosuchuser/a.yml' is not a path: "),
             ('"a\\0"', "a.yml:2: a text contains a NUL character or half a surrogate pair: 'a\\x00'"),
             ('"\\ud800"', "a.yml:2: a text contains a NUL character or half a surrogate pair: '\\ud800'"),
+            ("x" * 5000, "a.yml:2: _BASE_: '" + "x" * 100 + "' is not a path: it has more than 4096 bytes"),
+            ("x" * 300, "x" * 300 + ": cannot be read (named by _BASE_ in a.yml): File name too long"),
             ("[3]", "a.yml:2: _BASE_ must be a file name or a list of file names, got 3"),
         ],
     )

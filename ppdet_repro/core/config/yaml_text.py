@@ -7,6 +7,7 @@ above what configs and the label lists of exported models need.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -51,7 +52,7 @@ def read_text(path: Path, budget: Budget, wanted: str = "") -> str:
     budget.files -= 1
     if budget.files < 0:
         raise UserError(f"{display(path)}: more than {MAX_FILES} files in one config{wanted}")
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise UserError(f"{display(path)}: not a file, but a folder or a device{wanted}")
     try:
         with open(path, "rb") as file:
@@ -65,8 +66,8 @@ def read_text(path: Path, budget: Budget, wanted: str = "") -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(f"{Origin(path, line)}: not text in UTF-8{wanted}: {error.reason}") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise UserError(f"{display(path)}: cannot be read{wanted}: {error}") from error
+    except OSError as error:
+        raise UserError(f"{display(path)}: cannot be read{wanted}: {error.strerror}") from error
 
 
 def parse(text: str, path: Path, problems: Problems, budget: Optional[Budget] = None) -> Node:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ppdet_repro.data.source.base import count
-from ppdet_repro.data.source.coco import read_coco
+from ppdet_repro.data.source.coco import is_int, is_number, read_coco
 from ppdet_repro.data.source.convert import coco_from_voc
 from ppdet_repro.data.source.dataset_files import DatasetFiles
-from ppdet_repro.data.source.files import path_inside, read_label_list
+from ppdet_repro.data.source.files import MAX_LINE, is_text, path_inside, read_label_list
 from ppdet_repro.data.source.voc import image_size, read_set, read_xml
 from ppdet_repro.data.transform.decode import ImageError, read_image
 from ppdet_repro.utils.errors import UserError
@@ -103,6 +103,11 @@ class Report:
                 yield f"    and {number - examples:,} more"
 
 
+def _key(value: object) -> object:
+    """An id that can be looked up; a list or an object is not found, but is written in the report."""
+    return reprlib.repr(value) if isinstance(value, (list, dict)) else value
+
+
 def check(dataset: DatasetFiles, decode: bool = False) -> Report:
     """Check a dataset. UserError if the annotation file itself cannot be read.
 
@@ -156,7 +161,7 @@ class _Checker:
         self.problems: list[Problem] = []
 
     def add_problem(self, kind: str, where: str) -> None:
-        self.problems.append(Problem(kind, where))
+        self.problems.append(Problem(kind, where[:MAX_LINE]))
 
     def voc_document(self) -> dict:
         """Read a VOC set as a COCO document. Annotation files that cannot be read are left out."""
@@ -177,7 +182,7 @@ class _Checker:
         for position, category in enumerate(categories):
             key, name = category.get("id"), category.get("name")
             where = f"category id {key}: {name}"
-            if not isinstance(key, int) or not isinstance(name, str):
+            if not is_int(key) or not isinstance(name, str):
                 self.add_problem("category without id or name", f"category number {position}")
             elif key in names:
                 self.add_problem("category id used twice", f"{where}, {names[key]}")
@@ -193,7 +198,7 @@ class _Checker:
         first_use: dict[str, int] = {}
         for position, entry in enumerate(entries):
             key, name = entry.get("id"), entry.get("file_name")
-            if not isinstance(key, int) or not isinstance(name, str) or not name:
+            if not is_int(key) or not isinstance(name, str) or not is_text(name):
                 self.add_problem("image without id or file name", f"image number {position}")
                 continue
             where = f"image id {key} ({name})"
@@ -204,9 +209,9 @@ class _Checker:
             if other != key:
                 self.add_problem("file listed twice", f"{where}, also image id {other}")
             size = entry.get("width"), entry.get("height")
-            valid = all(isinstance(side, (int, float)) and side > 0 for side in size)
+            valid = all(is_number(side) and 0 < side < math.inf for side in size)
             if not valid:
-                self.add_problem("image without a size", f"{where}: {size[0]} x {size[1]}")
+                self.add_problem("image without a size", f"{where}: {reprlib.repr(size[0])} x {reprlib.repr(size[1])}")
             images[key] = _Image(name, *(size if valid else (0, 0)))
             self.check_file(images[key], where)
         return images
@@ -235,7 +240,7 @@ class _Checker:
         ids: set = set()
         seen: set = set()
         for position, annotation in enumerate(annotations):
-            key, image, category = (annotation.get(name) for name in ("id", "image_id", "category_id"))
+            key, image, category = (_key(annotation.get(name)) for name in ("id", "image_id", "category_id"))
             where = f"annotation number {position}" if key is None else f"annotation id {key}"
             where += f" of image id {image}" + (f" ({images[image].name})" if image in images else "")
             if key is not None and key in ids:
@@ -251,12 +256,12 @@ class _Checker:
                     self.add_problem("annotation repeated", f"{where}: {names[category]} {box}")
                 seen.add((image, category, *box))
                 area = annotation.get("area")
-                area = area if isinstance(area, (int, float)) and area > 0 else box[2] * box[3]
+                area = area if is_number(area) and 0 < area < math.inf else box[2] * box[3]
                 yield _Box(image, category, area, bool(annotation.get("iscrowd", 0)))
 
     def is_usable(self, box: object, image: _Image, where: str) -> bool:
         """Check a box [x, y, w, h]. Returns whether it is usable."""
-        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(side, (int, float)) for side in box):
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
             self.add_problem("annotation without a box", f"{where}: {reprlib.repr(box)}")
             return False
         where = f"{where}: x, y, w, h {box}, image {image.width:g} x {image.height:g}"

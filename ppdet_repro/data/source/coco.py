@@ -143,7 +143,7 @@ def sorted_categories(document: dict, path: str) -> tuple[list[str], list[int]]:
     categories = document["categories"]
     for position, category in enumerate(categories):
         name = category.get("name")
-        if not _is_int(category.get("id")) or not isinstance(name, str) or not is_text(name):
+        if not is_int(category.get("id")) or not isinstance(name, str) or not is_text(name):
             raise UserError(f"{path}: category number {position} needs an integer 'id' and a text 'name'")
     categories = sorted(categories, key=lambda category: category["id"])
     ids = [category["id"] for category in categories]
@@ -158,14 +158,14 @@ def sorted_categories(document: dict, path: str) -> tuple[list[str], list[int]]:
 def sorted_images(document: dict, path: str) -> list[dict]:
     """Check the image entries and order them by id."""
     for position, image in enumerate(document["images"]):
-        if not _is_int(image.get("id")):
+        if not is_int(image.get("id")):
             name = str(image.get("file_name"))[:100]
             raise UserError(f"{path}: image number {position} ({name}) needs an integer 'id'")
         where = f"{path}: image id {image['id']}"
-        if not isinstance(image.get("file_name"), str) or not image["file_name"]:
+        if not isinstance(image.get("file_name"), str) or not is_text(image["file_name"]):
             raise UserError(f"{where} needs a 'file_name'")
         width, height = image.get("width"), image.get("height")
-        if not all(_is_number(side) and 0 < side < math.inf for side in (width, height)):
+        if not all(is_number(side) and 0 < side < math.inf for side in (width, height)):
             got = f"width {reprlib.repr(width)} and height {reprlib.repr(height)}"
             raise UserError(f"{where} has {got}: write its size in pixels")
     images = sorted(document["images"], key=lambda image: image["id"])
@@ -186,7 +186,8 @@ def image_files(images: Sequence[dict], folder: str, path: str) -> list[str]:
     return files
 
 
-def _is_int(value: object) -> bool:
+def is_int(value: object) -> bool:
+    """Whether a value of JSON is an integer of at most 64 bits."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
 
 
@@ -196,7 +197,7 @@ def owners(annotations: Sequence[dict], kind: str, ids: Sequence[int], path: str
     owner = np.zeros(len(annotations), dtype=np.int64)
     for row, annotation in enumerate(annotations):
         key = annotation.get(f"{kind}_id")
-        if not _is_int(key) or key not in index_of:
+        if not is_int(key) or key not in index_of:
             raise UserError(
                 f"{path}: {_name(annotation, row)} has the unknown {kind} id {reprlib.repr(key)}: add the {kind} "
                 "or remove the annotation ('ppdet-repro data check' lists them all)"
@@ -210,20 +211,21 @@ def corners(annotations: Sequence[dict], path: str) -> tuple[np.ndarray, np.ndar
     rows = []
     for row, annotation in enumerate(annotations):
         box = annotation.get("bbox") or [0, 0, 0, 0]
-        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
             raise UserError(
                 f"{path}: {_name(annotation, row)} (image id {annotation['image_id']}) has the bbox "
                 f"{reprlib.repr(box)}: write [x, y, width, height] in pixels"
             )
         area = annotation.get("area")
-        rows.append((*box, area if _is_number(area) else box[2] * box[3]))
+        rows.append((*box, area if is_number(area) else box[2] * box[3]))
     table = np.array(rows, dtype=np.float64).reshape(-1, 5)
     table[:, 2:4] += table[:, :2]
     return table[:, :4], table[:, 4]
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, float) or _is_int(value)
+def is_number(value: object) -> bool:
+    """Whether a value of JSON is a number; NaN and infinity are."""
+    return isinstance(value, float) or is_int(value)
 
 
 def _name(annotation: dict, row: int) -> str:

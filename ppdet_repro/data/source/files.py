@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,8 @@ from typing import Union
 
 from ppdet_repro.utils.errors import UserError
 
-MAX_LINE = 4096  # characters in a line of a list
+MAX_LINE = 4096  # characters in a line of a list, and in a name
+NO_CHARACTERS = re.compile("[\0\ud800-\udfff]")
 
 
 @contextmanager
@@ -64,8 +66,8 @@ def require_images(files: Sequence[str], names: Iterable[str], where: str) -> No
 
 
 def is_text(name: str) -> bool:
-    """Whether a name has characters only: no half of a surrogate pair, which JSON can contain, and no NUL."""
-    return "\0" not in name and not any("\ud800" <= character <= "\udfff" for character in name)
+    """Whether a name has 1 to `MAX_LINE` characters, among them no NUL, and no half of a surrogate pair as in JSON."""
+    return 0 < len(name) <= MAX_LINE and not NO_CHARACTERS.search(name)
 
 
 def read_lines(path: str) -> list[tuple[int, str]]:
@@ -82,7 +84,7 @@ def read_lines(path: str) -> list[tuple[int, str]]:
         raise UserError(f"{path}:{number}: not text in UTF-8 ({error.reason}): convert the file to UTF-8") from None
     found = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     for number, line in found:
-        if "\0" in line or len(line) > MAX_LINE:
+        if not is_text(line):
             raise UserError(f"{path}:{number}: {line[:40]!r} is not a name: it has NUL characters or over {MAX_LINE}")
     return found
 

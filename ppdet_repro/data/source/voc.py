@@ -15,6 +15,7 @@ from ppdet_repro.data.source.base import IMAGE_SUFFIXES, Column, ImageTable, Sou
 from ppdet_repro.data.source.categories import VOC_NAMES
 from ppdet_repro.data.source.files import (
     files_checked,
+    is_text,
     path_inside,
     read_label_list,
     read_lines,
@@ -196,8 +197,8 @@ def read_xml(path: str) -> Annotation:
         if item.find("bndbox") is not None:
             x1, y1, x2, y2 = (_number(item, f"bndbox/{side}", path) for side in ("xmin", "ymin", "xmax", "ymax"))
             name = (item.findtext("name") or "").strip()
-            if not name or x1 is None or y1 is None or x2 is None or y2 is None:
-                raise UserError(f"{path}: object {name!r} needs <name>, <xmin>, <ymin>, <xmax> and <ymax>")
+            if not is_text(name) or x1 is None or y1 is None or x2 is None or y2 is None:
+                raise UserError(f"{path}: object {name[:40]!r} needs <name>, <xmin>, <ymin>, <xmax> and <ymax>")
             difficult, crowd = (bool(_number(item, flag, path)) for flag in ("difficult", "iscrowd"))
             objects.append(Object(name, (x1, y1, x2, y2), difficult, crowd))
     number = (root.findtext("id") or "").strip()

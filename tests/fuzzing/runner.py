@@ -1,0 +1,208 @@
+"""Reads made-up files in a process of their own, and reports whatever is not a value or one clear error.
+
+A case is a set of files that a module of this package makes from a seed and a number. It fails if reading it
+
+- ends the process, or takes more than `MAX_SECONDS`, or needs more than `MAX_MEMORY` and a multiple of its bytes;
+- raises anything but a `UserError`, or one whose message is long or cannot be printed;
+- writes, deletes, starts or connects to anything (Python's audit events tell).
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, NamedTuple
+
+from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.printable import printable
+
+MAX_SECONDS = 5.0
+HANGS = 30.0  # seconds until a process is ended
+MAX_MEMORY = 500 << 20  # bytes, beyond those that are in use before
+MEMORY_PER_BYTE = 8  # of the case's files
+ADDRESS_SPACE = 6 << 30  # more than any case may take: an allocation above it fails
+MAX_MESSAGE, MAX_LINES = 20_000, 60  # characters and lines of an error
+MINIMIZING = 300  # attempts to make a failing case smaller
+FORBIDDEN = (
+    "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "os.remove", "os.rename", "os.mkdir",
+    "os.rmdir", "os.chmod", "os.chown", "os.link", "os.symlink", "os.truncate", "os.kill", "os.putenv",
+    "subprocess.Popen", "shutil.", "socket.", "ctypes.", "pty.spawn", "urllib.", "tempfile.", "pickle.find_class",
+)  # fmt: skip
+
+Files = Dict[str, bytes]
+
+
+class Result(NamedTuple):
+    """What reading a case did. `outcome` is loaded or refused if all is well."""
+
+    outcome: str
+    detail: str = ""
+    seconds: float = 0.0
+    memory: int = 0  # bytes
+
+
+class Failure(NamedTuple):
+    """A case that is not as it should be, and its files made as small as the failure allows."""
+
+    number: int
+    result: Result
+    files: Files
+
+
+def case(what: str, seed: int, number: int) -> Files:
+    """The files of a case. They depend on nothing but the arguments."""
+    module = importlib.import_module(f"fuzzing.{what}")
+    return module.generate(random.Random(f"{what} {seed} {number}"))
+
+
+class Watch:
+    """Collects the audit events of what a reader must not do."""
+
+    def __init__(self) -> None:
+        self.armed, self.events = False, []  # type: bool, List[str]
+        sys.addaudithook(self.hook)
+
+    def hook(self, event: str, arguments: Any) -> None:
+        if not self.armed:
+            return
+        writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
+        if writes or event.startswith(FORBIDDEN):
+            self.events.append(f"{event} {arguments!r}"[:200])
+
+
+def worker(what: str, connection: Any) -> None:
+    """Read the cases that come through the connection, and send the results back."""
+    read = importlib.import_module(f"fuzzing.{what}").read
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    watch, folder = Watch(), Path(tempfile.mkdtemp(prefix="fuzz"))
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # the log of what is read
+    try:
+        while (files := connection.recv()) is not None:
+            shutil.rmtree(folder)
+            folder.mkdir()
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
+            os.chdir(folder)
+            connection.send(examine(read, folder, watch, sum(map(len, files.values()))))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def examine(read: Callable[[Path], None], folder: Path, watch: Watch, size: int) -> Result:
+    """Read one case and judge what happened."""
+    before, start = peak_memory(), time.perf_counter()
+    watch.events.clear()
+    watch.armed = True
+    outcome, detail = "loaded", ""
+    try:
+        read(folder)
+    except UserError as error:
+        outcome, detail = "refused", str(error)
+    except BaseException:
+        outcome, detail = "traceback", traceback.format_exc(limit=-6)
+    watch.armed = False
+    seconds, memory = time.perf_counter() - start, peak_memory() - before
+    if outcome == "refused":
+        shown = printable(detail)
+        if len(shown) > MAX_MESSAGE or shown.count("\n") >= MAX_LINES or not shown.isascii() and not encodable(shown):
+            outcome = "message"
+    if watch.events:
+        outcome, detail = "side effect", "; ".join(watch.events)
+    elif seconds > MAX_SECONDS:
+        outcome = "slow"
+    elif memory > MAX_MEMORY + MEMORY_PER_BYTE * size:
+        outcome = "memory"
+    return Result(outcome, detail[:3000], seconds, memory)
+
+
+def encodable(text: str) -> bool:
+    try:
+        return bool(text.encode("utf-8"))
+    except UnicodeError:
+        return False
+
+
+def peak_memory() -> int:
+    """The largest number of bytes that this process has had in memory so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class Reader:
+    """A worker process, which is started anew after it ended, or after a case that took much memory."""
+
+    def __init__(self, what: str):
+        self.what, self.process = what, None  # type: str, Optional[Any]
+
+    def __call__(self, files: Files) -> Result:
+        if self.process is None:
+            context = multiprocessing.get_context("spawn")
+            self.connection, inner = context.Pipe()
+            self.process = context.Process(target=worker, args=(self.what, inner), daemon=True)
+            self.process.start()
+            inner.close()
+        self.connection.send(files)
+        try:
+            if not self.connection.poll(HANGS):
+                self.close()
+                return Result("hangs", f"more than {HANGS:.0f} seconds", HANGS)
+            result = self.connection.recv()
+        except (EOFError, ConnectionError):
+            self.process.join()
+            code = self.process.exitcode
+            self.close()
+            return Result("signal" if code and code < 0 else "exit", f"exit code {code}")
+        if result.memory > 100 << 20:  # later cases would hide below this peak
+            self.close()
+        return result
+
+    def close(self) -> None:
+        """End the process."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.connection.close()
+            self.process = None
+
+
+def fuzz(what: str, cases: int, seed: int, report: Callable[[str], None] = print) -> Iterator[Failure]:
+    """Read so many cases of a kind. Yields those that fail, and reports the counts at the end."""
+    reader, outcomes, longest, largest = Reader(what), {}, 0.0, 0  # type: Reader, Dict[str, int], float, int
+    try:
+        for number in range(cases):
+            files = case(what, seed, number)
+            result = reader(files)
+            outcomes[result.outcome] = outcomes.get(result.outcome, 0) + 1
+            longest, largest = max(longest, result.seconds), max(largest, result.memory)
+            if result.outcome not in ("loaded", "refused"):
+                yield Failure(number, result, smaller(reader, files, result.outcome))
+    finally:
+        reader.close()
+    counts = ", ".join(f"{number:,} {outcome}" for outcome, number in sorted(outcomes.items()))
+    report(f"{what}: {counts}; at most {longest:.1f} s and {largest / 2**20:.0f} MB more memory in a case")
+
+
+def smaller(reader: Reader, files: Files, outcome: str) -> Files:
+    """Remove pieces of the largest file as long as the outcome stays the same."""
+    name = max(files, key=lambda key: len(files[key]))
+    data, piece, left = files[name], len(files[name]) // 2, MINIMIZING
+    while piece and left > 0:
+        at = 0
+        while at < len(data) and left > 0:
+            shorter = data[:at] + data[at + piece :]
+            left -= 1
+            if outcome not in ("slow", "hangs") and reader({**files, name: shorter}).outcome == outcome:
+                data = shorter
+            else:
+                at += piece
+        piece //= 2
+    return {**files, name: data}
