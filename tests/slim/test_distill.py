@@ -295,6 +295,27 @@ def test_several_losses_are_logged_apart_and_resumed_exactly(folder):
     assert not any("distill" in name for name in read_state(folder / "one/several/model_final.pdparams"))
 
 
+PRUNED = """
+_BASE_: [wide.yml]
+slim: DistillPrune
+pruner: Pruner
+Pruner: {criterion: l1_norm, pruned_flops: 0.3}
+"""
+
+
+def test_a_pruned_student_with_a_teacher_that_is_not(folder):
+    (folder / "pruned.yml").write_text(PRUNED)
+    save_state(folder / "student.pdparams", weights_of(tiny_model(folder / "tiny.yml")))
+    changes = f"save_dir={folder / 'narrow'}", f"pretrain_weights={folder / 'student.pdparams'}", "epoch=1"
+    cfg = config(folder, *changes, "Pruner.pruned_flops=0.4", teacher="pruned.yml")
+    assert cfg.run.slim == "Pruner" and build(cfg, "Pruner").pruned_flops == 0.4
+    assert cfg.teacher.run.slim == "DistillPrune" and cfg.teacher.run.distill_loss == "CWDFeatureLoss"
+    train(cfg, evaluate=False)
+    before, after = (read_state(folder / name) for name in ("student.pdparams", "narrow/pruned/model_final.pdparams"))
+    assert sorted(after) == sorted(before)
+    assert sum(value.size for value in after.values()) < 0.8 * sum(value.size for value in before.values())
+
+
 def test_feature_maps_of_a_teacher_of_another_architecture_and_stride(folder, tmp_path):
     """A PAFNet, whose map has the stride 4, teaches a YOLOF, whose map has the stride 32."""
     student = build_model(config(folder))

@@ -24,7 +24,8 @@ def test_a_slim_config_matches_the_config_it_names(path):
         assert path.parent.name == {"PTQ": "post_quant", "QAT": "quant"}[cfg.run.slim]
         build(cfg, cfg.run.slim)
         return
-    assert path.parent.name == "distill" and cfg.teacher.run.pretrain_weights
+    assert path.parent.name == {"Distill": "distill", "DistillPrune": "extensions"}[cfg.teacher.run.slim]
+    assert cfg.teacher.run.pretrain_weights
     student, teacher = (build(one, one.run.architecture) for one in (cfg, cfg.teacher))
     model = distilled(student, teacher, cfg.teacher)  # raises if they do not fit
     assert len(model.distillation)
