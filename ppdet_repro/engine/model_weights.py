@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Tuple, Union
+from typing import Dict, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import paddle
 from paddle import nn
 
+from ppdet_repro.slim.prune_shapes import shrink_to, without_backups
 from ppdet_repro.slim.qat import WRAPPED, plain_name
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
@@ -43,8 +44,13 @@ def _some(names: List[str]) -> str:
 
 def load_exact(model: nn.Layer, path: Union[str, Path]) -> None:
     """Load a weight file whose names and shapes are exactly those of the model, for evaluation, export and resuming.
-    Raises UserError if a name or a shape differs; the model is then unchanged."""
-    report, values = _match(model, read_state(path), ("",))
+
+    If the file is of the same model, but pruned, the model gets the file's channels, and a log line says so. Raises
+    UserError if a name or a shape differs otherwise; the model is then unchanged.
+    """
+    state = without_backups(read_state(path))
+    take_channels(model, path, state)
+    report, values = _match(model, state, ("",))
     differences = (
         ("of the model's are not in the file", report.new),
         ("of the file's are not in the model", report.unused),
@@ -59,14 +65,25 @@ def load_exact(model: nn.Layer, path: Union[str, Path]) -> None:
     _assign(model, values)
 
 
+def take_channels(model: nn.Layer, path: Union[str, Path], state: Optional[Weights] = None) -> None:
+    """If a weight file is of this model, but pruned, give the model the channels of the file, and log that. The values
+    are not loaded. `state` is the content of the file if it was read already."""
+    state = read_state(path) if state is None else state
+    found = shrink_to(model, {name: value.shape for name, value in state.items()})
+    if found:
+        get_logger().info(f"{path}: {found}")
+
+
 def load_pretrained(model: nn.Layer, path: Union[str, Path]) -> LoadReport:
     """Load those entries of a weight file that fit the model, as a starting point for training.
 
     A file of a backbone alone has names without the prefix `backbone.`; they are found too. Entries with another
-    shape, such as a head for another number of classes, are not loaded. A log line says what was loaded. Raises
-    UserError if no entry of the file fits.
+    shape, such as a head for another number of classes, are not loaded. If the file is of the same model, but pruned,
+    the model gets the file's channels. A log line says what was loaded. Raises UserError if no entry of the file fits.
     """
-    report, values = _match(model, read_state(path), ("", "backbone."))
+    state = without_backups(read_state(path))
+    take_channels(model, path, state)
+    report, values = _match(model, state, ("", "backbone."))
     if not report.loaded:
         raise UserError(
             f"{path}: nothing in this file fits the model: it has{_some(report.unused) or ' no weights'}, "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Sequence
+from typing import Callable, Dict, Iterator, List, Optional, Sequence
 
 from paddle import nn
 
 from ppdet_repro.core.config import Config, UnknownParameter, build, build_model
-from ppdet_repro.engine.model_weights import load_exact
+from ppdet_repro.engine.model_weights import load_exact, take_channels
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.slim.distill import Distilled, LevelPair, level_pairs
 from ppdet_repro.slim.distill_pass import PassLoss
@@ -32,17 +33,22 @@ def mode(model: nn.Layer, training: bool) -> Iterator[None]:
         (model.train if before else model.eval)()
 
 
-def build_untrained(cfg: Config) -> Detector:
-    """The model of a config with initial weights; with `slim: QAT` its layers compute as they will in int8. Raises
-    UserError if `slim` is PTQ or Distill, which do not describe a model to train."""
+def build_untrained(cfg: Config, set_channels: Optional[Callable[[Detector], None]] = None) -> Detector:
+    """The model of a config with initial weights; with `slim: QAT` its layers compute as they will in int8.
+
+    `set_channels` is called with the model before that, to prune it or to make it as narrow as trained weights. Raises
+    UserError if `slim` is PTQ or Distill, which do not describe a model to train.
+    """
     where = cfg.slim_path or cfg.path
     if cfg.run.slim == "PTQ":
         raise UserError(f"{where}: slim: PTQ is for ppdet-repro quantize, after training")
-    if cfg.run.slim == "Distill":
-        raise UserError(f"{where}: slim: Distill makes this the teacher's config; give it as --slim_config")
+    if cfg.run.slim in ("Distill", "DistillPrune"):
+        raise UserError(f"{where}: slim: {cfg.run.slim} makes this the teacher's config; give it as --slim_config")
     model: Detector = build_model(cfg)
-    if cfg.run.slim == "QAT":
-        qat: QAT = build(cfg, "QAT")
+    if set_channels is not None:
+        set_channels(model)
+    if cfg.run.quantized:
+        qat: QAT = build(cfg, "QAT") if cfg.run.slim == "QAT" else build(cfg, "PrunerQAT").qat
         qat.quantize(model)
         if qat.print_model:
             get_logger().info(f"quantized:\n{model}")
@@ -55,8 +61,9 @@ def load_trained(cfg: Config, offline: bool = False) -> Detector:
     weights, they cannot be found, or they belong to another model."""
     if not cfg.run.weights:
         raise UserError(f"{cfg.path}: no weights to load; give them with -o weights=PATH_OR_URL")
-    model = build_untrained(cfg)
-    load_exact(model, resolve(cfg.run.weights, offline))
+    path = resolve(cfg.run.weights, offline)
+    model = build_untrained(cfg, partial(take_channels, path=path))
+    load_exact(model, path)
     model.eval()
     return model
 

@@ -103,8 +103,8 @@ def without_clipping(model: nn.Layer) -> nn.Layer:
 
 
 def note_simulation(slim: Optional[str]) -> None:
-    """Log that a model computes like int8 in float32, if the config's `slim` is QAT."""
-    if slim == "QAT":
+    """Log that a model computes like int8 in float32, if the config's `slim` is QAT or PrunerQAT."""
+    if slim in ("QAT", "PrunerQAT"):
         get_logger().info("int8 is simulated in float32; ppdet-repro export writes the model that computes in int8")
 
 

@@ -34,7 +34,9 @@ from ppdet_repro.core.config.types import (
 from ppdet_repro.utils.errors import UserError
 
 DATASETS = ("TrainDataset", "EvalDataset", "TestDataset")
-SECTIONS = ("TrainReader", "EvalReader", "TestReader", "LearningRate", "OptimizerBuilder", "TrainPhases", "PTQ", "QAT")
+SLIM_SECTIONS = ("PTQ", "QAT", "Pruner", "PrunerQAT")
+RUN_SECTIONS = ("TrainReader", "EvalReader", "TestReader", "LearningRate", "OptimizerBuilder", "TrainPhases")
+SECTIONS = (*RUN_SECTIONS, *SLIM_SECTIONS)
 
 
 class Scope(NamedTuple):

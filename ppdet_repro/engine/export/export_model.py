@@ -84,7 +84,7 @@ def export_model(
         ...     print(export_model(build_model(cfg), cfg, output_dir).name)
         yolof_demo
     """
-    if cfg.run.slim == "QAT":
+    if cfg.run.quantized:
         if verify_on:
             raise UserError("--verify: an int8 model is not its float32 one; compare their AP (deploy/python/infer.py)")
         detector, quantize = without_clipping(detector), to_int8

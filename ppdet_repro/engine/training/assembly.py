@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, Iterator, Optional
+from typing import Callable, Dict, Iterator, Mapping, Optional
 
 from paddle import nn
 
@@ -18,8 +18,10 @@ from ppdet_repro.engine.analysis.model_info import image_line
 from ppdet_repro.engine.distributed import World
 from ppdet_repro.engine.evaluation.evaluate import check_classes, check_evaluation
 from ppdet_repro.engine.models import build_untrained, with_teacher
+from ppdet_repro.engine.pruning import starting_channels
+from ppdet_repro.engine.training.checkpoint import MODEL
 from ppdet_repro.engine.training.data import TrainData
-from ppdet_repro.engine.training.loop import Run, seed_everything
+from ppdet_repro.engine.training.loop import METRIC, Run, seed_everything
 from ppdet_repro.engine.training.step import NanGuard, Precision
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.optimizer.ema import ModelEMA
@@ -30,12 +32,15 @@ from ppdet_repro.utils.logger import get_logger
 Evaluation = Callable[[nn.Layer, Config, Source], Dict[str, float]]
 
 
-def assemble(cfg: Config, world: World, evaluation: Optional[Evaluation], offline: bool) -> Run:
-    """Build the parts of a run; the model has its initial weights.
+def assemble(
+    cfg: Config, world: World, evaluation: Optional[Evaluation], offline: bool, checkpoint: Optional[Path] = None
+) -> Run:
+    """Build the parts of a run; the model has its initial weights, or with `slim: Pruner` its pruned ones.
 
     `evaluation` is called with the detector, `cfg` and the loaded EvalDataset, if it is not None. With `offline`,
-    weights of a teacher that are a URL are taken from the cache only. Raises UserError if the config, its datasets and
-    this machine do not fit together.
+    weights that are a URL are taken from the cache only. `checkpoint` is the folder of the checkpoint that the run will
+    resume: the model has as many channels as its weights. Raises UserError if the config, its datasets and this machine
+    do not fit together.
     """
     settings, make = cfg.run, partial(build, cfg)
     folder = Path(settings.save_dir) / cfg.name
@@ -52,7 +57,9 @@ def assemble(cfg: Config, world: World, evaluation: Optional[Evaluation], offlin
         )
 
     seed_everything(settings.seed, 0, 0)
-    detector = build_untrained(cfg)
+    weights = None if checkpoint is None else checkpoint / MODEL
+    score = None if evaluate is None else partial(average_precision, evaluate)
+    detector = build_untrained(cfg, starting_channels(cfg, weights, offline, score, world.rank == 0))
     detector.check_targets(readers[0].preprocess)
     if world.rank == 0:
         log_size(detector, settings.print_params, make("EvalReader").preprocess if settings.print_flops else None)
@@ -87,6 +94,11 @@ def assemble(cfg: Config, world: World, evaluation: Optional[Evaluation], offlin
         log_iter=settings.log_iter,
         vdl_dir=settings.vdl_log_dir if settings.use_vdl else None,
     )
+
+
+def average_precision(evaluate: Callable[[nn.Layer], Mapping[str, float]], detector: nn.Layer) -> float:
+    """The score of a detector that decides which weights are the best."""
+    return float(evaluate(detector)[METRIC])
 
 
 @contextmanager

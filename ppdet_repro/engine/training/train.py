@@ -10,6 +10,7 @@ from ppdet_repro.core.config import Config
 from ppdet_repro.engine import distributed
 from ppdet_repro.engine.evaluation.evaluate import evaluate as evaluate_detector
 from ppdet_repro.engine.model_weights import load_pretrained
+from ppdet_repro.engine.pruning import pruner_of
 from ppdet_repro.engine.training import run_folder
 from ppdet_repro.engine.training.assembly import Evaluation, assemble
 from ppdet_repro.engine.training.checkpoint import RunState, find_checkpoint, list_checkpoints
@@ -51,13 +52,13 @@ def train(
     """
     warnings.filterwarnings("ignore", message="When training, we now always track global mean")
     world = distributed.start(cfg.run.use_gpu)
-    run = assemble(cfg, world, evaluation if evaluate else None, offline)
+    checkpoint = checkpoint_to_resume(resume, Path(cfg.run.save_dir) / cfg.name)
+    run = assemble(cfg, world, evaluation if evaluate else None, offline, checkpoint)
     loop = TrainingLoop(run)
-    checkpoint = checkpoint_to_resume(resume, run.folder)
     if checkpoint is not None:
         loop.resume(checkpoint)
     else:
-        start_new_run(run, cfg.run.pretrain_weights, offline)
+        start_new_run(run, None if pruner_of(cfg) else cfg.run.pretrain_weights, offline)
     try:
         return loop.train()
     except KeyboardInterrupt:

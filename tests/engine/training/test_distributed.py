@@ -73,8 +73,8 @@ from ppdet_repro.engine.training import assembly, train as training
 if sys.argv[2] == "frozen":
     from paddle import nn
     build_untrained = assembly.build_untrained
-    def frozen(cfg):
-        model = build_untrained(cfg)
+    def frozen(cfg, *channels):
+        model = build_untrained(cfg, *channels)
         for layer in model.sublayers():
             if isinstance(layer, nn.BatchNorm2D):
                 layer._use_global_stats = True
