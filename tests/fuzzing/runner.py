@@ -120,7 +120,7 @@ def examine(read: Callable[[Path], None], folder: Path, watch: Watch, size: int)
         outcome, detail = "side effect", "; ".join(watch.events)
     elif seconds > MAX_SECONDS:
         outcome = "slow"
-    elif memory > MAX_MEMORY + MEMORY_PER_BYTE * size:
+    elif "enough memory" in detail or memory > MAX_MEMORY + MEMORY_PER_BYTE * size:
         outcome = "memory"
     return Result(outcome, detail[:3000], seconds, memory)
 

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ppdet_repro.data.source.base import count
 from ppdet_repro.data.source.coco import is_int, is_number, read_coco
@@ -103,7 +103,7 @@ class Report:
                 yield f"    and {number - examples:,} more"
 
 
-def _key(value: object) -> object:
+def _key(value: Any) -> Any:
     """An id that can be looked up; a list or an object is not found, but is written in the report."""
     return reprlib.repr(value) if isinstance(value, (list, dict)) else value
 

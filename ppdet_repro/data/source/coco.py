@@ -6,7 +6,7 @@ import json
 import math
 import reprlib
 from collections.abc import Sequence
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from ppdet_repro.data.source.files import (
     require_images,
 )
 from ppdet_repro.utils.errors import UserError
+
+if TYPE_CHECKING:  # Python 3.9 does not have it
+    from typing import TypeGuard
 
 MIN_SIDE = 1e-5  # px; a box with a shorter side has no area
 
@@ -186,7 +189,7 @@ def image_files(images: Sequence[dict], folder: str, path: str) -> list[str]:
     return files
 
 
-def is_int(value: object) -> bool:
+def is_int(value: object) -> TypeGuard[int]:
     """Whether a value of JSON is an integer of at most 64 bits."""
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
 
@@ -223,7 +226,7 @@ def corners(annotations: Sequence[dict], path: str) -> tuple[np.ndarray, np.ndar
     return table[:, :4], table[:, 4]
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value of JSON is a number; NaN and infinity are."""
     return isinstance(value, float) or is_int(value)
 

@@ -1,0 +1,40 @@
+"""A tenth of the long runs in docs/reliability.md, with another seed; and what the runner takes for a failure."""
+
+from __future__ import annotations
+
+import pytest
+
+from fuzzing import broken, runner
+
+
+@pytest.mark.parametrize("what, cases", [("checkpoints", 2000), ("configs", 500), ("lists", 500)])
+def test_every_case_is_a_value_or_one_clear_error(what, cases):
+    counts = []
+    failures = list(runner.fuzz(what, cases, seed=1, report=counts.append))
+    assert failures == [], "see tools/fuzz.py"
+    assert "loaded" in counts[0] and "refused" in counts[0]  # the cases are neither all harmless nor all nonsense
+
+
+def test_cases_depend_on_the_seed_and_the_number_alone():
+    first, again = (runner.case("checkpoints", 3, 7) for _ in range(2))
+    assert first == again != runner.case("checkpoints", 3, 8) != runner.case("checkpoints", 4, 8)
+
+
+@pytest.fixture(scope="module")
+def reader():
+    found = runner.Reader("broken")
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("kind", broken.KINDS)
+def test_what_the_runner_sees(reader, kind, monkeypatch):
+    monkeypatch.setattr(runner, "HANGS", 2 if kind == "hangs" else 30)
+    assert reader({kind: b"BUG"}).outcome == kind
+    assert reader({"loaded": b""}).outcome == "loaded"  # the next case is read as if nothing had happened
+
+
+def test_a_failing_case_is_made_small(reader):
+    assert runner.smaller(reader, {"traceback": b"the cause: BUG, and other bytes"}, "traceback") == {
+        "traceback": b"BUG"
+    }
