@@ -3,6 +3,8 @@
 The ranges of the activations are measured on images that run through the model; weights have a scale per output
 channel. Only convolutions are quantized. Anchors, decoding and suppression stay in float32, because an error of a 256th
 of the image would be visible in the boxes.
+
+The tool is Paddle's. PaddleSlim's quant_post_static wraps it, and always observes what `ConvolutionQuantizer` excludes.
 """
 
 from __future__ import annotations
@@ -21,8 +23,13 @@ from ppdet_repro.utils.errors import UserError
 
 CONVOLUTIONS = ["conv2d", "depthwise_conv2d"]
 
-# PaddleDetection's name -> Paddle's algorithm. Paddle 2.6.2 fails to save a model with KL divergence.
-ALGORITHMS = {"AvgQuantizer": "avg", "AbsmaxQuantizer": "abs_max", "MSEQuantizer": "mse", "HistQuantizer": "hist"}
+ALGORITHMS = {  # PaddleDetection's name -> Paddle's algorithm
+    "AvgQuantizer": "avg",
+    "AbsmaxQuantizer": "abs_max",
+    "MSEQuantizer": "mse",
+    "HistQuantizer": "hist",
+    "KLQuantizer": "KL",
+}
 WEIGHTS = {"PerChannelAbsmaxQuantizer": "channel_wise_abs_max", "AbsmaxQuantizer": "abs_max"}
 KEYS = ("activation_quantizer", "weight_quantizer", "hist_percent", "upsample_bins")
 
@@ -38,7 +45,8 @@ class PTQ:
         ptq_config: a mapping with the keys
             activation_quantizer: how the range of an activation is computed from the images: AvgQuantizer (mean of each
             image's largest absolute value, the default), AbsmaxQuantizer (the largest of all), MSEQuantizer (least
-            squared error) or HistQuantizer (the value that a share `hist_percent` does not exceed);
+            squared error), HistQuantizer (the value that a share `hist_percent` does not exceed) or KLQuantizer (least
+            divergence of the rounded histogram; slow);
             weight_quantizer: PerChannelAbsmaxQuantizer (the default) or AbsmaxQuantizer;
             hist_percent: for HistQuantizer;
             upsample_bins: ignored, Paddle's static histogram always has 2048 bins

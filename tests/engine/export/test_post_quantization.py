@@ -29,7 +29,7 @@ from ppdet_repro.paddle_private.program import read_program
 from ppdet_repro.paddle_private.protobuf_tracing import protobuf_tracing
 from ppdet_repro.paddle_private.saved_program import fuse_biases, is_pir, saved_program
 from ppdet_repro.paddle_private.versions import PROGRAM_SUFFIX
-from ppdet_repro.runtime.networks import OnnxNetwork
+from ppdet_repro.runtime.networks import OnnxNetwork, OpenVinoNetwork
 from ppdet_repro.runtime.paddle_network import PaddleNetwork, configure
 from ppdet_repro.runtime.paddle_options import PaddleOptions
 from ppdet_repro.slim.ptq import PTQ
@@ -38,19 +38,14 @@ from ppdet_repro.utils.weights import save_state
 
 OURS = ROOT / "configs" / "slim" / "post_quant" / "ptq.yml"
 
-# As in PaddleDetection's configs/slim/post_quant
 PADDLEDETECTIONS = """
 weights: somewhere/ppyolo_r50vd_dcn_1x_coco.pdparams
 slim: PTQ
-
 PTQ:
-  ptq_config: {
-      'activation_quantizer': 'HistQuantizer',
-      'upsample_bins': 127,
-      'hist_percent': 0.999}
+  ptq_config: {'activation_quantizer': 'HistQuantizer', 'upsample_bins': 127, 'hist_percent': 0.999}
   quant_batch_num: 10
   fuse: True
-"""
+"""  # as in configs/slim/post_quant
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +118,18 @@ def test_activations_and_weights_become_multiples_of_a_127th_of_their_range(halv
         steps = np.clip(np.round(np.array(x) / step), -128, 127)
         expected = step * (steps * [0.5, -1.27]).sum()
         assert run(halve, np.array(x, np.float32).reshape(1, 2, 1, 1)).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["MSEQuantizer", "HistQuantizer", "KLQuantizer"])
+def test_an_outlier_is_clipped_or_kept_but_never_ruins_the_rest(tmp_path, name):
+    paddle.seed(0)
+    save_protobuf(nn.Conv2D(1, 1, 1, bias_attr=False), [1, 1, 64, 64], tmp_path)
+    image = np.random.default_rng(0).normal(size=(1, 1, 64, 64)).astype(np.float32)
+    expected = run(tmp_path, image)
+    PTQ({"activation_quantizer": name, "hist_percent": 0.999}).quantize(tmp_path, ["a"], lambda file: {"image": image})
+    found, ordinary = run(tmp_path, image), np.abs(image) < 2
+    # a step is at most 5 standard deviations / 127, and the rounding of the weight another half of a 127th of it
+    assert 0 < np.abs(found - expected)[ordinary].max() < 0.04 * np.abs(expected).max()
 
 
 def test_weights_have_a_scale_for_every_output_channel(tmp_path):
@@ -217,13 +224,16 @@ def test_int8_for_onnx_where_paddle2onnx_has_it(folder, model, tmp_path):
     pytest.importorskip("paddle2onnx")
     path = post_quant(model, config(folder), tmp_path, target="onnx")
     assert (path / "model.onnx").read_bytes().count(b"DequantizeLinear") > 20
-    onnxruntime = pytest.importorskip("onnxruntime")
+    onnxruntime, _ = pytest.importorskip("onnxruntime"), pytest.importorskip("openvino")
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     exact = onnxruntime.InferenceSession(str(path / "model.onnx"), options, providers=["CPUExecutionProvider"])
     steps = read_input(config(folder)).steps
     inputs = from_list(steps)([calibration_files(config(folder), 1, None)[0]])._asdict()
     expected = exact.run(None, {entry.name: inputs[entry.name] for entry in exact.get_inputs()})
+    layers = OpenVinoNetwork(path / "model.onnx").model.get_runtime_model().get_ordered_ops()
+    kinds = [(layer.get_rt_info()["layerType"], layer.get_rt_info()["runtimePrecision"]) for layer in layers]
+    assert kinds.count(("Convolution", "i8")) > 20  # OpenVINO computes in int8, ONNX Runtime simulates it
     for one, other in zip(OnnxNetwork(path / "model.onnx").run(inputs), expected):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
 
@@ -304,7 +314,7 @@ def test_the_slim_file_beats_the_config_and_the_command_line_beats_both(folder):
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("PTQ.ptq_config={activation_quantizer: KLQuantizer}", "'KLQuantizer' is not one of AvgQuantizer"),
+        ("PTQ.ptq_config={activation_quantizer: LSQuantizer}", "'LSQuantizer' is not one of AvgQuantizer"),
         ("PTQ.ptq_config={weight_quantizer: MSEQuantizer}", "'MSEQuantizer' is not one of PerChannel"),
         ("PTQ.ptq_config={bins: 3}", "has no key 'bins'; it has activation_quantizer"),
         ("PTQ.ptq_config={hist_percent: 99.9}", r"hist_percent 99.9 is not in \(0, 1\]"),
