@@ -17,7 +17,6 @@ from ppdet_repro.paddle_private import onednn_check
 from ppdet_repro.paddle_private.onednn import convolve_in_int8
 from ppdet_repro.paddle_private.program import operator_types, read_program
 from ppdet_repro.paddle_private.protobuf_tracing import protobuf_tracing
-from ppdet_repro.runtime import networks, paddle_options
 from ppdet_repro.runtime.engines import open_network
 from ppdet_repro.runtime.model_folder import ModelFolder
 from ppdet_repro.runtime.networks import OnnxNetwork
@@ -32,16 +31,6 @@ from ppdet_repro.utils.errors import UserError
 
 QUANTIZED = ["quantize_linear", "conv2d", "dequantize_linear"]
 IMAGE = np.random.default_rng(0).uniform(-1, 1, [1, 3, 8, 8]).astype(np.float32)
-
-
-@pytest.fixture
-def logged(monkeypatch):
-    """The lines that the runtime logs."""
-    lines = []
-    log = SimpleNamespace(warning=lines.append, info=lines.append)
-    for module in (paddle_options, networks):
-        monkeypatch.setattr(module, "get_logger", lambda: log)
-    return lines
 
 
 def network():
@@ -87,16 +76,16 @@ def test_a_flag_that_prevents_int8_is_refused(options, message, logged):
     with pytest.raises(UserError, match=message):
         check_precision(PaddleOptions(**options), QUANTIZED, Path("m"))
     check_precision(PaddleOptions(**{**options, "enable_mkldnn_bfloat16": False}), ["conv2d"], Path("m"))
-    assert not logged
+    assert not logged.messages
 
 
 def test_simulation_that_is_asked_for_is_one_line(logged):
     for options in ({}, {"enable_mkldnn": False}, {"device": "gpu"}):
         check_precision(PaddleOptions(**options, enable_mkldnn_int8=False), QUANTIZED, Path("m"))
-    assert logged == ["m is quantized; its int8 is simulated in float32, slowly"] * 3
+    assert logged.messages == ["m is quantized; its int8 is simulated in float32, slowly"] * 3
     check_precision(PaddleOptions(), QUANTIZED, Path("m"))
     check_precision(PaddleOptions(device="gpu", run_mode="trt_int8"), QUANTIZED, Path("m"))
-    assert len(logged) == 3
+    assert len(logged.messages) == 3
 
 
 @pytest.mark.parametrize("flags, simulated", [([], False), (["--enable_mkldnn_int8=False"], True)])
@@ -104,7 +93,7 @@ def test_what_infer_and_serve_open(quantized, flags, simulated, logged):
     flags = build_parser().parse_args([f"--model_dir={quantized}", *flags])
     model = ModelFolder(quantized / "model.pdmodel", quantized / "infer_cfg.yml", "YOLOF", [], [], False, 3, 0.5)
     assert open_network(model, flags).run({"image": IMAGE})[0].shape == (1, 4, 8, 8)
-    assert len(logged) == simulated
+    assert len(logged.messages) == simulated
     with pytest.raises(UserError, match="--enable_mkldnn=False: .* is quantized"):
         open_network(model, Namespace(**{**vars(flags), "enable_mkldnn": False, "enable_mkldnn_int8": None}))
 
@@ -175,4 +164,6 @@ def test_onnx_runtime_says_that_it_simulates(operator, lines, tmp_path, monkeypa
     runtime = SimpleNamespace(SessionOptions=SimpleNamespace, InferenceSession=lambda *files, **options: session)
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
     OnnxNetwork(tmp_path / "model.onnx")
-    assert len(logged) == lines and all("ONNX Runtime simulates the int8 of" in line for line in logged)
+    assert len(logged.messages) == lines and all(
+        "ONNX Runtime simulates the int8 of" in line for line in logged.messages
+    )

@@ -1,10 +1,9 @@
-"""tools/serve.py: the JSON API, its limits, and the page, in a browser if one is installed."""
+"""tools/serve.py: the JSON API, its limits, and the page; `in_browser.py` tests the page in a browser."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -252,44 +251,3 @@ def test_without_a_model_the_command_ends_with_an_error_of_one_line(tmp_path):
     command = [sys.executable, str(ROOT / "tools" / "serve.py"), f"--model_dir={tmp_path / 'absent'}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2 and "absent is not a folder" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_the_page_shows_boxes_in_a_browser(server, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("there is no Chromium")
-    import httpx
-
-    url, folder = server
-    with httpx.Client() as client:
-        wait_for(client, url)
-    (tmp_path / "text.png").write_text("not an image")
-    with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page()
-        asked, errors = [], []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto(url)
-        page.locator("#about", has_text="2 classes").wait_for()
-        page.locator("#threshold").fill("0")
-        page.locator("#file").set_input_files(str(folder / "data/images/000.png"))
-        page.wait_for_selector("#boxes tbody tr")
-        rows = page.locator("#boxes tbody tr").count()
-        assert rows > 0 and f"{rows} objects" in page.locator("#status").inner_text()
-        assert page.evaluate("""() => {
-            const canvas = document.getElementById('picture');
-            const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
-            return canvas.width > 30 && new Set(pixels).size > 50;
-        }""")
-        page.locator("#threshold").fill("1")
-        page.locator("#status", has_text="0 objects").wait_for()
-        assert page.locator("#boxes tbody tr").count() == 0
-        assert errors == []
-        page.locator("#file").set_input_files(str(tmp_path / "text.png"))
-        page.locator("#status", has_text="is not an image").wait_for()
-        assert page.locator("#status.error").count() == 1 and page.locator("#picture").is_hidden()
-        assert all(address.startswith((url, "blob:")) for address in asked)
-        browser.close()
