@@ -68,7 +68,7 @@ class ArrayMachine(Machine):
             ("numpy", "ndarray"): _array_class,
             ("numpy", "dtype"): _NumberType,
             ("_codecs", "encode"): _bytes_of_text,
-            ("collections", "OrderedDict"): _ordered_dict,
+            ("collections", "OrderedDict"): self._ordered_dict,
         }
         for module in ("builtins", "__builtin__"):
             names[module, "tuple"] = _same_tuple
@@ -88,7 +88,9 @@ class ArrayMachine(Machine):
             if state[1] in ("<", ">"):
                 target.dtype = target.dtype.newbyteorder(state[1])
         elif isinstance(target, StoredArray):
-            *_, shape, kind, is_fortran, data = state
+            if len(state) not in (4, 5):
+                raise Damaged("an array has a state of another length")
+            shape, kind, is_fortran, data = state[-4:]
             target.value = self._numbers(data, kind, shape, "F" if is_fortran else "C")
         else:
             raise Refused(f"the file gives a {type(target).__name__} a state")
@@ -99,7 +101,7 @@ class ArrayMachine(Machine):
             raise Refused(f"the file has an array whose type is a {type(kind).__name__}")
         if type(data) not in (bytes, str):
             raise Refused(f"the file has an array whose numbers are a {type(data).__name__}")
-        if type(shape) not in (tuple, list) or len(shape) > MAX_AXES or not all(type(n) is int for n in shape):
+        if not _is_sequence(shape) or len(shape) > MAX_AXES or not all(type(n) is int for n in shape):
             raise Damaged(f"an array has the shape {_short(shape)}")
         wanted = math.prod(shape) * kind.dtype.itemsize
         if min(shape, default=0) < 0 or wanted != len(data):
@@ -120,6 +122,16 @@ class ArrayMachine(Machine):
         """Stands for `_frombuffer`, in protocol 5. `axes` is the order of the axes if `order` is "K"."""
         array = self._numbers(data, kind, shape, "C" if order == "K" else order)
         return StoredArray(array if axes is None else array.transpose(axes))
+
+    def _ordered_dict(self, pairs: Sequence[Sequence[Any]] = ()) -> Dict[str, Any]:
+        """Stands for `OrderedDict`. Python 2 gives it its pairs, Python 3 fills it later."""
+        if not _is_sequence(pairs) or not all(_is_sequence(pair) and len(pair) == 2 for pair in pairs):
+            raise Damaged("a dict is made of values that are not pairs")
+        self.instructions += len(pairs)  # these can be the same pairs again and again
+        found: Dict[str, Any] = {}
+        for key, value in pairs:
+            add(found, key, value)
+        return found
 
 
 def _new_array(*_: Any) -> StoredArray:
@@ -146,25 +158,19 @@ def _same_tuple(items: Tuple[Any, ...]) -> Tuple[Any, ...]:
     return items
 
 
-def _ordered_dict(pairs: Sequence[Sequence[Any]] = ()) -> Dict[str, Any]:
-    """Stands for `OrderedDict`. Python 2 gives it its pairs, Python 3 fills it later."""
-    if type(pairs) not in (tuple, list) or not all(type(pair) in (tuple, list) and len(pair) == 2 for pair in pairs):
-        raise Damaged("a dict is made of values that are not pairs")
-    found: Dict[str, Any] = {}
-    for key, value in pairs:
-        add(found, key, value)
-    return found
-
-
 def _array_class(*_: Any) -> None:
     """Stands for `numpy.ndarray`, which pickles name as an argument of `_reconstruct` and do not call."""
     raise Refused("the file calls numpy.ndarray")
+
+
+def _is_sequence(value: Any) -> bool:
+    return type(value) in (tuple, list)
 
 
 def _short(value: Any) -> str:
     """A text or a sequence for a message; nothing else has a spelling of bounded length."""
     if isinstance(value, str):
         return repr(value[:40])
-    if type(value) in (tuple, list) and all(type(item) is int for item in value[:8]):
+    if _is_sequence(value) and all(type(item) is int for item in value[:8]):
         return f"({', '.join(str(item)[:20] for item in value[:8])}{', ...' if len(value) > 8 else ''})"
     return type(value).__name__

@@ -12,8 +12,9 @@ import os
 import struct
 from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Tuple
 
-MAX_INSTRUCTIONS = 1_000_000  # an array takes about 25; each instruction makes at most one object
+MAX_INSTRUCTIONS = 500_000  # an array takes about 25; each instruction makes at most one object
 MAX_DIGITS = 600  # of an integer; Python takes seconds for a million
+MAX_ARGUMENTS = 5  # of a function; a call that looks at a saved value again and again must not take long
 END = b"."
 
 
@@ -47,6 +48,7 @@ class Machine:
         start = file.tell()
         self.left = file.seek(0, os.SEEK_END) - start  # bytes not read yet
         file.seek(start)
+        self.instructions = 0  # done
         self.stack: List[Any] = []
         self.marks: List[int] = []  # heights of the stack
         self.memo: Dict[int, Any] = {}
@@ -54,7 +56,8 @@ class Machine:
     def run(self) -> Any:
         """The value that the pickle describes. Raises `Refused` or `Damaged`."""
         try:
-            for _ in range(MAX_INSTRUCTIONS):
+            while self.instructions < MAX_INSTRUCTIONS:
+                self.instructions += 1
                 code = self.take(1)
                 if code == END:
                     return self.pop()
@@ -135,8 +138,8 @@ class Machine:
         arguments, function = self.pop(), self.pop()
         if not isinstance(function, Function):
             raise Refused(f"the file calls a {type(function).__name__}")
-        if type(arguments) is not tuple:
-            raise Damaged("it calls a function without a list of arguments")
+        if type(arguments) is not tuple or len(arguments) > MAX_ARGUMENTS:
+            raise Damaged(f"it calls a function with something other than up to {MAX_ARGUMENTS} arguments")
         self.push(function.call(*arguments))
 
     def set_state(self, target: Any, state: Any) -> None:

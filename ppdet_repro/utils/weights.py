@@ -25,7 +25,7 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
-from ppdet_repro.utils.array_pickle import Damaged, Refused, StoredArray, load_arrays
+from ppdet_repro.utils.array_pickle import MAX_AXES, Damaged, Refused, StoredArray, load_arrays
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import atomic_file, user_path
 from ppdet_repro.utils.logger import get_logger
@@ -42,6 +42,7 @@ CACHE_VARIABLE = "PPDET_REPRO_CACHE"
 ATTEMPTS = 3
 TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 1 << 20
+MAX_HEADER = 1 << 23  # bytes in front of the arrays in a safetensors file; an array has about 100
 
 
 def read_state(path: Union[str, Path]) -> Dict[str, np.ndarray]:
@@ -81,6 +82,8 @@ def _load_safetensors(data: bytes) -> Dict[str, StoredArray]:
     """The arrays in a file of the format safetensors. Raises `Damaged`, and TypeError for other numbers than ours."""
     import safetensors
 
+    if int.from_bytes(data[:8], "little") > MAX_HEADER:
+        raise Damaged(f"its header has more than {MAX_HEADER:,} bytes")
     try:
         entries = safetensors.deserialize(data)
     except safetensors.SafetensorError as error:
@@ -125,7 +128,8 @@ def _split_arrays(table: Any) -> Iterator[Tuple[str, List[str], List[int]]]:
     for key, entry in table.items():
         entry = entry if isinstance(entry, dict) else {}
         pieces, shape = entry.get("slices", ()), entry.get("OriginShape", 0)
-        if not _is_list_of(str, pieces) or not _is_list_of(int, shape) or not pieces or min(shape, default=0) < 0:
+        known = _is_list_of(str, pieces) and _is_list_of(int, shape) and pieces and len(shape) <= MAX_AXES
+        if not known or min(shape, default=0) < 0:
             raise TypeError(f"{SPLIT_TABLE} has no names of pieces and no shape for {_short(key)}")
         yield key, list(pieces), list(shape)
 
