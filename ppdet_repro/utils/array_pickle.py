@@ -16,12 +16,14 @@ from typing import Any, BinaryIO, Callable, Dict, Optional, Sequence, Tuple, Uni
 
 import numpy as np
 
-from ppdet_repro.utils.pickle_machine import Damaged, Function, Machine, Refused, add
+from ppdet_repro.utils.pickle_machine import Block, Damaged, Function, Machine, Refused, add
 
 __all__ = ["Damaged", "Refused", "StoredArray", "load_arrays"]
 
 NUMBERS = re.compile("[<>=|]?(b1|i1|i2|i4|i8|u1|u2|f2|f4|f8)")  # what Paddle's tensors can hold; u2 is bfloat16
 MAX_AXES = 32  # as in NumPy 1
+
+Data = Union[bytes, str, Block]
 
 
 def load_arrays(file: BinaryIO) -> Any:
@@ -95,29 +97,29 @@ class ArrayMachine(Machine):
         else:
             raise Refused(f"the file gives a {type(target).__name__} a state")
 
-    def _numbers(self, data: Union[bytes, str], kind: _NumberType, shape: Sequence[int], order: str) -> np.ndarray:
-        """The array of some bytes, copied, in this machine's byte order. Python 2 pickled bytes as a text."""
+    def _numbers(self, data: Data, kind: _NumberType, shape: Sequence[int], order: str) -> np.ndarray:
+        """The array of some bytes, in this machine's byte order. It is a copy, or takes over the bytes of a block."""
         if not isinstance(kind, _NumberType):
             raise Refused(f"the file has an array whose type is a {type(kind).__name__}")
-        if type(data) not in (bytes, str):
-            raise Refused(f"the file has an array whose numbers are a {type(data).__name__}")
+        content = _content(data)
         if not _is_sequence(shape) or len(shape) > MAX_AXES or not all(type(n) is int for n in shape):
             raise Damaged(f"an array has the shape {_short(shape)}")
         wanted = math.prod(shape) * kind.dtype.itemsize
-        if min(shape, default=0) < 0 or wanted != len(data):
-            raise Damaged(f"an array of the shape {_short(shape)} has {len(data)} bytes")
+        if min(shape, default=0) < 0 or wanted != len(content):
+            raise Damaged(f"an array of the shape {_short(shape)} has {len(content)} bytes")
         self.free -= wanted
         if self.free < 0:
             raise Refused("the file has arrays with more numbers than the file")
-        values = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, kind.dtype)
-        return values.reshape(shape, order=order).astype(kind.dtype.newbyteorder("="))  # type: ignore[call-overload]
+        values = np.frombuffer(content, kind.dtype)
+        values = values.reshape(shape, order=order)  # type: ignore[call-overload]
+        return values.astype(kind.dtype.newbyteorder("="), copy=isinstance(content, bytes))
 
-    def _scalar(self, kind: _NumberType, data: Union[bytes, str]) -> StoredArray:
+    def _scalar(self, kind: _NumberType, data: Data) -> StoredArray:
         """Stands for `scalar`: one number."""
         return StoredArray(self._numbers(data, kind, (), "C"))
 
     def _array_of_buffer(
-        self, data: bytes, kind: _NumberType, shape: Sequence[int], order: str, axes: Optional[Sequence[int]] = None
+        self, data: Data, kind: _NumberType, shape: Sequence[int], order: str, axes: Optional[Sequence[int]] = None
     ) -> StoredArray:
         """Stands for `_frombuffer`, in protocol 5. `axes` is the order of the axes if `order` is "K"."""
         array = self._numbers(data, kind, shape, "C" if order == "K" else order)
@@ -132,6 +134,17 @@ class ArrayMachine(Machine):
         for key, value in pairs:
             add(found, key, value)
         return found
+
+
+def _content(data: Data) -> Union[bytes, np.ndarray]:
+    """The bytes that a pickle has for an array. Python 2 pickled them as a text."""
+    if isinstance(data, Block):
+        return data.release()
+    if isinstance(data, str):
+        return data.encode("latin1")
+    if not isinstance(data, bytes):
+        raise Refused(f"the file has an array whose numbers are a {type(data).__name__}")
+    return data
 
 
 def _new_array(*_: Any) -> StoredArray:

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Tuple
+from typing import Any, BinaryIO, Callable, Dict, List, Mapping, Optional, Tuple
+
+import numpy as np
 
 MAX_INSTRUCTIONS = 500_000  # an array takes about 25; each instruction makes at most one object
 MAX_DIGITS = 600  # of an integer; Python takes seconds for a million
 MAX_ARGUMENTS = 5  # of a function; a call that looks at a saved value again and again must not take long
+LARGE = 1 << 14  # bytes
 END = b"."
 
 
@@ -24,6 +27,22 @@ class Refused(Exception):
 
 class Damaged(Exception):
     """The bytes are not a complete pickle. The message says why."""
+
+
+class Block:
+    """Many bytes, which one array can take over without copying them."""
+
+    __slots__ = ("content",)
+
+    def __init__(self, content: Optional[np.ndarray]):
+        self.content = content
+
+    def release(self) -> np.ndarray:
+        """The bytes, [count] uint8. The block has none afterwards."""
+        content, self.content = self.content, None
+        if content is None:
+            raise Refused("the file has two arrays of the same numbers")
+        return content
 
 
 class Function:
@@ -78,6 +97,17 @@ class Machine:
             raise Damaged("it ends too early")
         self.left -= count
         return self.file.read(count)
+
+    def push_bytes(self, count: int) -> None:
+        """Push the next bytes of the file; from `LARGE` on as a `Block`."""
+        if count < LARGE or count > self.left:
+            self.push(self.take(count))
+            return
+        content = np.empty(count, np.uint8)
+        if self.file.readinto(content.data) != count:  # type: ignore[attr-defined]
+            raise Damaged("it ends too early")
+        self.left -= count
+        self.push(Block(content))
 
     def line(self) -> bytes:
         """The next line without its end."""
@@ -220,10 +250,10 @@ INSTRUCTIONS: Dict[bytes, Callable[[Machine], Any]] = {
     b"U": lambda m: m.push(str(m.take(m.size(1)), "latin1")),
     b"T": lambda m: m.push(str(m.take(m.size(4)), "latin1")),
     # bytes
-    b"C": lambda m: m.push(m.take(m.size(1))),
-    b"B": lambda m: m.push(m.take(m.size(4))),
-    b"\x8e": lambda m: m.push(m.take(m.size(8))),
-    b"\x96": lambda m: m.push(m.take(m.size(8))),
+    b"C": lambda m: m.push_bytes(m.size(1)),
+    b"B": lambda m: m.push_bytes(m.size(4)),
+    b"\x8e": lambda m: m.push_bytes(m.size(8)),
+    b"\x96": lambda m: m.push_bytes(m.size(8)),
     # tuples, lists and dicts
     b"(": lambda m: m.marks.append(len(m.stack)),
     b")": lambda m: m.push(()),

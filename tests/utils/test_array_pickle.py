@@ -55,6 +55,14 @@ class TestArrays:
         assert found.dtype == array.dtype.newbyteorder("=") and found.shape == array.shape
         np.testing.assert_array_equal(found, array)
 
+    @pytest.mark.parametrize("order", ["C", "F"])
+    @pytest.mark.parametrize("dtype", ["<f4", ">f4"])
+    def test_a_large_array_comes_back(self, protocol, dtype, order):
+        array = np.asarray(np.arange(30_000).reshape(100, 300), dtype, order=order)
+        found = load(pickle.dumps(array, protocol)).value
+        assert found.flags.writeable and found.flags.aligned and found.dtype == np.float32
+        np.testing.assert_array_equal(found, array)
+
     def test_dicts_lists_and_tuples(self, protocol):
         content = collections.OrderedDict(a=[np.arange(3)], b=("name", np.arange(2)), c={"d": 1})
         found = load(pickle.dumps(content, protocol))
@@ -175,6 +183,15 @@ class TestBounds:
         assert load(array_program(1))[-1].value.shape == (100,)
         with pytest.raises(Refused, match="arrays with more numbers than the file"):
             load(array_program(3))
+
+    def test_no_two_arrays_share_their_numbers(self):
+        """BINBYTES, and twice _frombuffer of it; the file has enough bytes for both."""
+        head = b"\x80\x03cnumpy\ndtype\nX\x02\x00\x00\x00u1\x85Rq\x00cnumpy.core.numeric\n_frombuffer\nq\x01"
+        data = b"B" + (20_000).to_bytes(4, "little") + bytes(20_000)
+        call = b"h\x01(h\x02h\x00(M\x20\x4etX\x01\x00\x00\x00CtR"
+        assert load(b"(" + head + data + b"q\x02" + call + b"t.")[-1].value.shape == (20_000,)
+        with pytest.raises(Refused, match="two arrays of the same numbers"):
+            load(b"(" + head + data + data + b"q\x02" + call * 2 + b"t.")
 
     def test_an_array_that_occurs_again_takes_nothing(self):
         array = np.zeros(100)
