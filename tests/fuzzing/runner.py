@@ -2,7 +2,8 @@
 
 A case is a set of files that a module of this package makes from a seed and a number. It fails if reading it
 
-- ends the process, or takes more than `MAX_SECONDS` of its processor, or needs more than `MAX_MEMORY` and a multiple of its bytes;
+- ends the process, takes more than `MAX_SECONDS` of a processor, or needs more than `MAX_MEMORY` and a multiple of its
+  bytes;
 - raises anything but a `UserError`, or one whose message is long or cannot be printed;
 - writes, deletes, starts or connects to anything (Python's audit events tell).
 """
