@@ -226,12 +226,11 @@ def test_unknown_and_fixed_weights_are_one_sentence():
         Pruner(pruned_flops=0.95).prune(tiny(), SIZE)
 
 
-def test_both_kinds_of_names_and_the_log(capsys):
+def test_both_kinds_of_names_and_the_log(logged):
     by_name, by_number = tiny(), tiny()
     Pruner(pruned_params=["neck.c.weight"], pruned_ratios=[0.5], print_params=True).prune(by_name, SIZE)
-    logged = capsys.readouterr().err
-    assert "conv2d_2.w_0  neck.c.weight [4, 6, 1, 1]" in logged
-    assert "0.000 -> 0.000 G multiply-adds at 8 x 8 px, 42.6% fewer" in logged  # 1 - 70 / 122
+    assert "conv2d_2.w_0  neck.c.weight [4, 6, 1, 1]" in logged.text
+    assert "0.000 -> 0.000 G multiply-adds at 8 x 8 px, 42.6% fewer" in logged.text  # 1 - 70 / 122
     Pruner(pruned_params=["conv2d_2.w_0"], pruned_ratios=[0.5]).prune(by_number, SIZE)
     assert by_name.neck.out_shape == [ShapeSpec(2, 1)]
     for name, value in by_name.state_dict().items():
