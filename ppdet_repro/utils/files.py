@@ -24,7 +24,9 @@ def user_path(text: Union[str, Path]) -> Path:
         if len(os.fsencode(text)) > MAX_PATH or "\0" in str(text):
             raise ValueError(f"it has more than {MAX_PATH} bytes or a NUL character")
         return Path(text).expanduser()
-    except (RuntimeError, ValueError) as error:  # no such user; half of a surrogate pair
+    except RuntimeError:
+        raise UserError(f"{str(text)!r} is not a path: there is no such user") from None
+    except ValueError as error:  # also half of a surrogate pair
         raise UserError(f"{str(text)[:100]!r} is not a path: {error}") from None
 
 

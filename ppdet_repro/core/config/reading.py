@@ -92,7 +92,10 @@ def apply_override(document: Node, override: str, problems: Problems, budget: Bu
         raise ValueError("it is not of the form a.b.c=value")
     if len(keys) > MAX_DEPTH:
         raise ValueError(f"its path has more than {MAX_DEPTH} keys")
-    value = compose(text, None, problems, budget) or Node(None, COMMAND_LINE)
+    try:
+        value = compose(text, None, problems, budget) or Node(None, COMMAND_LINE)
+    except UserError as error:
+        raise ValueError(str(error).removeprefix(f"{COMMAND_LINE}: ")) from None
     section = put(document.value.get(keys[0]), keys[1:], value, keys[0])
     return replace(document, value={**document.value, keys[0]: section})
 
