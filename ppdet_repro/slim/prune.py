@@ -142,7 +142,7 @@ class Pruner:
     def searched_ratios(
         self, pruner: NetworkPruner, costs: Costs, score: Optional[Score], writes: bool
     ) -> Dict[str, float]:
-        """Ratios with which about the share `pruned_flops` of the multiply-adds goes, found by bisection."""
+        """Ratios that remove the share `pruned_flops` of the multiply-adds, or slightly more, found by bisection."""
         if self.sensitivity_file is not None:
             if score is None:
                 raise UserError("Pruner.sensitivity_file: the sensitivity analysis evaluates the model; add --eval")
@@ -155,19 +155,22 @@ class Pruner:
 
         total = costs.total(pruner.detector)
 
-        def removed(severity: float) -> float:
-            return 1 - costs.total(pruner.detector, pruner.masks(ratios_at(severity))) / total
+        def removed(ratios: Dict[str, float]) -> float:
+            return 1 - costs.total(pruner.detector, pruner.masks(ratios)) / total
 
-        wanted = self.pruned_flops or 0.0
-        if removed(1.0) < wanted:
-            most = f"{removed(1.0):.0%}"
-            raise UserError(f"Pruner.pruned_flops: {wanted:g} is more than can be removed from this model ({most})")
+        wanted, most = self.pruned_flops or 0.0, removed(ratios_at(1.0))
+        if most < wanted:
+            raise UserError(f"Pruner.pruned_flops: {wanted:g} is more than can be removed from this model ({most:.0%})")
         low, high = 0.0, 1.0
         for _ in range(STEPS):
             middle = (low + high) / 2
-            low, high = (middle, high) if removed(middle) < wanted else (low, middle)
-        nearest = min(low, high, key=lambda severity: abs(removed(severity) - wanted))
-        return {name: ratio for name, ratio in ratios_at(nearest).items() if ratio > 0}
+            low, high = (middle, high) if removed(ratios_at(middle)) < wanted else (low, middle)
+        ratios = ratios_at(low)
+        for name, ratio in reversed(ratios_at(high).items()):  # many layers round up at once: the last ones first
+            if removed(ratios) >= wanted:
+                break
+            ratios[name] = ratio
+        return {name: ratio for name, ratio in ratios.items() if ratio > 0}
 
 
 @register

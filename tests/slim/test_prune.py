@@ -242,7 +242,7 @@ def test_uniform_ratios_remove_the_share_of_multiply_adds_and_keep_multiples_of_
     costs = Costs(detector, (64, 64))
     before = costs.total(detector)
     Pruner("fpgm", pruned_flops=0.3).prune(detector, (64, 64))
-    assert costs.total(detector) / before == pytest.approx(0.7, abs=0.02)
+    assert 0.68 < costs.total(detector) / before <= 0.7
     convolutions = [layer for name, layer in detector.backbone.named_sublayers() if isinstance(layer, nn.Conv2D)]
     assert {layer.weight.shape[0] % 8 for layer in convolutions} == {0}
 

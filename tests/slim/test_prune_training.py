@@ -60,7 +60,7 @@ def test_training_starts_from_the_pruned_weights_and_keeps_their_channels(folder
     original, pruned = build_model(config(folder)), build_untrained(config(folder, slim=None))
     load_exact(pruned, final)
     costs = Costs(original, (96, 96))
-    assert costs.total(pruned) / costs.total(original) == pytest.approx(0.7, abs=0.02)
+    assert costs.total(pruned) / costs.total(original) == pytest.approx(0.69, abs=0.01)
     checkpoint = read_state(list_checkpoints(final.parent)[0] / "model.pdparams")
     assert shapes(weights_of(pruned)) == shapes(state) == shapes(checkpoint)
 
@@ -184,7 +184,7 @@ def test_every_detector_is_pruned_trained_saved_loaded_evaluated_and_exported(na
     cfg = small_config(name, images, *plain, f"weights={weights}")
     model = load_trained(cfg)
     costs = Costs(original, (64, 64))
-    assert costs.total(model) / costs.total(original) == pytest.approx(0.7, abs=0.03)
+    assert costs.total(model) / costs.total(original) == pytest.approx(0.69, abs=0.01)
     state = read_state(weights)
     assert all((state[key] == value).all() for key, value in weights_of(model).items())
 

@@ -21,7 +21,7 @@ def test_a_slim_config_matches_the_config_it_names(path):
     assert str(path.relative_to(ROOT)) in header
     cfg = load_config(ROOT / config, (), path)
     if cfg.teacher is None:
-        assert path.parent.name == {"PTQ": "post_quant", "QAT": "quant"}[cfg.run.slim]
+        assert path.parent.name == {"PTQ": "post_quant", "QAT": "quant", "Pruner": "prune"}[cfg.run.slim]
         build(cfg, cfg.run.slim)
         return
     assert path.parent.name == {"Distill": "distill", "DistillPrune": "extensions"}[cfg.teacher.run.slim]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Union
+from typing import Any, Dict, Literal, Optional, Sequence, Union
 
 from ppdet_repro.core import registry
 from ppdet_repro.core.config.components import REQUIRED, Parameter
@@ -20,7 +20,7 @@ from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.packaged import own_or_packaged
 
 TEACHER = "teacher."
-PRUNER = "Pruner"
+PRUNER: Literal["Pruner"] = "Pruner"
 NOT_SUPPORTED = {  # values of `slim` in PaddleDetection's files, and what to take instead
     "OFA": "slim: Pruner removes filters, and slim: Distill adds a teacher",
     "UnstructuredPruner": "slim: Pruner removes whole filters, which makes models faster on every engine",
