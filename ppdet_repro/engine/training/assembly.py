@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, Iterator, Mapping, Optional
+from typing import Callable, Dict, Iterator, Optional
 
 from paddle import nn
 
@@ -19,9 +19,8 @@ from ppdet_repro.engine.distributed import World
 from ppdet_repro.engine.evaluation.evaluate import check_classes, check_evaluation
 from ppdet_repro.engine.models import build_untrained, with_teacher
 from ppdet_repro.engine.pruning import starting_channels
-from ppdet_repro.engine.training.checkpoint import MODEL
 from ppdet_repro.engine.training.data import TrainData
-from ppdet_repro.engine.training.loop import METRIC, Run, seed_everything
+from ppdet_repro.engine.training.loop import Run, seed_everything
 from ppdet_repro.engine.training.step import NanGuard, Precision
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.optimizer.ema import ModelEMA
@@ -57,9 +56,7 @@ def assemble(
         )
 
     seed_everything(settings.seed, 0, 0)
-    weights = None if checkpoint is None else checkpoint / MODEL
-    score = None if evaluate is None else partial(average_precision, evaluate)
-    detector = build_untrained(cfg, starting_channels(cfg, weights, offline, score, world.rank == 0))
+    detector = build_untrained(cfg, starting_channels(cfg, checkpoint, offline, evaluate, world.rank == 0))
     detector.check_targets(readers[0].preprocess)
     if world.rank == 0:
         log_size(detector, settings.print_params, make("EvalReader").preprocess if settings.print_flops else None)
@@ -94,11 +91,6 @@ def assemble(
         log_iter=settings.log_iter,
         vdl_dir=settings.vdl_log_dir if settings.use_vdl else None,
     )
-
-
-def average_precision(evaluate: Callable[[nn.Layer], Mapping[str, float]], detector: nn.Layer) -> float:
-    """The score of a detector that decides which weights are the best."""
-    return float(evaluate(detector)[METRIC])
 
 
 @contextmanager
