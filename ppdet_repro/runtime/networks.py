@@ -85,8 +85,11 @@ class OpenVinoNetwork:
         """Load a file. UserError if OpenVINO is not installed or cannot load it."""
         try:
             import openvino
-        except ImportError:
+        except ModuleNotFoundError:
             raise missing("openvino", "openvino") from None
+        except ImportError as error:  # Paddle 3.2 loads another version of OpenVINO's libraries
+            apart = "with Paddle 3 it works only in a process that does not import paddle, such as ppdet-repro infer"
+            raise UserError(f"OpenVINO cannot be imported ({first_line(error)}); {apart}") from error
         settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
         try:
             self.model = openvino.Core().compile_model(str(path), "CPU", settings)

@@ -337,6 +337,14 @@ def test_the_error_for_a_missing_engine_says_what_to_install(tmp_path, monkeypat
         network(tmp_path / "model.onnx")
 
 
+def test_an_openvino_that_clashes_with_paddle_is_not_called_missing(tmp_path, monkeypatch):
+    (tmp_path / "openvino.py").write_text("raise ImportError('undefined symbol: x')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    with pytest.raises(UserError, match="OpenVINO cannot be imported .undefined symbol: x.; with Paddle 3 .*infer"):
+        OpenVinoNetwork(tmp_path / "model.onnx")
+
+
 @pytest.mark.parametrize(
     "code, message",
     [

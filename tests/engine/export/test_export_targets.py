@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import runpy
+import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -189,12 +191,17 @@ def test_images_that_keep_their_ratio_are_padded_to_a_fixed_square(data, taught,
 
 @pytest.fixture
 def infer(data, tmp_path):
-    """Runs the command of infer.py on the images and returns its result rows."""
+    """Runs the command of infer.py on the images and returns its result rows. OpenVINO runs in a process of its own,
+    because Paddle 3.2 brings libraries of another OpenVINO."""
 
     def run(folder, *flags):
         out = tmp_path / "out"
         given = [f"--model_dir={folder}", f"--image_dir={data / 'images'}", f"--output_dir={out}"]
-        infer_exported.run(build_parser().parse_args([*given, "--save_results", "--save_images=False", *flags]))
+        given += ["--save_results", "--save_images=False", *flags]
+        if "--engine=openvino" in flags:
+            subprocess.run([sys.executable, ROOT / "deploy" / "python" / "infer.py", *given], check=True)
+        else:
+            infer_exported.run(build_parser().parse_args(given))
         return json.loads((out / "bbox.json").read_text())
 
     return run
@@ -210,8 +217,8 @@ def test_every_engine_gives_paddles_boxes(engine, target, taught, infer, tmp_pat
     from ppdet_repro.metrics.agreement import agreement
 
     need(target)
-    if engine == "openvino":
-        pytest.importorskip("openvino")
+    if engine == "openvino" and not find_spec("openvino"):
+        pytest.skip("openvino is not installed")
     cfg, model = taught("yolof")
     expected = infer(export_model(model, cfg, tmp_path))
     found = infer(export_model(model, cfg, tmp_path, target), f"--engine={engine}", "--batch_size=2", "--cpu_threads=2")
