@@ -27,7 +27,7 @@ def read_log(path: Path) -> Dict[str, List[Dict[str, Any]]]:
             entries[entry["kind"]].append(entry)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not a log.jsonl written by training") from error
     if not entries["train"]:
         raise UserError(f"{path}: the log has no updates yet")

@@ -140,7 +140,7 @@ def evaluate_file(cfg: Config) -> Dict[str, float]:
         rows = [{key: row[key] for key in ("image_id", "category_id", "bbox", "score")} for row in rows]
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; --output_eval names its folder") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a COCO result file ({type(error).__name__}: {error})") from error
     dataset = build(cfg, "EvalDataset")
     truth, ids = load_coco_json(annotation_file(dataset)), dataset.table.ids.tolist()

@@ -129,7 +129,7 @@ def keep_lines_until(path: Path, step: int) -> None:
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        with suppress(ValueError, KeyError, TypeError):
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
             if json.loads(line)["step"] <= step:
                 kept.append(line)
     with atomic_file(path) as file:
