@@ -165,12 +165,14 @@ class Pruner:
         for _ in range(STEPS):
             middle = (low + high) / 2
             low, high = (middle, high) if removed(ratios_at(middle)) < wanted else (low, middle)
-        ratios = ratios_at(low)
-        for name, ratio in reversed(ratios_at(high).items()):  # many layers round up at once: the last ones first
-            if removed(ratios) >= wanted:
-                break
-            ratios[name] = ratio
-        return {name: ratio for name, ratio in ratios.items() if ratio > 0}
+        ratios, best = ratios_at(low), ratios_at(high)
+        for name, ratio in reversed(ratios_at(high).items()):  # many layers round up at once: as few as are needed
+            more = {**ratios, name: ratio}
+            if removed(more) < wanted:
+                ratios = more
+            elif removed(more) < removed(best):
+                best = more
+        return {name: ratio for name, ratio in best.items() if ratio > 0}
 
 
 @register
