@@ -9,13 +9,11 @@ exit code is 1 if a case fails. A failing case is printed with its files made as
 
 import argparse
 import sys
-from pathlib import Path
 
 import _checkout
 
 from ppdet_repro.utils.cli import at_least_one
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 WHAT = ("checkpoints", "configs", "lists")
 SHOWN = 600  # bytes of a file
 
@@ -29,7 +27,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="the same seed makes the same cases (default: 0)")
     arguments = parser.parse_args()
 
-    from fuzzing.runner import fuzz
+    from tests.fuzzing.runner import fuzz
 
     failures = 0
     for what in arguments.what:

@@ -56,6 +56,14 @@ class TestSize:
             write(f"{i}.yml", f"_BASE_: [{i - 1}.yml, {i - 1}.yml]")
         assert f"more than {MAX_FILES} files in one config" in refusal("_BASE_: 20.yml")
 
+    def test_a_large_section_that_is_used_often(self):
+        """2000 arguments for each of 1000 uses."""
+        section = "Resize: {" + ", ".join(f"k{i}: 1" for i in range(2000)) + "}\n"
+        uses = "TrainReader: {sample_transforms: [" + "Resize: {}, " * 1000 + "]}"
+        assert "more than 100,000 values; those of a section count for each use of it" in refusal(section + uses)
+        section = "Resize: {target_size: [" + "1, " * 2000 + "]}\n"
+        assert "more than 100,000 values; those of a section count for each use of it" in refusal(section + uses)
+
     def test_tags(self):
         text = "%TAG !a! " + "x" * 10_000 + "\n---\na: !a!x y"
         assert refusal(text) == "a.yml:3: not valid YAML: a tag of more than 100 characters"

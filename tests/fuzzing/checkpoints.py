@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Dict, List
 
 import numpy as np
-from paths import FIXTURES
 
-from fuzzing.mutations import EXTREMES, damaged
 from ppdet_repro.utils.pickle_machine import INSTRUCTIONS
 from ppdet_repro.utils.weights import read_state
+from tests.fuzzing.mutations import EXTREMES, damaged
+from tests.paths import FIXTURES
 
 NAMES = [
     "numpy dtype", "numpy ndarray", "numpy.core.multiarray _reconstruct", "numpy._core.multiarray scalar",

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Dict, List
 
 import yaml
-from paths import CONFIGS, FIXTURES
 
-from fuzzing.mutations import damaged
 from ppdet_repro.core.config import load_config, show
 from ppdet_repro.data.transform.preprocess import from_list
 from ppdet_repro.runtime.model_folder import open_model_folder
 from ppdet_repro.runtime.suppress import open_suppress
+from tests.fuzzing.mutations import damaged
+from tests.paths import CONFIGS, FIXTURES
 
 INFER_CFG = "infer_cfg.yml"
 NETWORK = ("model.pdmodel", "model.pdiparams")  # files that `open_model_folder` looks for beside it

@@ -8,10 +8,6 @@ from functools import cache
 from pathlib import Path
 from typing import Dict, List, Tuple
 
-from paths import CONFIGS, FIXTURES
-from voc_devkit import xml
-
-from fuzzing.mutations import damaged
 from ppdet_repro.data.source.categories import read_categories
 from ppdet_repro.data.source.check import check
 from ppdet_repro.data.source.coco import COCODataSet
@@ -20,6 +16,9 @@ from ppdet_repro.data.source.voc import VOCDataSet
 from ppdet_repro.engine.training.checkpoint import epochs_done
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.printable import printable
+from tests.fuzzing.mutations import damaged
+from tests.paths import CONFIGS, FIXTURES
+from tests.voc_devkit import xml
 
 VALUES = [
     None, True, -1, 0, 7.5, 1 << 70, float("nan"), float("inf"), 1e300, "text", "", "\0", "\ud800", "\x1b[2J", "²",

@@ -61,7 +61,7 @@ class Failure(NamedTuple):
 
 def case(what: str, seed: int, number: int) -> Files:
     """The files of a case. They depend on nothing but the arguments."""
-    module = importlib.import_module(f"fuzzing.{what}")
+    module = importlib.import_module(f"tests.fuzzing.{what}")
     return module.generate(random.Random(f"{what} {seed} {number}"))
 
 
@@ -82,7 +82,7 @@ class Watch:
 
 def worker(what: str, connection: Any) -> None:
     """Read the cases that come through the connection, and send the results back."""
-    read = importlib.import_module(f"fuzzing.{what}").read
+    read = importlib.import_module(f"tests.fuzzing.{what}").read
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     watch, folder = Watch(), Path(tempfile.mkdtemp(prefix="fuzz"))

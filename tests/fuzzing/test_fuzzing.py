@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fuzzing import broken, runner
+from tests.fuzzing import broken, runner
 
 
 @pytest.mark.parametrize("what, cases", [("checkpoints", 2000), ("configs", 500), ("lists", 500)])

@@ -34,6 +34,7 @@ from ppdet_repro.core.config.types import (
 from ppdet_repro.utils.errors import UserError
 
 DATASETS = ("TrainDataset", "EvalDataset", "TestDataset")
+MAX_CHECKED = 100_000
 SLIM_SECTIONS = ("PTQ", "QAT", "Pruner", "PrunerQAT")
 RUN_SECTIONS = ("TrainReader", "EvalReader", "TestReader", "LearningRate", "OptimizerBuilder", "TrainPhases")
 SECTIONS = (*RUN_SECTIONS, *SLIM_SECTIONS)
@@ -68,6 +69,7 @@ class Checker:
     def __init__(self, document: Node):
         self.top: Mapping[Any, Node] = document.value
         self.origin = document.origin
+        self.checked = 0  # values so far; one that has aliases, or a section that is used again, counts again
         self.hints = MAX_PROBLEMS  # each takes milliseconds, so only as many are searched as are shown
 
     def document(self, problems: Problems) -> Dict[str, Setting]:
@@ -119,6 +121,7 @@ class Checker:
         arguments = {**(section.value or {}), **own}
         mentions = [inline] if own else [section, inline]
         origin = next((node.origin for node in mentions if node and node.origin), self.origin)
+        self.count(len(arguments), origin)
         for key, argument in arguments.items():
             if key not in component.parameters and not argument.inherited:
                 scope.report(argument.origin, self.unknown_parameter(component, key))
@@ -148,8 +151,15 @@ class Checker:
                 settings[parameter.name] = self.value(parameter.type, Node.of(parameter.default), path, inside)
         return Plan(component, settings, origin)
 
+    def count(self, values: int, origin: Optional[Origin]) -> None:
+        """Count values that are checked. UserError if they are far more than those of a config."""
+        self.checked += values
+        if self.checked > MAX_CHECKED:
+            raise UserError(f"{origin}: more than {MAX_CHECKED:,} values; those of a section count for each use of it")
+
     def value(self, type_: Type, node: Node, where: str, scope: Scope) -> Setting:
         """Convert a node to a type, or report why it is not of the type."""
+        self.count(1, node.origin)
         if isinstance(type_, OneOf):
             return self.one_of(type_, node, where, scope)
         if isinstance(type_, PartOf):
