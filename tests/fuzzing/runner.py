@@ -21,7 +21,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, NamedTuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
 
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.printable import printable
@@ -69,7 +69,8 @@ class Watch:
     """Collects the audit events of what a reader must not do."""
 
     def __init__(self) -> None:
-        self.armed, self.events = False, []  # type: bool, List[str]
+        self.armed = False
+        self.events: List[str] = []
         sys.addaudithook(self.hook)
 
     def hook(self, event: str, arguments: Any) -> None:
@@ -142,7 +143,8 @@ class Reader:
     """A worker process, which is started anew after it ended, or after a case that took much memory."""
 
     def __init__(self, what: str):
-        self.what, self.process = what, None  # type: str, Optional[Any]
+        self.what = what
+        self.process: Optional[Any] = None
 
     def __call__(self, files: Files) -> Result:
         if self.process is None:
@@ -177,7 +179,8 @@ class Reader:
 
 def fuzz(what: str, cases: int, seed: int, report: Callable[[str], None] = print) -> Iterator[Failure]:
     """Read so many cases of a kind. Yields those that fail, and reports the counts at the end."""
-    reader, outcomes, longest, largest = Reader(what), {}, 0.0, 0  # type: Reader, Dict[str, int], float, int
+    reader, longest, largest = Reader(what), 0.0, 0
+    outcomes: Dict[str, int] = {}
     try:
         for number in range(cases):
             files = case(what, seed, number)
