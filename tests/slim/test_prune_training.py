@@ -143,7 +143,8 @@ def test_a_sensitivity_analysis_evaluates_with_the_runs_own_evaluation(folder, t
     losses = {name: {str(percent / 100): percent / 100 for percent in range(10, 100, 10)} for name in groups}
     del losses[groups[0]]["0.9"]
     (tmp_path / "losses.json").write_text(json.dumps(losses))
-    cfg, evaluations = config(folder, "epoch=1", f"Pruner.sensitivity_file={tmp_path}/losses.json"), []
+    overrides = "epoch=1", f"save_dir={tmp_path}", f"Pruner.sensitivity_file={tmp_path}/losses.json"
+    cfg, evaluations = config(folder, *overrides), []
     with pytest.raises(UserError, match="sensitivity analysis evaluates the model; add --eval"):
         train(cfg)
 
