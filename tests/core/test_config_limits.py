@@ -20,6 +20,11 @@ def refusal(text, *overrides):
     return str(raised.value)
 
 
+def short(value):
+    """The name of a test with a long value."""
+    return ascii(value)[:20]
+
+
 def lines(first, template, count):
     return first + "".join(template.format(i=i, before=i - 1) for i in range(1, count))
 
@@ -30,14 +35,16 @@ CHAIN = lines("a0: &a0 [x]\n", "a{i}: &a{i} [*a{before}]\n", 100)
 
 
 class TestSize:
-    @pytest.mark.parametrize("text", [ALIASES, MERGES, "a: [" + "x, " * MAX_VALUES + "]"])
+    @pytest.mark.parametrize(
+        "text", [ALIASES, MERGES, "a: [" + "x, " * MAX_VALUES + "]"], ids=["alias", "merge", "list"]
+    )
     def test_values_are_counted_wherever_an_alias_stands_for_them(self, text):
         assert f"more than {MAX_VALUES:,} values" in refusal(text)
 
     def test_aliases_are_no_way_around_the_depth(self):
         assert "aliases make more than 40 lists and mappings" in refusal(CHAIN)
 
-    @pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 1000, "- " * 10_000, "? " * 10_000])
+    @pytest.mark.parametrize("text", ["[" * 100_000, "{a: " * 1000, "- " * 10_000, "? " * 10_000], ids=short)
     def test_depth(self, text):
         assert refusal(text) == f"a.yml:1: not valid YAML: more than {MAX_DEPTH} lists and mappings in each other"
 
@@ -95,6 +102,7 @@ class TestFiles:
             ("x" * 300, "x" * 300 + ": cannot be read (named by _BASE_ in a.yml): File name too long"),
             ("[3]", "a.yml:2: _BASE_ must be a file name or a list of file names, got 3"),
         ],
+        ids=short,
     )
     def test_names_that_no_file_can_have(self, name, complaint):
         assert refusal(f"epoch: 1\n_BASE_: {name}").startswith(complaint)
@@ -126,6 +134,7 @@ class TestValues:
             ("9" * 5000, "a number of more than 100 characters; quote it if it is a text"),
             ("1" + ":1" * 50_000, "a number of more than 100 characters; quote it if it is a text"),
         ],
+        ids=short,
     )
     def test_values_that_do_not_fit_their_type(self, value, complaint):
         assert refusal(f"seed: 1\nepoch: {value}") == f"a.yml:2: {complaint}"
@@ -138,7 +147,7 @@ class TestValues:
     def test_code(self, value):
         assert "a.yml:1: " in refusal(f"weights: !!python/object/{value}")
 
-    @pytest.mark.parametrize("key", ["²", "9" * 5000, "-1", "٣"])
+    @pytest.mark.parametrize("key", ["²", "9" * 5000, "-1", "٣"], ids=short)
     def test_an_index_is_a_small_number(self, key):
         assert "levels has 2 items, counted from 0, but no" in refusal(
             "ToyBackbone: {levels: [0, 1]}", f"ToyBackbone.levels.{key}=1"

@@ -25,6 +25,7 @@ from ppdet_repro.utils.errors import UserError
         (b"cat\na\0b\n", "a.txt:2: 'a.x00b' is not a name"),
         (b"cat\n" + b"x" * 5000, "a.txt:2: 'xxx"),
     ],
+    ids=lambda value: ascii(value)[:30],
 )
 def test_lists_that_are_not_text(tmp_path, read, content, message):
     (tmp_path / "a.txt").write_bytes(content)
@@ -55,6 +56,7 @@ def test_a_long_list_is_not_compared_pair_by_pair(tmp_path):
         (b'{"images": [], "categories": [{"id": ' + b"9" * 30 + b', "name": "a"}]}', "category number 0 needs"),
         (b'{"' + b"x" * 100_000 + b'": 1}', "not a COCO JSON file"),
     ],
+    ids=lambda value: ascii(value)[:30],
 )
 def test_coco_classes(tmp_path, content, message):
     (tmp_path / "a.json").write_bytes(content)
@@ -78,6 +80,7 @@ def test_coco_classes(tmp_path, content, message):
         ({"annotation": {"image_id": "x" * 10_000}}, "unknown image id"),
         ({"annotation": {"id": "x" * 10_000, "category_id": []}}, r"unknown category id \[\]"),
     ],
+    ids=lambda value: ascii(value)[:30],
 )
 def test_coco_numbers(tmp_path, change, message):
     (tmp_path / "a.jpg").touch()
@@ -99,6 +102,7 @@ def test_coco_numbers(tmp_path, change, message):
         (xml([("cat", "nan", 1, 9, 9, "")]), "<xmin> is 'nan': write a number"),
         (xml([CAT], width="x" * 10_000), "<width> is 'xxx"),
     ],
+    ids=lambda value: ascii(value)[:30],
 )
 def test_xml(tmp_path, text, message):
     (tmp_path / "a.xml").write_text(text)

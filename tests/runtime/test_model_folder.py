@@ -82,6 +82,7 @@ def test_a_wrong_infer_cfg_is_an_error_of_one_line(exported, tmp_path, changes, 
         ("arch: &a [x]\nlabel_list: &b [*a, *a]\nPreprocess: " + "[*b, " * 30, "infer_cfg.yml:3: not valid YAML"),
         ("arch: YOLO\nlabel_list: \ud800", "infer_cfg.yml:2: not text in UTF-8"),
     ],
+    ids=range(6),
 )
 def test_a_text_that_is_not_an_infer_cfg_is_an_error_of_one_line(exported, tmp_path, text, message):
     folder = broken_copy(exported, tmp_path)

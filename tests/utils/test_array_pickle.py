@@ -243,7 +243,7 @@ class TestBounds:
         with pytest.raises(Damaged, match="a state of another length"):
             load(array + b")R" + values + b"b.")
 
-    @pytest.mark.parametrize("content", [b"I" + b"9" * 10**6 + b"\n.", b"L" + b"9" * 10**6 + b"L\n."])
+    @pytest.mark.parametrize("content", [b"I" + b"9" * 10**6 + b"\n.", b"L" + b"9" * 10**6 + b"L\n."], ids=["I", "L"])
     def test_long_integers(self, content):
         with pytest.raises(Refused, match="more than 600 digits"):
             load(content)

@@ -111,6 +111,7 @@ class TestReading:
             (pickle.dumps({"x" * 10**6: "text"}), "^.{0,300}$"),
             (many_names(), "the same array has many names"),
         ],
+        ids=lambda value: ascii(value)[:30],
     )
     def test_broken_files(self, tmp_path, content, complaint):
         path = tmp_path / "a.pdparams"
@@ -174,6 +175,7 @@ class TestSafetensors:
             (b'{"a":{}}', "damaged, or not a weight file"),
             (b"\xff", "damaged, or not a weight file"),
         ],
+        ids=lambda value: ascii(value)[:30],
     )
     def test_broken_files(self, tmp_path, header, complaint):
         path = tmp_path / "a.safetensors"

@@ -212,7 +212,9 @@ class TestCheckpoints:
             with pytest.raises(UserError, match=complaint):
                 read(path)
 
-    @pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b"{", b" " * (2 << 20), b"[]", b"9" * 10_000])
+    @pytest.mark.parametrize(
+        "content", [b"[" * 100_000, b"\xff", b"{", b" " * (2 << 20), b"[]", b"9" * 10_000], ids=range(6)
+    )
     def test_files_that_are_not_a_state_are_refused(self, tmp_path, content):
         path = save(tmp_path, new_training())
         (path / "state.json").write_bytes(content)
