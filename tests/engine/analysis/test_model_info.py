@@ -10,8 +10,8 @@ from paths import CONFIGS
 
 from ppdet_repro import build_model, load_config
 from ppdet_repro.cli.info import image_sizes
-from ppdet_repro.core.config.yaml_text import parse
 from ppdet_repro.core.config.run import PaperRow
+from ppdet_repro.core.config.yaml_text import parse
 from ppdet_repro.data.transform.normalize import Permute
 from ppdet_repro.data.transform.preprocess import Preprocess
 from ppdet_repro.data.transform.resize import Resize
