@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import reprlib
 import shutil
@@ -113,7 +114,7 @@ def find_checkpoint(resume: str, run_folder: Path) -> Optional[Path]:
     Raises UserError if the given folder is not a checkpoint."""
     if resume != "auto":
         path = user_path(resume)
-        if not (path / STATE).is_file():
+        if not os.path.isfile(path / STATE):
             raise UserError(
                 f"--resume {resume}: not a checkpoint (a folder with {STATE}); give a folder inside "
                 f"{checkpoints_folder(run_folder)}, or auto. To start from weights use -o pretrain_weights={resume}"
