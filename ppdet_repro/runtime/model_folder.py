@@ -93,7 +93,7 @@ def _read_config(path: Path) -> Dict[str, Any]:
     config = document.plain()
     arch = config["arch"]
     if arch not in ARCHITECTURES:
-        raise UserError(f"{path}: architecture {arch!r} is not one of {', '.join(ARCHITECTURES)}")
+        raise UserError(f"{path}: architecture {arch[:40]!r} is not one of {', '.join(ARCHITECTURES)}")
     return {
         "arch": arch,
         "preprocess": config["Preprocess"],

@@ -7,6 +7,7 @@ names and parameters of the Paddle components in modeling/nms.py and modeling/tt
 from __future__ import annotations
 
 import inspect
+import reprlib
 from functools import partial
 from typing import Any, Callable, Dict, List, Mapping, Tuple
 
@@ -25,11 +26,11 @@ def open_suppress(entry: Mapping[str, Any], source: str) -> Suppress:
     settings = dict(entry)
     kind = settings.pop("type", None)
     if not isinstance(kind, str) or kind not in KINDS:
-        raise UserError(f"{source}: PostProcess has type {kind!r}; known are {', '.join(KINDS)}")
+        raise UserError(f"{source}: PostProcess has type {reprlib.repr(kind)}; known are {', '.join(KINDS)}")
     function = KINDS[kind]
     known = set(inspect.signature(function).parameters) - {"boxes", "scores"}
     if set(settings) != known:
-        raise UserError(f"{source}: PostProcess {kind} has {sorted(settings)}; it takes {sorted(known)}")
+        raise UserError(f"{source}: PostProcess {kind} has {reprlib.repr(sorted(settings))}; it takes {sorted(known)}")
     if settings.get("nms_eta", 1.0) != 1.0:
         raise UserError(f"{source}: PostProcess {kind}: nms_eta other than 1 needs the NMS inside the model")
     return partial(function, **settings)

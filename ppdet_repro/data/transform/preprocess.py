@@ -6,6 +6,7 @@ An exported model's infer_cfg.yml describes the preprocessing in a `Preprocess` 
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any, Callable, NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -79,11 +80,15 @@ def from_list(items: Sequence[dict[str, Any]], source: str = "infer_cfg.yml") ->
         values = dict(item)
         kind = values.pop("type", None)
         if kind not in KINDS:
-            raise UserError(f"{source}: unknown type {kind!r} in Preprocess; known types are {', '.join(KINDS)}")
+            raise UserError(
+                f"{source}: unknown type {reprlib.repr(kind)} in Preprocess; known types are {', '.join(KINDS)}"
+            )
         make, known = KINDS[kind]
         unknown = sorted(set(values).difference(known))
         if unknown:
-            raise UserError(f"{source}: {kind} has unknown keys {unknown}; known keys are {sorted(known)}")
+            raise UserError(
+                f"{source}: {kind} has unknown keys {reprlib.repr(unknown)}; known keys are {sorted(known)}"
+            )
         if kind == "PadStride":
             values = {"pad_to_stride": values.get("stride", 0)}
         if kind == "Resize":
