@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from functools import cache
@@ -51,7 +52,7 @@ def exchange(rng: random.Random, document: object) -> None:
         key = rng.choice(keys)
         inner = document[key]  # type: ignore[index]
         if not isinstance(inner, (dict, list)) or rng.random() < 0.3:
-            document[key] = rng.choice(VALUES)  # type: ignore[index]
+            document[key] = copy.deepcopy(rng.choice(VALUES))  # type: ignore[index]
             return
         document = inner
 
