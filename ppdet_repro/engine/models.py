@@ -39,11 +39,7 @@ def build_untrained(cfg: Config, set_channels: Optional[Callable[[Detector], Non
     `set_channels` is called with the model before that, to prune it or to make it as narrow as trained weights. Raises
     UserError if `slim` is PTQ or Distill, which do not describe a model to train.
     """
-    where = cfg.slim_path or cfg.path
-    if cfg.run.slim == "PTQ":
-        raise UserError(f"{where}: slim: PTQ is for ppdet-repro quantize, after training")
-    if cfg.run.slim in ("Distill", "DistillPrune"):
-        raise UserError(f"{where}: slim: {cfg.run.slim} makes this the teacher's config; give it as --slim_config")
+    check_describes_model(cfg)
     model: Detector = build_model(cfg)
     if set_channels is not None:
         set_channels(model)
@@ -55,15 +51,25 @@ def build_untrained(cfg: Config, set_channels: Optional[Callable[[Detector], Non
     return model
 
 
+def check_describes_model(cfg: Config) -> None:
+    """Raise a UserError if `slim` is PTQ or Distill."""
+    where = cfg.slim_path or cfg.path
+    if cfg.run.slim == "PTQ":
+        raise UserError(f"{where}: slim: PTQ is for ppdet-repro quantize, after training")
+    if cfg.run.slim in ("Distill", "DistillPrune"):
+        raise UserError(f"{where}: slim: {cfg.run.slim} makes this the teacher's config; give it as --slim_config")
+
+
 def load_trained(cfg: Config, offline: bool = False) -> Detector:
     """The model of a config with the weights that `weights` names (a path or URL), in evaluation mode.
     With `offline`, weights that are a URL are taken from the cache only. Raises UserError if the config names no
     weights, they cannot be found, or they belong to another model."""
     if not cfg.run.weights:
         raise UserError(f"{cfg.path}: no weights to load; give them with -o weights=PATH_OR_URL")
+    check_describes_model(cfg)
     path = resolve(cfg.run.weights, offline)
-    model = build_untrained(cfg, partial(take_channels, path=path))
-    load_exact(model, path)
+    model = build_untrained(cfg, partial(take_channels, path=path) if cfg.run.quantized else None)
+    load_exact(model, path)  # also gives the model the channels of a pruned file, unless its layers are quantized
     model.eval()
     return model
 

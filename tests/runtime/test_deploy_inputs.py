@@ -179,7 +179,7 @@ model = model_folder.open_model_folder(MODEL)
 flags = options.build_parser().parse_args(["--model_dir=m", "--image_dir=" + IMAGES, "--output_dir=" + OUT,
                                            "--save_results", "--save_csv"])
 run.run_images(pipeline.Pipeline(from_list(model.preprocess), Engine()), model.labels, flags)
-training = ("modeling", "engine", "optimizer", "slim", "data.reader", "core.config")
+training = ("modeling", "engine", "optimizer", "slim", "data.reader")
 print([m for m in sys.modules if m.startswith(tuple("ppdet_repro." + name for name in training))])
 """
 

@@ -143,7 +143,7 @@ sys.path.insert(0, {str(DEPLOY)!r})  # as Python does for a script
 try:
     runpy.run_path({str(DEPLOY / "infer.py")!r}, run_name="__main__")
 finally:
-    training = ("modeling", "engine", "optimizer", "slim", "data.reader", "core.config")
+    training = ("modeling", "engine", "optimizer", "slim", "data.reader")
     print([m for m in sys.modules if m.startswith(tuple(f"ppdet_repro.{{name}}" for name in training))])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path)
