@@ -45,7 +45,7 @@ def test_rows_that_need_a_gpu_say_so():
         "ONNX Runtime fp32": None,
         "OpenVINO fp32": None,
         "Paddle-Lite, x86 fp32": None,
-        "ONNX Runtime int8": "the model is not quantized",
+        "ONNX Runtime int8, simulated": "the model is not quantized",
         "OpenVINO int8": "the model is not quantized",
         "Paddle-Lite, x86 int8": "the model is not quantized",
         "Paddle, CUDA fp32": "no GPU",
@@ -72,7 +72,12 @@ def test_rows_whose_runtime_is_missing_say_so():
 def test_a_quantized_model_is_timed_in_int8_alone():
     quantized = reasons(CPU, quantized=True)
     assert quantized["Paddle, oneDNN int8"] is None
-    assert quantized["ONNX Runtime int8"] is quantized["OpenVINO int8"] is quantized["Paddle-Lite, x86 int8"] is None
+    assert (
+        quantized["ONNX Runtime int8, simulated"]
+        is quantized["OpenVINO int8"]
+        is quantized["Paddle-Lite, x86 int8"]
+        is None
+    )
     assert quantized["Paddle, oneDNN fp32"] == quantized["ONNX Runtime fp32"] == "the model is quantized"
 
 
