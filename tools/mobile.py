@@ -37,6 +37,7 @@ class Recipe(NamedTuple):
     qat: str  # with `slim: QAT`: how the student is quantized
     data: str  # the command that creates the dataset; empty if the user has it
     train: str  # how a training is started
+    size: str  # height and width of the network's input on a phone
     images: str  # folder of the images to evaluate
     annotations: str  # their COCO annotation file
 
@@ -49,6 +50,7 @@ RECIPES = {
         qat="slim/quant/yolof_demo_qat",
         data="tools/dataset.py synth dataset/demo --train 2500 --val 200",
         train=f"tools/train.py --processes {usable_cores()}",
+        size="128 128",
         images="dataset/demo/val",
         annotations="dataset/demo/annotations/instances_val.json",
     ),
@@ -59,6 +61,7 @@ RECIPES = {
         qat="slim/quant/pafnet_lite_mobilenet_v3_qat",
         data="",
         train="-m paddle.distributed.launch --gpus 0,1,2,3,4,5,6,7 tools/train.py",
+        size="320 320",
         images="dataset/coco/val2017",
         annotations="dataset/coco/annotations/instances_val2017.json",
     ),
@@ -75,7 +78,9 @@ def commands(recipe: Recipe, out: str) -> Dict[str, List[str]]:
         return f"{out}/{name.rpartition('/')[2]}/best_model.pdparams"
 
     def exports(name: str, flags: str) -> List[str]:
-        return [f"tools/export_model.py {flags} --output_dir {exported} --target {target}" for target in TARGETS]
+        size = {"lite": f" --input_size {recipe.size}"}
+        export = f"tools/export_model.py {flags} --output_dir {exported}"
+        return [f"{export}{size.get(target, '')} --target {target}" for target in TARGETS]
 
     exported = f"{out}/exported"
     folders = " ".join(f"{exported}/{name.rpartition('/')[2]}" for name in (recipe.teacher, recipe.student, recipe.qat))
