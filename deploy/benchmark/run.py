@@ -193,7 +193,7 @@ def measured(
         return row._replace(remark=f"failed (exit code {done.returncode}): {last_line(done.stderr)}")
     result = json.loads(done.stdout.splitlines()[-1])
     times = {name: result[name] for name in ("network", "end_to_end") if name in result}
-    size = sum(file.stat().st_size for file in export.whole.glob("model.*")) / 1e6
+    size = sum(file.stat().st_size for file in export.whole.glob("model*") if "_arm" not in file.name) / 1e6
     row = row._replace(repeats=min(map(len, times.values())), megabytes=size, ap=result["ap"])
     for name, milliseconds in times.items():
         median, p95 = map(float, np.percentile(milliseconds, [50, 95]))
