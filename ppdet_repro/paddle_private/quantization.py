@@ -36,3 +36,23 @@ def inference_graph(program: paddle.static.Program) -> Any:
     for part in graph.all_sub_graphs():
         part._for_test = True
     return graph
+
+
+def leave_batch_norms_exact(program: Any) -> None:
+    """Remove the rounding between a convolution and the batch norm that reads its output.
+
+    Converters and engines fold the batch norm into the convolution; what follows then has another range, but would be
+    rounded and clipped to the range from before the batch norm.
+    """
+    block = program.global_block()
+    writers = {name: operator for operator in block.ops for name in operator.output_arg_names}
+    rounding = []
+    for norm in [operator for operator in block.ops if operator.type == "batch_norm"]:
+        after = writers.get(norm.input("X")[0])
+        before = after and writers.get(after.input("X")[0])
+        if after and before and (before.type, after.type) == ("quantize_linear", "dequantize_linear"):
+            norm._rename_input(norm.input("X")[0], before.input("X")[0])
+            rounding += [before, after]
+    for operator in rounding:
+        block._remove_op(block.ops.index(operator), sync=False)
+    block._sync_with_cpp()

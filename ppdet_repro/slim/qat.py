@@ -15,7 +15,7 @@ from paddle import nn
 from paddle.static.quantization import QuantWeightPass, ReplaceFakeQuantDequantPass
 
 from ppdet_repro.core.registry import register
-from ppdet_repro.paddle_private.quantization import inference_graph, remove_preprocessing
+from ppdet_repro.paddle_private.quantization import inference_graph, leave_batch_norms_exact, remove_preprocessing
 from ppdet_repro.slim.engine import import_paddleslim
 from ppdet_repro.slim.static import static_mode
 from ppdet_repro.utils.errors import UserError
@@ -129,23 +129,3 @@ def to_int8(folder: Path, _: Any = None) -> None:
         fetched = [program.global_block().var(fetch.name) for fetch in fetches]
         paddle.static.save_inference_model(prefix, variables, fetched, executor, program=program, clip_extra=True)
     (folder / "model.pdiparams.info").unlink(missing_ok=True)  # describes the training form
-
-
-def leave_batch_norms_exact(program: Any) -> None:
-    """Remove the rounding between a convolution and the batch norm that reads its output.
-
-    Converters and engines fold the batch norm into the convolution; what follows then has another range, but would be
-    rounded and clipped to the range from before the batch norm.
-    """
-    block = program.global_block()
-    writers = {name: operator for operator in block.ops for name in operator.output_arg_names}
-    rounding = []
-    for norm in [operator for operator in block.ops if operator.type == "batch_norm"]:
-        after = writers.get(norm.input("X")[0])
-        before = after and writers.get(after.input("X")[0])
-        if after and before and (before.type, after.type) == ("quantize_linear", "dequantize_linear"):
-            norm._rename_input(norm.input("X")[0], before.input("X")[0])
-            rounding += [before, after]
-    for operator in rounding:
-        block._remove_op(block.ops.index(operator), sync=False)
-    block._sync_with_cpp()
