@@ -32,8 +32,8 @@ slim: Pruner
 Pruner: {criterion: l1_norm, pruned_flops: 0.3}
 """
 
-# Layers for which the formula does not suit: it knows these for 80 classes only. On the formula's features trained weights
-# give equal scores and boxes of thousands of pixels, which float32 rounds by 0.01 pixels, so they are scaled down.
+# Layers for which the formula does not suit: it knows these for 80 classes only. On the formula's features trained
+# weights give equal scores and boxes of thousands of pixels, which float32 rounds by 0.01, so they are scaled down.
 TRAINED = re.compile("yolo_output|retina_(reg|cls)")
 
 
