@@ -6,7 +6,7 @@ parameter says where its value comes from:
     backbone: Part[nn.Layer]          another component: a name, {name: X, ...}, {X: {...}} or !X {...}
     transforms: list[Part[Any]]       a list of components
     num_classes: Shared[int] = 80     the component's own section, else the top level, else the default
-    in_channels: Upstream[list[int]]  the YAML, else the output of the previous part; they must agree
+    in_channels: Upstream[list[int]]  the output of the previous part; the YAML only if there is none
     depth: int = 50                   a plain value
 
 The name of an `Upstream` parameter says which property of the previous part's `out_shape` it receives: the strides if

@@ -38,13 +38,21 @@ def test_upstream_values_come_from_the_nearest_part_before():
     assert (model.neck.in_channels, model.neck.in_strides, model.head.branch.feat_in) == ([256], [16], 128)
 
 
-def test_upstream_values_in_the_yaml_must_agree():
+def test_other_channels_in_the_yaml_are_ignored_with_a_warning(logged):
     text = "architecture: ToyDetector\nToyNeck:\n  in_channels: [{}]"
-    assert build_model(load_config(write("a.yml", text.format(256)))).neck.in_channels == [256]
+    for written in (256, 512):
+        assert build_model(load_config(write("a.yml", text.format(written)))).neck.in_channels == [256]
+        warning = "a.yml:3: ToyNeck.in_channels is [512], but ToyBackbone gives [256]; the value in the file is ignored"
+        assert (warning in logged.text) == (written == 512)
+
+
+def test_other_strides_in_the_yaml_are_an_error():
+    text = "architecture: ToyDetector\nToyNeck:\n  in_strides: [{}]"
+    assert build_model(load_config(write("a.yml", text.format(16)))).neck.in_strides == [16]
     with pytest.raises(UserError) as error:
-        build_model(load_config(write("a.yml", text.format(512))))
+        build_model(load_config(write("a.yml", text.format(8))))
     assert str(error.value) == (
-        "a.yml:3: ToyNeck.in_channels is [512], but ToyBackbone gives [256]; leave it out or make them agree"
+        "a.yml:3: ToyNeck.in_strides is [8], but ToyBackbone gives [16]; leave it out or make them agree"
     )
 
 

@@ -194,17 +194,21 @@ def materialize(setting: Setting, source: Any) -> Any:
 
 
 def from_upstream(plan: Plan, parameter: Parameter, setting: Setting, source: Any) -> Any:
-    """The value of an `Upstream` parameter: from the outputs of the previous part, with which the YAML must agree."""
+    """The value of an `Upstream` parameter: from the outputs of the previous part.
+
+    If the YAML has other channels or scales, a warning says that they are ignored. PaddleDetection ignores them, too;
+    some of its files have those of another backbone. Other strides are an error: PaddleDetection would use them.
+    """
     values = [shape_value(parameter.name, shape) for shape in source.out_shape]
     name, giver = f"{plan.component.name}.{parameter.name}", type(source).__name__
     if not isinstance(setting.value, FromUpstream):
         written = setting.plain()
-        if values != (list(written) if isinstance(written, (list, tuple)) else [written]):
-            raise UserError(
-                f"{setting.origin}: {name} is {spell(written)}, but {giver} gives {spell(values)}; "
-                "leave it out or make them agree"
-            )
-        return written
+        if values == (list(written) if isinstance(written, (list, tuple)) else [written]):
+            return written
+        problem = f"{setting.origin}: {name} is {spell(written)}, but {giver} gives {spell(values)}"
+        if "stride" in parameter.name:
+            raise UserError(f"{problem}; leave it out or make them agree")
+        get_logger().warning(f"{problem}; the value in the file is ignored")
     types = parameter.type.options if isinstance(parameter.type, OneOf) else (parameter.type,)
     if any(isinstance(type_, (ListOf, TupleOf)) for type_ in types):
         return values

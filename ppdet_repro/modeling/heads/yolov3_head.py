@@ -83,6 +83,8 @@ class YOLOv3Head(nn.Layer):
             nn.Conv2D(channels, len(mask) * width, 1, bias_attr=ParamAttr(regularizer=L2Decay(0.0)))
             for channels, mask in zip(in_channels, masks)
         ]
+        for conv in convs:
+            conv.skip_quant = True  # quantization-aware training leaves them in float32, as in PaddleDetection
         self.yolo_output = nn.LayerList(convs)
         if prior_prob is not None:
             for conv, mask in zip(self.yolo_output, masks):
