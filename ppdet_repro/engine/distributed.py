@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from itertools import islice
-from typing import Any, Iterator, List, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, TypeVar
 
 import paddle
 import paddle.distributed as dist
@@ -20,7 +20,10 @@ from ppdet_repro.paddle_private.layers import running_statistics as statistics_o
 from ppdet_repro.paddle_private.quantization import activation_ranges
 from ppdet_repro.paddle_private.threads import set_num_threads
 from ppdet_repro.utils import cpu_env
+from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
+
+T = TypeVar("T")
 
 BUCKET_SIZE = 1 << 24  # numbers per message: limits the memory for messages to a few times 64 MB
 
@@ -60,6 +63,24 @@ def gather(value: Any) -> List[Any]:
     values: List[Any] = []
     dist.all_gather_object(values, value)
     return values
+
+
+def gather_results(action: Callable[[], T]) -> List[T]:
+    """Call `action` on every process, and gather the results as `gather` does. If it raises a UserError on some
+    processes, all of them raise the first one."""
+    result: Optional[T] = None
+    message: Optional[str] = None
+    try:
+        result = action()
+    except UserError as error:
+        if dist.get_world_size() == 1:
+            raise
+        message = str(error)
+    results = gather((result, message))
+    for _, message in results:
+        if message is not None:
+            raise UserError(message)
+    return [result for result, _ in results]
 
 
 @paddle.no_grad()

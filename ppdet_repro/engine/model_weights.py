@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import paddle
@@ -124,3 +125,14 @@ def _assign(model: nn.Layer, values: Weights) -> None:
 def weights_of(model: nn.Layer) -> Weights:
     """A copy of the model's state dict as numpy arrays."""
     return {name: np.array(value.numpy()) for name, value in model.state_dict().items()}
+
+
+@contextmanager
+def weights_within(model: nn.Layer, weights: Weights) -> Iterator[None]:
+    """Give the model these weights within the block, and its own afterwards."""
+    own = weights_of(model)
+    _assign(model, weights)
+    try:
+        yield
+    finally:
+        _assign(model, own)

@@ -88,6 +88,7 @@ class RunSettings:
     base_batch_size: Optional[int] = None  # total batch size that base_lr is meant for; null: do not scale base_lr
     accumulate_steps: int = 1  # number of batches whose gradients are averaged for one update
     early_stop: Optional[int] = None  # stop after so many evaluations without a better metric; null: never
+    eval_error: Literal["stop", "skip"] = "stop"  # what to do when an evaluation fails; its epoch is saved either way
     nan_action: Literal["stop", "skip"] = "stop"  # what to do when the loss is not finite
     find_unused_parameters: bool = False  # no effect, see NO_EFFECT
     # mixed precision

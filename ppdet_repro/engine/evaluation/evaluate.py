@@ -23,7 +23,7 @@ from ppdet_repro.data.reader.readers import EvalReader
 from ppdet_repro.data.source.base import Source
 from ppdet_repro.engine.analysis.report import EvaluationResult, write_report
 from ppdet_repro.engine.analysis.tide import import_tidecv, tide_errors
-from ppdet_repro.engine.distributed import gather
+from ppdet_repro.engine.distributed import gather_results
 from ppdet_repro.engine.evaluation import multi_scale
 from ppdet_repro.engine.models import mode
 from ppdet_repro.metrics.coco import COCOScores, evaluate_coco, load_coco_json
@@ -84,14 +84,17 @@ def evaluate(model: nn.Layer, cfg: Config, dataset: Optional[Source] = None) -> 
         batches = (multi_scale.ViewBatches(im_id=group[0]["im_id"], views=group) for group in groups)
         model = multi_scale.MultiViewDetector(model, views)
     start = time.perf_counter()
-    parts = gather(list(detect(model, batches, len(dataset))))
-    scores: Dict[str, float] = {}
-    if rank == 0:
+    parts = gather_results(lambda: list(detect(model, batches, len(dataset))))
+
+    def scores_of_all() -> Dict[str, float]:
+        if rank > 0:
+            return {}
         detections = merge_ranks(parts, dataset.table.ids.tolist())
         seconds = time.perf_counter() - start
         get_logger().info(f"{len(detections)} images in {seconds:.1f} s, {len(detections) / seconds:.2f} img/s")
-        scores = evaluate_detections(detections, dataset, run)
-    return gather(scores)[0]
+        return evaluate_detections(detections, dataset, run)
+
+    return gather_results(scores_of_all)[0]
 
 
 def detect(model: nn.Layer, batches: Iterable[AnyBatch], images: int) -> Iterator[ImageDetections]:

@@ -88,6 +88,7 @@ def assemble(
         checkpoints_kept=settings.checkpoints_kept,
         evaluate=evaluate,
         early_stop=settings.early_stop,
+        eval_error=settings.eval_error,
         log_iter=settings.log_iter,
         vdl_dir=settings.vdl_log_dir if settings.use_vdl else None,
     )

@@ -56,6 +56,7 @@ class RunState:
     best: Optional[float] = None  # metric of the best evaluation
     best_epoch: int = 0
     without_gain: int = 0  # evaluations since the best
+    evaluated: bool = True  # false: the evaluation of this epoch has not ended
 
 
 class Checkpointed(NamedTuple):
@@ -80,7 +81,7 @@ def list_checkpoints(run_folder: Path) -> List[Path]:
 
 def save_checkpoint(run_folder: Path, objects: Checkpointed, state: RunState, weights: Weights) -> Path:
     """Write the checkpoint of epoch `state.epoch` and return its folder; `weights` are those to evaluate."""
-    path = checkpoints_folder(run_folder) / f"epoch_{state.epoch:04d}"
+    path = _folder(run_folder, state.epoch)
     path.parent.mkdir(parents=True, exist_ok=True)
     content: Dict[str, Any] = {"format": FORMAT, **dataclasses.asdict(state)}
     with atomic_folder(path) as folder:
@@ -102,11 +103,23 @@ def save_checkpoint(run_folder: Path, objects: Checkpointed, state: RunState, we
     return path
 
 
+def update_state(run_folder: Path, state: RunState) -> None:
+    """Write what the evaluation of epoch `state.epoch` found into its checkpoint, if that was saved."""
+    path = _folder(run_folder, state.epoch)
+    if (path / STATE).is_file():
+        with atomic_file(path / STATE) as file:
+            file.write(json.dumps({**_read_json(path), **dataclasses.asdict(state)}, indent=1).encode())
+
+
 def keep_newest(run_folder: Path, count: int, best_epoch: int) -> None:
     """Delete all checkpoints except the newest `count` and the one of the best epoch."""
     for path in list_checkpoints(run_folder)[:-count]:
-        if path.name != f"epoch_{best_epoch:04d}":
+        if path != _folder(run_folder, best_epoch):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _folder(run_folder: Path, epoch: int) -> Path:
+    return checkpoints_folder(run_folder) / f"epoch_{epoch:04d}"
 
 
 def find_checkpoint(resume: str, run_folder: Path) -> Optional[Path]:
@@ -154,7 +167,7 @@ def restore_checkpoint(path: Path, objects: Checkpointed) -> RunState:
         if objects.scaler is not None and "scaler" in content:
             scaler: Mapping[str, Any] = content["scaler"]
             objects.scaler.load_state_dict({**scaler, "scale": np.asarray(scaler["scale"], np.float32)})
-        return RunState(**{field.name: content[field.name] for field in dataclasses.fields(RunState)})
+        return RunState(**{name: content[name] for name in RunState.__dataclass_fields__})
     except (KeyError, TypeError, ValueError, AssertionError) as error:  # AssertionError: Paddle, about another shape
         raise UserError(f"{path}: cannot resume from this checkpoint: {error}") from error
 
@@ -172,6 +185,7 @@ def _read_json(path: Path) -> Dict[str, Any]:
         raise UserError(f"{file}: cannot read the checkpoint: lists and objects are nested too deeply") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{file}: not a checkpoint of this version (format {FORMAT})")
+    content.setdefault("evaluated", True)  # older checkpoints were saved after their evaluation
     for wrong in _wrong_entries(content):
         raise UserError(f"{file}: {wrong}; resume from another checkpoint")
     return content
@@ -195,5 +209,7 @@ def _wrong_entries(content: Mapping[str, Any]) -> Iterator[str]:
             items = value if isinstance(value, list) and key == "scaler" else [value]
             if not all(isinstance(item, (int, float)) for item in items):
                 yield f"{key}.{name} must be a number, got {reprlib.repr(value)}"
+    if type(content["evaluated"]) is not bool:
+        yield f"'evaluated' must be true or false, got {reprlib.repr(content['evaluated'])}"
     if not isinstance(content.get("best"), (int, float, type(None))):
         yield f"'best' must be a number or null, got {reprlib.repr(content['best'])}"

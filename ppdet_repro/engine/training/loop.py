@@ -6,7 +6,7 @@ import random
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, ContextManager, Iterable, Mapping, Optional, Sequence
+from typing import Callable, ContextManager, Iterable, List, Literal, Mapping, Optional, Sequence
 
 import numpy as np
 import paddle
@@ -14,7 +14,7 @@ from paddle import nn
 
 from ppdet_repro.core.contract import Batch
 from ppdet_repro.engine.distributed import World
-from ppdet_repro.engine.model_weights import Weights, weights_of
+from ppdet_repro.engine.model_weights import Weights, weights_of, weights_within
 from ppdet_repro.engine.training import run_folder
 from ppdet_repro.engine.training.checkpoint import MODEL, Checkpointed, RunState, epochs_done, restore_checkpoint
 from ppdet_repro.engine.training.data import TrainData
@@ -25,6 +25,7 @@ from ppdet_repro.optimizer.ema import ModelEMA
 from ppdet_repro.optimizer.optimizer import OptimizerBuilder
 from ppdet_repro.optimizer.phases import Phase, PhaseFreezer
 from ppdet_repro.optimizer.schedules import Schedule
+from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.weights import read_state
 
@@ -68,6 +69,7 @@ class Run:
     checkpoints_kept: int
     evaluate: Optional[Callable[[nn.Layer], Mapping[str, float]]]  # scores of the detector; None: no evaluation
     early_stop: Optional[int]  # evaluations without a better score after which training ends
+    eval_error: Literal["stop", "skip"]  # whether training ends when an evaluation fails because of the user's data
 
     log_iter: int  # updates from one log line to the next
     vdl_dir: Optional[str]  # receives curves for VisualDL
@@ -80,6 +82,7 @@ class TrainingLoop:
         self.run = run
         self.state = RunState(seed=run.seed)
         self.snapshot_weights: Optional[Weights] = None  # those to evaluate, as of the last snapshot
+        self.failures: List[str] = []  # evaluations that failed
         self.start_phase(run.data.phases.at(0))
 
     def start_phase(self, phase: Phase) -> None:
@@ -108,9 +111,11 @@ class TrainingLoop:
         get_logger().info(f"resumed from {path}: {self.state.epoch} of {run.data.epochs} epochs are done")
 
     def train(self) -> RunState:
-        """Train the remaining epochs and write the final weights. Raises UserError if that fails."""
+        """Train the remaining epochs and write the final weights. Raises UserError if that or an evaluation fails."""
         run, state = self.run, self.state
         with self.open_log() as log:
+            if not state.evaluated:
+                self.evaluate(log)
             while state.epoch < run.data.epochs and not self.out_of_patience():
                 self.one_epoch(log)
                 if state.epoch % run.snapshot_epoch == 0 or state.epoch == run.data.epochs:
@@ -119,6 +124,8 @@ class TrainingLoop:
             path = run_folder.save_final_weights(run.folder, self.snapshot_weights or weights_of(run.detector))
             best = "" if state.best is None else f"; best {METRIC} {state.best:.4f}, epoch {state.best_epoch}"
             get_logger().info(f"done: {path}{best}")
+        if self.failures:
+            raise UserError(f"training is done, but {len(self.failures)} evaluations failed: {self.failures[0]}")
         return state
 
     def open_log(self) -> ContextManager[Optional[TrainLog]]:
@@ -128,7 +135,8 @@ class TrainingLoop:
             return nullcontext()
         run_folder.prepare(run.folder)
         path, epochs, steps = run.folder / run_folder.LOG, run.data.epochs, run.data.updates_per_epoch
-        return TrainLog(path, epochs, steps, self.state.step, run.log_iter, run.world.size, run.vdl_dir)
+        done, evaluated = self.state.step, self.state.evaluated
+        return TrainLog(path, epochs, steps, done, evaluated, run.log_iter, run.world.size, run.vdl_dir)
 
     def out_of_patience(self) -> bool:
         """Whether the last `early_stop` evaluations brought no better score."""
@@ -156,22 +164,42 @@ class TrainingLoop:
         state.step = run.schedule.last_epoch
 
     def snapshot(self, log: Optional[TrainLog]) -> None:
-        """Evaluate, if the run evaluates, and save a checkpoint; both with the moving average if there is one."""
+        """Save a checkpoint, then evaluate its weights if the run evaluates: the moving average if there is one."""
         run, state = self.run, self.state
-        weights: Weights = {}
-        is_best = False
         with run.ema.applied() if run.ema else nullcontext():
-            if run.world.rank == 0:
-                weights = self.snapshot_weights = weights_of(run.detector)
-            if run.evaluate is not None:
-                state.metrics = {name: float(value) for name, value in run.evaluate(run.detector).items()}
-                is_best = self.update_best(state.metrics)
-                if log is not None:
-                    log.evaluation(state.metrics)
+            self.snapshot_weights = weights_of(run.detector)
         if run.ema:
             run.ema.end_cycle()
+        state.evaluated = run.evaluate is None
         if run.world.rank == 0:
-            run_folder.save_snapshot(run.folder, self.checkpointed, state, weights, is_best, run.checkpoints_kept)
+            run_folder.save_snapshot(run.folder, self.checkpointed, state, self.snapshot_weights, run.checkpoints_kept)
+        self.evaluate(log)
+
+    def evaluate(self, log: Optional[TrainLog]) -> None:
+        """Evaluate the weights of the last snapshot, if the run evaluates. UserError: that failed, and `eval_error` is
+        `stop`; after the last epoch and with `skip`, the failure is kept for the end."""
+        run, state, weights = self.run, self.state, self.snapshot_weights
+        if run.evaluate is None or weights is None:
+            return
+        try:
+            with weights_within(run.detector, weights):
+                metrics = {name: float(value) for name, value in run.evaluate(run.detector).items()}
+        except UserError as error:
+            failure = f"the evaluation after epoch {state.epoch} failed: {error}"
+            if run.eval_error == "stop" and state.epoch < run.data.epochs:
+                raise UserError(
+                    f"{failure}. The epoch was saved: --resume auto evaluates it and continues; with "
+                    "-o eval_error=skip training goes on without the evaluations that fail"
+                ) from error
+            get_logger().error(failure)
+            self.failures.append(failure)
+            return
+        state.metrics, state.evaluated = metrics, True
+        is_best = self.update_best(metrics)
+        if log is not None:
+            log.evaluation(metrics)
+        if run.world.rank == 0:
+            run_folder.save_evaluation(run.folder, state, weights, is_best, run.checkpoints_kept)
 
     def update_best(self, metrics: Mapping[str, float]) -> bool:
         """Compare the metrics with the best evaluation so far, and return whether they are better."""

@@ -35,6 +35,7 @@ class TrainLog:
     epochs: int
     steps: int  # updates per epoch
     done: int = 0  # updates that are already done when a run is resumed; lines of later ones are removed from the file
+    evaluated: bool = True  # whether the evaluation of the last epoch ended; if not, its line is removed, too
     log_iter: int = 20  # updates from one line to the next
     processes: int = 1  # each of them trains on as many images as this one
     vdl_dir: Optional[str] = None  # receives the curves for VisualDL; None: no curves
@@ -45,7 +46,7 @@ class TrainLog:
         self.last = time.perf_counter()
         self.bar = tqdm(disable=True)
         self.closing = ExitStack()
-        keep_lines_until(self.path, self.done)
+        keep_lines_until(self.path, self.done, self.evaluated)
         self.writer = None if self.vdl_dir is None else open_visualdl(self.vdl_dir)
         if self.writer is not None:
             self.closing.callback(self.writer.close)
@@ -123,14 +124,16 @@ def finite_mean(values: Sequence[float]) -> float:
     return sum(finite) / max(len(finite), 1)
 
 
-def keep_lines_until(path: Path, step: int) -> None:
-    """Remove the lines of updates after `step`, and incomplete lines, from a log."""
+def keep_lines_until(path: Path, step: int, evaluated: bool = True) -> None:
+    """Remove the lines of updates after `step`, and incomplete lines, from a log; also the evaluation after `step`,
+    unless it is evaluated."""
     if not path.is_file():
         return
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         with suppress(ValueError, KeyError, TypeError, RecursionError):
-            if json.loads(line)["step"] <= step:
+            entry = json.loads(line)
+            if entry["step"] < step or (entry["step"] == step and (evaluated or entry["kind"] != "eval")):
                 kept.append(line)
     with atomic_file(path) as file:
         file.write("".join(kept).encode())

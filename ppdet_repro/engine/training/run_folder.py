@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Iterator
 
 from ppdet_repro.engine.model_weights import Weights
 from ppdet_repro.engine.training import checkpoint
@@ -42,19 +44,32 @@ def prepare(folder: Path) -> None:
 
 
 def save_snapshot(
-    folder: Path, objects: Checkpointed, state: RunState, weights: Weights, is_best: bool, checkpoints_kept: int
+    folder: Path, objects: Checkpointed, state: RunState, weights: Weights, checkpoints_kept: int
 ) -> None:
-    """Write a checkpoint, and the weights as the best ones if they are. A full disk is logged, not raised."""
-    try:
+    """Write a checkpoint. A full disk is logged, not raised."""
+    with full_disk_logged(folder, f"epoch {state.epoch}"):
+        path = checkpoint.save_checkpoint(folder, objects, state, weights)
+        checkpoint.keep_newest(folder, checkpoints_kept, state.best_epoch)
+        get_logger().info(f"saved {path}")
+
+
+def save_evaluation(folder: Path, state: RunState, weights: Weights, is_best: bool, checkpoints_kept: int) -> None:
+    """Write the result of an evaluation into the epoch's checkpoint, and the weights as the best ones if they are. A
+    full disk is logged, not raised."""
+    with full_disk_logged(folder, f"the evaluation of epoch {state.epoch}"):
         if is_best:
             save_state(folder / BEST_MODEL, weights)
-        path = checkpoint.save_checkpoint(folder, objects, state, weights)
+        checkpoint.update_state(folder, state)
+        checkpoint.keep_newest(folder, checkpoints_kept, state.best_epoch)
+
+
+@contextmanager
+def full_disk_logged(folder: Path, what: str) -> Iterator[None]:
+    """Log errors of writing `what`, such as a full disk, instead of raising them."""
+    try:
+        yield
     except OSError as error:
-        what = f"could not save epoch {state.epoch} in {folder}: {error.strerror}"
-        get_logger().error(f"{what}; training continues, {newest(folder)}")
-        return
-    checkpoint.keep_newest(folder, checkpoints_kept, state.best_epoch)
-    get_logger().info(f"saved {path}")
+        get_logger().error(f"could not save {what} in {folder}: {error.strerror}; training continues, {newest(folder)}")
 
 
 def save_final_weights(folder: Path, weights: Weights) -> Path:

@@ -198,6 +198,7 @@ class TestCheckpoints:
             ({"without_gain": 10**30}, "'without_gain' must be a whole number"),
             ({"metrics": [1]}, r"'metrics' must be an object of numbers, got \[1\]"),
             ({"metrics": {"bbox_mAP": "high"}}, "metrics.bbox_mAP must be a number"),
+            ({"evaluated": 1}, "'evaluated' must be true or false, got 1"),
             ({"best": {}}, "'best' must be a number or null, got {}"),
             ({"scaler": {"scale": ["1"]}}, "scaler.scale must be a number"),
             ({"ema": 3}, "'ema.step' must be a whole number, got None"),
@@ -211,6 +212,13 @@ class TestCheckpoints:
         for read in (epochs_done, lambda path: restore_checkpoint(path, new_training())):
             with pytest.raises(UserError, match=complaint):
                 read(path)
+
+    def test_older_checkpoints_were_saved_after_their_evaluation(self, tmp_path):
+        path = save(tmp_path, new_training())
+        state = json.loads((path / "state.json").read_text())
+        del state["evaluated"]
+        (path / "state.json").write_text(json.dumps(state))
+        assert restore_checkpoint(path, new_training()).evaluated
 
     @pytest.mark.parametrize(
         "content", [b"[" * 100_000, b"\xff", b"{", b" " * (2 << 20), b"[]", b"9" * 10_000], ids=range(6)

@@ -96,11 +96,23 @@ training.train(load_config(sys.argv[1], sys.argv[3:]), evaluate=True)
 COLLECTIVES = """
 import ppdet_repro, paddle
 from ppdet_repro.engine import distributed
-from ppdet_repro.engine.distributed import average_update, means, start
+from ppdet_repro.engine.distributed import average_update, gather_results, means, start
+from ppdet_repro.utils.errors import UserError
 
 world = start(False)
 rank = world.rank
 assert world.size == 2
+
+def only_in_the_first():
+    if rank == 1:
+        raise UserError("an image of the second process cannot be read")
+
+assert gather_results(lambda: rank) == [0, 1]
+try:
+    gather_results(only_in_the_first)
+    raise AssertionError("no error")
+except UserError as error:
+    assert str(error) == "an image of the second process cannot be read"
 
 distributed.BUCKET_SIZE = 3  # several messages
 found = means([paddle.full([2], rank), paddle.full([2, 2], 3.0 * rank), paddle.full([], 1.0)])

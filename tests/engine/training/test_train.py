@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from paths import ROOT
 
 from ppdet_repro.core.config import load_config
 from ppdet_repro.data.source.synthetic import generate
+from ppdet_repro.engine.evaluation.evaluate import evaluate
 from ppdet_repro.engine.training import run_folder
 from ppdet_repro.engine.training.checkpoint import list_checkpoints
 from ppdet_repro.engine.training.train import train
@@ -244,6 +246,75 @@ class TestRuns:
     def test_the_number_of_classes_must_match_the_dataset(self, tiny):
         with pytest.raises(UserError, match="TrainDataset has 2 classes, but num_classes"):
             train(load_config(tiny, ["num_classes=3"]))
+
+
+class TestFailedEvaluation:
+    """An evaluation that fails, or ends the process, loses nothing."""
+
+    def failing(self, *epochs):
+        """The real evaluation, and one that fails after the given ones of its calls, counted from 1."""
+        calls = itertools.count(1)
+
+        def evaluation(model, cfg, dataset):
+            if next(calls) in epochs:
+                raise UserError("a.jpg: not an image")
+            return evaluate(model, cfg, dataset)
+
+        return evaluation
+
+    def results(self, folder):
+        """All that a run without use_ema leaves, except speeds and paths."""
+        files = [path for path in folder.rglob("*.pd*") if "previous" not in path.parts]
+        state = {str(path.relative_to(folder)): read_state(path) for path in files}
+        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        return state, [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+    def test_its_epoch_is_saved_and_resuming_evaluates_it(self, tiny, tmp_path):
+        tiny.write_text(tiny.read_text() + "use_ema: true\ncycle_epoch: 2\n")  # the average restarts after epoch 2
+        whole = train(load_config(tiny, [f"save_dir={tmp_path}/whole"]), evaluate=True)
+        with pytest.raises(UserError) as error:
+            train(load_config(tiny), evaluate=True, evaluation=self.failing(2))
+        assert str(error.value).startswith(
+            "the evaluation after epoch 2 failed: a.jpg: not an image. The epoch was saved"
+        )
+        folder = tmp_path / "output" / "tiny"
+        assert [path.name for path in list_checkpoints(folder)] == ["epoch_0001", "epoch_0002"]
+        assert train(load_config(tiny), resume="auto", evaluate=True) == whole
+        (state, lines), (other, other_lines) = (self.results(f) for f in (folder, tmp_path / "whole" / "tiny"))
+        assert lines == other_lines and set(state) == set(other)
+        for file, values in state.items():
+            assert all(np.array_equal(value, other[file][name]) for name, value in values.items()), file
+
+    def test_with_skip_training_goes_on_and_the_failure_is_told_at_the_end(self, tiny, tmp_path, logged):
+        cfg = load_config(tiny, ["eval_error=skip", "epoch=3"])
+        with pytest.raises(
+            UserError, match="^training is done, but 1 evaluations failed: .* after epoch 2 failed: a.jpg"
+        ):
+            train(cfg, evaluate=True, evaluation=self.failing(2))
+        folder = tmp_path / "output" / "tiny"
+        assert (folder / "model_final.pdparams").is_file() and len(list_checkpoints(folder)) == 3
+        evaluated = [json.loads((path / "state.json").read_text())["evaluated"] for path in list_checkpoints(folder)]
+        assert evaluated == [True, False, True]
+        assert "ERROR" in logged.text
+
+    def test_after_the_last_epoch_the_final_weights_are_saved(self, tiny, tmp_path):
+        with pytest.raises(UserError, match="training is done, but 1 evaluations failed"):
+            train(load_config(tiny, ["epoch=1"]), evaluate=True, evaluation=self.failing(1))
+        assert (tmp_path / "output/tiny/model_final.pdparams").is_file()
+
+    def test_without_eval_a_resumed_run_leaves_it_out(self, tiny):
+        with pytest.raises(UserError):
+            train(load_config(tiny, ["epoch=2"]), evaluate=True, evaluation=self.failing(1))
+        state = train(load_config(tiny, ["epoch=2"]), resume="auto")
+        assert (state.epoch, state.metrics, state.evaluated) == (2, {}, True)
+
+    def test_an_unreadable_image_stops_an_evaluation_but_loses_no_epoch(self, tiny, tmp_path):
+        broken = generate(tmp_path / "broken", train=1, val=2, size=(64, 64), classes=2, objects=(1, 3))
+        for path in (broken / "val").iterdir():
+            path.write_bytes(b"GIF89a")
+        with pytest.raises(UserError, match="the evaluation after epoch 1 failed: .*val/"):
+            train(load_config(tiny, [f"EvalDataset.dataset_dir={broken}"]), evaluate=True)
+        assert len(list_checkpoints(tmp_path / "output" / "tiny")) == 1
 
 
 class TestCommand:
