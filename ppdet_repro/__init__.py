@@ -4,7 +4,8 @@
 
     model = build_model(load_config("yolof/yolof_r50_c5_1x_coco.yml"))
 
-Importing the package prepares the process for Paddle (number of threads, code path of MKL) but does not import Paddle.
+Importing the package prepares the process for Paddle (number of threads, code path of MKL) and for OpenCV (the largest
+picture), but imports neither.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import zlib  # noqa: F401  Paddle 2.6 can crash inside zlib when it loads its ow
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ppdet_repro.utils import cpu_env
+from ppdet_repro.utils import cpu_env, picture_limit
 
 if TYPE_CHECKING:
     from ppdet_repro.core.config import build, build_model, load_config
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ppdet_repro.engine.training.train import train
 
 cpu_env.apply()
+picture_limit.apply()
 warnings.filterwarnings("ignore", "No ccache found", UserWarning)  # Paddle 3 says so at each import
 
 __version__ = "0.3.0"

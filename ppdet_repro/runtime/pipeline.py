@@ -13,13 +13,11 @@ from ppdet_repro.metrics.detections import split_batch
 from ppdet_repro.runtime.background import prefetch
 from ppdet_repro.runtime.timing import StageTimer
 from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.image_header import header_size
 
 Image = Union[str, np.ndarray]  # the path of a file, or RGB [H, W, 3] uint8
 T = TypeVar("T")
 
 BENCHMARK_WARM_UPS, BENCHMARK_REPEATS = 50, 100
-MAX_PIXELS = 2**27  # per image: 134 million, 400 MB when decoded
 
 
 class Engine(Protocol):
@@ -85,28 +83,19 @@ class Pipeline:
 
 
 def read(image: Image) -> np.ndarray:
-    """Decode the image if it is a file. UserError if the file is not an image, or has more than `MAX_PIXELS`."""
+    """Decode the image if it is a file. UserError if the file is not an image, or has too many pixels."""
     if isinstance(image, np.ndarray):
         return image
     try:
         with open(image, "rb") as file:
-            return decode_bounded(file.read(), MAX_PIXELS)
+            return decode_image(file.read())
     except OSError as error:
         raise UserError(f"image {image} cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise UserError(f"image {image} {error}") from error
 
 
-def decode_bounded(data: bytes, max_pixels: int) -> np.ndarray:
-    """Decode the bytes of a file to an RGB image [H, W, 3]. ValueError if they are not an image, are damaged, or if
-    the header announces more than `max_pixels`; the message says which."""
-    size = header_size(data)
-    if size is None and data:
-        raise ValueError("is not an image (JPEG, PNG, BMP, WebP or TIFF), or is damaged")
-    if size is not None and size.pixels > max_pixels:
-        allowed = f"{max_pixels / 1e6:.0f} million that are allowed"
-        raise ValueError(f"would be {size.width} x {size.height} pixels when decoded, more than the {allowed}")
-    return decode_image(data)
+decode_bounded = decode_image  # the name that `serve` uses
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[List[T]]:

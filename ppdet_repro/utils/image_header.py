@@ -1,25 +1,23 @@
-"""The size of an image, read from its header by Pillow before a decoder allocates memory for the pixels."""
+"""Sizes of pictures, read from the first bytes of a file as the decoders of OpenCV read them."""
 
 from __future__ import annotations
 
-import io
-from typing import NamedTuple, Optional
+import re
+import struct
+from typing import Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
-from PIL.BmpImagePlugin import BmpImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
+FORMATS = "JPEG, PNG, BMP, WebP, TIFF or PNM"
+SIGNATURES = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|BM|RIFF....WEBP|II\*\0|MM\0\*|II\+\0|MM\0\+|P[1-6]\s", re.DOTALL
+)
 
-# The classes that `Image.open` uses, by the first bytes of a file. `Image.open` itself refuses to tell a huge size.
-READERS = {
-    b"\xff\xd8": JpegImageFile,
-    b"\x89PNG": PngImageFile,
-    b"BM": BmpImageFile,
-    b"RIFF": WebPImageFile,
-    b"II*\0": TiffImageFile,
-    b"MM\0*": TiffImageFile,
-}
+EOI, SOS, APP1 = 0xD9, 0xDA, 0xE1  # markers of JPEG
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15
+MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")  # of a segment: neither stuffed bytes nor a marker without segment
+MAX_SEGMENTS = 10_000
+WIDTH, HEIGHT, ORIENTATION, TILE_WIDTH, TILE_HEIGHT = 256, 257, 274, 322, 323  # tags of TIFF and EXIF
+INTEGERS = {1: 1, 3: 2, 4: 4, 6: 1, 8: 2, 9: 4, 16: 8, 17: 8}  # types of TIFF -> bytes
+MAX_TAGS = 4096
 
 
 class HeaderSize(NamedTuple):
@@ -33,13 +31,124 @@ class HeaderSize(NamedTuple):
         return self.height * self.width
 
 
+def is_picture(data: bytes) -> bool:
+    """Return whether a file starts as one of the `FORMATS` does."""
+    return SIGNATURES.match(data) is not None
+
+
 def header_size(data: bytes) -> Optional[HeaderSize]:
-    """The size in the header of a JPEG, PNG, BMP, WebP or TIFF file; None if it is none of these or damaged."""
-    for start, reader in READERS.items():
-        if data.startswith(start):
+    """The size in the header of a file in one of the `FORMATS`; None if it is another format or damaged.
+
+    The size is that of the stored pixels, before they are rotated by an EXIF orientation.
+    """
+    found = header_sizes(data)
+    return found[0] if found else None
+
+
+def header_sizes(data: bytes) -> List[HeaderSize]:
+    """The size of a picture, then that of its tiles if it is a tiled TIFF. Empty if there is no size."""
+    try:
+        if data.startswith(b"\xff\xd8"):
+            return _jpeg(data)
+        if data.startswith(b"\x89PNG"):
+            width, height = struct.unpack_from(">II", data, 16)
+            return [HeaderSize(height, width)] if data[12:16] == b"IHDR" else []
+        if data.startswith(b"BM"):
+            return [_bmp(data)]
+        if data.startswith(b"RIFF"):
+            return _webp(data)
+        if data[:2] in (b"II", b"MM"):
+            return _tiff(data)
+        if re.match(rb"P[1-6]\s", data):
+            return _pnm(data)
+    except (struct.error, IndexError, ValueError):  # the file ends early
+        pass
+    return []
+
+
+def is_sideways(data: bytes) -> bool:
+    """Return whether the EXIF orientation of a JPEG file turns the picture by a quarter."""
+    for marker, start, end in jpeg_segments(data):
+        if marker == APP1 and data[start : start + 6] == b"Exif\0\0":
             try:
-                width, height = reader(io.BytesIO(data)).size
-                return HeaderSize(height, width)
-            except Exception:  # a damaged file makes Pillow raise nearly anything
-                return None
-    return None
+                return any(value >= 5 for value in _tags(data[start + 6 : end], {ORIENTATION})[ORIENTATION])
+            except (struct.error, KeyError, ValueError):
+                return False
+    return False
+
+
+def jpeg_segments(data: bytes) -> Iterator[Tuple[int, int, int]]:
+    """The marker, start and end of each segment of a JPEG file, to the start of the first scan, included.
+
+    As in libjpeg, bytes between segments are skipped, markers may be filled up, and some have no length.
+    """
+    at = 2
+    for _ in range(MAX_SEGMENTS):
+        found = MARKER.search(data, at)
+        if found is None or found[1][0] == EOI:
+            return
+        at = found.end()
+        end = at + max(2, int.from_bytes(data[at : at + 2], "big"))
+        if end > len(data):
+            return
+        yield found[1][0], at + 2, end
+        if found[1][0] == SOS:
+            return
+        at = end
+
+
+def _jpeg(data: bytes) -> List[HeaderSize]:
+    for marker, start, _ in jpeg_segments(data):
+        if marker in FRAMES:
+            return [HeaderSize(*struct.unpack_from(">HH", data, start + 1))]
+    return []
+
+
+def _bmp(data: bytes) -> HeaderSize:
+    (size,) = struct.unpack_from("<I", data, 14)
+    width, height = struct.unpack_from("<HH" if size == 12 else "<ii", data, 18)
+    return HeaderSize(abs(height), abs(width))
+
+
+def _webp(data: bytes) -> List[HeaderSize]:
+    if data[12:16] == b"VP8X":
+        width, height = (1 + int.from_bytes(data[at : at + 3], "little") for at in (24, 27))
+    elif data[12:16] == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    elif data[12:16] == b"VP8 ":
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, 26))
+    else:
+        return []
+    return [HeaderSize(height, width)] if len(data) >= 30 else []
+
+
+def _pnm(data: bytes) -> List[HeaderSize]:
+    found = re.match(rb"P[1-6](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})(?!\d)", data)
+    return [HeaderSize(int(found[2]), int(found[1]))] if found else []
+
+
+def _tiff(data: bytes) -> List[HeaderSize]:
+    """The largest size that the first page's tags give: readers differ in which of two equal tags they take."""
+    tags = _tags(data, {WIDTH, HEIGHT, TILE_WIDTH, TILE_HEIGHT})
+    sizes = [(tags[high], tags[wide]) for high, wide in ((HEIGHT, WIDTH), (TILE_HEIGHT, TILE_WIDTH))]
+    return [HeaderSize(max(high), max(wide)) for high, wide in sizes if high and wide]
+
+
+def _tags(data: bytes, wanted: Set[int]) -> Dict[int, List[int]]:
+    """All values of the wanted tags, which are integers, in the first directory of a TIFF structure."""
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
+    at, step, inline = at + (8 if big else 2), 20 if big else 12, 8 if big else 4
+    values: Dict[int, List[int]] = {tag: [] for tag in wanted}
+    for entry in range(at, min(at + step * min(count, MAX_TAGS), len(data) - step + 1), step):
+        tag, kind = struct.unpack_from(order + "HH", data, entry)
+        size = INTEGERS.get(kind)
+        if tag in wanted and size is not None:
+            start = entry + step - inline
+            if size > inline:
+                (start,) = struct.unpack_from(order + "I", data, start)
+            values[tag].append(int.from_bytes(data[start : start + size], "little" if order == "<" else "big"))
+    return values

@@ -8,7 +8,8 @@ import pytest
 from voc_devkit import CAT, FIELDS, xml
 
 from ppdet_repro.data.source.categories import VOC
-from ppdet_repro.data.source.voc import VOCDataSet, image_size
+from ppdet_repro.data.source.voc import VOCDataSet
+from ppdet_repro.data.transform.decode import image_size
 from ppdet_repro.utils.errors import UserError
 
 

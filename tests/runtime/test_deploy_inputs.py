@@ -90,7 +90,7 @@ def bad_inputs(folder):
         "empty": ([f"--image_dir={bad / 'empty'}"], "there is no image in"),
         "run mode": ([images, "--run_mode=trt_fp16"], "needs --device=gpu, not cpu; possible here: --device="),
         "device": ([images, "--device=npu"], "not present in this machine; possible here: "),
-        "bomb": ([f"--image_file={bad / 'bomb.png'}"], "would be 60000 x 60000 pixels when decoded"),
+        "bomb": ([f"--image_file={bad / 'bomb.png'}"], "is 60000 x 60000 pixels, more than"),
     }
 
 
@@ -136,7 +136,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_bomb(60000, 60000))
     monkeypatch.setattr(cv2, "imdecode", lambda *a: pytest.fail("was decoded"))
-    with pytest.raises(UserError, match="more than the 134 million that are allowed"):
+    with pytest.raises(UserError, match="is 60000 x 60000 pixels, .* OPENCV_IO_MAX_IMAGE_PIXELS to 3600000000"):
         read(str(path))
 
 

@@ -17,8 +17,8 @@ from ppdet_repro.data.source.coco import is_int, is_number, read_coco
 from ppdet_repro.data.source.convert import coco_from_voc
 from ppdet_repro.data.source.dataset_files import DatasetFiles
 from ppdet_repro.data.source.files import MAX_LINE, is_text, path_inside, read_label_list
-from ppdet_repro.data.source.voc import image_size, read_set, read_xml
-from ppdet_repro.data.transform.decode import ImageError, read_image
+from ppdet_repro.data.source.voc import read_set, read_xml
+from ppdet_repro.data.transform.decode import ImageError, image_size, read_image
 from ppdet_repro.utils.errors import UserError
 
 SIDES = (0, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512)  # lower limits of the histogram's bins in pixels

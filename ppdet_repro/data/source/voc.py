@@ -8,7 +8,6 @@ import xml.etree.ElementTree as ElementTree
 from typing import NamedTuple, Optional
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.data.source.base import IMAGE_SUFFIXES, Column, ImageTable, Source, count, starts_of
@@ -22,6 +21,7 @@ from ppdet_repro.data.source.files import (
     require_file,
     require_images,
 )
+from ppdet_repro.data.transform.decode import image_size
 from ppdet_repro.utils.errors import UserError
 
 SUFFIXES = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
@@ -225,17 +225,6 @@ def _size(annotation: Annotation, entry: Entry) -> tuple[float, float]:
     if annotation.width and annotation.height and min(annotation.width, annotation.height) > 0:
         return annotation.height, annotation.width
     return image_size(entry.image)
-
-
-def image_size(path: str) -> tuple[int, int]:
-    """Read height and width of an image from its header, after rotation by its EXIF orientation."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            sideways = image.getexif().get(0x0112, 1) >= 5
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}): replace or remove it") from None
-    return (width, height) if sideways else (height, width)
 
 
 def _image_ids(annotations: list[Annotation]) -> np.ndarray:

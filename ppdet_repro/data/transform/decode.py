@@ -1,7 +1,8 @@
-"""Decodes image files to RGB arrays and detects files that are broken."""
+"""Decodes image files to RGB arrays, and refuses files that are broken or have too many pixels."""
 
 from __future__ import annotations
 
+import re
 from typing import Optional
 
 import cv2
@@ -9,14 +10,48 @@ import numpy as np
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.data.transform.base import Context, ImageError, Sample, image_id
+from ppdet_repro.utils import picture_limit
+from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.image_header import (
+    EOI,
+    FORMATS,
+    MARKER,
+    SOS,
+    HeaderSize,
+    header_size,
+    header_sizes,
+    is_picture,
+    is_sideways,
+    jpeg_segments,
+)
 
-JPEG_START, JPEG_END, START_OF_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+START_OF_SCAN = b"\xff\xda"
+HEAD = 2**16  # bytes that nearly always contain the header
+MAX_SCANNED = 2**32  # pixels times scans of a JPEG; a progressive one has about 10 scans
+DECODER_LIMIT = picture_limit.decoder_limit()  # pixels
+
+
+class TooManyPixels(ValueError):
+    """A picture has more pixels than are decoded.
+
+    Attributes:
+        size: What its header says; None if that is within the limit, but the decoder finds more.
+        limit: The largest number of pixels.
+    """
+
+    def __init__(self, size: Optional[HeaderSize], limit: int):
+        what = f"is {size.width} x {size.height} pixels, more" if size else "has more pixels"
+        needed = size.pixels if size else "a larger number"
+        fix = f"to decode it, set the environment variable {picture_limit.VARIABLE} to {needed}"
+        super().__init__(f"{what} than the {limit:,} that are decoded; {fix}")
+        self.size, self.limit = size, limit
 
 
 def read_image(path: str, im_id: Optional[int] = None) -> np.ndarray:
     """Read an image file to an array [H, W, 3] uint8 RGB, rotated by its EXIF orientation.
 
-    ImageError if the file is missing, empty, not an image, or truncated.
+    ImageError if the file is missing, empty, not an image, truncated, or has too many pixels.
     """
     try:
         with open(path, "rb") as file:
@@ -29,23 +64,59 @@ def read_image(path: str, im_id: Optional[int] = None) -> np.ndarray:
         raise ImageError(path, im_id, str(error)) from error
 
 
-def decode_image(data: bytes) -> np.ndarray:
+def decode_image(data: bytes, max_pixels: Optional[int] = None) -> np.ndarray:
     """Decode the bytes of an image file to an array [H, W, 3] uint8 RGB.
 
-    Anything but a whole image is a ValueError. OpenCV rejects truncated files of all formats except JPEG, whose missing
+    Anything but a whole image is a ValueError, a `TooManyPixels` if it has more than `max_pixels`, or more than OpenCV
+    decodes (see `utils/picture_limit.py`). OpenCV rejects truncated files of all formats except JPEG, whose missing
     rows it fills with gray. Therefore a JPEG must have its end marker.
     """
     if not data:
         raise ValueError("is an empty file")
+    if not is_picture(data):
+        raise ValueError(f"is not an image ({FORMATS}), or is damaged")
+    limit = DECODER_LIMIT if max_pixels is None else min(max_pixels, DECODER_LIMIT)
+    sizes = header_sizes(data)
+    for size in sizes:
+        if size.pixels > limit:
+            raise TooManyPixels(size, limit)
     if is_truncated_jpeg(data):
         raise ValueError("is cut off (a JPEG file without an end marker)")
+    if sizes and data.startswith(JPEG_START) and (scans := jpeg_scans(data, sizes[0].pixels)):
+        raise ValueError(f"is a JPEG file of {scans:,} scans, which would take long to decode")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
+        found = re.search(r"CV(_IO_MAX_IMAGE_(PIXELS|WIDTH|HEIGHT))", error.err)  # in the condition that is not met
+        if found and found[2] == "PIXELS":
+            raise TooManyPixels(None, DECODER_LIMIT) from error
+        if found:
+            raise ValueError(f"has sides longer than OPENCV{found[1]}, an environment variable") from error
         raise ValueError(f"cannot be decoded ({error.err})") from error
     if image is None:
         raise ValueError("is not an image, or is damaged")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def image_size(path: str) -> HeaderSize:
+    """Read height and width of an image from its header, after rotation by its EXIF orientation.
+
+    UserError if the file is not an image, has no readable header, or has too many pixels.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(HEAD)
+            size = header_size(data)
+            if size is None:
+                data += file.read()
+                size = header_size(data)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as an image ({error.strerror}): replace or remove it") from error
+    if size is None or not size.pixels:
+        raise UserError(f"{path} cannot be read as an image ({FORMATS}): replace or remove it")
+    if size.pixels > DECODER_LIMIT:
+        raise UserError(f"{path} {TooManyPixels(size, DECODER_LIMIT)}")
+    return HeaderSize(*size[::-1]) if is_sideways(data) else size
 
 
 def is_truncated_jpeg(data: bytes) -> bool:
@@ -55,15 +126,28 @@ def is_truncated_jpeg(data: bytes) -> bool:
     """
     if not data.startswith(JPEG_START):
         return False
-    at = len(JPEG_START)
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] == START_OF_SCAN:
-            return data.rfind(JPEG_END) < at
-        if data[at + 1] == 0xFF:  # a fill byte
-            at += 1
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return True
+    start = scan_data(data)
+    return start is None or data.rfind(JPEG_END) < start
+
+
+def scan_data(data: bytes) -> Optional[int]:
+    """Where the data of a JPEG's first scan start; None if the bytes have no scan."""
+    return next((end for marker, _, end in jpeg_segments(data) if marker == SOS), None)
+
+
+def jpeg_scans(data: bytes, pixels: int) -> int:
+    """Return the number of scans of a JPEG if decoding them is too much work for a picture of that size, otherwise 0.
+
+    A scan of few bytes can cover all pixels, and a decoder goes through them for each scan.
+    """
+    start = scan_data(data) or len(data)
+    if (1 + data.count(START_OF_SCAN, start)) * pixels <= MAX_SCANNED:  # too many at worst: bytes behind the end count
+        return 0
+    scans = 1
+    while (found := MARKER.search(data, start)) and found[1][0] != EOI:
+        scans += found[1][0] == SOS
+        start = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
+    return scans if scans * pixels > MAX_SCANNED else 0
 
 
 @register
