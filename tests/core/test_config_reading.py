@@ -9,6 +9,7 @@ from paths import CONFIGS
 from toy_components import FEAT_IN, built, problems, write
 
 from ppdet_repro.core.config import build, load_config
+from ppdet_repro.core.config.reading import load_document
 from ppdet_repro.utils import packaged
 from ppdet_repro.utils.errors import UserError
 
@@ -158,6 +159,23 @@ def test_another_class_keeps_the_keys_it_has_and_drops_the_others():
     write("b.yml", "ToyHead: {nms: {name: HardNMS, keep_top_k: 7, nms_threshold: 0.6}}")
     head = built("_BASE_: b.yml\nToyHead: {nms: {name: SoftNMS, sigma: 3.0}}", "ToyHead", FEAT_IN)
     assert vars(head.nms) == {"score_threshold": 0.05, "sigma": 3.0, "keep_top_k": 7}
+
+
+def test_a_section_that_names_another_class_starts_anew():
+    """A VOCDataSet over a COCODataSet has no use for the folder of the COCO dataset."""
+    write("b.yml", "Dataset: {name: COCODataSet, image_dir: train2017, sample_num: 3}\nOther: {name: X, a: 1}")
+
+    def read(text, *overrides):
+        return load_document(Path(write("a.yml", f"_BASE_: b.yml\n{text}")), overrides, []).plain()
+
+    new = {"Dataset": {"name": "VOCDataSet", "anno_path": "a.txt"}, "Other": {"name": "X", "a": 1}}
+    assert read("Dataset: {name: VOCDataSet, anno_path: a.txt}") == new
+    assert read("Dataset: !VOCDataSet {anno_path: a.txt}") == new
+    assert read("", "Dataset={name: VOCDataSet, anno_path: a.txt}") == new
+
+    same, renamed = read("Dataset: {name: COCODataSet, sample_num: 4}"), read("", "Dataset.name=VOCDataSet")
+    assert same["Dataset"] == {"name": "COCODataSet", "image_dir": "train2017", "sample_num": 4}
+    assert renamed["Dataset"] == {"name": "VOCDataSet", "image_dir": "train2017", "sample_num": 3}
 
 
 def test_a_mistake_beside_the_new_name_is_still_one():

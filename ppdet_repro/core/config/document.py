@@ -116,8 +116,25 @@ def merge_pairs(base: Mapping[Any, Node], child: Mapping[Any, Node]) -> Dict[Any
 
 
 def merge_files(base: Node, child: Node) -> Node:
-    """Lay a file over another. The top level of a file never names a class."""
-    return Node(merge_pairs(base.value, child.value), child.origin)
+    """Lay a file, or the value of a section, over another file. The top level of a file never names a class.
+
+    A section that names another class than its base, such as a VOCDataSet over a COCODataSet, starts anew: values like
+    `image_dir` belong to the other one.
+    """
+    merged = merge_pairs(base.value, child.value)
+    for key, node in child.value.items():
+        old, new = class_of(base.value.get(key)), class_of(node)
+        if old and new and old != new:
+            merged[key] = node
+    return Node(merged, child.origin)
+
+
+def class_of(section: Optional[Node]) -> Optional[str]:
+    """The class that a section's tag or `name` names."""
+    if section is None or not isinstance(section.value, dict):
+        return None
+    key = class_key(section)
+    return section.tag or (section.value[key].value if key else None)
 
 
 def class_key(node: Node) -> Optional[str]:

@@ -96,6 +96,8 @@ def apply_override(document: Node, override: str, problems: Problems, budget: Bu
         value = compose(text, None, problems, budget) or Node(None, COMMAND_LINE)
     except UserError as error:
         raise ValueError(str(error).removeprefix(f"{COMMAND_LINE}: ")) from None
+    if len(keys) == 1:
+        return merge_files(document, Node({keys[0]: value}, document.origin))
     section = put(document.value.get(keys[0]), keys[1:], value, keys[0])
     return replace(document, value={**document.value, keys[0]: section})
 
