@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from transform_samples import context, noise_image, sample, scripted
 
+from ppdet_repro.data.transform import geometry
 from ppdet_repro.data.transform.color import RandomDistort
 from ppdet_repro.data.transform.geometry import Crop, RandomCrop, RandomExpand, RandomFlip, RandomShift, boxes_in_crop
 
@@ -57,6 +58,13 @@ def test_expand_by_hand():
     assert out["image"][0, 0].tolist() == [1, 2, 3]
     assert (out["image"][5:9, 7:13] == 9).all() and (out["image"] == 9).sum() == 4 * 6 * 3
     assert out["gt_bbox"].tolist() == [[8, 6, 10, 8]]
+
+
+def test_the_canvas_has_at_most_as_many_pixels_as_an_image_may_have(monkeypatch):
+    monkeypatch.setattr(geometry, "DECODER_LIMIT", 96)
+    given = sample(np.full((4, 6, 3), 9, np.uint8), [[1, 1, 3, 3]])
+    out = RandomExpand()(given, scripted(0.6, 2.5, 1, 2))  # ratio 2 instead of 2.5: 8 * 12 = 96
+    assert out["image"].shape == (8, 12, 3) and out["gt_bbox"].tolist() == [[3, 2, 5, 4]]
 
 
 def test_expand_and_distort_skip_with_their_probability_a_quirk_kept():

@@ -52,3 +52,12 @@ def test_mixing_without_boxes_and_without_a_dataset(mix):
     assert mix()(given, context())["image"] is image
     with pytest.raises(UserError, match="positive"):
         mix(alpha=0)
+
+
+@pytest.mark.parametrize("mix", [Mixup, Cutmix])
+def test_images_that_need_a_canvas_larger_than_any_image_are_not_mixed(mix):
+    """A wide and a high strip of a million pixels each would need a canvas of 10^12."""
+    given, draw = two((1, 2**20), (2**20, 1))
+    image = given["image"]
+    out = mix()(given, context(draw=draw))
+    assert out["image"] is image and out["gt_bbox"].tolist() == [[0, 0, 2, 2]] and out["gt_score"].tolist() == [[1]]

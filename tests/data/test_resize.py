@@ -54,6 +54,17 @@ def test_the_long_side_decides_only_if_it_would_be_too_long_after_rounding():
     assert scale_to_fit(Size(1000, 3001), Size(100, 300)) == 0.1  # 300.1 is 300
 
 
+@pytest.mark.parametrize("one_scale", [False, True])
+@pytest.mark.parametrize("height, width, expected", [(6, 4000, (1, 608)), (4000, 2, (608, 1)), (1, 1, (608, 608))])
+def test_a_strip_keeps_at_least_one_pixel_and_does_not_exceed_the_target(one_scale, height, width, expected):
+    """The long side of the strips becomes 608, the short side 6 * 608 / 4000 = 0.9 and 2 * 608 / 4000 = 0.3 pixels."""
+    given = sample(np.zeros((height, width, 3), np.uint8), [[0, 0, width, height]])
+    out = Resize(608, keep_ratio=True, one_scale=one_scale)(given, context())
+    assert out["image"].shape[:2] == expected and out["im_shape"].tolist() == list(expected)
+    back = out["gt_bbox"] / np.tile(out["scale_factor"][::-1], 2)
+    np.testing.assert_allclose(back, [[0, 0, width, height]], rtol=1e-5)
+
+
 def test_resize_keeps_eight_bits_unlike_paddledetection():
     """PaddleDetection converts to float32 here. The values are the same, and 8-bit images are normalized four times
     faster. Only resizing twice would differ, because of the rounding in between."""

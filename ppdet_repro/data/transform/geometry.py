@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple, Optional, Sequence
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.data.transform.base import Context, Sample, select_boxes
+from ppdet_repro.data.transform.decode import DECODER_LIMIT
 from ppdet_repro.utils.boxes import overlaps
 from ppdet_repro.utils.errors import UserError
 
@@ -72,7 +74,8 @@ class RandomExpand:
     """Places the image at a random position on a canvas whose sides are 1 to `ratio` times as long.
 
     The canvas is filled with `fill_value` (RGB). The result is float32, because the fill need not be an integer.
-    As in PaddleDetection, `prob` is the probability that nothing happens; published configs rely on this.
+    As in PaddleDetection, `prob` is the probability that nothing happens; published configs rely on this. The canvas
+    has at most as many pixels as an image may have.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class RandomExpand:
             return sample
         image = sample["image"]
         height, width = image.shape[:2]
-        ratio = ctx.rng.uniform(1.0, self.ratio)
+        ratio = min(ctx.rng.uniform(1.0, self.ratio), math.sqrt(DECODER_LIMIT / (height * width)))
         canvas_h, canvas_w = int(height * ratio), int(width * ratio)
         if canvas_h <= height or canvas_w <= width:
             return sample

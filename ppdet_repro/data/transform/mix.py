@@ -1,6 +1,7 @@
 """Mixing two images: Mixup and CutMix.
 
-The reader decides in which epochs they are active. Without a dataset to draw from, they do nothing.
+The reader decides in which epochs they are active. Without a dataset to draw from, they do nothing, nor with two images
+for which a canvas would be larger than any image may be, such as a wide and a high strip.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import numpy as np
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.data.transform.base import Context, Sample, append_boxes
+from ppdet_repro.data.transform.decode import DECODER_LIMIT
 from ppdet_repro.utils.errors import UserError
 
 
@@ -17,6 +19,18 @@ def on_canvas(image: np.ndarray, height: int, width: int) -> np.ndarray:
     canvas = np.zeros((height, width, image.shape[2]), np.float32)
     canvas[: image.shape[0], : image.shape[1]] = image
     return canvas
+
+
+def canvas_size(first: Sample, second: Sample) -> tuple[int, int]:
+    """Height and width of the smallest canvas for both images; (0, 0) if it had more pixels than an image may have."""
+    height, width = (int(side) for side in np.maximum(first["image"].shape, second["image"].shape)[:2])
+    return (height, width) if height * width <= DECODER_LIMIT else (0, 0)
+
+
+def unmixed(sample: Sample) -> Sample:
+    """Give all boxes the score 1."""
+    sample["gt_score"] = np.ones((len(sample["gt_bbox"]), 1), np.float32)
+    return sample
 
 
 def join_boxes(first: Sample, second: Sample, weight: float) -> None:
@@ -49,7 +63,9 @@ class Mixup:
             return sample
         other = ctx.draw()
         factor = ctx.rng.beta(self.alpha, self.beta)
-        height, width = np.maximum(sample["image"].shape, other["image"].shape)[:2]
+        height, width = canvas_size(sample, other)
+        if not height:
+            return unmixed(sample)
         blend = on_canvas(sample["image"], height, width) * np.float32(factor)
         blend += on_canvas(other["image"], height, width) * np.float32(1 - factor)
         sample["image"] = blend.astype(np.uint8)
@@ -79,7 +95,9 @@ class Cutmix:
             return sample
         other = ctx.draw()
         factor = ctx.rng.beta(self.alpha, self.beta)
-        height, width = (int(side) for side in np.maximum(sample["image"].shape, other["image"].shape)[:2])
+        height, width = canvas_size(sample, other)
+        if not height:
+            return unmixed(sample)
         half_h, half_w = (int(side * np.sqrt(1 - factor)) // 2 for side in (height, width))
         cx, cy = int(ctx.rng.integers(width)), int(ctx.rng.integers(height))
         x1, x2 = (int(np.clip(x, 0, width - 1)) for x in (cx - half_w, cx + half_w))

@@ -28,12 +28,13 @@ def resized_size(size: Size, target: Size, keep_ratio: bool) -> Size:
     """Compute the size to which an image of `size` is resized.
 
     With `keep_ratio`, the image becomes as large as possible with its short side at most the target's short side and
-    its long side at most the target's long side, whichever of the two is the height. Sides are rounded.
+    its long side at most the target's long side, whichever of the two is the height. Sides are rounded, and have at
+    least one pixel.
     """
     if not keep_ratio:
         return target
     scale = min(min(target) / min(size), max(target) / max(size))
-    return Size(int(scale * size.height + 0.5), int(scale * size.width + 0.5))
+    return Size(max(1, int(scale * size.height + 0.5)), max(1, int(scale * size.width + 0.5)))
 
 
 def scale_to_fit(size: Size, target: Size) -> float:
@@ -50,7 +51,8 @@ def resize_sample(sample: Sample, target: Size, keep_ratio: bool, interp: int, o
     """Resize a sample's image, whose data type does not change, and scale and clip its boxes. See `Resize`."""
     size = Size(*sample["image"].shape[:2])
     if keep_ratio and one_scale:
-        scale_y = scale_x = scale_to_fit(size, target)
+        scale = scale_to_fit(size, target)
+        scale_y, scale_x = (scale if round(scale * side) else 1.0 / side for side in size)  # at least one pixel
     else:
         new = resized_size(size, target, keep_ratio)
         scale_y, scale_x = new.height / size.height, new.width / size.width
