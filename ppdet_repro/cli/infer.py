@@ -11,6 +11,7 @@ from argparse import ArgumentParser, Namespace
 
 from ppdet_repro.cli import read_config
 from ppdet_repro.utils.cli import add_config, add_offline, add_slim_config, add_switch
+from ppdet_repro.utils.files import check_output_dir
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -36,6 +37,8 @@ def run(arguments: Namespace) -> None:
     from ppdet_repro.engine.models import load_trained
     from ppdet_repro.slim.qat import note_simulation
 
+    if arguments.visualize and arguments.infer_dir and not arguments.infer_img:
+        check_output_dir(arguments.output_dir, [], [], arguments.infer_dir)
     files = choose_images(arguments.infer_img, arguments.infer_dir, arguments.infer_list)
     start(cfg.run.use_gpu)
     note_simulation(cfg.run.slim)

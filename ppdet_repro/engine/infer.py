@@ -14,8 +14,9 @@ from ppdet_repro.data.transform.decode import read_image
 from ppdet_repro.engine.evaluation.evaluate import detect, write_rows
 from ppdet_repro.metrics.detections import ImageDetections, coco_rows
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.files import check_output_dir
 from ppdet_repro.utils.logger import get_logger
-from ppdet_repro.utils.visualize import draw_detections, output_names, write_image
+from ppdet_repro.utils.visualize import draw_detections, left_out, output_names, write_image
 
 
 def infer(
@@ -30,8 +31,9 @@ def infer(
 ) -> List[ImageDetections]:
     """Detect objects in image files, which TestReader prepares.
 
-    Returns all detections of each file; `im_id` is the position of the file, from 0. Raises UserError if a file is not
-    an image, or the results cannot be written.
+    Returns all detections of each file; `im_id` is the position of the file, from 0. Raises UserError if the results
+    cannot be written or would overwrite an input; and, after the results of the others are written, if files are not
+    images.
 
     Args:
         output_dir: Folder for the results.
@@ -46,6 +48,8 @@ def infer(
     batches = reader.batches(dataset, epoch=0, epochs_total=1, seed=0, workers=min(cfg.run.worker_num, len(files)))
     files, names = dataset.table.files, dataset.class_names
     output_files = output_names(files)
+    if visualize:
+        check_output_dir(Path(output_dir), output_files, files)
     results = []
     for found in detect(model, batches, len(files)):
         results.append(found)
@@ -53,7 +57,7 @@ def infer(
             drawn = draw_detections(read_image(files[found.im_id]), found.rows, names, draw_threshold)
             write_image(Path(output_dir) / output_files[found.im_id], drawn)
     if visualize:
-        get_logger().info(f"{len(files)} images with drawn boxes in {output_dir}")
+        get_logger().info(f"{len(results)} images with drawn boxes in {output_dir}")
     if save_results:
         rows = []
         for found in results:
@@ -61,6 +65,9 @@ def infer(
             named = {"file_name": output_files[found.im_id]}
             rows += [{**row, **named} for row in coco_rows([kept], dataset.category_ids, cfg.run.bias)]
         write_rows(rows, output_dir)
+    missing = sorted(set(range(len(files))) - {found.im_id for found in results})
+    if missing:
+        raise UserError(left_out(len(missing), len(files), f"{files[missing[0]]} is not an image, or is damaged"))
     return results
 
 

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from typing import Dict, Iterable, Iterator, List, Mapping, NamedTuple, Protocol, Sequence, Tuple, TypeVar, Union
+from typing import (
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+    TypeVar,
+    Union,
+)
 
 import numpy as np
 
@@ -34,6 +47,7 @@ class Detected(NamedTuple):
     rows: np.ndarray
 
 
+Outcome = Union[Detected, UserError]  # the detections on an image, or why it cannot be read
 Prepared = Tuple[List[np.ndarray], Dict[str, np.ndarray]]  # a batch's RGB images, and the engine's inputs
 
 
@@ -51,9 +65,22 @@ class Pipeline:
         return self._detect(self._prepare(images))
 
     def stream(self, batches: Iterable[Sequence[Image]]) -> Iterator[List[Detected]]:
-        """The detections on each batch. The next batches are read and preprocessed while the network computes."""
-        for prepared in prefetch(map(self._prepare, batches)):
-            yield self._detect(prepared)
+        """The detections on each batch, computed as `outcomes` does. UserError if a file is not an image."""
+        return map(checked, self.outcomes(batches))
+
+    def outcomes(self, batches: Iterable[Sequence[Image]]) -> Iterator[List[Outcome]]:
+        """The outcome for each image of each batch. The next batches are read and preprocessed while the network
+        computes."""
+
+        def prepare(images: Sequence[Image]) -> Tuple[List[Union[np.ndarray, UserError]], Optional[Prepared]]:
+            with self.timer.stage("preprocess"):
+                decoded = read_each(images)
+            readable = [image for image in decoded if not isinstance(image, UserError)]
+            return decoded, self._prepare(readable) if readable else None
+
+        for decoded, prepared in prefetch(map(prepare, batches)):
+            found = iter(self._detect(prepared) if prepared else [])
+            yield [image if isinstance(image, UserError) else next(found) for image in decoded]
 
     def benchmark(self, images: Sequence[Image]) -> None:
         """Time the batch `BENCHMARK_REPEATS` times, after `BENCHMARK_WARM_UPS` runs of the engine."""
@@ -93,6 +120,28 @@ def read(image: Image) -> np.ndarray:
         raise UserError(f"image {image} cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise UserError(f"image {image} {error}") from error
+
+
+def checked(outcomes: Iterable[Outcome]) -> List[Detected]:
+    """The detections on the images. UserError if one of them cannot be read."""
+    found = []
+    for outcome in outcomes:
+        if isinstance(outcome, UserError):
+            raise outcome
+        found.append(outcome)
+    return found
+
+
+def read_each(images: Iterable[Image]) -> List[Union[np.ndarray, UserError]]:
+    """Decode each image as `read` does; a UserError takes the place of one that cannot be read."""
+
+    def attempt(image: Image) -> Union[np.ndarray, UserError]:
+        try:
+            return read(image)
+        except UserError as error:
+            return error
+
+    return [attempt(image) for image in images]
 
 
 decode_bounded = decode_image  # the name that `serve` uses

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import List, Union
 
+from tqdm import tqdm
+
 from ppdet_repro.data.source.categories import COCO
 from ppdet_repro.metrics.coco import evaluate_coco, load_coco_json
 from ppdet_repro.metrics.detections import ImageDetections, coco_rows
@@ -15,13 +17,20 @@ from ppdet_repro.runtime.pipeline import Detected, Pipeline, batched
 from ppdet_repro.runtime.results import csv_writer, video_writer, write_json
 from ppdet_repro.runtime.slicing import SlicedPipeline
 from ppdet_repro.runtime.sources import ImageList, check_complete, coco_images, list_images, open_video, with_coco_ids
-from ppdet_repro.utils.visualize import draw_detections, output_names, write_image
+from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.files import check_output_dir
+from ppdet_repro.utils.logger import get_logger
+from ppdet_repro.utils.visualize import draw_detections, left_out, output_names, write_image
 
 AnyPipeline = Union[Pipeline, SlicedPipeline]
 
 
 def run_images(pipeline: AnyPipeline, labels: List[str], flags: Namespace) -> None:
-    """Detect on image files. Write images with boxes, bbox.json and boxes.csv, and print the AP, as the flags say."""
+    """Detect on image files. Write images with boxes, bbox.json and boxes.csv, and print the AP, as the flags say.
+
+    UserError, after the results of the others are written, if images cannot be read; or before, if results would
+    overwrite an input.
+    """
     images = choose_images(flags, len(labels))
     batches = list(batched(range(len(images.files)), flags.batch_size))
     if flags.run_benchmark:
@@ -29,26 +38,43 @@ def run_images(pipeline: AnyPipeline, labels: List[str], flags: Namespace) -> No
             pipeline.benchmark([images.files[i] for i in batch])
         return
     folder, names = Path(flags.output_dir), output_names(images.files)
+    if flags.save_images:
+        check_output_dir(folder, names, images.files, None if flags.image_file else flags.image_dir)
     results: List[ImageDetections] = []
+    done: List[str] = []  # their names
+    failures: List[UserError] = []
 
     def save(name: str, found: Detected) -> None:
         write_image(folder / name, draw_detections(*found, labels, flags.threshold))
 
-    stream = pipeline.stream([images.files[i] for i in batch] for batch in batches)
-    with BackgroundCalls() as later, csv_writer(folder if flags.save_csv else None, labels) as write_rows:
-        for batch, detected in zip(batches, stream):
-            for i, found in zip(batch, detected):
+    stream = pipeline.outcomes([images.files[i] for i in batch] for batch in batches)
+    with (
+        BackgroundCalls() as later,
+        csv_writer(folder if flags.save_csv else None, labels) as write_rows,
+        tqdm(total=len(names), unit="img", desc="detecting", disable=None) as bar,
+    ):
+        for batch, outcomes in zip(batches, stream):
+            for i, found in zip(batch, outcomes):
+                if isinstance(found, UserError):
+                    failures.append(found)
+                    if len(names) > 1:
+                        get_logger().error(found)
+                    continue
                 results.append(ImageDetections(images.ids[i], found.rows))
+                done.append(names[i])
                 write_rows(names[i], found.rows)
                 if flags.save_images:
                     later(partial(save, names[i], found))
+            bar.update(len(batch))
     if flags.save_images:
         print(f"{len(results)} images in {folder}")
     if flags.save_results:
-        write_json(folder, results, names, images.category_ids)
+        write_json(folder, results, done, images.category_ids)
     if flags.eval_json:
         rows = coco_rows(results, images.category_ids)
         print(evaluate_coco(load_coco_json(flags.eval_json), rows, images.ids).table())
+    if failures:
+        raise UserError(left_out(len(failures), len(names), str(failures[0])))
 
 
 def choose_images(flags: Namespace, classes: int) -> ImageList:
@@ -66,6 +92,7 @@ def run_video(pipeline: AnyPipeline, labels: List[str], flags: Namespace) -> Non
     with open_video(flags.video_file, flags.camera_id) as video:
         folder = Path(flags.output_dir)
         target = folder / video.name
+        check_output_dir(folder, [video.name], [flags.video_file] if flags.video_file else [])
         with (
             video_writer(target, video.rate) as write_frame,
             BackgroundCalls() as later,

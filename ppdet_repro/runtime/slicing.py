@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import Iterable, Iterator, List, Literal, NamedTuple, Sequence, Tuple
 
 import numpy as np
+from tqdm import tqdm
 
 from ppdet_repro.runtime.background import prefetch
-from ppdet_repro.runtime.pipeline import Detected, Image, Pipeline, batched, read
+from ppdet_repro.runtime.pipeline import Detected, Image, Outcome, Pipeline, batched, checked, read, read_each
 from ppdet_repro.utils.boxes import overlaps
+from ppdet_repro.utils.errors import UserError
+
+MAX_SLICES = 10_000  # per image
 
 
 class SliceOptions(NamedTuple):
@@ -35,9 +39,13 @@ class SlicedPipeline:
         return [self._detect(read(image)) for image in images]
 
     def stream(self, batches: Iterable[Sequence[Image]]) -> Iterator[List[Detected]]:
-        """The detections on each batch of images. The next batches are read while the network computes."""
-        for decoded in prefetch([read(image) for image in images] for images in batches):
-            yield self(decoded)
+        """The detections on each batch, computed as `outcomes` does. UserError if a file is not an image."""
+        return map(checked, self.outcomes(batches))
+
+    def outcomes(self, batches: Iterable[Sequence[Image]]) -> Iterator[List[Outcome]]:
+        """The outcome for each image of each batch. The next batches are read while the network computes."""
+        for decoded in prefetch(map(read_each, batches)):
+            yield [image if isinstance(image, UserError) else self._outcome(image) for image in decoded]
 
     def benchmark(self, images: Sequence[Image]) -> None:
         """Time the slices of the images, `batch_size` at a time."""
@@ -45,12 +53,21 @@ class SlicedPipeline:
             for corners in batched(self._corners(image), self.batch_size):
                 self.pipeline.benchmark([self._slice(image, y, x) for y, x in corners])
 
+    def _outcome(self, image: np.ndarray) -> Outcome:
+        try:
+            return self._detect(image)
+        except UserError as error:  # too many slices
+            return error
+
     def _detect(self, image: np.ndarray) -> Detected:
         rows = []
-        for corners in batched(self._corners(image), self.batch_size):
-            slices = [self._slice(image, y, x) for y, x in corners]
-            for (y, x), found in zip(corners, self.pipeline(slices)):
-                rows.append(found.rows + np.array([0, 0, x, y, x, y], np.float32))
+        everywhere = self._corners(image)
+        with tqdm(total=len(everywhere), unit="slice", leave=False, disable=None) as bar:
+            for corners in batched(everywhere, self.batch_size):
+                slices = [self._slice(image, y, x) for y, x in corners]
+                for (y, x), found in zip(corners, self.pipeline(slices)):
+                    rows.append(found.rows + np.array([0, 0, x, y, x, y], np.float32))
+                bar.update(len(corners))
         everything = np.concatenate(rows)
         if self.options.combine_method == "nms":
             everything = merge(everything, self.options.match_threshold, self.options.match_metric)
@@ -59,6 +76,11 @@ class SlicedPipeline:
     def _corners(self, image: np.ndarray) -> List[Tuple[int, int]]:
         (height, width), (above, left) = self.options.slice_size, self.options.overlap_ratio
         tops, lefts = starts(image.shape[0], height, above), starts(image.shape[1], width, left)
+        if len(tops) * len(lefts) > MAX_SLICES:
+            raise UserError(
+                f"an image of {image.shape[1]} x {image.shape[0]} pixels would be cut into {len(tops) * len(lefts):,} "
+                f"slices, more than {MAX_SLICES:,}; give a larger --slice_size or a smaller --overlap_ratio"
+            )
         return [(y, x) for y in tops for x in lefts]
 
     def _slice(self, image: np.ndarray, y: int, x: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Iterator, Union
+from typing import BinaryIO, Iterator, Optional, Sequence, Union
 
 from ppdet_repro.utils.errors import UserError
 
@@ -53,6 +53,23 @@ def write_output(path: Path, data: bytes) -> None:
             file.write(data)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def check_output_dir(
+    folder: Union[str, Path], names: Sequence[str], inputs: Sequence[str], input_dir: Optional[str] = None
+) -> None:
+    """Raise a UserError if files `names` in the output folder would replace one of the input files, or if the folder is
+    the folder of the inputs or inside it, so that the next run would take results for inputs. Links are followed."""
+    output = os.path.realpath(folder)
+    if input_dir is not None:
+        top = os.path.realpath(input_dir)
+        if os.path.commonpath([output, top]) == top:
+            raise UserError(f"--output_dir {folder} is inside {input_dir}, the folder of the inputs: give another one")
+    originals = {os.path.realpath(file): file for file in inputs}
+    for name in names:
+        replaced = originals.get(os.path.realpath(os.path.join(output, name)))
+        if replaced is not None:
+            raise UserError(f"--output_dir {folder}: a result would replace the input {replaced}; give another one")
 
 
 @contextmanager

@@ -97,6 +97,12 @@ def output_names(files: Sequence[str]) -> list[str]:
     return [os.path.relpath(path, shared) for path in paths]
 
 
+def left_out(count: int, total: int, first: str) -> str:
+    """The message at the end of a run in which some images could not be read."""
+    rest = "" if count == total else "; the results of the others are written"
+    return f"{count} of {total} images could not be used{rest}. The first: {first}" if total > 1 else first
+
+
 def write_image(path: Path, image: np.ndarray) -> None:
     """Write an RGB image to a file in the format of its suffix. Raises a `UserError` if that fails."""
     try:

@@ -160,10 +160,11 @@ ONLY = """
 import importlib, sys
 
 class Only:
-    '''Refuses every import but the standard library, NumPy, OpenCV, Pillow, PyYAML, tabulate and this package.'''
+    '''Refuses every import but the standard library, NumPy, OpenCV, Pillow, PyYAML, tabulate, tqdm and this package.'''
     def find_spec(self, name, path=None, target=None):
         top = name.split(".")[0]
-        if top not in sys.stdlib_module_names and top not in ("numpy", "cv2", "PIL", "yaml", "tabulate", "ppdet_repro"):
+        allowed = ("numpy", "cv2", "PIL", "yaml", "tabulate", "tqdm", "ppdet_repro")
+        if top not in sys.stdlib_module_names and top not in allowed:
             raise ModuleNotFoundError(f"deployment must not need {name}")
 
 sys.meta_path.insert(0, Only())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -91,12 +92,68 @@ def test_images_of_the_same_name_in_two_folders_are_both_written(tiny, infer, tm
     assert drawn[0].shape == source.shape and (drawn[0] != source[..., ::-1]).any()
 
 
-def test_a_video_comes_out_with_as_many_frames(tiny, infer, tmp_path):
-    path = tmp_path / "clip.avi"
+def test_a_damaged_image_among_others_is_left_out(tiny, infer, tmp_path, logged):
+    (tmp_path / "in").mkdir()
+    for name in ("000.png", "001.png", "002.png"):
+        data = (tiny / "data" / "images" / name).read_bytes()
+        (tmp_path / "in" / name).write_bytes(b"\x89PNG" if name == "001.png" else data)
+    truth = json.loads((tiny / "data" / "truth.json").read_text())
+    images = truth["images"][:3]
+    boxes = [box for box in truth["annotations"] if box["image_id"] in {image["id"] for image in images}]
+    (tmp_path / "truth.json").write_text(json.dumps({**truth, "images": images, "annotations": boxes}))
+    flags = [f"--image_dir={tmp_path / 'in'}", "--save_results", "--save_csv", "--threshold=0"]
+    for more in (["--batch_size=1"], ["--batch_size=3"], ["--slice_infer"], [f"--eval_json={tmp_path / 'truth.json'}"]):
+        with pytest.raises(UserError) as error:
+            infer(*flags, *more)
+        assert str(error.value).startswith(
+            "1 of 3 images could not be used; the results of the others are written. The first: image "
+            f"{tmp_path / 'in' / '001.png'} is not an image"
+        )
+        assert "001.png is not an image" in logged.text
+        rows = json.loads((tmp_path / "out" / "bbox.json").read_text())
+        assert {row["file_name"] for row in rows} == {"000.png", "002.png"}
+        assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["000.png", "002.png"]
+        assert "001.png" not in (tmp_path / "out" / "boxes.csv").read_text()
+        shutil.rmtree(tmp_path / "out")
+
+
+def test_too_many_slices_are_refused(tiny, infer):
+    with pytest.raises(UserError, match="pixels would be cut into .* slices, more than 10,000; give a larger --slice_"):
+        infer(f"--image_file={tiny / 'data' / 'images' / '000.png'}", "--slice_infer", "--slice_size", 1, 1,
+              "--overlap_ratio", 0, 0)  # fmt: skip
+
+
+def test_results_never_replace_inputs(tiny, infer, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(tiny / "data" / "images", folder)
+    (tmp_path / "link").symlink_to(folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for output in (folder, folder / "sub", tmp_path / "link", f"{folder}/../in"):
+        with pytest.raises(UserError, match=r"--output_dir .* is inside .*in, the folder of the inputs: give another"):
+            infer(f"--image_dir={folder}", f"--output_dir={output}")
+    for output in (folder, tmp_path / "link"):
+        with pytest.raises(UserError, match=r"--output_dir .*: a result would replace the input .*000.png; give"):
+            infer(f"--image_file={folder / '000.png'}", f"--output_dir={output}")
+    infer(f"--image_dir={folder}", f"--output_dir={folder}", "--save_images=False", "--save_csv")  # draws nothing
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+    clip = write_clip(tmp_path / "clip.avi")
+    clip = clip.rename(folder / "clip.mp4")  # OpenCV looks at the content
+    with pytest.raises(UserError, match="a result would replace the input .*clip.mp4"):
+        infer(f"--video_file={clip}", f"--output_dir={tmp_path / 'link'}")
+
+
+def write_clip(path):
+    """A video of 5 frames."""
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (96, 64))
     for i in range(5):
         writer.write(np.full((64, 96, 3), 40 * i, np.uint8))
     writer.release()
+    return path
+
+
+def test_a_video_comes_out_with_as_many_frames(tiny, infer, tmp_path):
+    path = write_clip(tmp_path / "clip.avi")
     output = infer(f"--video_file={path}", "--batch_size=2", "--threshold=0")
     assert "5 frames in" in output and "5 images," in output
     capture = cv2.VideoCapture(str(tmp_path / "out" / "clip.mp4"))

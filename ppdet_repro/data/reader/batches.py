@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence, Union
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
@@ -49,12 +49,16 @@ class Preparation:
     collate: bool  # stack the boxes of images, which must then be equally many
     skip_limit: int  # unreadable images that may be skipped to find one sample; if 0, they are errors
     training: bool  # add the entry `progress` to batches
+    leave_out: bool = False  # leave out unreadable images, whatever `skip_limit` is; a batch may then be empty
 
     def __call__(self, task: tuple[int, range]) -> Prepared:
         step, positions = task
         progress = (self.epoch + step / self.steps) / self.epochs_total
         skipped: list[ImageError] = []
-        samples = [self.sample(position, progress, skipped) for position in positions]
+        found = (self.sample(position, progress, skipped) for position in positions)
+        samples = [sample for sample in found if sample is not None]
+        if not samples:
+            return Prepared({}, skipped)
         ctx = Context(np.random.default_rng([self.seed, self.epoch, step, *BATCH]), progress)
         samples = apply_to_batch(self.batch_transforms, samples, ctx)
         batch = collate(samples, self.collate)
@@ -62,8 +66,9 @@ class Preparation:
             batch["progress"] = np.array([progress], np.float32)
         return Prepared(batch, skipped)
 
-    def sample(self, position: int, progress: float, skipped: list[ImageError]) -> Sample:
-        """Return the sample at a position, or, if an image that it needs is unreadable, the next one of the epoch.
+    def sample(self, position: int, progress: float, skipped: list[ImageError]) -> Optional[Sample]:
+        """Return the sample at a position, or, if an image that it needs is unreadable, the next one of the epoch, or
+        None with `leave_out`.
 
         Skipped images are appended to `skipped`.
         """
@@ -76,6 +81,9 @@ class Preparation:
             try:
                 return self.sample_transform(record, ctx)
             except ImageError as error:
+                if self.leave_out:
+                    skipped.append(error)
+                    return None
                 unreadable.add(error.path)
                 if len(unreadable) > self.skip_limit:
                     raise UserError(f"{error}; repair or remove it") from error
@@ -127,7 +135,8 @@ class EpochBatches:
             for batch, skipped in results:
                 if skipped:
                     self.report(skipped)
-                yield self.finish(batch)
+                if batch:
+                    yield self.finish(batch)
 
 
 class SkippedImages:

@@ -23,6 +23,7 @@ class _Reader:
     """The common part of the three readers. See `TrainReader` for the parameters."""
 
     training = False
+    leave_out = False  # leave out unreadable images
     epoch_steps: Optional[int] = None
 
     def __init__(
@@ -79,7 +80,7 @@ class _Reader:
             if value < 0:
                 raise UserError(f"{name} {value} must not be negative")
         tasks = list(enumerate(self._positions(dataset, rank, world)))
-        limit = skip_limit(len(dataset)) if self.training else 0
+        limit = len(dataset) if self.leave_out else skip_limit(len(dataset)) if self.training else 0
         order = epoch_order(len(dataset), self.shuffle, seed, epoch, self._epoch_length(world))
         prepare = Preparation(
             dataset,
@@ -93,6 +94,7 @@ class _Reader:
             collate=self.collate_batch,
             skip_limit=limit,
             training=self.training,
+            leave_out=self.leave_out,
         )
         report = SkippedImages(limit, self._warned, get_logger().warning)
         return EpochBatches(prepare, tasks, workers, self.use_shared_memory, to_tensors, report)
@@ -186,12 +188,14 @@ class EvalReader(_Reader):
 class TestReader(_Reader):
     """Batches of images without ground truth, for inference and export.
 
-    An unreadable image is an error. See `TrainReader` for the other parameters.
+    An unreadable image is left out, with a warning. See `TrainReader` for the other parameters.
 
     Args:
         inputs_def: {image_shape: [3, height, width]} fixes the input of the exported model. -1 stands for any size.
         fuse_normalize: Let the exported model normalize its input, and omit this from the preprocessing.
     """
+
+    leave_out = True
 
 
 def to_tensors(batch: Arrays) -> Batch:

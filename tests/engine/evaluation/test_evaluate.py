@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,27 @@ def test_infer_draws_and_writes_rows(tiny, model, tmp_path):
     rows = json.loads((tmp_path / "bbox.json").read_text())
     assert all(row["score"] >= 0.2 and row["file_name"] in ("000.png", "001.png") for row in rows)
     assert len(rows) == sum(int((image.rows[:, 1] >= 0.2).sum()) for image in results)
+
+
+def test_infer_leaves_out_what_is_no_image_and_never_replaces_an_input(tiny, model, tmp_path):
+    folder = tmp_path / "in"
+    shutil.copytree(tiny / "data" / "images", folder)
+    (folder / "001.png").write_bytes(b"GIF89a")
+    files = choose_images(None, str(folder), None)
+    before = {file: Path(file).read_bytes() for file in files}
+    for workers in (0, 1):
+        out = tmp_path / f"out{workers}"
+        with pytest.raises(
+            UserError, match="1 of 7 images could not be used; .* The first: .*in/001.png is not an image"
+        ):
+            infer(model, config(tiny, f"worker_num={workers}"), files, out, draw_threshold=0, save_results=True)
+        named = {row["file_name"] for row in json.loads((out / "bbox.json").read_text())}
+        assert "001.png" not in named and {path.name for path in out.glob("*.png")} == {Path(f).name for f in files} - {
+            "001.png"
+        }
+    with pytest.raises(UserError, match="a result would replace the input .*000.png; give another one"):
+        infer(model, config(tiny), files, folder)
+    assert {file: Path(file).read_bytes() for file in files} == before
 
 
 def test_infer_draws_nothing_below_the_threshold(tiny, model, tmp_path):
