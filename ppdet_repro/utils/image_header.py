@@ -13,6 +13,7 @@ SIGNATURES = re.compile(
 
 EOI, SOS, APP1 = 0xD9, 0xDA, 0xE1  # markers of JPEG
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15
+PROGRESSIVE = {0xC2, 0xCA}
 MARKER = re.compile(rb"\xff([\x02-\xcf\xd9-\xfe])")  # of a segment: neither stuffed bytes nor a marker without segment
 MAX_SEGMENTS = 10_000
 WIDTH, HEIGHT, ORIENTATION, TILE_WIDTH, TILE_HEIGHT = 256, 257, 274, 322, 323  # tags of TIFF and EXIF
@@ -39,7 +40,7 @@ def is_picture(data: bytes) -> bool:
 def header_size(data: bytes) -> Optional[HeaderSize]:
     """The size in the header of a file in one of the `FORMATS`; None if it is another format or damaged.
 
-    The size is that of the stored pixels, before they are rotated by an EXIF orientation.
+    The size is that of the stored pixels; see `is_sideways`.
     """
     found = header_sizes(data)
     return found[0] if found else None
@@ -61,20 +62,29 @@ def header_sizes(data: bytes) -> List[HeaderSize]:
             return _tiff(data)
         if re.match(rb"P[1-6]\s", data):
             return _pnm(data)
-    except (struct.error, IndexError, ValueError):  # the file ends early
+    except (struct.error, OverflowError):  # the file ends early
         pass
     return []
 
 
 def is_sideways(data: bytes) -> bool:
-    """Return whether the EXIF orientation of a JPEG file turns the picture by a quarter."""
-    for marker, start, end in jpeg_segments(data):
-        if marker == APP1 and data[start : start + 6] == b"Exif\0\0":
-            try:
-                return any(value >= 5 for value in _tags(data[start + 6 : end], {ORIENTATION})[ORIENTATION])
-            except (struct.error, KeyError, ValueError):
-                return False
-    return False
+    """Return whether the orientation that a JPEG, PNG or TIFF file gives turns the picture by a quarter."""
+    try:
+        return any(value >= 5 for value in _tags(_exif(data), {ORIENTATION})[ORIENTATION])
+    except (struct.error, OverflowError):  # there is none
+        return False
+
+
+def _exif(data: bytes) -> bytes:
+    """The part of a file that has the form of a TIFF file; empty if there is none."""
+    if data[:2] in (b"II", b"MM"):
+        return data
+    if data.startswith(b"\xff\xd8"):
+        return next(
+            (data[a + 6 : b] for m, a, b in jpeg_segments(data) if m == APP1 and data[a : a + 4] == b"Exif"), b""
+        )
+    at = data.find(b"eXIf", 0, data.find(b"IDAT")) if data.startswith(b"\x89PNG") else -1
+    return data[at + 4 :] if at > 0 else b""
 
 
 def jpeg_segments(data: bytes) -> Iterator[Tuple[int, int, int]]:

@@ -15,7 +15,9 @@ from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.image_header import (
     EOI,
     FORMATS,
+    FRAMES,
     MARKER,
+    PROGRESSIVE,
     SOS,
     HeaderSize,
     header_size,
@@ -26,7 +28,7 @@ from ppdet_repro.utils.image_header import (
 )
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-START_OF_SCAN = b"\xff\xda"
+SCAN = re.compile(rb"\xff\xda")
 HEAD = 2**16  # bytes that nearly always contain the header
 MAX_SCANNED = 2**32  # pixels times scans of a JPEG; a progressive one has about 10 scans
 DECODER_LIMIT = picture_limit.decoder_limit()  # pixels
@@ -82,7 +84,7 @@ def decode_image(data: bytes, max_pixels: Optional[int] = None) -> np.ndarray:
             raise TooManyPixels(size, limit)
     if is_truncated_jpeg(data):
         raise ValueError("is cut off (a JPEG file without an end marker)")
-    if sizes and data.startswith(JPEG_START) and (scans := jpeg_scans(data, sizes[0].pixels)):
+    if data.startswith(JPEG_START) and sizes and (scans := jpeg_scans(data, sizes[0].pixels)):
         raise ValueError(f"is a JPEG file of {scans:,} scans, which would take long to decode")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -126,13 +128,8 @@ def is_truncated_jpeg(data: bytes) -> bool:
     """
     if not data.startswith(JPEG_START):
         return False
-    start = scan_data(data)
-    return start is None or data.rfind(JPEG_END) < start
-
-
-def scan_data(data: bytes) -> Optional[int]:
-    """Where the data of a JPEG's first scan start; None if the bytes have no scan."""
-    return next((end for marker, _, end in jpeg_segments(data) if marker == SOS), None)
+    scan = next((end for marker, _, end in jpeg_segments(data) if marker == SOS), None)
+    return scan is None or data.rfind(JPEG_END) < scan
 
 
 def jpeg_scans(data: bytes, pixels: int) -> int:
@@ -140,8 +137,15 @@ def jpeg_scans(data: bytes, pixels: int) -> int:
 
     A scan of few bytes can cover all pixels, and a decoder goes through them for each scan.
     """
-    start = scan_data(data) or len(data)
-    if (1 + data.count(START_OF_SCAN, start)) * pixels <= MAX_SCANNED:  # too many at worst: bytes behind the end count
+    components, progressive, start = b"", False, len(data)
+    for marker, at, end in jpeg_segments(data):
+        if marker in FRAMES:
+            components, progressive = data[at + 5 : end][:1], marker in PROGRESSIVE
+        elif marker == SOS:
+            if data[at:end][:1] >= components and not progressive:
+                return 0  # it has all components, and libjpeg reads no other
+            start = end
+    if (1 + len(SCAN.findall(data, start))) * pixels <= MAX_SCANNED:  # more than there are: bytes behind the end count
         return 0
     scans = 1
     while (found := MARKER.search(data, start)) and found[1][0] != EOI:
