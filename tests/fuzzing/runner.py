@@ -40,6 +40,8 @@ FORBIDDEN = (
     "subprocess.Popen", "shutil.", "socket.", "ctypes.", "pty.spawn", "urllib.", "tempfile.", "pickle.find_class",
 )  # fmt: skip
 
+ENVIRONMENT = {"pictures": {"OPENCV_IO_MAX_IMAGE_PIXELS": "25000000"}}  # variables of the process that reads
+
 Files = Dict[str, bytes]
 
 
@@ -84,11 +86,13 @@ class Watch:
 
 def worker(what: str, connection: Any) -> None:
     """Read the cases that come through the connection, and send the results back."""
+    os.environ.update(ENVIRONMENT.get(what, {}))
     read = importlib.import_module(f"tests.fuzzing.{what}").read
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     watch, folder = Watch(), Path(tempfile.mkdtemp(prefix="fuzz"))
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # the log of what is read
+    os.dup2(sys.stderr.fileno(), 2)  # what C libraries write about it
     try:
         while (files := connection.recv()) is not None:
             shutil.rmtree(folder)
