@@ -83,6 +83,19 @@ def test_the_decoder_refuses_what_a_header_could_hide(kind, monkeypatch):
         assert kind == "jpeg"  # libjpeg has a limit of its own
 
 
+def test_too_little_memory_is_no_fault_of_the_image(monkeypatch):
+    """An image that cannot be used is skipped in training, this one must not be."""
+    error = cv2.error("Failed to allocate 805306368 bytes")
+    error.code, error.err = cv2.Error.StsNoMem, str(error)
+
+    def imdecode(*_):
+        raise error
+
+    monkeypatch.setattr(cv2, "imdecode", imdecode)
+    with pytest.raises(MemoryError):
+        decode_image(encoded(".png", noise_image(30, 40)))
+
+
 def test_a_lower_limit():
     data = encoded(".png", noise_image(30, 40))
     with pytest.raises(TooManyPixels, match="is 40 x 30 pixels, more than the 1,199 that are decoded") as error:

@@ -71,7 +71,7 @@ def decode_image(data: bytes, max_pixels: Optional[int] = None) -> np.ndarray:
 
     Anything but a whole image is a ValueError, a `TooManyPixels` if it has more than `max_pixels`, or more than OpenCV
     decodes (see `utils/picture_limit.py`). OpenCV rejects truncated files of all formats except JPEG, whose missing
-    rows it fills with gray. Therefore a JPEG must have its end marker.
+    rows it fills with gray. Therefore a JPEG must have its end marker. MemoryError says nothing about the image.
     """
     if not data:
         raise ValueError("is an empty file")
@@ -89,6 +89,8 @@ def decode_image(data: bytes, max_pixels: Optional[int] = None) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(f"not enough memory to decode an image of {len(data):,} bytes") from error
         found = re.search(r"CV(_IO_MAX_IMAGE_(PIXELS|WIDTH|HEIGHT))", error.err)  # in the condition that is not met
         if found and found[2] == "PIXELS":
             raise TooManyPixels(None, DECODER_LIMIT) from error
