@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import struct
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from PIL import Image
 from png_bomb import png_bomb
 from transform_samples import context, encoded, noise_image
 
+from ppdet_repro.data.source.check import check
+from ppdet_repro.data.source.dataset_files import find_dataset
 from ppdet_repro.data.transform import decode
 from ppdet_repro.data.transform.base import ImageError
 from ppdet_repro.data.transform.decode import Decode, TooManyPixels, decode_image, image_size, jpeg_scans
@@ -153,6 +156,16 @@ def test_sizes_are_read_without_decoding(tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     with pytest.raises(UserError, match="text.jpg cannot be read as an image"):
         image_size(str(tmp_path / "text.jpg"))
+
+
+@pytest.mark.parametrize("decode_all", [False, True])
+def test_the_check_of_a_dataset_reports_them(decode_all, tmp_path):
+    (tmp_path / "bomb.png").write_bytes(png_bomb(HUGE, HUGE))
+    entry = {"id": 1, "file_name": "bomb.png", "width": HUGE, "height": HUGE}
+    document = {"images": [entry], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    [problem] = check(find_dataset(str(tmp_path / "a.json"), str(tmp_path)), decode_all).problems
+    assert problem.kind == "file that is no readable image" and "OPENCV_IO_MAX_IMAGE_PIXELS" in problem.where
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])

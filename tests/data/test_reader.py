@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import cv2
 import numpy as np
 import pytest
+from png_bomb import png_bomb
 from reader_images import Images, assert_equal, epoch_of, ids, linux, train_reader
 
 from ppdet_repro.data.reader import readers
@@ -158,15 +159,16 @@ def collected_warnings(monkeypatch):
     yield messages
 
 
-def break_image(images, index):
+def break_image(images, index, content=b"not an image"):
     with open(images.files[index], "wb") as file:
-        file.write(b"not an image")
+        file.write(content)
 
 
+@pytest.mark.parametrize("content", [b"not an image", png_bomb(60_000, 60_000)], ids=["text", "bomb"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_training_steps_over_a_broken_image_and_says_so_once(images, workers, monkeypatch):
+def test_training_steps_over_a_broken_image_and_says_so_once(images, workers, content, monkeypatch):
     reader = readers.TrainReader([Decode(), Permute()], batch_size=2, shuffle=False, collate_batch=False)
-    break_image(images, 3)
+    break_image(images, 3, content)
     with collected_warnings(monkeypatch) as messages:
         for epoch in (0, 1):
             batches = epoch_of(reader, images, epoch, workers=workers)
@@ -208,8 +210,11 @@ def test_a_broken_image_that_was_drawn_for_mixing_is_stepped_over_too(images):
         epoch_of(train_reader(), images, epoch, epochs_total=8)
 
 
+@pytest.mark.parametrize(
+    "content, reason", [(None, "cannot be read"), (png_bomb(60_000, 60_000), "is 60000 x 60000 pixels, more than")]
+)
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_broken_image_is_an_error_in_evaluation(images, workers):
-    os.remove(images.files[3])
-    with pytest.raises(UserError, match=r"3.png \(im_id 3\): cannot be read"):
+def test_a_broken_image_is_an_error_in_evaluation(images, workers, content, reason):
+    os.remove(images.files[3]) if content is None else break_image(images, 3, content)
+    with pytest.raises(UserError, match=rf"3.png \(im_id 3\): {reason}"):
         epoch_of(readers.EvalReader([Decode(), Permute()], batch_size=2), images, workers=workers)
