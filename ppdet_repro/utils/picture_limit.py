@@ -2,26 +2,22 @@
 
 OpenCV reads it from the environment when its library is loaded. It checks it after its own reading of a picture's
 header and before it allocates memory for the pixels, so that nothing in a header can get past it. Importing
-`ppdet_repro` sets the variable unless the user has set it. It does so before OpenCV is loaded; worker processes inherit
-the variable.
+`ppdet_repro` sets the variable unless the user has set it, and worker processes inherit it. If OpenCV was loaded before,
+its own check keeps the limit that it had, by default 2^30.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 
 VARIABLE = "OPENCV_IO_MAX_IMAGE_PIXELS"
 DEFAULT = 2**28  # 268 million pixels: 805 MB as an 8-bit RGB array
-OPENCV_DEFAULT = 2**30  # what OpenCV uses without the variable
 
 
 def apply() -> None:
     """Set the variable if it is not set, or is no number, with which OpenCV would end the process."""
     value = os.environ.get(VARIABLE)
-    if value is None and "cv2" in sys.modules:
-        return  # it was loaded with its own default
     if value is not None and not is_valid(value):
         warnings.warn(f"{VARIABLE}={value[:40]!r} is not a number of pixels; {DEFAULT} is used", stacklevel=2)
     if value is None or not is_valid(value):
@@ -34,6 +30,6 @@ def is_valid(value: str) -> bool:
 
 
 def decoder_limit() -> int:
-    """The largest number of pixels that OpenCV decodes, if the variable has not changed since it was loaded."""
+    """The largest number of pixels that are decoded."""
     value = os.environ.get(VARIABLE, "")
-    return int(value) if is_valid(value) else OPENCV_DEFAULT
+    return int(value) if is_valid(value) else DEFAULT
