@@ -134,14 +134,15 @@ def span(text: str, name: str) -> Tuple[int, int]:
 def check(arguments: Namespace) -> int:
     """Print a dataset's statistics and every mistake in it. The exit code is 1 if there is any mistake."""
     from ppdet_repro.core.config import build
+    from ppdet_repro.data.source.check import FIELDS
     from ppdet_repro.data.source.check import check as check_dataset
-    from ppdet_repro.data.source.dataset_files import files_of_source
+    from ppdet_repro.data.source.dataset_files import open_dataset, parts_of
     from ppdet_repro.data.source.files import files_checked
 
     if arguments.config:
-        datasets = files_of_source(build(config_of(arguments), SPLITS[arguments.split][0]))
+        datasets = parts_of(build(config_of(arguments), SPLITS[arguments.split][0]))
     else:
-        datasets = [dataset_files(arguments)]
+        datasets = [open_dataset(dataset_files(arguments), FIELDS)]
     reports = [check_dataset(dataset, arguments.decode) for dataset in datasets]
     print(printable("\n\n".join(report.text() for report in reports)))
     if arguments.json_file:

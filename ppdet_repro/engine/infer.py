@@ -10,6 +10,7 @@ from paddle import nn
 
 from ppdet_repro.core.config import Config, build
 from ppdet_repro.data.source.image_folder import find_images
+from ppdet_repro.data.source.text import is_hidden, read_lines
 from ppdet_repro.data.transform.decode import read_image
 from ppdet_repro.engine.evaluation.evaluate import detect, write_rows
 from ppdet_repro.metrics.detections import ImageDetections, coco_rows
@@ -84,12 +85,17 @@ def choose_images(image: Optional[str], folder: Optional[str], list_file: Option
     if list_file is None:
         files = find_images(folder)
     else:
-        try:
-            with open(list_file, encoding="utf-8") as lines:
-                names = [line.strip() for line in lines if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--infer_list {list_file} cannot be read: {error}") from error
-        files = [file for name in names for file in find_images(os.path.join(folder, name))]
+        if not os.path.isfile(list_file):
+            raise UserError(f"--infer_list {list_file} cannot be read: there is no such file")
+        names = [line for _, line in read_lines(list_file) if not is_hidden(line)]
+        files = [file for name in names for file in find_images(listed_path(folder, name))]
     if not files:
         raise UserError(f"there is no image in {list_file or folder}")
     return files
+
+
+def listed_path(folder: str, name: str) -> str:
+    """The path of a list's entry in a folder, which may be in quotes, or have back slashes for slashes."""
+    path = os.path.join(folder, name)
+    other = os.path.join(folder, name.strip("\"'").replace("\\", "/"))
+    return other if os.path.exists(other) and not os.path.exists(path) else path

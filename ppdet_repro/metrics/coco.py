@@ -10,10 +10,10 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-from ppdet_repro.data.source.coco import read_coco
+from ppdet_repro.data.source.coco_file import read_coco
+from ppdet_repro.data.source.findings import Findings
 from ppdet_repro.metrics.detections import Document, Rows
 from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.table import text_table
 
 SUMMARY = (
@@ -56,23 +56,30 @@ class COCOScores(NamedTuple):
 
 
 def load_coco_json(path: Union[str, Path]) -> Document:
-    """Read a COCO annotation file for evaluation.
+    """Read a COCO annotation file for evaluation, as `COCODataSet` reads it for training.
 
-    Where `area` and `iscrowd` are missing, they become width x height and 0. Annotations without a box are dropped.
-    Raises UserError if the file is missing or is not in COCO's format.
+    Annotations are numbered anew: their ids mean nothing, but 0 means "not found" in COCO's evaluation, and of two
+    annotations with the same id it knows one. Annotations without a box, or with one that is not finite, are dropped.
+    As in COCO's evaluation, boxes without area or outside their image count, and `ignore` means nothing. UserError
+    if the file is missing or is not in COCO's format.
     """
-    document = read_coco(str(path))
-    annotations = [
-        {"iscrowd": 0, "area": a["bbox"][2] * a["bbox"][3], **a}
-        for a in document.get("annotations", [])
-        if len(a.get("bbox") or ()) == 4
-    ]
-    if any(a.get("id") == 0 for a in annotations):
-        get_logger().warning(
-            f"{path}: an annotation has the id 0, which means 'not found' in COCO's evaluation, so its object always "
-            "counts as missed; number annotations from 1"
-        )
-    return {**document, "annotations": annotations}
+    file = read_coco(str(path), Findings(f"{path}: "))
+    a = file.annotations
+    rows = np.flatnonzero(np.isfinite(a.xywh).all(1))
+    columns = (
+        range(1, len(rows) + 1),
+        file.images.ids[a.image_of[rows]].tolist(),
+        np.array(file.category_ids)[a.class_of[rows]].tolist(),
+        a.xywh[rows].tolist(),
+        a.areas[rows].tolist(),
+        a.crowd[rows].astype(int).tolist(),
+    )
+    keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
+    return {
+        "images": [{"id": i, "file_name": name} for i, name in zip(file.images.ids.tolist(), file.images.names)],
+        "annotations": [dict(zip(keys, values)) for values in zip(*columns)],
+        "categories": [{"id": i, "name": name} for i, name in zip(file.category_ids, file.names)],
+    }
 
 
 def evaluate_coco(
@@ -90,6 +97,8 @@ def evaluate_coco(
     precision = np.asarray(evaluation.eval["precision"])  # by IoU, recall, class, size of objects, detections per image
     objects = _count_objects(truth, image_ids)
     names = {category["id"]: str(category["name"]) for category in truth["categories"]}
+    uses = Counter(names.values())
+    names = {i: name if uses[name] == 1 else f"{name} (id {i})" for i, name in names.items()}
     curves = {i: precision[:, :, k, 0, -1] for k, i in enumerate(evaluation.params.catIds)}
     classes = [ClassScore(names[i], objects[i], defined_mean(c), defined_mean(c[0])) for i, c in curves.items()]
     return COCOScores(dict(zip(SUMMARY, map(float, evaluation.stats))), classes)

@@ -6,12 +6,19 @@ pixels of the original image. Classes are the model's class ids; COCO's files ha
 
 from __future__ import annotations
 
+import reprlib
+from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Sequence
 
 import numpy as np
 
+from ppdet_repro.data.source.text import read_json
+from ppdet_repro.data.source.values import box_column, id_column, number_column
+from ppdet_repro.utils.errors import UserError
+
 Document = Dict[str, Any]  # the content of a COCO annotation file
 Rows = List[Dict[str, Any]]  # of a COCO result file: image_id, category_id, bbox [x, y, w, h], score
+ROW = ("image_id", "category_id", "bbox", "score")
 
 
 class Objects(NamedTuple):
@@ -66,6 +73,35 @@ def coco_rows(detections: Iterable[ImageDetections], category_ids: Sequence[int]
         for image in detections
         for label, score, x1, y1, x2, y2 in image.rows.tolist()
     ]
+
+
+def read_rows(path: Path) -> Rows:
+    """Read the rows of a COCO result file. UserError with the number of the first row that is none."""
+    if not path.is_file():
+        raise UserError(f"cannot read {path}: there is no such file; --output_eval names its folder")
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise UserError(f"{path} is not a COCO result file: it must be a list of objects, from row 0 on")
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise UserError(f"{path}: row {number} is {reprlib.repr(entry)}: write an object")
+        missing = [key for key in ROW if key not in entry]
+        if missing:
+            raise UserError(f"{path}: row {number} has no {missing[0]!r}: a row has {', '.join(ROW)}")
+    image_ids, categories = id_column(entries, "image_id"), id_column(entries, "category_id")
+    boxes, scores = box_column(entries, "bbox").values, number_column(entries, "score")
+    valid = {
+        "image_id": (image_ids.valid, "an integer"),
+        "category_id": (categories.valid, "an integer"),
+        "bbox": (np.isfinite(boxes).all(1), "[x, y, width, height] in pixels"),
+        "score": (np.isfinite(scores), "a number"),
+    }
+    for key, (fits, wanted) in valid.items():
+        if not fits.all():
+            number = int(np.argmin(fits))
+            raise UserError(f"{path}: row {number} has the {key} {reprlib.repr(entries[number][key])}: write {wanted}")
+    columns = (image_ids.values.tolist(), categories.values.tolist(), boxes.tolist(), scores.tolist())
+    return [dict(zip(ROW, row)) for row in zip(*columns)]
 
 
 def from_coco_rows(

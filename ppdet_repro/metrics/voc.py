@@ -26,13 +26,13 @@ class ClassScore(NamedTuple):
 class VOCScores(NamedTuple):
     """The result of an evaluation."""
 
-    mean: float  # the mean AP of the classes that have objects, 0 if there are none
+    mean: Optional[float]  # the mean AP of the classes that have objects; None if there are none
     classes: List[ClassScore]
 
     def values(self) -> Dict[str, float]:
-        """`bbox_mAP` and the `bbox_AP/<class>` of each class that has objects."""
+        """`bbox_mAP`, -1 if it is not defined, and the `bbox_AP/<class>` of each class that has objects."""
         per_class = {f"bbox_AP/{c.name}": c.ap for c in self.classes if c.ap is not None}
-        return {"bbox_mAP": self.mean, **per_class}
+        return {"bbox_mAP": -1.0 if self.mean is None else self.mean, **per_class}
 
     def table(self) -> str:
         """The mean AP as text."""
@@ -81,7 +81,7 @@ def evaluate_voc(
         ap = average(*precision_recall(scores, hits, number)) if number else None
         classes.append(ClassScore(name, number, len(scores), ap))
     defined = [c.ap for c in classes if c.ap is not None]
-    return VOCScores(float(np.mean(defined)) if defined else 0.0, classes)
+    return VOCScores(float(np.mean(defined)) if defined else None, classes)
 
 
 def eleven_point(precision: np.ndarray, recall: np.ndarray) -> float:

@@ -104,7 +104,10 @@ def left_out(count: int, total: int, first: str) -> str:
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write an RGB image to a file in the format of its suffix. Raises a `UserError` if that fails."""
+    """Write an RGB image to a file in the format of its suffix, or, if OpenCV writes none with this suffix, as
+    `path`.jpg. Raises a `UserError` if that fails."""
+    if not (path.suffix and cv2.haveImageWriter(f"image{path.suffix}")):
+        path = path.with_name(f"{path.name}.jpg")
     try:
         _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     except cv2.error as error:

@@ -133,6 +133,11 @@ DIRT = {
     "box outside its image": {"annotations": [annotation(1, 1, [100, 5, 9, 9])]},
     "box that reaches outside its image": {"annotations": [annotation(1, 1, [95, 5, 9, 9])]},
     "annotation without a box": {"annotations": [annotation(1, 1, None)]},
+    "annotation marked ignore": {"annotations": [annotation(1, 1, [0, 0, 9, 9], ignore=1)]},
+    "bbox that is not four numbers": {"annotations": [annotation(1, 1, [0, 0, 10**400, 9])]},
+    "area that is not positive": {"annotations": [annotation(1, 1, [0, 0, 9, 9], area=0)]},
+    "iscrowd that is neither 0 nor 1": {"annotations": [annotation(1, 1, [0, 0, 9, 9], iscrowd="some")]},
+    "no box": {},
     "annotation of an unknown image": {"annotations": [annotation(1, 77, [0, 0, 9, 9])]},
     "annotation of an unknown category": {"annotations": [annotation(1, 1, [0, 0, 9, 9], category_id=2)]},
     "annotation id used twice": {"annotations": [annotation(1, i, [0, 0, 9, 9]) for i in (1, 2)]},
@@ -142,7 +147,6 @@ DIRT = {
     "file missing": {"images": [{"id": 5, "file_name": "3.jpg", "width": 100, "height": 60}]},
     "file outside the image folder": {"images": [{"id": 6, "file_name": "../x", "width": 1, "height": 1}]},
     "file that is no readable image": {"images": [{"id": 4, "file_name": "all.json"}]},
-    "image without a size": {"images": [{"id": 7, "file_name": "1.jpg"}]},
     "image without id or file name": {"images": [{"file_name": "1.jpg"}]},
     "category id used twice": {"categories": ((1, "cat"), (1, "dog"))},
     "category name used twice": {"categories": ((1, "cat"), (2, "cat"))},
@@ -163,20 +167,20 @@ def test_check_finds_all_at_once(tool, coco, tmp_path, capsys):
     files = coco(**together)
     assert tool("check", files.anno_file, "--json", tmp_path / "report.json") == 1
     found = json.loads((tmp_path / "report.json").read_text())["problem_counts"]
-    assert set(found) == {kind for kind in DIRT if not kind.startswith("category")}
+    assert set(found) == {kind for kind in DIRT if not kind.startswith(("category", "no box"))}
     out = capsys.readouterr().out
     assert "annotation id 1 of image id 1 (1.jpg): x, y, w, h [100, 5, 9, 9], image 100 x 60" in out
 
 
 def test_check_compares_sizes_with_the_files(coco, tmp_path):
-    files = coco()
+    files = coco([annotation(1, 1, [0, 0, 9, 9])])
     write_image(tmp_path / "coco" / "2.jpg", 60, 90)
     [problem] = check(files).problems
     assert problem.where == "image id 2 (2.jpg): 100 x 60, the file has 90 x 60"
 
 
 def test_check_finds_cut_off_images_by_decoding(coco, tmp_path):
-    files = coco()
+    files = coco([annotation(1, 1, [0, 0, 9, 9])])
     path = tmp_path / "coco" / "2.jpg"
     path.write_bytes(path.read_bytes()[:-200])
     assert check(files).problems == []
@@ -185,7 +189,7 @@ def test_check_finds_cut_off_images_by_decoding(coco, tmp_path):
 
 @pytest.mark.parametrize("box", [[-9, 5, 9, 9], [5, -9, 9, 9], [100, 5, 9, 9], [5, 60, 9, 9]])
 def test_check_finds_boxes_outside_on_every_side(coco, box):
-    assert kinds(check(coco([annotation(1, 1, box)]))) == {"box outside its image"}
+    assert kinds(check(coco([annotation(1, 1, box), annotation(2, 2, [0, 0, 9, 9])]))) == {"box outside its image"}
 
 
 @pytest.mark.parametrize("box", [[-2, 5, 9, 9], [5, -2, 9, 9], [95, 5, 9, 9], [5, 55, 9, 9]])
@@ -206,9 +210,9 @@ def test_check_voc(voc, tmp_path):
     (tmp_path / "voc" / "Annotations" / "d.xml").write_text("<annotation>")
     report = check(find_dataset(set_file))
     where = {problem.kind: problem.where for problem in report.problems}
-    assert where["annotation of an unknown category"].endswith("image id 1 (JPEGImages/a b.jpg): 'lion'")
-    assert "(JPEGImages/c.jpg): x, y, w, h [5, 5, 0, 0]" in where["box without area or inverted"]
-    assert where["file listed twice"] == "image id 3 (JPEGImages/c.jpg), also image id 2"
+    assert "a b.xml: class 'lion' is not in " in where["annotation of an unknown category"]
+    assert "c.xml: cat, x1, y1, x2, y2 [5.0, 5.0, 5.0, 5.0], image 100 x 60" in where["box without area or inverted"]
+    assert where["file listed twice"].endswith("train.txt:4: also in line 2")
     broken = [p.where for p in report.problems if p.kind == "annotation file that cannot be used"]
     assert "d.xml is not valid XML" in broken[0] and "gone.xml does not exist" in broken[1]
     assert report.classes == {"cat": (1, 1)}

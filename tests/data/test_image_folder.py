@@ -54,7 +54,7 @@ def test_category_tables():
 
 
 def test_label_lists_are_checked(tmp_path):
-    for text, message in (("\n", "names no class"), ("a\nb\na\n", "names 'a' more than once")):
+    for text, message in (("\n", "names no class"), ("a\nb\na\n", "the lines 1, 3 name the same class 'a'")):
         (tmp_path / "l.txt").write_text(text)
         with pytest.raises(UserError, match=message):
             read_categories(str(tmp_path / "l.txt"))

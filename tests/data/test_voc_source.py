@@ -32,8 +32,8 @@ def test_voc_boxes_are_clipped_to_the_last_pixel(devkit):
     flat, outside = ("cat", 7, 7, 7, 9, ""), ("cat", 150, 0, 160, 9, "")
     source = devkit({"a": xml([("cat", -3, 5, 100, 70, ""), flat, outside])})
     assert source.record(0)["gt_bbox"].tolist() == [[0, 5, 99, 59]]
-    assert "boxes without area (1), boxes outside their image (1)" in source.summary
-    assert "clipped to their image: boxes (1)" in source.summary
+    assert "left out: box without area or inverted (1), box outside its image (1)" in source.summary
+    assert "doubtful: box that reaches outside its image (1)" in source.summary
 
 
 def test_voc_spaces_in_names_and_other_suffixes(devkit):

@@ -138,6 +138,7 @@ def test_only_the_images_that_were_run_count():
 
 def test_coco_file_without_area_and_iscrowd_is_read(tmp_path):
     truth = coco_truth([[0, 0, 20, 30]])
+    truth["images"][0]["file_name"] = "5.jpg"
     for annotation in truth["annotations"]:
         del annotation["area"], annotation["iscrowd"]
     (tmp_path / "a.json").write_text(json.dumps(truth))

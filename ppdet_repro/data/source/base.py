@@ -13,11 +13,12 @@ from typing import Any, List, NamedTuple, Optional, Protocol, Union, cast
 import numpy as np
 
 from ppdet_repro.data.source.files import require_file
+from ppdet_repro.data.source.findings import DOUBTFUL, LEFT_OUT, ODD, SETTING, Findings, listed
 from ppdet_repro.data.transform.base import Sample
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 Column = Union[np.ndarray, List[Any]]
 
@@ -93,10 +94,18 @@ class Source:
         self._table: Optional[ImageTable] = None
         self._summary = ""
         self._names: list[str] = []
+        self._source_of_names = ""  # a note for the summary
+        self._image_only = False  # there are no annotations at all
+
+    def scan(self, findings: Findings) -> ImageTable:
+        """Read the annotations and set `_names`. Returns all images and boxes that can be used."""
+        raise NotImplementedError
 
     def read(self) -> tuple[ImageTable, str]:
         """Read the annotations and set `_names`. Returns the images and boxes to use, and a line that sums them up."""
-        raise NotImplementedError
+        findings = Findings()
+        table = self.scan(findings)
+        return self._chosen(table, findings)
 
     def load(self) -> ImageTable:
         """Return the images and boxes. The first call reads the annotations and logs one line about them.
@@ -121,7 +130,8 @@ class Source:
     @property
     def class_names(self) -> list[str]:
         """The names of the classes; the index is the class id of the model."""
-        self.load()
+        if not self._names:
+            self.load()
         return self._names
 
     @property
@@ -161,15 +171,12 @@ class Source:
         require_file(path, "set dataset_dir and anno_path of the dataset")
         return path
 
-    def _chosen(
-        self, table: ImageTable, classes: str, image_only: bool, left_out: dict[str, int], clipped: str
-    ) -> tuple[ImageTable, str]:
+    def _chosen(self, table: ImageTable, findings: Findings) -> tuple[ImageTable, str]:
         """Choose at most `sample_num` images, those with boxes first, and the columns in `data_fields`.
 
-        Returns the chosen table and its summary, "a.json: 3 images, 8 boxes of 2 classes; left out: crowd regions (2)",
-        with `clipped` as a last clause. `left_out` has the number of boxes that were left out for each reason.
+        Returns the chosen table and its summary, "a.json: 3 images, 8 boxes of 2 classes; left out: crowd region (2)".
         """
-        allow_empty, empty_ratio = self.allow_empty or image_only, self.empty_ratio
+        allow_empty, empty_ratio = self.allow_empty or self._image_only, self.empty_ratio
         counts = np.diff(table.starts)
         kept = np.arange(len(counts)) if allow_empty else np.flatnonzero(counts)
         if self.sample_num > 0:
@@ -178,17 +185,22 @@ class Source:
         if 0 <= empty_ratio < 1:
             wanted = min(int(len(full) * empty_ratio / (1 - empty_ratio)), len(empty))
             empty = np.sort(np.random.default_rng(0).choice(empty, wanted, replace=False))
+        left_out = {**findings.of(SETTING), **findings.of(LEFT_OUT)}
         if not len(full) + len(empty):
             fix = "check the annotations, or set allow_empty: true" if not allow_empty else "add images"
-            raise UserError(f"no image is left in {self.anno_file}: {fix}")
+            why = f" (left out: {listed(left_out)})" if left_out else ""
+            raise UserError(f"no image is left in {self.anno_file}{why}: {fix}")
         columns = {name: column for name, column in table.columns.items() if name in self.data_fields}
         table = table._replace(columns=columns).take(np.concatenate([full, empty]))
-        left_out = {"images without boxes": (counts == 0).sum() - len(empty), **left_out}
-        kinds = [f"{kind} ({number:,})" for kind, number in left_out.items() if number]
-        boxes = count(int(table.starts[-1]), "box", "boxes")
-        clauses = [f"{self.anno_file}: {count(len(table.files), 'image')}, {boxes} of {classes}"]
-        clauses += ["left out: " + ", ".join(kinds)] if kinds else []
-        return table, "; ".join([*clauses, clipped] if clipped else clauses)
+        without = {"image without boxes": int((counts == 0).sum()) - len(empty)}
+        boxes, classes = count(int(table.starts[-1]), "box", "boxes"), count(len(self._names), "class", "classes")
+        clauses = {
+            "left out": listed({**without, **left_out}),
+            "odd, but clear": listed(findings.of(ODD)),
+            "doubtful": listed(findings.of(DOUBTFUL)),
+        }
+        line = f"{self.anno_file}: {count(len(table.files), 'image')}, {boxes} of {classes}{self._source_of_names}"
+        return table, "; ".join([line, *(f"{name}: {kinds}" for name, kinds in clauses.items() if kinds)])
 
 
 def random_record(dataset: Dataset, rng: np.random.Generator) -> Sample:

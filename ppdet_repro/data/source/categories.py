@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
-from ppdet_repro.data.source.coco import read_coco, sorted_categories
-from ppdet_repro.data.source.files import read_label_list
+from ppdet_repro.data.source.coco_file import read_categories_of, read_document
+from ppdet_repro.data.source.findings import Findings
+from ppdet_repro.data.source.text import is_json, read_label_list
 
 
 class Categories(NamedTuple):
@@ -35,9 +36,14 @@ VOC_NAMES = [
 VOC = Categories(VOC_NAMES, list(range(20)))
 
 
-def read_categories(path: str) -> Categories:
-    """Read the classes from a COCO JSON file (`*.json`), or from a text file with one name per line."""
-    if path.endswith(".json"):
-        return Categories(*sorted_categories(read_coco(path), path))
-    names = read_label_list(path)
+def read_categories(path: str, number: Optional[int] = None) -> Categories:
+    """Read the classes from a COCO JSON file (`*.json`), or from a text file with one name per line.
+
+    A leading "background" in a text file is no class, unless the names are a given number with it.
+    """
+    if is_json(path):
+        return Categories(*read_categories_of(read_document(path), path, Findings(f"{path}: ")))
+    names = read_label_list(path, background=True)
+    if len(names) != number:
+        names = read_label_list(path)
     return Categories(names, list(range(len(names))))

@@ -1,29 +1,30 @@
-"""Statistics of a dataset and all of its mistakes, not only the first one."""
+"""Statistics of a dataset and all that its reading finds, not only the first mistake. I images, N boxes."""
 
 from __future__ import annotations
 
+import copy
 import math
 import os
-import reprlib
 import textwrap
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, Union
 
-from ppdet_repro.data.source.base import count
-from ppdet_repro.data.source.coco import is_int, is_number, read_coco
-from ppdet_repro.data.source.convert import coco_from_voc
-from ppdet_repro.data.source.dataset_files import DatasetFiles
-from ppdet_repro.data.source.files import MAX_LINE, is_text, path_inside, read_label_list
-from ppdet_repro.data.source.voc import read_set, read_xml
+import numpy as np
+
+from ppdet_repro.data.source.base import ImageTable, Source, count
+from ppdet_repro.data.source.coco import COCODataSet
+from ppdet_repro.data.source.dataset_files import DatasetFiles, open_dataset
+from ppdet_repro.data.source.files import MAX_LINE
+from ppdet_repro.data.source.findings import DOUBTFUL, ODD, REFUSED, SETTING, Findings
 from ppdet_repro.data.transform.decode import ImageError, image_size, read_image
 from ppdet_repro.utils.errors import UserError
 
 SIDES = (0, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512)  # lower limits of the histogram's bins in pixels
 SCALES = ((32.0, "small"), (96.0, "medium"), (math.inf, "large"))  # COCO's upper limits in pixels
-SLACK = 0.5  # pixels that a box may extend beyond its image without being a problem, because of rounding
+FIELDS = ["image", "gt_bbox", "gt_class", "is_crowd", "difficult"]
 BAR = 40  # characters in the longest bar of the histogram
 
 
@@ -32,11 +33,12 @@ class Problem(NamedTuple):
 
     kind: str  # a description that is the same for all mistakes of this kind, and a key in JSON reports
     where: str  # which entry or file is wrong
+    effect: str = DOUBTFUL  # what training and evaluation do: see `findings`
 
 
 @dataclass(frozen=True)
 class Report:
-    """The result of a check. Boxes are counted if they have an area, a known class and a known image."""
+    """The result of a check. Boxes are counted if training can use them, and crowd regions."""
 
     file: str
     images: int
@@ -47,6 +49,12 @@ class Report:
     scales: dict[str, int]  # "small", "medium", "large" -> number of boxes
     histogram: dict[int, int]  # lower limit of a bin (see `SIDES`) -> number of boxes, by the square root of their area
     problems: list[Problem]
+    notes: list[Problem]  # what is odd, but read as it is meant
+
+    @property
+    def refused(self) -> bool:
+        """Whether training and evaluation refuse the dataset."""
+        return any(problem.effect == REFUSED for problem in self.problems)
 
     def as_dict(self) -> dict:
         """Return the report in the form of a JSON file."""
@@ -56,6 +64,7 @@ class Report:
             "histogram": [{"side_from": side, "boxes": boxes} for side, boxes in self.histogram.items()],
             "problem_counts": dict(Counter(problem.kind for problem in self.problems)),
             "problems": [problem._asdict() for problem in self.problems],
+            "notes": [note._asdict() for note in self.notes],
         }
 
     def text(self, examples: int = 5) -> str:
@@ -91,188 +100,100 @@ class Report:
             yield f"{label:>8} {boxes:8,} {bar}".rstrip()
 
     def _problem_lines(self, examples: int) -> Iterator[str]:
-        if not self.problems:
-            yield "no problems"
-            return
-        yield f"{count(len(self.problems), 'problem')}:"
-        for kind, number in Counter(problem.kind for problem in self.problems).most_common():
-            yield f"  {kind} ({number:,})"
-            locations = [problem.where for problem in self.problems if problem.kind == kind]
-            yield from (f"    {where}" for where in locations[:examples])
-            if number > examples:
-                yield f"    and {number - examples:,} more"
+        number = len(self.problems)
+        yield f"{count(number, 'problem')}:" if number else "no problems"
+        yield from _listing(self.problems, examples)
+        if self.notes:
+            yield "odd, but clear:"
+            yield from _listing(self.notes, examples)
 
 
-def _key(value: Any) -> Any:
-    """An id that can be looked up; a list or an object is not found, but is written in the report."""
-    return reprlib.repr(value) if isinstance(value, (list, dict)) else value
+def _listing(problems: list[Problem], examples: int) -> Iterator[str]:
+    """The kinds of problems with their number, the most frequent first, and so many examples of each."""
+    for (kind, effect), number in Counter((problem.kind, problem.effect) for problem in problems).most_common():
+        yield f"  {kind} ({number:,}{'' if effect in (DOUBTFUL, ODD) else ', ' + effect})"
+        locations = [problem.where for problem in problems if problem.kind == kind]
+        yield from (f"    {where}" for where in locations[:examples])
+        if number > examples:
+            yield f"    and {number - examples:,} more"
 
 
-def check(dataset: DatasetFiles, decode: bool = False) -> Report:
-    """Check a dataset. UserError if the annotation file itself cannot be read.
+def check(dataset: Union[DatasetFiles, Source], decode: bool = False) -> Report:
+    """Check a dataset: read it as training does, and list everything that this reading finds.
 
-    With `decode`, every image is decoded, in order to find damaged ones, instead of reading only its header.
+    With `decode`, every image is decoded, in order to find damaged ones, instead of reading only its header. UserError
+    if the annotation file itself cannot be read.
     """
-    checker = _Checker(dataset, decode)
-    document = read_coco(dataset.anno_file) if dataset.is_coco else checker.voc_document()
-    names = checker.categories(document["categories"])
-    images = checker.images(document["images"])
-    boxes = list(checker.boxes(document.get("annotations", []), images, names))
+    source = open_dataset(dataset, FIELDS) if isinstance(dataset, DatasetFiles) else copy.copy(dataset)
+    if isinstance(source, COCODataSet):
+        source.load_crowd = True
+    findings = Findings(collect=True)
+    table = source.scan(findings)
+    findings.prefix = ""
+    images_of = np.repeat(np.arange(len(table.files)), np.diff(table.starts))  # [N]
+    if not len(images_of) and not any(finding.effect == REFUSED for finding in findings.found):
+        fix = "training and evaluation need some"
+        findings.refuse("no box", [source.anno_file], lambda path: f"{path}: there is no box that can be used", fix)
+    _check_files(table, source.image_folder, decode, findings)
+    _find_repeated(table, images_of, source, findings)
+    return _report(source, table, images_of, findings)
 
+
+def _check_files(table: ImageTable, folder: str, decode: bool, findings: Findings) -> None:
+    """Check that the image files are readable and have the sizes that the annotations give."""
+    for i, file in enumerate(table.files):
+        if not os.path.isfile(file) or table.sizes is None or np.isnan(table.sizes[i]).any():
+            continue  # the reading has found that
+        where = f"image id {table.ids[i]} ({os.path.relpath(file, folder or '.')})"
+        try:
+            height, width = read_image(file).shape[:2] if decode else image_size(file)
+        except (UserError, ImageError) as error:
+            findings.report(REFUSED, "file that is no readable image", [f"{where}: {error}"], str)
+            continue
+        given = table.sizes[i]
+        if tuple(given) != (height, width):
+            sizes = f"{given[1]:g} x {given[0]:g}, the file has {width} x {height}"
+            findings.report(DOUBTFUL, "size differs from the file's", [f"{where}: {sizes}"], str)
+
+
+def _find_repeated(table: ImageTable, images_of: np.ndarray, source: Source, findings: Findings) -> None:
+    """Find boxes that are the same as another one of their image and class."""
+    boxes, classes = np.asarray(table.columns["gt_bbox"]), np.asarray(table.columns["gt_class"])
+    rows = np.concatenate([images_of[:, None], classes, boxes], axis=1)
+    _, first = np.unique(rows, axis=0, return_index=True)
+    again = np.ones(len(rows), bool)
+    again[first] = False
+
+    def where(row: int) -> str:
+        image, name = images_of[row], source.class_names[int(classes[row, 0])]
+        file = os.path.relpath(table.files[image], source.image_folder or ".")
+        return f"image id {table.ids[image]} ({file}): {name}, x1, y1, x2, y2 {boxes[row].tolist()}"
+
+    findings.report(DOUBTFUL, "annotation repeated", np.flatnonzero(again), where)
+
+
+def _report(source: Source, table: ImageTable, images_of: np.ndarray, findings: Findings) -> Report:
+    columns = {name: np.asarray(table.columns[name]).reshape(-1) for name in ("gt_class", "is_crowd", "area")}
+    classes, crowd = columns["gt_class"], columns["is_crowd"].astype(bool)
     scales = dict.fromkeys((name for _, name in SCALES), 0)
     histogram = dict.fromkeys(SIDES, 0)
-    for side in (math.sqrt(box.area) for box in boxes if not box.crowd):
-        scales[next(name for limit, name in SCALES if side < limit)] += 1
+    for side in np.sqrt(columns["area"][~crowd]).tolist():
+        scales[next(name for limit, name in SCALES if side < limit or limit == math.inf)] += 1
         histogram[SIDES[bisect_right(SIDES, side) - 1]] += 1
-    boxes_of = Counter(box.category for box in boxes)
-    images_of = Counter(category for _, category in {(box.image, box.category) for box in boxes})
+    boxes_of, images = Counter(classes.tolist()), set(zip(images_of.tolist(), classes.tolist()))
+    images_with = Counter(label for _, label in images)
+    uses = Counter(source.class_names)
+    names = [name if uses[name] == 1 else f"{name} ({i})" for i, name in enumerate(source.class_names)]
+    found = [Problem(f.kind, f.where[:MAX_LINE], f.effect) for f in findings.found if f.effect != SETTING]
     return Report(
-        file=dataset.anno_file,
-        images=len(document["images"]),
-        empty_images=len(set(images) - {box.image for box in boxes}),
-        boxes=len(boxes),
-        crowd=sum(box.crowd for box in boxes),
-        classes={name: (boxes_of[key], images_of[key]) for key, name in names.items()},
+        file=source.anno_file,
+        images=len(table.files),
+        empty_images=int((np.diff(table.starts) == 0).sum()),
+        boxes=len(classes),
+        crowd=int(crowd.sum()),
+        classes={name: (boxes_of[label], images_with[label]) for label, name in enumerate(names)},
         scales=scales,
         histogram=histogram,
-        problems=checker.problems,
+        problems=[problem for problem in found if problem.effect != ODD],
+        notes=[problem for problem in found if problem.effect == ODD],
     )
-
-
-class _Box(NamedTuple):
-    image: int
-    category: int
-    area: float
-    crowd: bool
-
-
-class _Image(NamedTuple):
-    name: str
-    width: float  # 0 if the annotations contain no size
-    height: float
-
-
-class _Checker:
-    """Checks the parts of a dataset and collects the problems."""
-
-    def __init__(self, dataset: DatasetFiles, decode: bool):
-        self.dataset = dataset
-        self.decode = decode
-        self.problems: list[Problem] = []
-
-    def add_problem(self, kind: str, where: str) -> None:
-        self.problems.append(Problem(kind, where[:MAX_LINE]))
-
-    def voc_document(self) -> dict:
-        """Read a VOC set as a COCO document. Annotation files that cannot be read are left out."""
-        pairs = []
-        for entry in read_set(self.dataset.anno_file, self.dataset.image_folder):
-            try:
-                annotation = read_xml(entry.xml)
-            except UserError as error:
-                self.add_problem("annotation file that cannot be used", str(error))
-            else:
-                pairs.append((entry, annotation))
-        names = read_label_list(self.dataset.label_file) if self.dataset.label_file else None
-        return coco_from_voc(pairs, names, self.dataset.image_folder)
-
-    def categories(self, categories: list[dict]) -> dict[int, str]:
-        """Check the categories. Returns their names by id."""
-        names: dict[int, str] = {}
-        for position, category in enumerate(categories):
-            key, name = category.get("id"), category.get("name")
-            where = f"category id {key}: {name}"
-            if not is_int(key) or not isinstance(name, str):
-                self.add_problem("category without id or name", f"category number {position}")
-            elif key in names:
-                self.add_problem("category id used twice", f"{where}, {names[key]}")
-            else:
-                if name in names.values():
-                    self.add_problem("category name used twice", where)
-                names[key] = name
-        return names
-
-    def images(self, entries: list[dict]) -> dict[int, _Image]:
-        """Check the images. Returns them by id."""
-        images: dict[int, _Image] = {}
-        first_use: dict[str, int] = {}
-        for position, entry in enumerate(entries):
-            key, name = entry.get("id"), entry.get("file_name")
-            if not is_int(key) or not isinstance(name, str) or not is_text(name):
-                self.add_problem("image without id or file name", f"image number {position}")
-                continue
-            where = f"image id {key} ({name})"
-            if key in images:
-                self.add_problem("image id used twice", where)
-                continue
-            other = first_use.setdefault(os.path.normpath(name), key)
-            if other != key:
-                self.add_problem("file listed twice", f"{where}, also image id {other}")
-            size = entry.get("width"), entry.get("height")
-            valid = all(is_number(side) and 0 < side < math.inf for side in size)
-            if not valid:
-                self.add_problem("image without a size", f"{where}: {reprlib.repr(size[0])} x {reprlib.repr(size[1])}")
-            images[key] = _Image(name, *(size if valid else (0, 0)))
-            self.check_file(images[key], where)
-        return images
-
-    def check_file(self, image: _Image, where: str) -> None:
-        """Check that an image file is readable and has the size that its entry gives."""
-        try:
-            file = path_inside(self.dataset.image_folder, image.name, where)
-        except UserError:
-            self.add_problem("file outside the image folder", where)
-            return
-        if not os.path.isfile(file):
-            self.add_problem("file missing", f"{where}: {file}")
-            return
-        try:
-            height, width = read_image(file).shape[:2] if self.decode else image_size(file)
-        except (UserError, ImageError) as error:
-            self.add_problem("file that is no readable image", f"{where}: {error}")
-            return
-        if image.width and (image.width, image.height) != (width, height):
-            sizes = f"{image.width:g} x {image.height:g}, the file has {width} x {height}"
-            self.add_problem("size differs from the file's", f"{where}: {sizes}")
-
-    def boxes(self, annotations: list[dict], images: dict[int, _Image], names: dict[int, str]) -> Iterator[_Box]:
-        """Check the annotations. Yields the usable boxes."""
-        ids: set = set()
-        seen: set = set()
-        for position, annotation in enumerate(annotations):
-            key, image, category = (_key(annotation.get(name)) for name in ("id", "image_id", "category_id"))
-            where = f"annotation number {position}" if key is None else f"annotation id {key}"
-            where += f" of image id {image}" + (f" ({images[image].name})" if image in images else "")
-            if key is not None and key in ids:
-                self.add_problem("annotation id used twice", where)
-            ids.add(key)
-            if image not in images:
-                self.add_problem("annotation of an unknown image", where)
-            elif category not in names:
-                self.add_problem("annotation of an unknown category", f"{where}: {reprlib.repr(category)}")
-            elif self.is_usable(annotation.get("bbox"), images[image], where):
-                box = annotation["bbox"]
-                if (image, category, *box) in seen:
-                    self.add_problem("annotation repeated", f"{where}: {names[category]} {box}")
-                seen.add((image, category, *box))
-                area = annotation.get("area")
-                area = area if is_number(area) and 0 < area < math.inf else box[2] * box[3]
-                yield _Box(image, category, area, bool(annotation.get("iscrowd", 0)))
-
-    def is_usable(self, box: object, image: _Image, where: str) -> bool:
-        """Check a box [x, y, w, h]. Returns whether it is usable."""
-        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
-            self.add_problem("annotation without a box", f"{where}: {reprlib.repr(box)}")
-            return False
-        where = f"{where}: x, y, w, h {box}, image {image.width:g} x {image.height:g}"
-        x, y, w, h = box
-        if not (w > 0 and h > 0 and math.isfinite(x + y + w + h)):
-            self.add_problem("box without area or inverted", where)
-            return False
-        width, height = image.width or math.inf, image.height or math.inf
-        if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            self.add_problem("box outside its image", where)
-            return False
-        if min(x, y) < -SLACK or x + w > width + SLACK or y + h > height + SLACK:
-            self.add_problem("box that reaches outside its image", where)
-        return True

@@ -9,8 +9,10 @@ from typing import NamedTuple, Optional
 from ppdet_repro.data.source.base import Source
 from ppdet_repro.data.source.coco import COCODataSet
 from ppdet_repro.data.source.files import require_file, require_folder
+from ppdet_repro.data.source.text import is_json
 from ppdet_repro.data.source.union import UnionDataSet
-from ppdet_repro.data.source.voc import SETS, VOCDataSet
+from ppdet_repro.data.source.voc import VOCDataSet
+from ppdet_repro.data.source.voc_files import SETS
 
 
 class DatasetFiles(NamedTuple):
@@ -22,7 +24,7 @@ class DatasetFiles(NamedTuple):
 
     @property
     def is_coco(self) -> bool:
-        return self.anno_file.endswith(".json")
+        return is_json(self.anno_file)
 
 
 def find_dataset(anno_file: str, image_folder: Optional[str] = None, label_file: Optional[str] = None) -> DatasetFiles:
@@ -49,19 +51,16 @@ def _guessed_folder(anno_file: str) -> str:
     folder, name = os.path.split(anno_file)
     split = os.path.splitext(name)[0].rpartition("_")[2]
     beside = os.path.join(os.path.dirname(folder), split)
-    if name.endswith(".json") and os.path.isdir(beside):
+    if is_json(name) and os.path.isdir(beside):
         return beside
     if os.path.join(os.sep, folder).endswith(os.sep + SETS):
         return os.path.dirname(os.path.dirname(folder))
     return folder
 
 
-def files_of_source(source: Source) -> list[DatasetFiles]:
-    """Return the files of a config's dataset; a UnionDataSet has several."""
-    if isinstance(source, UnionDataSet):
-        return [files for dataset in source.datasets for files in files_of_source(dataset)]
-    label_file = source.label_file if isinstance(source, VOCDataSet) else None
-    return [DatasetFiles(source.anno_file, source.image_folder, label_file)]
+def parts_of(source: Source) -> list[Source]:
+    """Return the datasets of a UnionDataSet, or else the dataset itself."""
+    return [part for one in source.datasets for part in parts_of(one)] if isinstance(source, UnionDataSet) else [source]
 
 
 def open_dataset(files: DatasetFiles, data_fields: Sequence[str]) -> Source:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Union
+from typing import Optional, Union
 
 from ppdet_repro.utils.errors import UserError
 
@@ -53,51 +51,22 @@ def path_inside(folder: str, name: str, where: str) -> str:
     return os.path.join(folder, name)
 
 
-def require_images(files: Sequence[str], names: Iterable[str], where: str) -> None:
-    """Raise one UserError for all missing files. `names` tell which image each file is, such as "image id 7"."""
-    missing = [(name, path) for name, path in zip(names, files) if not os.path.isfile(path)]
-    if missing:
-        name, path = missing[0]
-        count = f"{len(missing)} of {len(files)} images are missing, first " if len(missing) > 1 else ""
-        raise UserError(
-            f"{where}: {count}{name}: {path} does not exist: set dataset_dir and image_dir, or remove the "
-            "entry ('ppdet-repro data check' lists them all)"
-        )
+def find_file(folder: str, name: str, where: str) -> tuple[str, Optional[str]]:
+    """Find the file that the entry `where` names, also if its name has back slashes for slashes.
+
+    Returns its path, and how the name is written: "" as usual, "back slashes", or None if there is no such file.
+    UserError if the name leads out of the folder.
+    """
+    path = path_inside(folder, name, where)
+    if os.path.isfile(path):
+        return path, ""
+    if "\\" in name:
+        other = path_inside(folder, name.replace("\\", "/"), where)
+        if os.path.isfile(other):
+            return other, "back slashes"
+    return path, None
 
 
 def is_text(name: str) -> bool:
     """Whether a name has 1 to `MAX_LINE` characters, among them no NUL, and no half of a surrogate pair as in JSON."""
     return 0 < len(name) <= MAX_LINE and not NO_CHARACTERS.search(name)
-
-
-def read_lines(path: str) -> list[tuple[int, str]]:
-    """Read the lines of a text file that are not blank, without spaces around them, and their numbers from 1.
-
-    UserError if the file is not text in UTF-8, or a line is no name: it is too long or contains a NUL character.
-    """
-    with files_checked(path, "read"), open(path, "rb") as file:
-        data = file.read()
-    try:
-        lines = io.StringIO(data.decode("utf-8-sig"), newline=None)
-    except UnicodeDecodeError as error:
-        number = data.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{number}: not text in UTF-8 ({error.reason}): convert the file to UTF-8") from None
-    found = [(number, line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
-    for number, line in found:
-        if not is_text(line):
-            raise UserError(f"{path}:{number}: {line[:40]!r} is not a name: it has NUL characters or over {MAX_LINE}")
-    return found
-
-
-def read_label_list(path: str) -> list[str]:
-    """Read class names from a text file, one per line. A leading "background" is left out."""
-    require_file(path, "give a text file with one class name per line")
-    names = [line for _, line in read_lines(path)]
-    if names and names[0] == "background":
-        names = names[1:]
-    if not names:
-        raise UserError(f"{path} names no class: write one name per line")
-    twice = sorted(name for name, number in Counter(names).items() if number > 1)
-    if twice:
-        raise UserError(f"{path} names {twice[0][:MAX_LINE]!r} more than once: remove the repetition")
-    return names

@@ -13,6 +13,7 @@ import numpy as np
 from ppdet_repro.core.registry import Shared, register
 from ppdet_repro.data.source.base import IMAGE_SUFFIXES, ImageTable, Source, count, natural_key, starts_of
 from ppdet_repro.data.source.categories import COCO, VOC, Categories, read_categories
+from ppdet_repro.data.source.text import is_hidden
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.packaged import own_or_packaged
@@ -77,7 +78,7 @@ class ImageFolder(Source):
         path = str(own_or_packaged(Path(self._path(self.anno_path or "")), self.anno_path or ""))
         wanted = self.anno_path and not self.use_default_label
         if wanted and os.path.isfile(path):
-            return read_categories(path)
+            return read_categories(path, self.num_classes)
         ids = list(range(self.num_classes))
         categories = {80: COCO, 20: VOC}.get(self.num_classes) or Categories([f"class {i}" for i in ids], ids)
         if wanted:
@@ -91,7 +92,8 @@ class ImageFolder(Source):
 def find_images(path: str) -> list[str]:
     """Return the path itself if it is an image file, or the images in a folder and its subfolders in natural order.
 
-    UserError if it is neither.
+    Each real folder is searched once, so that links may form circles. Hidden folders, and files that systems put beside
+    the images (._a.jpg, __MACOSX), are passed over. UserError if the path is neither a file nor a folder.
     """
     if os.path.isfile(path):
         if not path.lower().endswith(IMAGE_SUFFIXES):
@@ -99,5 +101,15 @@ def find_images(path: str) -> list[str]:
         return [path]
     if not os.path.isdir(path):
         raise UserError(f"{path} does not exist: give an image file or a folder of images")
-    files = (os.path.join(folder, name) for folder, _, names in os.walk(path, followlinks=True) for name in names)
-    return sorted((file for file in files if file.lower().endswith(IMAGE_SUFFIXES)), key=natural_key)
+    found: list[str] = []
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if name[0] != "." and name not in ("__MACOSX", "@eaDir"))
+        images = (name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(name))
+        found += [os.path.join(folder, name) for name in images]
+    return sorted(found, key=natural_key)

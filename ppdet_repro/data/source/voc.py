@@ -3,59 +3,29 @@
 from __future__ import annotations
 
 import os
-import re
-import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
 import numpy as np
 
 from ppdet_repro.core.registry import register
-from ppdet_repro.data.source.base import IMAGE_SUFFIXES, Column, ImageTable, Source, count, starts_of
+from ppdet_repro.data.source.base import Column, ImageTable, Source, starts_of
 from ppdet_repro.data.source.categories import VOC_NAMES
-from ppdet_repro.data.source.files import (
-    files_checked,
-    is_text,
-    path_inside,
-    read_label_list,
-    read_lines,
-    require_file,
-    require_images,
+from ppdet_repro.data.source.coco import SLACK
+from ppdet_repro.data.source.findings import DOUBTFUL, LEFT_OUT, ODD, Findings
+from ppdet_repro.data.source.text import read_label_list
+from ppdet_repro.data.source.voc_files import (
+    NO_ANNOTATION,
+    SETS,
+    Annotation,
+    Entry,
+    Object,
+    class_names_in,
+    read_set,
+    read_xml,
 )
 from ppdet_repro.data.transform.decode import image_size
 from ppdet_repro.utils.errors import UserError
-
-SUFFIXES = "|".join(suffix[1:] for suffix in IMAGE_SUFFIXES)
-PAIR = re.compile(rf"^(?P<image>.+\.(?:{SUFFIXES}))\s+(?P<xml>.+\.xml)$", re.IGNORECASE)
-MAX_NUMBER = 1e9  # no box or image is larger; numbers that are not finite are not smaller either
-SETS = os.path.join("ImageSets", "Main")
-
-
-class Entry(NamedTuple):
-    """The paths of one image of a set and of its annotations."""
-
-    image: str
-    xml: str
-
-
-class Object(NamedTuple):
-    """One object of an XML file. The box is (x1, y1, x2, y2) in pixels, as in the file."""
-
-    name: str
-    box: tuple[float, float, float, float]
-    difficult: bool
-    crowd: bool
-
-
-class Annotation(NamedTuple):
-    """The content of an XML file. Width, height and id are None if they are missing."""
-
-    width: Optional[float]
-    height: Optional[float]
-    id: Optional[int]
-    objects: list[Object]
-
-
-NO_ANNOTATION = Annotation(None, None, None, [])
 
 
 @register
@@ -71,7 +41,8 @@ class VOCDataSet(Source):
             the devkit: the files are then JPEGImages/<id>.* and Annotations/<id>.xml. Names may contain spaces.
         label_list: A text file with class names. If it does not exist, the classes are the names that occur in any
             XML file of the folders of this set, sorted, so that they are the same for all splits. If it is not given,
-            they are the 20 classes of VOC, provided that no other names occur.
+            they are the 20 classes of VOC, provided that no other names occur. A leading "background" is no class,
+            unless an XML file of these folders has objects with this name.
         data_fields: May contain gt_bbox, gt_class, difficult, is_crowd (zeros) and gt_score (ones). With "image" alone,
             XML files need not exist, as in VOC 2012's test set.
 
@@ -93,44 +64,45 @@ class VOCDataSet(Source):
         super().__init__(dataset_dir, image_dir, anno_path, data_fields, sample_num, repeat, allow_empty, empty_ratio)
         self.label_list = label_list
 
-    def read(self) -> tuple[ImageTable, str]:
-        path = self.anno_file
-        entries = read_set(path, self.image_folder)
-        if not entries:
-            raise UserError(f"{path} lists no image: write one per line")
-        require_images([e.image for e in entries], (f"line {i}" for i in range(1, len(entries) + 1)), path)
-        image_only = self.data_fields == ["image"] and not any(os.path.isfile(entry.xml) for entry in entries)
-        annotations = [NO_ANNOTATION if image_only else read_xml(entry.xml) for entry in entries]
-        self._names, source_of_names = self._classes(entries, annotations)
-        class_of = {name: index for index, name in enumerate(self._names)}
-
-        sizes = np.array([_size(a, e) for a, e in zip(annotations, entries)])  # [I, 2] h, w
-        objects = [o for annotation in annotations for o in annotation.objects]
-        image_of = np.repeat(np.arange(len(entries)), [len(a.objects) for a in annotations])
-        for row, item in enumerate(objects):
-            if item.name not in class_of:
-                file = entries[image_of[row]].xml
-                raise UserError(f"{file}: class {item.name!r} is not in {source_of_names}: add it there or rename it")
-        boxes = np.array([o.box for o in objects], dtype=np.float64).reshape(-1, 4)
-        limit = sizes[image_of][:, ::-1]  # [N, 2] w, h
-        inside = np.concatenate([boxes[:, :2].clip(0), np.minimum(boxes[:, 2:], limit - 1)], axis=1)  # [N, 4]
-        kept = (inside[:, 2:] > inside[:, :2]).all(1)
-        flat = ~(boxes[:, 2:] > boxes[:, :2]).all(1)
-        reaching = (kept & ((boxes[:, :2] < 0) | (boxes[:, 2:] > limit)).any(1)).sum()
-
+    def scan(self, findings: Findings) -> ImageTable:
+        voc = self.read_voc(findings)
+        self._names, self._source_of_names = voc.names, f" ({voc.source_of_names})"
+        kept, inside = voc.kept, voc.inside
         columns: dict[str, Column] = {
             "gt_bbox": inside[kept].astype(np.float32),
-            "gt_class": np.array([class_of[o.name] for o in objects], dtype=np.int32)[kept, None],
-            "difficult": np.array([o.difficult for o in objects], dtype=np.int32)[kept, None],
+            "gt_class": voc.class_of[kept, None].astype(np.int32),
+            "difficult": np.array([o.difficult for o in voc.objects], dtype=np.int32)[kept, None],
             "is_crowd": np.zeros((kept.sum(), 1), dtype=np.int32),
             "gt_score": np.ones((kept.sum(), 1), dtype=np.float32),
+            "area": (inside[kept, 2:] - inside[kept, :2]).prod(1),
         }
-        starts = starts_of(np.bincount(image_of[kept], minlength=len(entries)))
-        table = ImageTable([e.image for e in entries], _image_ids(annotations), sizes, starts, columns)
-        left_out = {"boxes without area": flat.sum(), "boxes outside their image": (~kept & ~flat).sum()}
-        clipped = f"clipped to their image: boxes ({reaching:,})" if reaching else ""
-        classes = f"{count(len(self._names), 'class', 'classes')} ({source_of_names})"
-        return self._chosen(table, classes, image_only, left_out, clipped)
+        starts = starts_of(np.bincount(voc.image_of[kept], minlength=len(voc.entries)))
+        ids = own_ids(voc.annotations)
+        ids = np.arange(len(voc.entries)) if ids is None else ids
+        return ImageTable([e.image for e in voc.entries], ids, voc.sizes, starts, columns)
+
+    def read_voc(self, findings: Findings) -> VocSet:
+        """Read the files of the set, and choose the objects that can be used."""
+        path = self.anno_file
+        entries = read_set(path, self.image_folder, findings)
+        if not entries:
+            raise UserError(f"{path} lists no image: write one per line")
+        findings.refuse(
+            "file missing",
+            [entry for entry in entries if not os.path.isfile(entry.image)],
+            lambda entry: f"{path}: line {entry.line}: {entry.image} does not exist",
+            "set dataset_dir and image_dir, or remove the line",
+        )
+        if findings.collect:
+            report_lines_twice(path, entries, findings)
+        self._image_only = self.data_fields == ["image"] and not any(os.path.isfile(entry.xml) for entry in entries)
+        annotations = [NO_ANNOTATION] * len(entries)
+        for i, entry in enumerate([] if self._image_only else entries):
+            with findings.refusals("annotation file that cannot be used"):
+                annotations[i] = read_xml(entry.xml, findings)
+        names, source_of_names = self._classes(entries, annotations, findings)
+        sizes = image_sizes(entries, annotations, findings)
+        return choose(entries, annotations, sizes, names, source_of_names, findings)
 
     @property
     def anno_file(self) -> str:
@@ -145,88 +117,101 @@ class VOCDataSet(Source):
         path = self._path(self.label_list or "")
         return path if os.path.isfile(path) else None
 
-    def _classes(self, entries: list[Entry], annotations: list[Annotation]) -> tuple[list[str], str]:
+    def _classes(
+        self, entries: list[Entry], annotations: list[Annotation], findings: Findings
+    ) -> tuple[list[str], str]:
         """Return the class names and a description of their source."""
-        if self.label_file:
-            return read_label_list(self.label_file), self.label_file
         found = {item.name for annotation in annotations for item in annotation.objects}
+        folders, read = {os.path.dirname(entry.xml) for entry in entries}, {entry.xml for entry in entries}
+        if self.label_file:
+            names = read_label_list(self.label_file, background=True)
+            if names[0] == "background" and "background" not in found | class_names_in(folders, read, findings):
+                names = read_label_list(self.label_file)
+            return names, self.label_file
         if not self.label_list and found <= set(VOC_NAMES):
             return list(VOC_NAMES), "VOC's own"
-        names = sorted(found | class_names_in({os.path.dirname(entry.xml) for entry in entries}))
+        names = sorted(found | class_names_in(folders, read, findings))
         missing = self._path(self.label_list) if self.label_list else "label_list"
         return names, f"no {missing}: the names found, sorted"
 
 
-def class_names_in(folders: set[str]) -> set[str]:
-    """Return the class names in all XML files of the given folders."""
-    files = (entry.path for folder in folders for entry in os.scandir(folder) if entry.name.endswith(".xml"))
-    return {item.name for file in files for item in read_xml(file).objects}
+class VocSet(NamedTuple):
+    """The files of a set, and what they contain."""
+
+    entries: list[Entry]  # I
+    annotations: list[Annotation]  # I
+    sizes: np.ndarray  # [I, 2] float64, height and width
+    names: list[str]  # of the classes
+    source_of_names: str
+    objects: list[Object]  # N
+    image_of: np.ndarray  # [N] indices of images
+    class_of: np.ndarray  # [N]
+    inside: np.ndarray  # [N, 4] float64; the boxes, clipped to their image
+    kept: np.ndarray  # [N] bool; the objects that can be used
 
 
-def read_set(path: str, folder: str) -> list[Entry]:
-    """Read a set file. Returns paths in `folder`; the files need not exist."""
-    entries = []
-    for number, line in read_lines(path):
-        where = f"{path}:{number}"
-        pair = PAIR.match(line)
-        if pair:
-            image, xml = pair["image"], pair["xml"]
-        else:
-            image, xml = os.path.join("JPEGImages", line), os.path.join("Annotations", line + ".xml")
-        image, xml = path_inside(folder, image, where), path_inside(folder, xml, where)
-        entries.append(Entry(image if pair else _with_suffix(image), xml))
-    return entries
+def choose(
+    entries: list[Entry],
+    annotations: list[Annotation],
+    sizes: np.ndarray,
+    names: list[str],
+    source_of_names: str,
+    findings: Findings,
+) -> VocSet:
+    """Choose the objects that can be used: those that have a known class, and an area inside their image."""
+    objects = [o for annotation in annotations for o in annotation.objects]
+    image_of = np.repeat(np.arange(len(entries)), [len(a.objects) for a in annotations])
+    number_of = {name: index for index, name in enumerate(names)}
+    class_of = np.array([number_of.get(o.name, -1) for o in objects], dtype=np.int64)
+    boxes = np.array([o.box for o in objects], dtype=np.float64).reshape(-1, 4)
+    limit = np.where(np.isnan(sizes), np.inf, sizes)[image_of][:, ::-1]  # [N, 2] w, h
+    inside = np.concatenate([boxes[:, :2].clip(0), np.minimum(boxes[:, 2:], limit - 1)], axis=1)  # [N, 4]
+    kept = (inside[:, 2:] > inside[:, :2]).all(1)
+    flat = ~(boxes[:, 2:] > boxes[:, :2]).all(1)
+    reaching = kept & ((boxes[:, :2] < -SLACK) | (boxes[:, 2:] > limit + SLACK)).any(1)
+    known = class_of >= 0
+
+    def where(row: int) -> str:
+        width, height = limit[row]
+        name, box = objects[row].name, [float(f"{side:g}") for side in objects[row].box]
+        return f"{entries[image_of[row]].xml}: {name}, x1, y1, x2, y2 {box}, image {width:g} x {height:g}"
+
+    findings.refuse(
+        "annotation of an unknown category",
+        np.flatnonzero(~known),
+        lambda row: f"{entries[image_of[row]].xml}: class {objects[row].name!r} is not in {source_of_names}",
+        "add it there or rename it",
+    )
+    for effect, kind, rows in (
+        (LEFT_OUT, "box without area or inverted", flat),
+        (LEFT_OUT, "box outside its image", ~kept & ~flat),
+        (DOUBTFUL, "box that reaches outside its image", reaching),
+    ):
+        findings.report(effect, kind, np.flatnonzero(rows & known), where)
+    kept &= known
+    return VocSet(entries, annotations, sizes, names, source_of_names, objects, image_of, class_of, inside, kept)
 
 
-def _with_suffix(stem: str) -> str:
-    """Return the existing image with this path except for its suffix, or else the path with .jpg."""
-    suffixes = [suffix for lower in IMAGE_SUFFIXES for suffix in (lower, lower.upper())]
-    return next((stem + suffix for suffix in suffixes if os.path.isfile(stem + suffix)), stem + ".jpg")
+def image_sizes(entries: Sequence[Entry], annotations: Sequence[Annotation], findings: Findings) -> np.ndarray:
+    """Return height and width of each image [I, 2], from the XML file, or, if it has none, from the image."""
+    sizes = np.array([(a.height or np.nan, a.width or np.nan) for a in annotations], dtype=np.float64)
+    missing = np.flatnonzero(np.isnan(sizes[:, 0]))
+    for i in missing:
+        if os.path.isfile(entries[i].image):
+            with findings.refusals("file that is no readable image"):
+                sizes[i] = image_size(entries[i].image)
+    read = [i for i in missing if annotations[i] is not NO_ANNOTATION]
+    findings.report(ODD, "image without a size, which its file has", read, lambda i: entries[i].xml)
+    return sizes
 
 
-def read_xml(path: str) -> Annotation:
-    """Read one VOC annotation file. Objects without <bndbox> are ignored."""
-    require_file(path, "every listed image needs an XML file; write one, or remove the image from the list")
-    try:
-        with files_checked(path, "read"):
-            root = ElementTree.parse(path).getroot()
-    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: an unknown encoding
-        raise UserError(f"{path} is not valid XML ({error}): if it is truncated, create it again") from None
-    objects = []
-    for item in root.findall("object"):
-        if item.find("bndbox") is not None:
-            x1, y1, x2, y2 = (_number(item, f"bndbox/{side}", path) for side in ("xmin", "ymin", "xmax", "ymax"))
-            name = (item.findtext("name") or "").strip()
-            if not is_text(name) or x1 is None or y1 is None or x2 is None or y2 is None:
-                raise UserError(f"{path}: object {name[:40]!r} needs <name>, <xmin>, <ymin>, <xmax> and <ymax>")
-            difficult, crowd = (bool(_number(item, flag, path)) for flag in ("difficult", "iscrowd"))
-            objects.append(Object(name, (x1, y1, x2, y2), difficult, crowd))
-    number = (root.findtext("id") or "").strip()
-    width, height = _number(root, "size/width", path), _number(root, "size/height", path)
-    return Annotation(width, height, int(number) if re.fullmatch("[0-9]{1,18}", number) else None, objects)
+def report_lines_twice(path: str, entries: Sequence[Entry], findings: Findings) -> None:
+    first: dict[str, int] = {}
+    again = [(e.line, line) for e in entries if (line := first.setdefault(os.path.normpath(e.image), e.line)) != e.line]
+    findings.report(DOUBTFUL, "file listed twice", again, lambda pair: f"{path}:{pair[0]}: also in line {pair[1]}")
 
 
-def _number(element: ElementTree.Element, tag: str, path: str) -> Optional[float]:
-    """Return the number in a descendant element, None if there is no such element."""
-    text = element.findtext(tag)
-    if text is None or not text.strip():
-        return None
-    try:
-        number = float(text)
-        if abs(number) < MAX_NUMBER:
-            return number
-    except ValueError:
-        pass
-    raise UserError(f"{path}: <{tag.split('/')[-1]}> is {text.strip()[:40]!r}: write a number")
-
-
-def _size(annotation: Annotation, entry: Entry) -> tuple[float, float]:
-    """Return height and width from the XML file, or, if it has none, from the image."""
-    if annotation.width and annotation.height and min(annotation.width, annotation.height) > 0:
-        return annotation.height, annotation.width
-    return image_size(entry.image)
-
-
-def _image_ids(annotations: list[Annotation]) -> np.ndarray:
+def own_ids(annotations: Sequence[Annotation]) -> Optional[np.ndarray]:
+    """The <id> of the XML files [I] int64, if all have different ones."""
     ids = [annotation.id for annotation in annotations if annotation.id is not None]
-    return np.array(ids, np.int64) if len(set(ids)) == len(annotations) else np.arange(len(annotations))
+    return np.array(ids, np.int64) if len(set(ids)) == len(annotations) else None

@@ -7,6 +7,7 @@ the metric, so the result is that of a single process.
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Union
@@ -21,6 +22,7 @@ from ppdet_repro.core.config import Config, RunSettings, build
 from ppdet_repro.core.contract import Batch
 from ppdet_repro.data.reader.readers import EvalReader
 from ppdet_repro.data.source.base import Source
+from ppdet_repro.data.source.text import is_json
 from ppdet_repro.engine.analysis.report import EvaluationResult, write_report
 from ppdet_repro.engine.analysis.tide import import_tidecv, tide_errors
 from ppdet_repro.engine.distributed import gather_results
@@ -36,6 +38,7 @@ from ppdet_repro.metrics.detections import (
     coco_rows,
     from_coco_rows,
     merge_ranks,
+    read_rows,
     split_batch,
 )
 from ppdet_repro.metrics.voc import VOCScores, evaluate_voc
@@ -138,13 +141,7 @@ def evaluate_file(cfg: Config) -> Dict[str, float]:
     if run.metric != "COCO":
         raise UserError(f"{cfg.path}: metric is {run.metric}; only COCO result files can be evaluated")
     path = Path(run.output_eval or ".") / RESULT_FILE
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        rows = [{key: row[key] for key in ("image_id", "category_id", "bbox", "score")} for row in rows]
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; --output_eval names its folder") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is not a COCO result file ({type(error).__name__}: {error})") from error
+    rows = read_rows(path)
     dataset = build(cfg, "EvalDataset")
     truth, ids = load_coco_json(annotation_file(dataset)), dataset.table.ids.tolist()
     scores = evaluate_coco(truth, rows, ids)
@@ -198,10 +195,22 @@ def write_server_files(detections: Sequence[ImageDetections], dataset: Source, f
             sides = " ".join(f"{side:.2f}" for side in box)
             lines[int(label)].append(f"{names[image.im_id]} {score:.6f} {sides}\n")
     split = Path(dataset.anno_path or "set").stem
-    paths = [Path(folder) / f"comp4_det_{split}_{name}.txt" for name in dataset.class_names]
+    paths = [Path(folder) / f"comp4_det_{split}_{name}.txt" for name in file_names(dataset.class_names)]
     for path, of_class in zip(paths, lines):
         write_output(path, "".join(of_class).encode())
     get_logger().info(f"for the VOC server: {paths[0]} and {len(paths) - 1} more")
+
+
+def file_names(names: Sequence[str]) -> List[str]:
+    """Names of classes as parts of file names: without slashes, at most 50 characters, and no two alike in capitals.
+
+    Example:
+        >>> file_names(["cat", "cat/dog", "cat:dog", "Cat"])
+        ['cat', 'cat_dog', 'cat_dog_2', 'Cat_3']
+    """
+    plain = [re.sub(r"[/\\\x00-\x1f:*?\"<>|]", "_", name)[:50] for name in names]
+    first: Dict[str, int] = {}
+    return [name if first.setdefault(name.lower(), i) == i else f"{name}_{i}" for i, name in enumerate(plain)]
 
 
 def check_classes(dataset: Source, cfg: Config, name: str = "EvalDataset") -> None:
@@ -231,7 +240,7 @@ def check_evaluation(dataset: Source, cfg: Config) -> None:
 def annotation_file(dataset: Source) -> Path:
     """The path of a dataset's COCO annotation file, else a `UserError`."""
     path = Path(dataset.dataset_dir, dataset.anno_path or "")
-    if path.suffix != ".json":
+    if not is_json(path):
         raise UserError(f"metric COCO needs a COCO JSON file, but EvalDataset.anno_path is {path}; or set metric: VOC")
     return path
 
