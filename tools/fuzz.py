@@ -14,7 +14,7 @@ import _checkout
 
 from ppdet_repro.utils.cli import at_least_one
 
-WHAT = ("checkpoints", "configs", "lists", "pictures")
+WHAT = ("checkpoints", "configs", "lists", "annotations", "pictures")
 SHOWN = 600  # bytes of a file
 
 

@@ -98,6 +98,7 @@ def worker(what: str, connection: Any) -> None:
             shutil.rmtree(folder)
             folder.mkdir()
             for name, content in files.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)
             os.chdir(folder)
             connection.send(examine(read, folder, watch, sum(map(len, files.values()))))
