@@ -10,7 +10,7 @@ The tool is Paddle's. PaddleSlim's quant_post_static wraps it, and always observ
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence
 
 import numpy as np
 import paddle
@@ -18,8 +18,10 @@ from paddle.static.quantization import PostTrainingQuantization
 from paddle.static.quantization.quant_config import BaseQuantizer
 
 from ppdet_repro.core.registry import register
+from ppdet_repro.data.transform.base import ImageError
 from ppdet_repro.slim.static import static_mode
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.logger import get_logger
 
 CONVOLUTIONS = ["conv2d", "depthwise_conv2d"]
 
@@ -83,21 +85,19 @@ class PTQ:
         """Replace the float32 model, model.pdmodel and model.pdiparams in `folder`, by its int8 form.
 
         It has QuantizeLinear and DequantizeLinear operators around convolutions, as in ONNX. The ranges of activations
-        are measured on the images `files`. Raises UserError if the model has no convolution.
+        are measured on the images `files`; a warning names each that cannot be read. Raises UserError if none can be
+        read, or the model has no convolution.
         """
         with static_mode() as executor:
             program, feeds, _ = paddle.static.load_inference_model(str(folder / "model"), executor)
             if not any(operator.type in CONVOLUTIONS for operator in program.global_block().ops):
                 raise UserError("the model has no convolution to quantize")
-            variables = [program.global_block().var(name) for name in feeds]
-            calibration, places = Calibration(files, read, feeds), [paddle.CPUPlace()]
-            loader = paddle.io.DataLoader(calibration, variables, places, return_list=False, batch_size=1)
             quantizer = PostTrainingQuantization(
                 executor=executor,
                 model_dir=str(folder),
                 model_filename="model.pdmodel",
                 params_filename="model.pdiparams",
-                data_loader=loader,
+                data_loader=Calibration(files, read, feeds),
                 batch_size=1,
                 batch_nums=len(files),
                 algo=self.algorithm,
@@ -124,19 +124,27 @@ class ConvolutionQuantizer(BaseQuantizer):
         return []
 
 
-class Calibration(paddle.io.Dataset):
-    """The inputs of a program for each file, in the order of its feeds."""
+class Calibration(paddle.io.DataLoader):
+    """The inputs of a program for each file that can be read, by the names of its feeds.
+
+    It only has the type that `PostTrainingQuantization` asks for. Paddle's own waits forever for a file that cannot be
+    read.
+    """
 
     def __init__(self, files: Sequence[str], read: Read, feeds: Sequence[str]):
-        super().__init__()
-        self.files, self.read, self.feeds = files, read, feeds
+        self.files, self.read, self.feeds = list(files), read, feeds
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Tuple[np.ndarray, ...]:
-        inputs = self.read(self.files[index])
-        return tuple(inputs[name][0] for name in self.feeds)
+    def __iter__(self) -> Iterator[Dict[str, np.ndarray]]:
+        for file in list(self.files):
+            try:
+                inputs = self.read(file)
+            except ImageError as error:
+                get_logger().warning(f"skipped {error}")
+                self.files.remove(file)
+                if not self.files:
+                    raise UserError(f"none of the images to calibrate with can be read; the last: {error}") from error
+                continue
+            yield {name: inputs[name] for name in self.feeds}
 
 
 def choose(known: Mapping[str, str], given: Mapping[str, Any], key: str, default: str) -> str:

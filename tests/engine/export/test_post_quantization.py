@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -283,7 +284,7 @@ def test_the_tool(folder, model, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     names = sorted(path.name for path in (tmp_path / "theirs").iterdir())
-    assert names == ["infer_cfg.yml", "model.pdiparams", "model.pdmodel"]
+    assert names == ["infer_cfg.yml", "manifest.json", "model.pdiparams", "model.pdmodel"]
 
 
 # Which images ---------------------------------------------------------------------------------------------
@@ -295,6 +296,26 @@ def test_calibration_images_are_spread_evenly(folder):
 
     assert names(3) == ["0", "2", "5"] and names(6) == names(99) == list("012345")  # 2.5 rounds to 2
     assert names(2, str(folder / "data")) == ["0", "5"]
+
+
+def test_images_that_cannot_be_read_are_left_out(folder, model, tmp_path, logged):
+    photos = tmp_path / "photos"
+    shutil.copytree(folder / "data" / "images", photos)
+    (photos / "000.png").write_bytes(b"GIF89a")
+    (photos / "003.png").write_bytes((photos / "003.png").read_bytes()[:-40])
+    exported = post_quant(model, config(folder, "theirs.yml"), tmp_path / "a",
+                          image_dir=str(photos))  # two passes over the images  # fmt: skip
+    assert logged.text.count("skipped image") == 2 and "000.png" in logged.text and "003.png" in logged.text
+    for name in ("000.png", "003.png"):
+        (photos / name).unlink()
+    other = post_quant(model, config(folder, "theirs.yml"), tmp_path / "b",
+                       image_dir=str(photos))  # fmt: skip
+    assert (exported / "model.pdiparams").read_bytes() == (other / "model.pdiparams").read_bytes()
+
+    for path in photos.iterdir():
+        path.write_bytes(b"GIF89a")
+    with pytest.raises(UserError, match="none of the images to calibrate with can be read; the last: image .*005.png"):
+        post_quant(model, config(folder), tmp_path / "c", image_dir=str(photos))
 
 
 # Settings -------------------------------------------------------------------------------------------------
