@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_flags(parser)
     source = parser.add_argument_group("input (if several are given, the first of these is used)")
     add = source.add_argument
-    add("--video_file", metavar="FILE", help="a video file")
+    add("--video_file", metavar="FILE", help="a video file, a URL such as rtsp://..., or the number of a camera")
     add("--camera_id", type=int, default=-1, metavar="N", help="number of a camera; Ctrl-C stops it (default: none)")
     add("--image_file", metavar="FILE", help="an image file")
     add("--image_dir", metavar="DIR", help="all images of a folder")

@@ -112,4 +112,4 @@ def run_video(pipeline: AnyPipeline, labels: List[str], flags: Namespace) -> Non
                 print("stopped")
                 video = video._replace(announced=0)
     print(f"{frames} frames in {target}")
-    check_complete(flags.video_file, frames, video.announced)
+    check_complete(str(flags.video_file), frames, video.announced)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional, Sequence
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -72,22 +74,35 @@ def coco_images(path: str, image_dir: Optional[str], classes: int) -> ImageList:
 
 @contextmanager
 def open_video(path: Optional[str], camera_id: int) -> Iterator[Video]:
-    """Open a video file, or a camera by its number if there is no file. UserError if it cannot be opened."""
-    if path is not None and not os.path.isfile(path):
-        raise UserError(f"--video_file {path} is not a file")
+    """Open a video file or stream, or a camera by its number.
+
+    `path` is that of a file, a URL that OpenCV opens, such as rtsp://..., or the number of a camera; if it is None, the
+    camera is `camera_id`. UserError if it cannot be opened.
+    """
+    if path is not None and path.isdecimal() and not os.path.exists(path):
+        path, camera_id = None, int(path)
+    is_file = path is not None and not re.match("[a-z][a-z0-9+.-]*://", path, re.IGNORECASE)
+    if is_file and not os.path.isfile(path or ""):
+        raise UserError(f"--video_file {path} is not a file, and no URL such as rtsp://...")
     capture = cv2.VideoCapture(camera_id if path is None else path)
     frames = _frames(capture)
     try:
         first = next(frames, None)
         if first is None:
             what = f"camera {camera_id} delivers no image" if path is None else f"{path} is not a video"
-            raise UserError(f"{what}, or OpenCV has no decoder for it")
+            reason = "or OpenCV has no decoder for it" if path is None or is_file else "or cannot be reached"
+            raise UserError(f"{what}, {reason}")
         rate = capture.get(cv2.CAP_PROP_FPS)
-        name = f"camera_{camera_id}.mp4" if path is None else f"{Path(path).stem}.mp4"
-        announced = 0 if path is None else max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        name = f"camera_{camera_id}.mp4" if path is None else f"{stream_name(path)}.mp4"
+        announced = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))) if is_file else 0
         yield Video(name, rate if rate > 0 else DEFAULT_RATE, announced, itertools.chain([first], frames))
     finally:
         capture.release()
+
+
+def stream_name(path: str) -> str:
+    """A file name, without suffix, for the frames of a video file or URL."""
+    return Path(urlsplit(path).path if "://" in path else path).stem or "stream"
 
 
 def check_complete(path: str, read: int, announced: int) -> None:

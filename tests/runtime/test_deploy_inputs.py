@@ -17,6 +17,7 @@ from tiny_yolof import tiny_model, write_config, write_images
 from ppdet_repro.cli import infer_exported
 from ppdet_repro.core.config import load_config
 from ppdet_repro.engine.export.export_model import export_model
+from ppdet_repro.runtime import sources
 from ppdet_repro.runtime.networks import network_file
 from ppdet_repro.runtime.options import build_parser
 from ppdet_repro.runtime.pipeline import read
@@ -122,6 +123,34 @@ def test_a_video_that_ends_early_is_an_error_after_its_frames_are_written(comman
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "short.avi ends early: " in done.stderr and "of 20 frames could be read" in done.stderr
     assert (folder / "out" / "short.mp4").is_file() and (folder / "out" / "boxes.csv").is_file()
+
+
+def test_a_url_or_a_number_is_no_file(command, tmp_path, monkeypatch):
+    opened = []
+
+    class Capture:
+        def __init__(self, source):
+            opened.append(source)
+            self.left = 2
+
+        def read(self):
+            self.left -= 1
+            return self.left >= 0, np.zeros((64, 96, 3), np.uint8)
+
+        def get(self, what):
+            return 100.0  # frames; a stream's count means nothing
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(sources.cv2, "VideoCapture", Capture)
+    for given in ("rtsp://user:secret@10.0.0.1:554/hall/door.sdp?x=1", "http://cams.example.org", "2"):
+        done = command(f"--video_file={given}", f"--output_dir={tmp_path}")
+        assert done.returncode == 0, done.stderr
+    assert opened == ["rtsp://user:secret@10.0.0.1:554/hall/door.sdp?x=1", "http://cams.example.org", 2]
+    assert {path.name for path in tmp_path.iterdir()} == {"door.mp4", "stream.mp4", "camera_2.mp4"}
+    done = command("--video_file=absent.mp4")
+    assert done.returncode == 2 and "absent.mp4 is not a file, and no URL such as rtsp://" in done.stderr
 
 
 def test_a_video_may_miss_the_frames_that_its_container_only_estimates():
