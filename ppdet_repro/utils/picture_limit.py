@@ -2,7 +2,7 @@
 
 OpenCV reads it from the environment when its library is loaded. It checks it after its own reading of a picture's
 header and before it allocates memory for the pixels, so that nothing in a header can get past it. Importing
-`ppdet_repro` sets the variable unless the user has set it, and worker processes inherit it. If OpenCV was loaded before,
+`ppdet_repro` sets the variable unless the user has set it; worker processes inherit it. If OpenCV was loaded before,
 its own check keeps the limit that it had, by default 2^30.
 """
 
