@@ -35,7 +35,7 @@ def csv_writer(folder: Optional[Path], labels: Sequence[str]) -> Iterator[Callab
     path, count = folder / "boxes.csv", 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115
+        file = open(path, "w", newline="", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     table = csv.writer(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -115,6 +116,17 @@ def test_a_damaged_image_among_others_is_left_out(tiny, infer, tmp_path, logged)
         assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["000.png", "002.png"]
         assert "001.png" not in (tmp_path / "out" / "boxes.csv").read_text()
         shutil.rmtree(tmp_path / "out")
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems take UTF-8 only")
+def test_file_names_that_are_not_utf8(tiny, infer, tmp_path):
+    name = os.fsdecode(b"photo_\xe9.png")  # Latin-1
+    (tmp_path / "in").mkdir()
+    shutil.copy(tiny / "data" / "images" / "000.png", tmp_path / "in" / name)
+    infer(f"--image_dir={tmp_path / 'in'}", "--save_csv", "--save_results", "--threshold=0")
+    assert (tmp_path / "out" / name).is_file()
+    assert r"photo_\udce9.png,0" in (tmp_path / "out" / "boxes.csv").read_text(encoding="utf-8")
+    assert {row["file_name"] for row in json.loads((tmp_path / "out" / "bbox.json").read_text())} == {name}
 
 
 def test_too_many_slices_are_refused(tiny, infer):

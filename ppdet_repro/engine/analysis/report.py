@@ -48,7 +48,7 @@ def write_report(title: str, result: EvaluationResult, tide: Optional[TideErrors
     """Write `folder`/report.html: scores, errors, curves, AP per class and size, confused classes, the worst images."""
     path = Path(folder) / FILE
     page = TEMPLATES.get_template(f"{FILE}.j2").render(title=title, **contents(result, tide))
-    write_output(path, page.encode())
+    write_output(path, page.encode(errors="backslashreplace"))  # names of files may not be UTF-8
     return path
 
 

@@ -197,7 +197,7 @@ def write_server_files(detections: Sequence[ImageDetections], dataset: Source, f
     split = Path(dataset.anno_path or "set").stem
     paths = [Path(folder) / f"comp4_det_{split}_{name}.txt" for name in file_names(dataset.class_names)]
     for path, of_class in zip(paths, lines):
-        write_output(path, "".join(of_class).encode())
+        write_output(path, "".join(of_class).encode(errors="surrogateescape"))
     get_logger().info(f"for the VOC server: {paths[0]} and {len(paths) - 1} more")
 
 

@@ -137,6 +137,7 @@ def test_the_report_is_one_file_that_needs_no_network(result, tmp_path):
     assert sources == ["data:"] * 4  # errors, curves, confusions, one image
     assert not re.search(r"https?://|<script|<link", page)
     assert "TIDE" not in write_report("A", result, None, str(tmp_path)).read_text(encoding="utf-8")
+    assert r"a\udce9" in write_report("a\udce9", result, None, str(tmp_path)).read_text(encoding="utf-8")  # not UTF-8
 
 
 def test_a_report_that_cannot_be_written_is_one_clear_error(result, tmp_path):
