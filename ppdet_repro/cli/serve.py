@@ -5,14 +5,20 @@
 By default only this machine can reach the server; --host changes that. See docs/deploy_run.md.
 """
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from urllib.parse import urlsplit
 
 from ppdet_repro.runtime.options import add_engine_flags, add_model_flags
 from ppdet_repro.utils.cli import at_least_one
 from ppdet_repro.utils.errors import UserError
 
-LOCAL = ["127.0.0.1", "localhost"]
-CONNECTIONS = 64  # open at the same time, including those that are still uploading
+
+def origin(text: str) -> str:
+    """Parse the origin of web pages, such as https://example.org or http://10.0.0.5:8080."""
+    parts = urlsplit(text.lower())
+    if parts.scheme not in ("http", "https") or text.lower() != f"{parts.scheme}://{parts.netloc}" or not parts.netloc:
+        raise ArgumentTypeError(f"{text!r} is not an origin such as https://example.org, without a path")
+    return text.lower()
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -27,6 +33,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--timeout", type=at_least_one, default=30, metavar="SECONDS",
         help="time limit for an upload, and for an answer, in seconds (default: 30)")  # fmt: skip
     add("--queue", type=at_least_one, default=8, metavar="N", help="requests that may wait or run at once (default: 8)")
+    add("--connections_per_address", type=at_least_one, default=32, metavar="N",
+        help="connections of one address that may wait for it; more behind a proxy (default: 32)")  # fmt: skip
+    add("--allow_origin", type=origin, nargs="+", default=[], metavar="ORIGIN",
+        help="origins of other web pages that may use the server, such as https://example.org")  # fmt: skip
 
 
 def run(arguments: Namespace) -> None:
@@ -35,15 +45,20 @@ def run(arguments: Namespace) -> None:
 
     model = open_model_folder(arguments.model_dir, arguments.use_fd_format, arguments.engine)
     try:
-        import uvicorn
-
         from ppdet_repro.serve.app import create_app
+        from ppdet_repro.serve.browsers import names_of
+        from ppdet_repro.serve.decoding import DecodingProcess
         from ppdet_repro.serve.detector import Limits, QueuedDetector
+        from ppdet_repro.serve.server import make_server
     except ModuleNotFoundError as error:
         raise UserError(f"the server needs {error.name}; pip install 'ppdet-repro[serve]'") from error
     limits = Limits(arguments.max_mb * 2**20, arguments.max_megapixels * 10**6, arguments.timeout, arguments.queue)
-    detector = QueuedDetector(open_pipeline(model, arguments), model.labels, limits)
-    hosts = LOCAL if arguments.host in LOCAL else ["*"]
-    app = create_app(detector, model.arch, model.draw_threshold, hosts)
+    decode = DecodingProcess(limits.max_pixels, limits.timeout)
+    detector = QueuedDetector(open_pipeline(model, arguments), model.labels, limits, decode)
+    app = create_app(detector, model.arch, model.draw_threshold, names_of(arguments.host), arguments.allow_origin)
+    server = make_server(app, arguments.host, arguments.port, limits, arguments.connections_per_address)
     print(f"http://{arguments.host}:{arguments.port}", flush=True)
-    uvicorn.run(app, host=arguments.host, port=arguments.port, log_level="warning", limit_concurrency=CONNECTIONS)
+    try:
+        server.run()
+    finally:
+        decode.close()

@@ -1,27 +1,31 @@
-"""The web application: routes, the schema of their answers, and the limits of uploads."""
+"""The web application: routes, and the schema of their answers."""
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
 from fastapi import FastAPI, Query, Request
-from fastapi.middleware.trustedhost import TrustedHostMiddleware
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
+from starlette.types import ASGIApp
 
-from ppdet_repro.serve.detector import Answer, QueuedDetector, Refusal
+from ppdet_repro.serve.browsers import BrowserRules
+from ppdet_repro.serve.detector import Answer, QueuedDetector
+from ppdet_repro.serve.limits import Refusal
+from ppdet_repro.serve.uploads import Uploads
 
-PAGE = Path(__file__).with_name("page.html")
-HEADERS = {  # the page is a single file, which loads nothing from elsewhere
-    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src blob: data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-    "X-Content-Type-Options": "nosniff",
+FOLDER = Path(__file__).parent
+PAGE = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
 }
 IMAGE_BODY = {
     "requestBody": {
-        "description": "the bytes of an image: JPEG, PNG, BMP, WebP or TIFF",
+        "description": "the bytes of an image: JPEG, PNG, BMP, WebP, TIFF or PNM",
         "required": True,
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
@@ -64,34 +68,39 @@ class ModelInfo(BaseModel):
     draw_threshold: float
 
 
+class Health(BaseModel):
+    """The server runs."""
+
+    status: str = "ok"
+
+
 REFUSALS = {
-    400: "the request has no body",
+    400: "the request has no body, or only a part of it, or another host name",
+    403: "a page of another site sent the request",
     408: "the upload took too long",
     413: "too many bytes, or too many pixels when decoded",
     415: "not an image, or a damaged one",
     422: "threshold is not a number from 0 to 1",
     429: "too many requests are waiting",
+    503: "the process that decodes images cannot be started",
     504: "the model took too long",
 }
 
 
 def create_app(
-    detector: QueuedDetector, architecture: str, draw_threshold: float, hosts: Sequence[str] = ("*",)
-) -> FastAPI:
+    detector: QueuedDetector,
+    architecture: str,
+    draw_threshold: float,
+    hosts: Sequence[str] = (),
+    origins: Sequence[str] = (),
+) -> ASGIApp:
     """Create the application. `draw_threshold` is the lowest score of returned boxes, if a request has none. `hosts`
-    are the names that a request may have for the server: a page of another site cannot use it under its own name."""
-    app = FastAPI(title="ppdet_repro detector", version="1", docs_url=None, redoc_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    are the names that a request may have for the server, if it is not any name. Pages of `origins` may use it, too."""
+    app = FastAPI(title="ppdet_repro detector", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
     limits = detector.limits
-
-    @app.exception_handler(Refusal)
-    async def refuse(_: Request, refusal: Refusal) -> JSONResponse:
-        headers = {"Retry-After": "1"} if refusal.status == 429 else None
-        return JSONResponse({"detail": str(refusal)}, refusal.status, headers)
-
-    @app.get("/", include_in_schema=False)
-    async def page() -> HTMLResponse:
-        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers=HEADERS)
+    uploads = Uploads(limits)
+    add_errors(app)
+    add_page(app)
 
     @app.get("/api/model")
     async def model() -> ModelInfo:
@@ -116,32 +125,51 @@ def create_app(
         threshold: Optional[float] = Query(None, ge=0, le=1, description="lowest score of returned boxes"),
     ) -> Detections:
         """Detect objects on the image in the request's body."""
-        data = await read_body(request, limits.max_bytes, limits.timeout)
-        answer = await detector.detect(data)
+        answer = await detector.detect(await uploads.read(request))
         return as_json(answer, detector.labels, draw_threshold if threshold is None else threshold)
 
-    return app
+    if origins:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["content-type"]
+        )
+    return BrowserRules(app, hosts, origins)
 
 
-async def read_body(request: Request, max_bytes: int, timeout: float) -> bytes:
-    """Read the request's body. Refusal if it is larger than `max_bytes` or takes longer than `timeout` seconds."""
-    too_large = Refusal(413, f"the upload is larger than {max_bytes} bytes")
-    length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length) > max_bytes:
-        raise too_large
+def add_page(app: FastAPI) -> None:
+    """Add the page with its files, and `/health`, which answers as long as the server runs."""
 
-    async def read() -> bytes:
-        data = bytearray()
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > max_bytes:
-                raise too_large
-        return bytes(data)
+    def add(path: str, content: bytes, media_type: str) -> None:
+        @app.get(path, include_in_schema=False)
+        async def file() -> Response:
+            return Response(content, media_type=media_type)
 
-    try:
-        return await asyncio.wait_for(read(), timeout)
-    except asyncio.TimeoutError as error:
-        raise Refusal(408, f"the upload took more than {timeout:g} seconds") from error
+    for path, (name, media_type) in PAGE.items():
+        add(path, (FOLDER / name).read_bytes(), media_type)
+
+    @app.get("/health")
+    @app.head("/health", include_in_schema=False)
+    async def health() -> Health:
+        """The server runs."""
+        return Health()
+
+
+def add_errors(app: FastAPI) -> None:
+    """Make every error a JSON object with the reason as `detail`."""
+
+    @app.exception_handler(Refusal)
+    async def refuse(_: Request, refusal: Refusal) -> JSONResponse:
+        headers = {"Retry-After": "1"} if refusal.status == 429 else {}
+        if refusal.status == 408:
+            headers["Connection"] = "close"  # the rest of the upload is not awaited
+        return JSONResponse({"detail": str(refusal)}, refusal.status, headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def wrong_parameter(_: Request, __: RequestValidationError) -> JSONResponse:
+        return JSONResponse({"detail": REFUSALS[422]}, 422)
+
+    @app.exception_handler(Exception)
+    async def failure(_: Request, __: Exception) -> JSONResponse:
+        return JSONResponse({"detail": "the server failed; its log says why"}, 500)
 
 
 def as_json(answer: Answer, labels: List[str], threshold: float) -> Detections:

@@ -5,30 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Dict, List, NamedTuple
+from typing import Callable, Dict, List, NamedTuple
 
 import numpy as np
 
-from ppdet_repro.runtime.pipeline import Pipeline, decode_bounded
+from ppdet_repro.runtime.pipeline import Pipeline
 from ppdet_repro.runtime.timing import StageTimer
-from ppdet_repro.utils.image_header import header_size
-
-
-class Limits(NamedTuple):
-    """Limits of requests."""
-
-    max_bytes: int = 10 * 2**20  # of the upload
-    max_pixels: int = 25_000_000  # of the decoded image
-    timeout: float = 30.0  # seconds until the answer
-    queue: int = 8  # requests that may be waiting or running
-
-
-class Refusal(Exception):
-    """The reason why a request is refused, and the HTTP status for it."""
-
-    def __init__(self, status: int, reason: str):
-        super().__init__(reason)
-        self.status = status
+from ppdet_repro.serve.limits import Limits, Refusal
 
 
 class Answer(NamedTuple):
@@ -41,12 +24,16 @@ class Answer(NamedTuple):
 
 
 class QueuedDetector:
-    """Runs a pipeline in one thread for requests from any number of clients."""
+    """Runs a pipeline in one thread for requests from any number of clients.
 
-    def __init__(self, pipeline: Pipeline, labels: List[str], limits: Limits):
+    `decode` makes RGB [H, W, 3] uint8 of the bytes of an image file, or raises a `Refusal`; see decoding.py.
+    """
+
+    def __init__(self, pipeline: Pipeline, labels: List[str], limits: Limits, decode: Callable[[bytes], np.ndarray]):
         self.labels = labels
         self.limits = limits
         self._pipeline = pipeline
+        self._decode = decode
         self._pool = ThreadPoolExecutor(1)
         self._slots = threading.BoundedSemaphore(limits.queue)
 
@@ -56,7 +43,8 @@ class QueuedDetector:
         Raises:
             Refusal: The bytes are not an image or exceed a limit, too many requests are waiting, or the time is up.
         """
-        check_image(data, self.limits)
+        if not data:
+            raise Refusal(400, "the request has no body; send the bytes of an image")
         if not self._slots.acquire(blocking=False):
             raise Refusal(429, f"{self.limits.queue} requests are waiting; try again later")
         future = self._pool.submit(self._run, data)
@@ -67,24 +55,9 @@ class QueuedDetector:
             raise Refusal(504, f"no answer within {self.limits.timeout:g} seconds") from error
 
     def _run(self, data: bytes) -> Answer:
-        try:
-            image = decode_bounded(data, self.limits.max_pixels)
-        except ValueError as error:
-            raise Refusal(415, f"the upload {error}") from error
+        image = self._decode(data)
         self._pipeline.timer = StageTimer()
         (found,) = self._pipeline([image])
         times = {stage: 1000.0 * sum(seconds) for stage, seconds in self._pipeline.timer.seconds.items()}
         rows = found.rows[np.argsort(-found.rows[:, 1], kind="stable")]
         return Answer(image.shape[1], image.shape[0], rows, times)
-
-
-def check_image(data: bytes, limits: Limits) -> None:
-    """Refusal if the header of the bytes is not that of an image, or announces too many pixels."""
-    if not data:
-        raise Refusal(400, "the request has no body; send the bytes of an image")
-    size = header_size(data)
-    if size is None:
-        raise Refusal(415, "the upload is not an image (JPEG, PNG, BMP, WebP or TIFF), or is damaged")
-    if size.pixels > limits.max_pixels:
-        allowed = f"at most {limits.max_pixels / 1e6:g} million are allowed"
-        raise Refusal(413, f"the image is {size.width} x {size.height} pixels; {allowed}")
