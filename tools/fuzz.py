@@ -3,8 +3,9 @@
 tools/fuzz.py --what checkpoints --cases 20000
 tools/fuzz.py --what configs --cases 100 --seed 7
 
-Each case is read in a process of its own, whose time, memory and effects are watched; see tests/fuzzing/runner.py. The
-exit code is 1 if a case fails. A failing case is printed with its files made as small as the failure allows.
+Each case is read in a process of its own, whose time, memory and effects are watched; see tests/fuzzing/runner.py.
+`requests` are sent to a server in a process; see tests/fuzzing/requests.py. The exit code is 1 if a case fails. A failing
+case is printed with its files made as small as the failure allows.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import _checkout
 
 from ppdet_repro.utils.cli import at_least_one
 
-WHAT = ("checkpoints", "configs", "lists", "annotations", "pictures")
+WHAT = ("checkpoints", "configs", "lists", "annotations", "pictures", "requests")
 SHOWN = 600  # bytes of a file
 
 

@@ -7,7 +7,10 @@ import pytest
 from tests.fuzzing import broken, runner
 
 
-@pytest.mark.parametrize("what, cases", [("checkpoints", 2000), ("configs", 500), ("lists", 500), ("annotations", 1000), ("pictures", 500)])
+CASES = {"checkpoints": 2000, "configs": 500, "lists": 500, "annotations": 1000, "pictures": 500, "requests": 500}
+
+
+@pytest.mark.parametrize("what, cases", CASES.items())
 def test_every_case_is_a_value_or_one_clear_error(what, cases):
     counts = []
     failures = list(runner.fuzz(what, cases, seed=1, report=counts.append))
