@@ -264,13 +264,8 @@ def genuine() -> List[bytes]:
     pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
     pixels[8:40, 8:56] = 90
     rgb = Image.fromarray(pixels)
-    gray, alpha, palette, bits, deep = (
-        rgb.convert("L"),
-        rgb.convert("RGBA"),
-        rgb.quantize(16),
-        rgb.convert("1"),
-        rgb.convert("I"),
-    )
+    gray, alpha, palette, bits = rgb.convert("L"), rgb.convert("RGBA"), rgb.quantize(16), rgb.convert("1")
+    deep, real = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257), rgb.convert("F")
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a picture"
     frames = {"save_all": True}
@@ -282,7 +277,7 @@ def genuine() -> List[bytes]:
         (deep, "PNG", {}), (rgb, "PNG", frames),
         (rgb, "BMP", {}), (palette, "BMP", {}), (bits, "BMP", {}), (alpha, "BMP", {}),
         (rgb, "WEBP", {}), (rgb, "WEBP", {"lossless": True}), (alpha, "WEBP", {"exif": exif}), (rgb, "WEBP", frames),
-        (rgb, "TIFF", {}), (gray, "TIFF", {}), (deep, "TIFF", {}), (gray.convert("F"), "TIFF", {}),
+        (rgb, "TIFF", {}), (gray, "TIFF", {}), (deep, "TIFF", {}), (real, "TIFF", {}),
         (rgb.convert("CMYK"), "TIFF", {}), (gray.convert("I;16B"), "TIFF", {}), (rgb, "TIFF", frames),
         (palette, "TIFF", {"compression": "packbits"}), (bits, "TIFF", {"compression": "group4"}),
         (rgb, "TIFF", {"compression": "tiff_lzw"}), (rgb, "TIFF", {"compression": "jpeg"}),
@@ -302,10 +297,8 @@ def genuine() -> List[bytes]:
         b"P6\n# comment\n2 2\n65535\n" + b"ab" * 12,
         tiled(order="<"),
     ]
-    found += [
-        large(kind, options) for kind, options in (("PNG", {}), ("JPEG", {}), ("TIFF", {"compression": "tiff_lzw"}))
-    ]
-    return [*found, tiled(order=">")]
+    kinds = {"PNG": {}, "JPEG": {"progressive": True}, "TIFF": {"compression": "tiff_lzw"}, "WEBP": {"lossless": True}}
+    return [*found, tiled(order=">"), *(large(kind, options) for kind, options in kinds.items())]
 
 
 def large(kind: str, options: Dict[str, object]) -> bytes:
