@@ -71,7 +71,7 @@ def test_coco_records_are_fresh_copies(coco):
 
 def test_coco_only_the_fields_asked_for(coco):
     boxes = [annotation(1, [0, 0, 9, 9], segmentation=[[0, 0, 9, 0, 9, 9]])]
-    assert set(coco(boxes, data_fields=None).record(0)) == {"im_file", "im_id", "h", "w"}
+    assert set(coco(boxes, data_fields=["image"]).record(0)) == {"im_file", "im_id", "h", "w"}
     assert coco(boxes, data_fields=["gt_poly"]).record(0)["gt_poly"] == [[[0, 0, 9, 0, 9, 9]]]
 
 
@@ -151,6 +151,16 @@ def test_coco_image_list_without_annotations(coco):
     assert len(source) == 2
     with pytest.raises(UserError, match="all.json: there are no 'annotations'"):
         coco([], change=lambda d: d.pop("annotations")).load()
+
+
+def test_coco_fields_that_nobody_names_are_those_of_the_annotations(coco):
+    named = coco([annotation(1, [0, 0, 9, 9])], data_fields=None)
+    assert set(named.record(0)) == {"im_file", "im_id", "h", "w", "gt_bbox", "gt_class", "is_crowd"}
+    named.require_boxes("TrainDataset", "training")
+    images = coco([], change=lambda d: d.pop("annotations"), data_fields=None)
+    assert set(images.record(0)) == {"im_file", "im_id", "h", "w"}
+    with pytest.raises(UserError, match="TrainDataset: .*all.json: there are no 'annotations'; training needs boxes"):
+        images.require_boxes("TrainDataset", "training")
 
 
 def set_file_name(name):

@@ -41,6 +41,16 @@ def test_image_folder_class_names(tmp_path):
     assert (from_json.class_names, from_json.category_ids) == (["y", "x"], [4, 9])
 
 
+def test_image_folder_class_names_relative_to_the_working_directory(tmp_path, monkeypatch):
+    """The dataset's folder comes from a base for COCO, the label list from the user."""
+    monkeypatch.chdir(tmp_path)
+    for folder, name in (("cells", "cell"), ("coco/cells", "person")):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "label_list.txt").write_text(f"{name}\n")
+    assert ImageFolder("dataset", anno_path="cells/label_list.txt").class_names == ["cell"]
+    assert ImageFolder("coco", anno_path="cells/label_list.txt").class_names == ["person"]
+
+
 def test_image_folder_class_names_without_a_file():
     assert ImageFolder(anno_path="nowhere.json").category_ids[-1] == 90
     assert ImageFolder(num_classes=20).class_names[14] == "person"

@@ -55,6 +55,17 @@ def test_voc_set_files_are_found_in_image_sets(devkit, tmp_path):
     assert len(VOCDataSet(str(tmp_path), None, "train.txt", label_list="none.txt")) == 1
 
 
+def test_voc_fields_that_nobody_names_are_those_of_the_annotations(devkit, tmp_path):
+    named = devkit({"a": xml([CAT])}, data_fields=None)
+    assert {"gt_bbox", "gt_class", "difficult", "is_crowd"} <= set(named.record(0))
+    named.require_boxes("EvalDataset", "metric VOC")
+    (tmp_path / "Annotations" / "a.xml").unlink()  # as in VOC 2012's test set
+    images = VOCDataSet(str(tmp_path), None, "train.txt", label_list="label_list.txt")
+    assert set(images.record(0)) == {"im_file", "im_id", "h", "w"}
+    with pytest.raises(UserError, match=r"EvalDataset: .*a.xml and the other XML files do not exist; metric VOC needs"):
+        images.require_boxes("EvalDataset", "metric VOC")
+
+
 def test_voc_without_label_list_every_split_numbers_alike(devkit, tmp_path):
     devkit({"a": xml([CAT]), "b": xml([("Zebra", 1, 1, 9, 9, "")])})
     (tmp_path / "one.txt").write_text("b\n")

@@ -18,6 +18,7 @@ from ppdet_repro.data.transform.base import Sample
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 
+ALL_FIELDS = ("image", "gt_bbox", "gt_class", "is_crowd", "difficult")  # those of a dataset that names none
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 Column = Union[np.ndarray, List[Any]]
@@ -69,7 +70,8 @@ class Source:
         image_dir: The image folder.
         anno_path: The annotation file.
         data_fields: The entries of records, such as gt_bbox. "image" stands for im_file, im_id, h and w, which are
-            always present.
+            always present. By default, boxes, classes, and the flags of crowds and difficult objects, as far as the
+            annotations have them.
         sample_num: The largest number of images to load, or -1 for all.
         repeat: The number of passes over the dataset per epoch.
         allow_empty: Keep images without boxes.
@@ -88,14 +90,14 @@ class Source:
         empty_ratio: float = 1.0,
     ):
         self.dataset_dir, self.image_dir, self.anno_path = dataset_dir or "", image_dir or "", anno_path
-        self.data_fields = ["image"] if data_fields is None else list(data_fields)
+        self.data_fields = None if data_fields is None else list(data_fields)
         self.sample_num, self.repeat = sample_num, repeat
         self.allow_empty, self.empty_ratio = allow_empty, empty_ratio
         self._table: Optional[ImageTable] = None
         self._summary = ""
         self._names: list[str] = []
         self._source_of_names = ""  # a note for the summary
-        self._image_only = False  # there are no annotations at all
+        self._no_annotations = ""  # why there are no annotations at all
 
     def scan(self, findings: Findings) -> ImageTable:
         """Read the annotations and set `_names`. Returns all images and boxes that can be used."""
@@ -154,6 +156,18 @@ class Source:
             record[name] = column[start:stop].copy()
         return cast(Sample, record)
 
+    def require_boxes(self, section: str, user: str) -> None:
+        """UserError if the records of a dataset, a `section` of the config, lack boxes or classes, which `user` needs.
+
+        Example: dataset.require_boxes("TrainDataset", "training")
+        """
+        missing = [field for field in ("gt_bbox", "gt_class") if field not in self.table.columns]
+        if missing and self.data_fields is None:
+            raise UserError(f"{section}: {self._no_annotations or 'it has no annotations'}; {user} needs boxes")
+        if missing:
+            fields = f"{section}.data_fields is {self.data_fields}"
+            raise UserError(f"{fields}; {user} needs {' and '.join(missing)} in it too")
+
     def _path(self, *parts: str) -> str:
         return os.path.join(self.dataset_dir, *parts)
 
@@ -176,7 +190,7 @@ class Source:
 
         Returns the chosen table and its summary, "a.json: 3 images, 8 boxes of 2 classes; left out: crowd region (2)".
         """
-        allow_empty, empty_ratio = self.allow_empty or self._image_only, self.empty_ratio
+        allow_empty, empty_ratio = self.allow_empty or bool(self._no_annotations), self.empty_ratio
         counts = np.diff(table.starts)
         kept = np.arange(len(counts)) if allow_empty else np.flatnonzero(counts)
         if self.sample_num > 0:
@@ -190,7 +204,8 @@ class Source:
             fix = "check the annotations, or set allow_empty: true" if not allow_empty else "add images"
             why = f" (left out: {listed(left_out)})" if left_out else ""
             raise UserError(f"no image is left in {self.anno_file}{why}: {fix}")
-        columns = {name: column for name, column in table.columns.items() if name in self.data_fields}
+        fields = ([] if self._no_annotations else ALL_FIELDS) if self.data_fields is None else self.data_fields
+        columns = {name: column for name, column in table.columns.items() if name in fields}
         table = table._replace(columns=columns).take(np.concatenate([full, empty]))
         without = {"image without boxes": int((counts == 0).sum()) - len(empty)}
         boxes, classes = count(int(table.starts[-1]), "box", "boxes"), count(len(self._names), "class", "classes")

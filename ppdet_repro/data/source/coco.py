@@ -67,8 +67,8 @@ class COCODataSet(Source):
         findings.prefix = f"{path}: "
         file, files, sizes, kept = read_coco_set(path, self.image_folder, findings)
         self._names, self._ids = file.names, file.category_ids
-        self._image_only = file.image_only
-        if file.image_only and any(field != "image" for field in self.data_fields):
+        self._no_annotations = f"{path}: there are no 'annotations'" if file.image_only else ""
+        if file.image_only and any(field != "image" for field in self.data_fields or []):
             fix = "it lists images only; set data_fields: ['image']"
             findings.refuse("file without annotations", [path], lambda _: "there are no 'annotations'", fix)
 
@@ -85,7 +85,7 @@ class COCODataSet(Source):
             "is_crowd": a.crowd[order, None].astype(np.int32),
             "area": a.areas[order],
         }
-        if "gt_poly" in self.data_fields:
+        if "gt_poly" in (self.data_fields or []):
             columns["gt_poly"] = [a.entries[i].get("segmentation") for i in order]
         starts = starts_of(np.bincount(a.image_of[order], minlength=len(files)))
         return ImageTable(files, file.images.ids, sizes, starts, columns)

@@ -28,9 +28,10 @@ class ImageFolder(Source):
     Args:
         dataset_dir: The folder that the other paths are relative to.
         image_dir: A folder or file, or a list of them. See also `set_images`.
-        anno_path: The file that defines the class names: a COCO JSON file, or a text file with one name per line. If
-            it is not given or does not exist, the names are those of COCO for 80 classes, those of VOC for 20
-            classes, and otherwise "class 0", "class 1", ...
+        anno_path: The file that defines the class names: a COCO JSON file, or a text file with one name per line. It is
+            relative to dataset_dir or, if there is no such file, to the working directory. If it is not given or does
+            not exist, the names are those of COCO for 80 classes, those of VOC for 20 classes, and otherwise "class
+            0", "class 1", ...
         sample_num: The largest number of images, or -1 for all.
         use_default_label: Ignore anno_path.
         num_classes: Number of classes.
@@ -75,7 +76,10 @@ class ImageFolder(Source):
 
     @cached_property
     def _categories(self) -> Categories:
-        path = str(own_or_packaged(Path(self._path(self.anno_path or "")), self.anno_path or ""))
+        name, path = self.anno_path or "", self._path(self.anno_path or "")
+        if not os.path.isfile(path) and os.path.isfile(name):
+            path = name
+        path = str(own_or_packaged(Path(path), name))
         wanted = self.anno_path and not self.use_default_label
         if wanted and os.path.isfile(path):
             return read_categories(path, self.num_classes)

@@ -29,7 +29,7 @@ class UnionDataSet(Source):
         super().__init__(None, None, None, data_fields or datasets[0].data_fields, -1, repeat)
         self.datasets: List[Source] = list(datasets)
         for dataset in self.datasets:
-            dataset.data_fields = list(self.data_fields)
+            dataset.data_fields = self.data_fields
 
     @property
     def class_names(self) -> list[str]:
@@ -56,7 +56,11 @@ class UnionDataSet(Source):
             ids,
             np.concatenate(sizes) if len(sizes) == len(tables) else None,
             starts_of(np.concatenate([np.diff(table.starts) for table in tables])),
-            {name: joined([table.columns[name] for table in tables]) for name in tables[0].columns},
+            {
+                name: joined([table.columns[name] for table in tables])
+                for name in tables[0].columns
+                if all(name in table.columns for table in tables)
+            },
         )
         boxes = count(int(table.starts[-1]), "box", "boxes")
         return table, f"together {count(len(table.files), 'image')}, {boxes}"

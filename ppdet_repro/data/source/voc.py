@@ -43,8 +43,8 @@ class VOCDataSet(Source):
             XML file of the folders of this set, sorted, so that they are the same for all splits. If it is not given,
             they are the 20 classes of VOC, provided that no other names occur. A leading "background" is no class,
             unless an XML file of these folders has objects with this name.
-        data_fields: May contain gt_bbox, gt_class, difficult, is_crowd (zeros) and gt_score (ones). With "image" alone,
-            XML files need not exist, as in VOC 2012's test set.
+        data_fields: May contain gt_bbox, gt_class, difficult, is_crowd (zeros) and gt_score (ones). With "image" alone
+            or no data_fields, XML files need not exist, as in VOC 2012's test set.
 
     The other parameters are those of `Source`.
     """
@@ -95,9 +95,11 @@ class VOCDataSet(Source):
         )
         if findings.collect:
             report_lines_twice(path, entries, findings)
-        self._image_only = self.data_fields == ["image"] and not any(os.path.isfile(entry.xml) for entry in entries)
+        self._no_annotations = ""
+        if self.data_fields in (None, ["image"]) and not any(os.path.isfile(entry.xml) for entry in entries):
+            self._no_annotations = f"{path}: {entries[0].xml} and the other XML files do not exist"
         annotations = [NO_ANNOTATION] * len(entries)
-        for i, entry in enumerate([] if self._image_only else entries):
+        for i, entry in enumerate([] if self._no_annotations else entries):
             with findings.refusals("annotation file that cannot be used"):
                 annotations[i] = read_xml(entry.xml, findings)
         names, source_of_names = self._classes(entries, annotations, findings)

@@ -30,11 +30,10 @@ class Fit(NamedTuple):
 def box_sizes(cfg: Config, height: int, width: int) -> np.ndarray:
     """The sizes [G, 2] of the boxes of the config's TrainDataset, if its images are resized to height x width."""
     source = build(cfg, "TrainDataset")
+    source.require_boxes("TrainDataset", "the clustering of anchors")
     parts = [np.zeros((0, 2))]
     for i in range(len(source)):
         record = source.record(i)
-        if "gt_bbox" not in record:
-            raise UserError(f"{cfg.path}: TrainDataset.data_fields lacks gt_bbox")
         boxes = record["gt_bbox"]
         scale = np.array([width / float(record["w"]), height / float(record["h"])])
         parts.append((boxes[:, 2:] - boxes[:, :2]) * scale)

@@ -231,8 +231,8 @@ def check_evaluation(dataset: Source, cfg: Config) -> None:
         import_tidecv()
     if run.metric == "COCO" and not run.save_prediction_only:
         annotation_file(dataset)
-    elif not run.save_prediction_only and not {"gt_bbox", "gt_class"} <= set(dataset.record(0)):
-        raise UserError("metric VOC needs gt_bbox and gt_class in EvalDataset.data_fields")
+    elif not run.save_prediction_only:
+        dataset.require_boxes("EvalDataset", "metric VOC")
     for view in multi_scale.list_views(run.test_scales or [], run.test_flip):
         multi_scale.reader_of_view(build(cfg, "EvalReader"), view)
 

@@ -28,10 +28,7 @@ class TrainData:
     world: World
 
     def __post_init__(self) -> None:
-        fields = self.dataset.data_fields
-        missing = [field for field in ("gt_bbox", "gt_class") if field not in fields]
-        if missing:
-            raise UserError(f"TrainDataset.data_fields is {fields}; training needs {' and '.join(missing)} in it too")
+        self.dataset.require_boxes("TrainDataset", "training")
         updates = [self._updates(reader) for reader in self.readers]
         if len(set(updates)) > 1:
             raise UserError(

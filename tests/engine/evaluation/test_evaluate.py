@@ -79,11 +79,11 @@ def test_the_bias_is_added_to_widths_and_heights(tiny, model, tmp_path):
 
 
 def test_the_voc_metric_takes_the_objects_from_the_dataset(tiny, model):
-    fields = "EvalDataset.data_fields=[image, gt_bbox, gt_class]"
-    scores = evaluate(model, config(tiny, "metric=VOC", "map_type=integral", fields))
+    scores = evaluate(model, config(tiny, "metric=VOC", "map_type=integral"))
     assert 0 < scores["bbox_mAP"] <= 1 and "bbox_AP/square" in scores
-    with pytest.raises(UserError, match="metric VOC needs gt_bbox and gt_class in EvalDataset.data_fields"):
-        evaluate(model, config(tiny, "metric=VOC"))
+    images_only = r"EvalDataset.data_fields is \['image'\]; metric VOC needs gt_bbox and gt_class in it too"
+    with pytest.raises(UserError, match=images_only):
+        evaluate(model, config(tiny, "metric=VOC", "EvalDataset.data_fields=[image]"))
 
 
 def test_each_mistake_of_the_user_is_one_line(tiny, model, tmp_path):
