@@ -90,6 +90,7 @@ def read_rows(path: Path) -> Rows:
             raise UserError(f"{path}: row {number} has no {missing[0]!r}: a row has {', '.join(ROW)}")
     image_ids, categories = id_column(entries, "image_id"), id_column(entries, "category_id")
     boxes, scores = box_column(entries, "bbox").values, number_column(entries, "score")
+    scores[[isinstance(entry["score"], str) for entry in entries]] = np.nan
     valid = {
         "image_id": (image_ids.valid, "an integer"),
         "category_id": (categories.valid, "an integer"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from ppdet_repro.data.source.base import Source, random_record
 from ppdet_repro.data.source.files import files_checked
-from ppdet_repro.data.transform.base import BatchTransform, Compose, Context, Sample, apply_to_batch
+from ppdet_repro.data.transform.base import BatchTransform, Compose, Context, ImageError, Sample, apply_to_batch
 from ppdet_repro.data.transform.decode import Decode
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.visualize import contact_sheet, draw_boxes, enlarged
@@ -60,7 +60,10 @@ def _samples(source: Source, number: int, seed: int, transforms: Sequence[Any]) 
         draw = partial(random_record, source, rng)
         record = source.record(int(index))
         name = record["im_file"]
-        sample = Compose(chosen[:split])(record, Context(rng, 0.0, draw))
+        try:
+            sample = Compose(chosen[:split])(record, Context(rng, 0.0, draw))
+        except ImageError as error:
+            raise UserError(f"{error}: replace or remove it ('ppdet-repro data check' finds all such files)") from None
         sample = apply_to_batch(chosen[split:], [sample], Context(rng))[0]
         yield {**sample, "im_file": name}
 
