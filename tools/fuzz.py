@@ -15,7 +15,7 @@ import _checkout
 
 from ppdet_repro.utils.cli import at_least_one
 
-WHAT = ("checkpoints", "configs", "lists", "annotations", "pictures", "requests")
+WHAT = ("checkpoints", "configs", "exports", "lists", "annotations", "pictures", "requests")
 SHOWN = 600  # bytes of a file
 
 

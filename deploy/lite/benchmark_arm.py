@@ -16,6 +16,8 @@ import _checkout
 import numpy as np
 from phone import FOLDER, Phone, PhoneFacts, attached, lite_version, parse_times, run
 
+from ppdet_repro.runtime.manifest import MANIFEST
+from ppdet_repro.runtime.manifest import check_files as check_exported
 from ppdet_repro.utils.cli import at_least_one
 from ppdet_repro.utils.errors import UserError, run_command
 
@@ -116,13 +118,15 @@ def parse_flags() -> argparse.Namespace:
 
 
 def check_files(flags: argparse.Namespace) -> None:
-    """UserError if the binary or a model does not exist."""
+    """UserError if the binary or a model does not exist, or a model is not what the manifest beside it says."""
     if not flags.binary.is_file():
         script = "Paddle-Lite's lite/tools/build_android.sh --with_benchmark=ON full_publish"
         raise UserError(f"--binary {flags.binary} is not a file; {script} builds benchmark_bin")
     for model in flags.model:
         if not model.is_file() or not model.stat().st_size:
             raise UserError(f"--model {model} is not a file, or is empty; tools/export_model.py writes .nb files")
+        if model.with_name(MANIFEST).exists():
+            check_exported([model], model.with_name("infer_cfg.yml"))
 
 
 def measure(phone: Phone, cases: Sequence[Case], flags: argparse.Namespace) -> Iterator[Dict[str, object]]:

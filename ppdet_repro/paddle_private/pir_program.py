@@ -15,6 +15,10 @@ from ppdet_repro.utils.errors import UserError
 PirOperator = Dict[str, Any]
 PADDLE_2_NAMES = {"add": "elementwise_add", "multiply": "elementwise_mul", "grid_sample": "grid_sampler"}
 PARAMETER = "p"  # the short form of builtin.parameter
+TYPES = {
+    "t_f16": "float16", "t_bf16": "bfloat16", "t_f32": "float32", "t_f64": "float64", "t_bool": "bool",
+    "t_i8": "int8", "t_ui8": "uint8", "t_i16": "int16", "t_i32": "int32", "t_i64": "int64",
+}  # fmt: skip
 
 
 def read_pir(path: Path) -> List[PirOperator]:
@@ -26,7 +30,7 @@ def read_pir(path: Path) -> List[PirOperator]:
         operators = list(walk(content["program"]))
     except OSError as error:
         raise UserError(f"{path}: cannot read the model: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not a Paddle model, or is damaged; export it again") from error
     if not operators:
         raise UserError(f"{path} is an empty Paddle model; export it again")
@@ -38,6 +42,8 @@ def walk(part: Dict[str, Any]) -> Iterator[PirOperator]:
     for region in part.get("regions", ()):
         for block in region["blocks"]:
             for operator in block["ops"]:
+                if not isinstance(operator["#"], str):
+                    raise TypeError("an operator has no name")
                 yield operator
                 yield from walk(operator)
 
@@ -53,3 +59,17 @@ def pir_inputs(operators: List[PirOperator]) -> Dict[str, List[int]]:
     inputs = [operator for operator in operators if operator["#"].split(".")[-1] in ("data", "feed")]
     attributes = [{entry["N"]: entry["AT"]["D"] for entry in operator["A"]} for operator in inputs]
     return {entry["name"]: list(entry["shape"]) for entry in attributes}
+
+
+def pir_signature(operators: List[PirOperator]) -> Dict[str, List[Dict[str, Any]]]:
+    """The inputs and outputs of a program; see `saved_program.signature`."""
+    found: Dict[str, List[Dict[str, Any]]] = {"inputs": [], "outputs": []}
+    for operator in operators:
+        kind = operator["#"].split(".")[-1]
+        if kind in ("data", "feed", "fetch"):
+            name = next(entry["AT"]["D"] for entry in operator["A"] if entry["N"] == "name")
+            element, shape = operator["O"][0]["TT"]["D"][:2]
+            type_ = element["#"].split(".")[-1]
+            described = {"name": name, "shape": shape, "type": TYPES.get(type_, type_)}
+            found["outputs" if kind == "fetch" else "inputs"].append(described)
+    return found

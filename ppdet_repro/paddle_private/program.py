@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List, Sequence
+from typing import Any, Dict, List, Sequence
 
 from google.protobuf.message import DecodeError
 from paddle.base.proto import framework_pb2
@@ -60,3 +60,33 @@ def arguments(slots: Sequence[Slot], name: str) -> List[str]:
 def all_arguments(slots: Sequence[Slot]) -> List[str]:
     """The variables in all inputs or all outputs of an operator."""
     return [argument for slot in slots for argument in slot.arguments]
+
+
+def program_signature(program: Program) -> Dict[str, List[Dict[str, Any]]]:
+    """The inputs and outputs of a program; see `saved_program.signature`."""
+    block = program.blocks[0]
+    variables = {variable.name: variable for variable in block.vars}
+
+    def described(names: Sequence[str]) -> List[Dict[str, Any]]:
+        return [
+            {"name": name, "shape": list(dimensions(variables[name])), "type": element_type(variables[name])}
+            for name in names
+        ]
+
+    feeds, fetches = (sorted((op for op in block.ops if op.type == kind), key=column) for kind in ("feed", "fetch"))
+    inputs = [name for op in feeds for name in all_arguments(op.outputs)]
+    outputs = [name for op in fetches for name in all_arguments(op.inputs)]
+    return {"inputs": described(inputs), "outputs": described(outputs)}
+
+
+def column(operator: Operator) -> int:
+    """The place of a feed or fetch operator's variable among the inputs or outputs."""
+    return next((attribute.i for attribute in operator.attrs if attribute.name == "col"), 0)
+
+
+def element_type(variable: Variable) -> str:
+    """The type of a variable's numbers, by NumPy's name."""
+    kind = variable.type
+    tensor = kind.dense_tensor if hasattr(kind, "dense_tensor") else kind.lod_tensor  # in Paddle 3 and in Paddle 2
+    name = framework_pb2.VarType.Type.Name(tensor.tensor.data_type)
+    return name.lower().replace("fp", "float").replace("bf16", "bfloat16")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List
+from typing import Any, Dict, List
 
 from paddle import inference
 
 from ppdet_repro.paddle_private.bias_fusion import remove_bias_reshapes
-from ppdet_repro.paddle_private.pir_program import pir_operator_types, read_pir
-from ppdet_repro.paddle_private.program import operator_types, read_program, write_program
+from ppdet_repro.paddle_private.pir_program import pir_operator_types, pir_signature, read_pir
+from ppdet_repro.paddle_private.program import operator_types, program_signature, read_program, write_program
 from ppdet_repro.paddle_private.versions import PADDLE, PROGRAM_SUFFIX, SAVES_PIR
 from ppdet_repro.utils.errors import UserError
 
@@ -39,6 +39,12 @@ def read_operators(path: Path) -> List[str]:
             "export the model again with this one"
         )
     return pir_operator_types(read_pir(path))
+
+
+def signature(path: Path) -> Dict[str, List[Dict[str, Any]]]:
+    """The `inputs` and `outputs` of a program in their order: name, shape with -1 for free sizes, and NumPy's name of
+    the type. UserError if the file is not a program."""
+    return pir_signature(read_pir(path)) if is_pir(path) else program_signature(read_program(path))
 
 
 def inference_config(path: Path) -> inference.Config:

@@ -16,6 +16,7 @@ from ppdet_repro.runtime.model_folder import ModelFolder
 from ppdet_repro.runtime.networks import Network, OnnxNetwork, OpenVinoNetwork
 from ppdet_repro.runtime.pipeline import Pipeline
 from ppdet_repro.runtime.suppress import open_suppress, suppress_batch
+from ppdet_repro.runtime.trial import try_out
 from ppdet_repro.utils.errors import UserError
 
 
@@ -32,8 +33,10 @@ def open_pipeline(model: ModelFolder, flags: Namespace) -> Pipeline:
 
 
 def open_network(model: ModelFolder, flags: Namespace) -> Network:
-    """The model in the engine that the flags name. Paddle is imported only for its own engine: the others need
-    none."""
+    """The model in the engine that the flags name, tried out before if no manifest vouches for its files. Paddle is
+    imported only for its own engine: the others need none."""
+    if not model.checked:
+        try_out(model, flags)
     if flags.engine == "onnxruntime":
         return OnnxNetwork(model.network_file, flags.cpu_threads)
     if flags.engine == "openvino":

@@ -18,7 +18,7 @@ import numpy as np
 from ppdet_repro.runtime.networks import missing
 from ppdet_repro.utils.errors import UserError
 
-CHILD = "import sys; from ppdet_repro.runtime import lite_network; lite_network.{task}(*sys.argv[1:])"
+CHILD = "import sys; from ppdet_repro.runtime.lite_network import run_once; run_once(*sys.argv[1:])"
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -26,9 +26,7 @@ class LiteNetwork:
     """A .nb file, loaded into this process. Its input has a fixed size, for one image; `run` splits batches."""
 
     def __init__(self, path: Path):
-        """Load a file. UserError if Paddle-Lite is not installed or cannot load it."""
-        import_lite()
-        run_in_child("loaded", "create_predictor", path)  # a damaged file would abort this process
+        """Load a file. UserError if Paddle-Lite is not installed. A damaged file aborts this process: see `trial`."""
         self.predictor = create_predictor(path)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> List[np.ndarray]:
@@ -52,7 +50,7 @@ class IsolatedLiteNetwork:
             given, result = Path(folder, "inputs.npz"), Path(folder, "outputs.npz")
             named: Dict[str, Any] = dict(inputs)
             np.savez(given, **named)
-            run_in_child("ran", "run_once", self.path, given, result)
+            run_in_child(self.path, given, result)
             with np.load(result) as arrays:
                 return [arrays[f"arr_{i}"] for i in range(len(arrays.files))]
 
@@ -83,19 +81,19 @@ def run_predictor(predictor: Any, inputs: Mapping[str, np.ndarray]) -> List[np.n
     return [np.array(output.numpy()) for output in outputs]  # copies: the predictor owns these arrays
 
 
-def run_in_child(did: str, task: str, model: Path, *files: Path) -> None:
-    """Run a function of this module in a child process. UserError, which says what it `did`, if that fails."""
+def run_in_child(model: Path, *files: Path) -> None:
+    """Call `run_once` in a child process. UserError if that fails."""
     if not model.is_file() or not model.stat().st_size:
         raise UserError(f"{model} is missing or empty; export it again")
     paths = os.pathsep.join([str(PACKAGE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-c", CHILD.format(task=task), str(model), *map(str, files)]
+    command = [sys.executable, "-c", CHILD, str(model), *map(str, files)]
     environment = {**os.environ, "PYTHONPATH": paths}
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
     if done.returncode:
         lines = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
         end = f"signal {-done.returncode}" if done.returncode < 0 else f"code {done.returncode}"
         reason = (lines or ["it printed nothing"])[-1].strip()
-        raise UserError(f"Paddle-Lite ended with {end} when it {did} {model}: {reason}")
+        raise UserError(f"Paddle-Lite ended with {end} when it ran {model}: {reason}")
 
 
 def run_once(model: str, given: str, result: str) -> None:

@@ -13,6 +13,7 @@ from ppdet_repro.core.config.types import Anything, DictOf, ListOf, OneOf, Scala
 from ppdet_repro.core.config.yaml_text import read_yaml
 from ppdet_repro.data.transform.preprocess import KINDS
 from ppdet_repro.runtime import suppress
+from ppdet_repro.runtime.manifest import check_files
 from ppdet_repro.runtime.networks import FILES, network_file
 from ppdet_repro.utils.errors import UserError
 
@@ -46,22 +47,28 @@ class ModelFolder(NamedTuple):
     min_subgraph_size: int  # the number of operators from which on TensorRT takes a subgraph
     draw_threshold: float  # the lowest score of a box that is drawn
     post_process: Optional[Dict[str, Any]] = None  # the suppression; None if the network contains it
+    checked: bool = False  # whether the network's files are, by the manifest, those that were exported
 
     @property
     def folder(self) -> Path:
         return self.network_file.parent
 
+    @property
+    def files(self) -> List[Path]:
+        """All files of the network: those of Paddle have the parameters beside the program."""
+        return network_files(self.network_file)
+
 
 def open_model_folder(path: Union[str, Path], fastdeploy_names: bool = False, engine: str = "paddle") -> ModelFolder:
     """Read the folder of an exported model for an engine, see `FILES`. `fastdeploy_names`: its files have FastDeploy's
-    names. UserError if the folder, a file or an entry is missing, or the architecture is unknown."""
+    names. UserError if the folder, a file or an entry is missing, a file is not what the manifest says, or the
+    architecture is unknown."""
     folder = Path(path)
     stem, config = ("inference", "inference.yml") if fastdeploy_names else ("model", "infer_cfg.yml")
     if not folder.is_dir():
         raise UserError(f"--model_dir {folder} is not a folder; ppdet-repro export writes one")
     network = network_file(folder, engine, stem)
-    parameters = [network.with_suffix(".pdiparams")] if engine == "paddle" else []
-    files = [network, *parameters, folder / config]
+    files = [*network_files(network), folder / config]
     missing = [file.name for file in files if not file.is_file() or not file.stat().st_size]
     if missing:
         other = "inference.yml" if not fastdeploy_names else "infer_cfg.yml"
@@ -70,7 +77,14 @@ def open_model_folder(path: Union[str, Path], fastdeploy_names: bool = False, en
         if network.name in missing and others:
             hint += f"; it is for --engine={' or '.join(others)}"
         raise UserError(f"{folder} lacks {', '.join(missing)} (or it is empty){hint}; export the model again")
-    return ModelFolder(files[0], files[-1], **_read_config(files[-1]))
+    checked = check_files(files[:-1], files[-1])
+    return ModelFolder(network, files[-1], **_read_config(files[-1]), checked=checked)
+
+
+def network_files(network: Path) -> List[Path]:
+    """All files of a network, of which `network` is the one that an engine is given."""
+    has_parameters = network.suffix in (".pdmodel", ".json")
+    return [network, network.with_suffix(".pdiparams")] if has_parameters else [network]
 
 
 def _read_config(path: Path) -> Dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import List, Mapping, Optional, Sequence
 
@@ -35,10 +36,14 @@ class PaddleNetwork:
         operators = read_operators(program)
         check_precision(options, operators, program.parent)
         self.predictor = create_predictor(make_config(program, options, operators), program.parent)
+        self.program = program
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> List[np.ndarray]:
         """See `Network.run`."""
-        return run_predictor(self.predictor, inputs)
+        try:
+            return run_predictor(self.predictor, inputs)
+        except Exception as error:  # Paddle raises many types
+            raise UserError(f"Paddle cannot run {self.program}: {reason_of(error)}; export it again") from error
 
 
 def make_config(program: Path, options: PaddleOptions, operators: Sequence[str]) -> inference.Config:
@@ -110,9 +115,14 @@ def create_predictor(config: inference.Config, folder: Path) -> inference.Predic
     """Load the model of a configuration. UserError, which names the `folder`, if Paddle cannot."""
     try:
         return inference.create_predictor(config)
-    except (RuntimeError, OSError, ValueError) as error:
-        reason = next((line for line in str(error).splitlines() if "(" in line), str(error)).strip()
-        raise UserError(f"Paddle cannot load {folder}: {reason}; export it again") from error
+    except Exception as error:  # Paddle raises many types
+        raise UserError(f"Paddle cannot load {folder}: {reason_of(error)}; export it again") from error
+
+
+def reason_of(error: Exception) -> str:
+    """The line of Paddle's message that says what is wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return next((line for line in lines if re.match(r"\w*Error: |\(\w+\) ", line)), lines[0])[:300]
 
 
 def run_predictor(predictor: inference.Predictor, inputs: Mapping[str, np.ndarray]) -> List[np.ndarray]:

@@ -12,6 +12,7 @@ import pytest
 from paths import ROOT
 from phone import degrees, parse_times
 
+from ppdet_repro.runtime.manifest import write_manifest
 from ppdet_repro.utils.errors import UserError
 
 SCRIPT = ROOT / "deploy" / "lite" / "benchmark_arm.sh"
@@ -217,3 +218,12 @@ def test_old_binaries_print_average():
 
 def test_temperatures_in_degrees_or_thousandths():
     assert degrees("43000") == 43.0 and degrees("43") == 43.0 and degrees("-5") == -5.0
+
+
+def test_a_model_that_its_manifest_does_not_know_is_one_line(phones):
+    write_manifest(phones.folder, "a", None, {"inputs": [], "outputs": []})
+    assert phones("--dry-run").returncode == 0
+    (phones.folder / "pafnet_lite.nb").write_text("mOdel")
+    done = phones("--dry-run")
+    assert done.returncode == 2 and "pafnet_lite.nb is not what was exported" in done.stderr
+    assert done.stderr.count("\n") == 1

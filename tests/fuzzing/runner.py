@@ -14,16 +14,19 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import pickle
 import random
 import re
 import resource
 import shutil
+import signal
 import sys
 import tempfile
 import time
 import traceback
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.printable import printable
@@ -72,13 +75,13 @@ def case(what: str, seed: int, number: int) -> Files:
 class Watch:
     """Collects the audit events of what a reader must not do."""
 
-    def __init__(self) -> None:
-        self.armed = False
+    def __init__(self, allowed: Sequence[str] = ()) -> None:
+        self.armed, self.allowed = False, allowed
         self.events: List[str] = []
         sys.addaudithook(self.hook)
 
     def hook(self, event: str, arguments: Any) -> None:
-        if not self.armed:
+        if not self.armed or event in self.allowed:
             return
         writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
         if writes or event.startswith(FORBIDDEN):
@@ -88,10 +91,11 @@ class Watch:
 def worker(what: str, connection: Any) -> None:
     """Read the cases that come through the connection, and send the results back."""
     os.environ.update(ENVIRONMENT.get(what, {}))
-    read = importlib.import_module(f"tests.fuzzing.{what}").read
+    module = importlib.import_module(f"tests.fuzzing.{what}")
+    forks = getattr(module, "FORKED", False)
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    watch, folder = Watch(), Path(tempfile.mkdtemp(prefix="fuzz"))
+    watch, folder = Watch(getattr(module, "ALLOWED", ())), Path(tempfile.mkdtemp(prefix="fuzz"))
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # the log of what is read
     os.dup2(sys.stderr.fileno(), 2)  # what C libraries write about it
     try:
@@ -102,9 +106,30 @@ def worker(what: str, connection: Any) -> None:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(content)
             os.chdir(folder)
-            connection.send(examine(read, folder, watch, sum(map(len, files.values()))))
+            task = partial(examine, module.read, folder, watch, sum(map(len, files.values())))
+            connection.send(in_fork(task) if forks else task())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def in_fork(task: Callable[[], Result]) -> Result:
+    """Do a task in a fork of this process, which thereby stays as it is."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(max(1, int(HANGS) - 1))
+        with open(writing, "wb") as file:
+            file.write(pickle.dumps(task()))
+        os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as file:
+        data = file.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if code == 0:
+        return pickle.loads(data)
+    if code == -signal.SIGALRM:
+        return Result("hangs", f"more than {HANGS:.0f} seconds", HANGS)
+    return Result("signal" if code < 0 else "exit", f"exit code {code}")
 
 
 def examine(read: Callable[[Path], None], folder: Path, watch: Watch, size: int) -> Result:

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from ppdet_repro.engine.export import infer_cfg
+from ppdet_repro.runtime.manifest import MANIFEST
 from ppdet_repro.runtime.model_folder import ARCHITECTURES, open_model_folder
 from ppdet_repro.runtime.networks import network_file
 from ppdet_repro.runtime.paddle_network import PaddleNetwork
@@ -104,6 +105,7 @@ def test_a_damaged_model_is_an_error_of_one_line(exported, tmp_path, part, size)
     content = (folder / name).read_bytes()[:size] or b"damaged"
     (folder / name).unlink()
     (folder / name).write_bytes(content)
+    (folder / MANIFEST).unlink()
     with pytest.raises(UserError, match="export it again") as caught:
         PaddleNetwork(open_model_folder(folder).network_file)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400

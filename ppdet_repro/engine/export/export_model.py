@@ -1,8 +1,8 @@
 """Export of a detector: as a Paddle inference model, as ONNX or for Paddle-Lite.
 
-The folder has the format of PaddleDetection's exports:
+The folder has the format of PaddleDetection's exports, and a manifest (see `runtime.manifest`):
 
-| target | files beside infer_cfg.yml                                                    | outputs                    |
+| target | files beside infer_cfg.yml and manifest.json                                  | outputs                    |
 |--------|------------------------------------------------------------------------------|----------------------------|
 | paddle | model.pdmodel (Paddle 2, int8) or model.json (Paddle 3), and model.pdiparams | final boxes, or see `wrap` |
 | onnx   | model.onnx; deformable convolutions are built from grid_sample               | decoded boxes              |
@@ -38,13 +38,17 @@ from ppdet_repro.engine.models import mode
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.modeling.necks.bifpn import Fusion
 from ppdet_repro.paddle_private.protobuf_tracing import protobuf_tracing
-from ppdet_repro.paddle_private.saved_program import fuse_biases, saved_program
+from ppdet_repro.paddle_private.saved_program import fuse_biases, saved_program, signature
 from ppdet_repro.paddle_private.targets import check_target
 from ppdet_repro.paddle_private.traced_program import used_inputs
+from ppdet_repro.runtime.manifest import write_manifest
 from ppdet_repro.slim.qat import to_int8, without_clipping
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import atomic_folder
 from ppdet_repro.utils.logger import get_logger
+
+PADDLE = ("paddlepaddle", "paddlepaddle-gpu", "numpy")  # packages that take part in every export
+TOOLS = {"paddle": (), "onnx": ("paddle2onnx",), "lite": ("paddlelite",)}  # and in those for a target
 
 ReadImage = Callable[[str], Mapping[str, np.ndarray]]
 
@@ -100,8 +104,9 @@ def export_model(
             (folder / "infer_cfg.yml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
             if quantize is not None:
                 quantize(folder, lambda file: from_list(network_input.steps)([file])._asdict())
-            if target != "paddle":
-                convert(folder, target, precision)
+            inputs_and_outputs = signature(saved_program(folder / "model"))
+            convert(folder, target, precision)
+            write_manifest(folder, cfg.name, cfg.document.plain(), inputs_and_outputs, (*PADDLE, *TOOLS[target]))
             if verify_on:
                 found = verify(detector, folder, target, precision, network_input.eager_steps, verify_on)
                 get_logger().info(f"{destination} agrees with the eager model\n{found.table()}")
@@ -159,7 +164,9 @@ def save_network(network: nn.Layer, image_shape: Sequence[Optional[int]], prefix
 
 
 def convert(folder: Path, target: str, precision: str) -> None:
-    """Replace the Paddle model in a folder by that of the target, ONNX or Paddle-Lite."""
+    """Replace the Paddle model in a folder by that of the target, if that is another: ONNX or Paddle-Lite."""
+    if target == "paddle":
+        return
     program, parameters = saved_program(folder / "model"), folder / "model.pdiparams"
     if target == "onnx":
         to_onnx(program, parameters, folder / "model.onnx")

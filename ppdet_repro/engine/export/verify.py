@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from argparse import Namespace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Literal, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -20,6 +21,7 @@ from ppdet_repro.runtime.model_folder import ModelFolder, open_model_folder
 from ppdet_repro.runtime.networks import Network, OnnxNetwork
 from ppdet_repro.runtime.paddle_network import PaddleNetwork
 from ppdet_repro.runtime.suppress import open_suppress
+from ppdet_repro.runtime.trial import try_out
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.table import text_table
 
@@ -103,6 +105,8 @@ def verify(
     """
     engine, open_network = ENGINES[target]
     model = open_model_folder(folder, engine=engine)
+    if not model.checked and target != "lite":  # which runs in a process of its own in any case
+        try_out(model, Namespace(engine=engine))
     network, tolerance = open_network(model.network_file), TOLERANCES[target, precision]
     preprocess, eager_preprocess = from_list(model.preprocess), from_list(eager_steps)
     settings = detector.post_process.suppress.settings

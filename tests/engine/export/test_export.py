@@ -19,8 +19,8 @@ from ppdet_repro.runtime.networks import network_file
 from ppdet_repro.utils.errors import UserError
 
 FILES = {
-    ".pdmodel": ["infer_cfg.yml", "model.pdiparams", "model.pdiparams.info", "model.pdmodel"],  # Paddle 2
-    ".json": ["infer_cfg.yml", "model.json", "model.pdiparams"],  # Paddle 3
+    ".pdmodel": ["infer_cfg.yml", "manifest.json", "model.pdiparams", "model.pdiparams.info", "model.pdmodel"],
+    ".json": ["infer_cfg.yml", "manifest.json", "model.json", "model.pdiparams"],
 }
 
 

@@ -23,6 +23,7 @@ from ppdet_repro.engine.export.infer_cfg import read_input
 from ppdet_repro.engine.export.verify import TOLERANCES, Tolerance, choose_files, output_differences, stage_of, verify
 from ppdet_repro.paddle_private import targets
 from ppdet_repro.paddle_private.targets import check_target
+from ppdet_repro.runtime.manifest import MANIFEST, read_manifest
 from ppdet_repro.runtime.networks import network_file
 from ppdet_repro.runtime.options import build_parser
 from ppdet_repro.utils.errors import UserError
@@ -79,7 +80,7 @@ def test_an_export_finds_the_eager_models_boxes(name, target, taught, tmp_path):
     files = {"paddle": ["model.pdiparams", network_file(folder, "paddle").name], "onnx": ["model.onnx"]}
     files["lite"] = ["model_arm.nb", "model_x86.nb"]
     names = [path.name for path in folder.iterdir() if path.suffix != ".info"]
-    assert sorted(names) == sorted(["infer_cfg.yml", *files[target]])
+    assert sorted(names) == sorted(["infer_cfg.yml", "manifest.json", *files[target]])
 
 
 @pytest.mark.parametrize("precision", ["int16", "int8", "fp16"])
@@ -247,7 +248,10 @@ def test_a_damaged_paddle_lite_model_is_an_error_of_one_line(taught, infer, tmp_
     folder = export_model(model, cfg, tmp_path, "lite")
     file = folder / "model_x86.nb"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(UserError, match="Paddle-Lite ended with signal .* when it loaded .*model_x86.nb") as caught:
+    with pytest.raises(UserError, match="model_x86.nb is not what was exported: it has 1,000 bytes"):
+        infer(folder, "--engine=lite")
+    (folder / MANIFEST).unlink()
+    with pytest.raises(UserError, match="Paddle-Lite on .*model_x86.nb, tried out .*, crashed") as caught:
         infer(folder, "--engine=lite")
     assert "\n" not in str(caught.value)
 
@@ -283,6 +287,11 @@ def test_an_exported_paddle_model_is_converted_and_runs(taught, data, infer, tmp
     _, model = taught("yolof")
     plain = export_model(model, small_config("yolof", data, "export.nms=false"), tmp_path / "plain")
     assert convert(plain) == 0
+    before, after = (read_manifest(folder) for folder in (plain, tmp_path / "lite"))
+    assert sorted(after["files"]) == ["infer_cfg.yml", "model_arm.nb", "model_x86.nb"]
+    assert [after[key] for key in ("name", "config", "inputs", "outputs")] == [
+        before[key] for key in ("name", "config", "inputs", "outputs")
+    ]
     found = infer(tmp_path / "lite", "--engine=lite")
     expected = infer(export_model(model, small_config("yolof", data), tmp_path))
     assert len(expected) > 0
@@ -322,7 +331,7 @@ def test_a_folder_without_a_program_of_paddle_2_is_an_error_of_one_line(tmp_path
         (folder / name).touch()
     assert convert(folder) == 2
     error = capsys.readouterr().err
-    assert "model.json is a program of Paddle 3, but Paddle-Lite 2.13 reads" in error and error.count("\n") == 1
+    assert "model.json is a program of Paddle 3, but Paddle-Lite 2.13 reads" in error and error.count("error:") == 1
     assert not (tmp_path / "lite").exists()
 
 
