@@ -36,13 +36,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> Optional[int]:
-    from ppdet_repro.utils.launch import rerun_arguments, run_processes
+    from ppdet_repro.utils.launch import end_with_launcher, rerun_arguments, run_processes
 
     amp, dtype = arguments.amp or arguments.fp16, "float16" if arguments.fp16 else None
     names = ("use_vdl", "vdl_log_dir", "seed")
     cfg = read_config(arguments, amp=amp, amp_dtype=dtype, **{name: getattr(arguments, name) for name in names})
     if arguments.processes > 1 and "PADDLE_TRAINER_ID" not in os.environ:
         return run_processes(arguments.processes, [*rerun_arguments(), *sys.argv[1:]])
+    end_with_launcher()
 
     from ppdet_repro.engine.training.train import train
 

@@ -11,11 +11,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import ExitStack
 from typing import Dict, List, Mapping, Sequence
 
 POLL, PATIENCE = 0.2, 10.0  # seconds
+PIPE = "PPDET_REPRO_LAUNCHER"  # the variable with the file descriptor that `end_with_launcher` reads
 
 
 def rerun_arguments() -> List[str]:
@@ -27,13 +29,18 @@ def rerun_arguments() -> List[str]:
 def run_processes(count: int, argv: Sequence[str]) -> int:
     """Run `python argv...` in `count` processes that are the ranks of one distributed Paddle run.
 
-    If one process fails, the others are terminated. If this process gets SIGTERM or Ctrl-C, so do they. Returns the
-    exit code: 0 if all succeed, else that of the first that failed, or 1 if a signal ended it.
+    If one process fails, the others are terminated. If this process gets SIGTERM or Ctrl-C, so do they; for SIGKILL,
+    see `end_with_launcher`. Returns the exit code: 0 if all succeed, else that of the first that failed, or 1 if a
+    signal ended it.
     """
     # On SIGTERM, exit through every `finally`, with the code that a shell reports for this signal.
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     environs = rank_environs(count, free_ports(count + 1), os.environ)
-    processes = [subprocess.Popen([sys.executable, *argv], env=environ) for environ in environs]
+    reading, writing = os.pipe()
+    command = [sys.executable, *argv]
+    processes = [
+        subprocess.Popen(command, env={**environ, PIPE: str(reading)}, pass_fds=[reading]) for environ in environs
+    ]
     try:
         while any(process.poll() is None for process in processes) and not failures(processes):
             time.sleep(POLL)
@@ -46,8 +53,27 @@ def run_processes(count: int, argv: Sequence[str]) -> int:
             if process.poll() is None:
                 process.terminate()
         wait(processes)
+        os.close(reading)
+        os.close(writing)
         signal.signal(signal.SIGTERM, before)
     return max(failed[0], 1) if failed else 0
+
+
+def end_with_launcher() -> None:
+    """In a process that `run_processes` started: end when the process that called it does, even by SIGKILL.
+
+    Otherwise the processes would train on, and write into the folder in which the user has started them again. In any
+    other process this does nothing.
+    """
+    descriptor = os.environ.pop(PIPE, None)
+    if descriptor is None:
+        return
+
+    def wait_for_end() -> None:
+        os.read(int(descriptor), 1)  # nobody writes: it returns when the other end is closed
+        os._exit(1)
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
 
 
 def rank_environs(count: int, ports: Sequence[int], environ: Mapping[str, str]) -> List[Dict[str, str]]:

@@ -68,15 +68,27 @@ open(os.path.join(sys.argv[1], __name__ + os.environ["PADDLE_TRAINER_ID"]), "w")
         assert sorted(path.name for path in out.iterdir()) == ["__main__0", "__main__1"]
 
 
-def test_who_ends_the_parent_ends_the_children(tmp_path):
-    child = f"import os, time; open(r'{tmp_path}/' + str(os.getpid()), 'w'); time.sleep(60)"
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)])
+def test_who_ends_the_parent_ends_the_children(number, code, tmp_path):
+    begin = "import os, time; from ppdet_repro.utils.launch import end_with_launcher; end_with_launcher()"
+    child = f"{begin}; open(r'{tmp_path}/' + str(os.getpid()), 'w'); time.sleep(60)"
     parent = f"from ppdet_repro.utils.launch import run_processes; run_processes(2, ['-c', {child!r}])"
     process = subprocess.Popen([sys.executable, "-c", parent], cwd=ROOT)
     while len(list(tmp_path.iterdir())) < 2:
         assert process.poll() is None
         time.sleep(0.05)
-    process.terminate()
-    assert process.wait(30) == 128 + signal.SIGTERM
-    for path in tmp_path.iterdir():
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(path.name), 0)
+    process.send_signal(number)
+    assert process.wait(30) == code
+    deadline = time.monotonic() + 30
+    while (left := [path.name for path in tmp_path.iterdir() if runs(int(path.name))]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left == []
+
+
+def runs(pid):
+    """Whether there is a process of this number that has not ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
