@@ -19,6 +19,7 @@ from ppdet_repro.data.source.coco import COCODataSet
 from ppdet_repro.data.source.dataset_files import DatasetFiles, open_dataset
 from ppdet_repro.data.source.files import MAX_LINE
 from ppdet_repro.data.source.findings import DOUBTFUL, ODD, REFUSED, SETTING, Findings
+from ppdet_repro.data.source.voc import VOCDataSet
 from ppdet_repro.data.transform.decode import ImageError, image_size, read_image
 from ppdet_repro.utils.errors import UserError
 
@@ -125,6 +126,8 @@ def check(dataset: Union[DatasetFiles, Source], decode: bool = False) -> Report:
     if the annotation file itself cannot be read.
     """
     source = open_dataset(dataset, FIELDS) if isinstance(dataset, DatasetFiles) else copy.copy(dataset)
+    if not isinstance(source, (COCODataSet, VOCDataSet)):
+        raise UserError(f"{type(source).__name__} has no annotations that can be checked")
     if isinstance(source, COCODataSet):
         source.load_crowd = True
     findings = Findings(collect=True)
