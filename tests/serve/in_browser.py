@@ -8,21 +8,25 @@ from __future__ import annotations
 import shutil
 
 import httpx
-from playwright import sync_api as playwright
+from playwright.sync_api import sync_playwright
 from test_serve import server, wait_for
 
 __all__ = ["server"]  # a fixture
 
 
-def test_the_page_shows_boxes_in_a_browser(server, tmp_path):
+def launch(play):
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     assert chromium is not None, "install chromium or google-chrome"
+    return play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+
+
+def test_the_page_shows_boxes_in_a_browser(server, tmp_path):
     url, folder = server
     with httpx.Client() as client:
         wait_for(client, url)
     (tmp_path / "text.png").write_text("not an image")
-    with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with sync_playwright() as play:
+        browser = launch(play)
         page = browser.new_page()
         asked, errors = [], []
         page.on("request", lambda request: asked.append(request.url))
@@ -48,4 +52,26 @@ def test_the_page_shows_boxes_in_a_browser(server, tmp_path):
         page.locator("#status", has_text="is not an image").wait_for()
         assert page.locator("#status.error").count() == 1 and page.locator("#picture").is_hidden()
         assert all(address.startswith((url, "blob:")) for address in asked)
+        assert page.evaluate("""() => {
+            const script = document.createElement('script');
+            script.textContent = 'window.ran = true';
+            document.body.append(script);
+            return window.ran === undefined;
+        }"""), "the Content-Security-Policy lets inline code run"
+        browser.close()
+
+
+def test_a_page_of_another_origin_is_refused_in_a_browser(server):
+    url, _ = server
+    with httpx.Client() as client:
+        wait_for(client, url)
+    with sync_playwright() as play:
+        browser = launch(play)
+        page = browser.new_page()
+        form = f"<form method=post enctype=text/plain action={url}/api/detect><input name=a><input type=submit></form>"
+        page.route("http://localhost:9/", lambda route: route.fulfill(body=form, content_type="text/html"))
+        page.goto("http://localhost:9/")
+        with page.expect_navigation() as navigation:
+            page.locator("input[type=submit]").click()
+        assert navigation.value.status == 403 and "a page of another site" in page.inner_text("body")
         browser.close()
