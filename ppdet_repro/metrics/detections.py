@@ -78,7 +78,7 @@ def coco_rows(detections: Iterable[ImageDetections], category_ids: Sequence[int]
 def read_rows(path: Path) -> Rows:
     """Read the rows of a COCO result file. UserError with the number of the first row that is none."""
     if not path.is_file():
-        raise UserError(f"cannot read {path}: there is no such file; --output_eval names its folder")
+        raise UserError(f"cannot read {path}: No such file or directory; --output_eval names its folder")
     entries = read_json(path)
     if not isinstance(entries, list):
         raise UserError(f"{path} is not a COCO result file: it must be a list of objects, from row 0 on")

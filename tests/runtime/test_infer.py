@@ -54,6 +54,22 @@ def test_deployment_gives_evaluations_ap(tiny, model, infer, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == [f"{i:03d}.png" for i in range(6)]
 
 
+def test_images_whose_names_have_no_suffix_or_another(tiny, infer, tmp_path):
+    data, folder = tiny / "data", tmp_path / "images"
+    truth = json.loads((data / "truth.json").read_text())
+    folder.mkdir()
+    for image, name in zip(truth["images"], ["plain", "a.jfif", *(f"{i}.bin" for i in range(4))]):
+        shutil.copy(data / "images" / image["file_name"], folder / name)
+        image["file_name"] = name
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    expected = infer(f"--eval_json={data / 'truth.json'}", f"--image_dir={data / 'images'}", "--save_images=False")
+    output = infer(f"--eval_json={tmp_path / 'truth.json'}", f"--image_dir={folder}")
+    assert [line for line in output.splitlines() if line.startswith("AP")] == [
+        line for line in expected.splitlines() if line.startswith("AP")
+    ]
+    assert {"plain.jpg", "a.jfif.jpg"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
 def test_bfloat16_or_no_onednn_or_batches_find_about_the_same(tiny, infer, tmp_path):
     def scores(*flags):
         infer(f"--image_dir={tiny / 'data' / 'images'}", "--save_results", "--save_images=False", *flags)

@@ -192,6 +192,9 @@ def test_images_to_infer_on_are_chosen(tiny, tmp_path):
     (tmp_path / "list.txt").write_text("002.png\n\n000.png\n")
     chosen = choose_images(None, str(folder), str(tmp_path / "list.txt"))
     assert [Path(file).name for file in chosen] == ["002.png", "000.png"]
+    (tmp_path / "list.txt").write_bytes(b'\xef\xbb\xbf002.png\r\n"000.png"\r\n._001.png\n.\\001.png\n')
+    chosen = choose_images(None, str(folder), str(tmp_path / "list.txt"))
+    assert [Path(file).name for file in chosen] == ["002.png", "000.png", "001.png"]
     assert choose_images(str(folder / "001.png"), str(folder), None) == [str(folder / "001.png")]
     (tmp_path / "list.txt").write_text("absent.png")
     (tmp_path / "empty").mkdir()
