@@ -100,9 +100,10 @@ def test_each_mistake_of_the_user_is_one_line(tiny, model, tmp_path):
         evaluate_file(config(tiny, f"output_eval={tmp_path}"))
     with pytest.raises(UserError, match="metric is VOC; only COCO result files"):
         evaluate_file(config(tiny, "metric=VOC"))
-    for content in ("{", '[{"image_id": 1}]', "[1]"):
+    wrong = {"{": "is not valid JSON", '[{"image_id": 1}]': "row 0 has no 'category_id'", "[1]": "row 0 is 1"}
+    for content, message in {**wrong, "{}": "is not a COCO result file"}.items():
         (tmp_path / "bbox.json").write_text(content)
-        with pytest.raises(UserError, match="is not a COCO result file"):
+        with pytest.raises(UserError, match=message):
             evaluate_file(config(tiny, f"output_eval={tmp_path}"))
 
 
