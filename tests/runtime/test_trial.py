@@ -201,7 +201,7 @@ def test_models_may_take_memory_by_the_size_of_their_files_and_input(folder):
     model = open_model_folder(folder)
     files = sum((folder / name).stat().st_size for name in ("model.pdmodel", "model.pdiparams"))
     assert model.preprocess[0]["target_size"] == [128, 128]
-    assert allowed_memory(model) == (400 << 20) + 8 * files + 4096 * 128 * 128
+    assert allowed_memory(model) == (400 << 20) + 8 * files + 2048 * 128 * 128
     huge = model._replace(preprocess=[{"type": "Resize", "target_size": [16384, 16384]}])
-    assert allowed_memory(huge) == 8 << 30
+    assert allowed_memory(huge) == 4 << 30
     assert np.isfinite(allowed_memory(model._replace(preprocess=[])))
