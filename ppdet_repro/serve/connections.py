@@ -18,6 +18,9 @@ from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 from uvicorn.server import ServerState
 
 PIECE = 16 * 1024  # bytes; h11 refuses a header that is still incomplete after 16 KB, and checks it after each piece
+FREE_LINES = 200  # of a body in chunks, each of which has two lines
+BYTES_PER_LINE = 256  # at least, after these: parsing a line takes 10 us or more
+LINGER = 64 << 20  # bytes that are taken after an answer before the connection is cut
 
 
 class Patience(NamedTuple):
@@ -85,6 +88,7 @@ class GuardedProtocol(H11Protocol):
         self._timer: Optional[asyncio.TimerHandle] = None
         self._known_cycle: object = None
         self._lingers = False
+        self._lines, self._bytes = 0, 0  # of the body that comes, or of what comes after the answer
 
     def has_request(self) -> bool:
         """Whether the header of a request has come that is not answered yet."""
@@ -108,7 +112,7 @@ class GuardedProtocol(H11Protocol):
         if self.conn.their_state not in (h11.SEND_BODY, h11.ERROR) and not self.conn.trailing_data[0]:
             self._socket.close()
             return
-        self._lingers = True
+        self._lingers, self._bytes = True, 0
         self._socket.write_eof()
         self.flow.resume_reading()
         self._wait(self.patience.closing)
@@ -135,14 +139,21 @@ class GuardedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         for start in range(0, len(data), PIECE):
-            if self.is_closing():
-                return
-            super().data_received(data[start : start + PIECE])
+            piece = data[start : start + PIECE]
+            if self._lingers:
+                self._bytes += len(piece)
+                if self._bytes > LINGER:
+                    self.transport.abort()
+            elif self._is_tedious(piece):
+                self._refuse(400, "the chunks of the body are too small")
+            elif not self.is_closing():
+                super().data_received(piece)
 
     def handle_events(self) -> None:
         super().handle_events()
         if self.cycle is not self._known_cycle:  # a request has begun
             self._known_cycle = self.cycle
+            self._lines = self._bytes = 0
             self._wait()
 
     def on_response_complete(self) -> None:
@@ -159,6 +170,16 @@ class GuardedProtocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "this is not a valid HTTP request, or its header is longer than 16 KB")
+
+    def _is_tedious(self, piece: bytes) -> bool:
+        """Whether a body consists of so many small chunks that parsing it takes long."""
+        if self.conn.their_state is not h11.SEND_BODY or not any(
+            name == b"transfer-encoding" for name, _ in self.headers
+        ):
+            return False
+        self._lines += piece.count(b"\r\n")
+        self._bytes += len(piece)
+        return self._lines > FREE_LINES and self._bytes < BYTES_PER_LINE * self._lines
 
     # Ends --------------------------------------------------------------------------------------------------------
 

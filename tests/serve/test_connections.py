@@ -8,6 +8,8 @@ import socket
 import threading
 import time
 
+import cv2
+import numpy as np
 import pytest
 
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
@@ -224,6 +226,22 @@ def test_a_broken_chunk_ends_the_connection(live, path, status):
             connection.sendall(b"zz\r\nabc")
         assert answer(connection)[0] == status
         assert is_closed(connection)
+
+
+def test_a_body_of_tiny_chunks_is_refused(live):
+    server = live()
+    head = b"POST /api/detect HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    data = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
+    data = cv2.imencode(".bmp", data)[1].tobytes()
+    chunks = b"".join(b"200\r\n%s\r\n" % data[i : i + 512] for i in range(0, len(data) - 512, 512))
+    last = data[len(chunks) // (512 + 7) * 512 :]
+    chunks += b"%x\r\n%s\r\n" % (len(last), last)
+    assert server.ask(head + chunks + b"0\r\n\r\n")[0] == 200
+    with server.connect() as connection:
+        connection.sendall(head)
+        connection.sendall(b"1\r\na\r\n" * 100_000)
+        status, body = answer(connection)
+    assert (status, json.loads(body)["detail"]) == (400, "the chunks of the body are too small")
 
 
 def test_nonsense_after_a_request_without_a_body_ends_the_connection(live):
