@@ -133,8 +133,8 @@ def test_a_size_that_is_none_is_read_from_the_picture(coco, width):
     assert found(path) == {(ODD, "image without a size, which its file has")}
 
 
-@pytest.mark.parametrize("name", [".\\a.jpg", "sub\\..\\a.jpg", "./a.jpg"])
-def test_file_names_with_back_slashes(coco, name, tmp_path):
+@pytest.mark.parametrize("name", [".\\a.jpg", "sub\\..\\a.jpg", "./a.jpg", '"a.jpg"', " a.jpg", "%61.jpg"])
+def test_file_names_of_other_tools(coco, name, tmp_path):
     (tmp_path / "sub").mkdir()
     assert table_of(coco(image={"file_name": name})).files[0].endswith("a.jpg")
 

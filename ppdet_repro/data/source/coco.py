@@ -146,11 +146,11 @@ def image_files(file: CocoFile, folder: str, findings: Findings) -> list[str]:
     files, missing, odd = [], [], []
     for i, name in enumerate(names):
         with findings.refusals("file outside the image folder"):
-            path, form = find_file(folder, name, f"{findings.prefix}image id {ids[i]}")
+            path, is_odd = find_file(folder, name, f"{findings.prefix}image id {ids[i]}")
             files.append(path)
-            if form is None:
+            if is_odd is None:
                 missing.append(i)
-            elif form:
+            elif is_odd:
                 odd.append(i)
         if len(files) == i:
             files.append(os.path.join(folder, os.path.basename(name)))
@@ -160,7 +160,7 @@ def image_files(file: CocoFile, folder: str, findings: Findings) -> list[str]:
         lambda i: f"{where(i)}: {files[i]} does not exist",
         "set dataset_dir and image_dir, or remove the entry",
     )
-    findings.report(ODD, "file name with back slashes", odd, where)
+    findings.report(ODD, "file name with back slashes, quotes or %20", odd, where)
     return files
 
 

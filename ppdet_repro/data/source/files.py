@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Optional, Union
+from urllib.parse import unquote
 
 from ppdet_repro.utils.errors import UserError
 
@@ -51,19 +52,20 @@ def path_inside(folder: str, name: str, where: str) -> str:
     return os.path.join(folder, name)
 
 
-def find_file(folder: str, name: str, where: str) -> tuple[str, Optional[str]]:
-    """Find the file that the entry `where` names, also if its name has back slashes for slashes.
+def find_file(folder: str, name: str, where: str) -> tuple[str, Optional[bool]]:
+    """Find the file that the entry `where` names, also if its name has back slashes for slashes, quotes, or %20 for a
+    blank.
 
-    Returns its path, and how the name is written: "" as usual, "back slashes", or None if there is no such file.
-    UserError if the name leads out of the folder.
+    Returns its path, and whether the name was written in such a way; None if there is no such file. UserError if the
+    name leads out of the folder.
     """
     path = path_inside(folder, name, where)
     if os.path.isfile(path):
-        return path, ""
-    if "\\" in name:
-        other = path_inside(folder, name.replace("\\", "/"), where)
-        if os.path.isfile(other):
-            return other, "back slashes"
+        return path, False
+    plain = name.replace("\\", "/").strip(" \"'")
+    for other in dict.fromkeys([plain, unquote(plain)]):
+        if other not in ("", name) and is_text(other) and os.path.isfile(path_inside(folder, other, where)):
+            return os.path.join(folder, other), True
     return path, None
 
 
