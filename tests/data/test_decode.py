@@ -8,7 +8,7 @@ import pytest
 from transform_samples import context, encoded, noise_image
 
 from ppdet_repro.data.transform.base import ImageError
-from ppdet_repro.data.transform.decode import Decode, is_truncated_jpeg
+from ppdet_repro.data.transform.decode import Decode, check_jpeg
 
 
 def test_decode_gives_rgb_and_the_files_own_size(tmp_path):
@@ -50,10 +50,11 @@ def test_decode_turns_images_as_exif_says():
 def test_a_jpeg_is_cut_off_when_the_end_after_its_scan_is_missing():
     thumbnail = encoded(".jpg", noise_image(8, 8))
     whole = jpeg_with_exif(noise_image(32, 32), 1, thumbnail)
-    assert not is_truncated_jpeg(whole)
-    assert not is_truncated_jpeg(whole + b"camera's trailing bytes")
+    check_jpeg(whole, 1024)
+    check_jpeg(whole + b"camera's trailing bytes", 1024)
     for cut in (3, 100, len(whole) // 2, len(whole) - 1):  # the end marker of the thumbnail must not count
-        assert is_truncated_jpeg(whole[:cut])
+        with pytest.raises(ValueError, match="is cut off"):
+            check_jpeg(whole[:cut], 1024)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,8 @@ def test_a_jpeg_is_cut_off_when_the_end_after_its_scan_is_missing():
         ("empty.jpg", b"", "empty"),
         ("page.jpg", b"<html>not found</html>", "not an image"),
         ("half.jpg", encoded(".jpg", noise_image(64, 64))[:900], "cut off"),
-        ("half.png", encoded(".png", noise_image(64, 64))[:900], "not an image, or is damaged"),
+        ("half.png", encoded(".png", noise_image(64, 64))[:900], "cut off"),
+        ("half.bmp", encoded(".bmp", noise_image(64, 64))[:900], "not an image, or is damaged"),
     ],
 )
 def test_broken_files_are_named(tmp_path, name, data, reason):

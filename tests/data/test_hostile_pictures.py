@@ -19,7 +19,7 @@ from ppdet_repro.data.source.check import check
 from ppdet_repro.data.source.dataset_files import find_dataset
 from ppdet_repro.data.transform import decode
 from ppdet_repro.data.transform.base import ImageError
-from ppdet_repro.data.transform.decode import Decode, TooManyPixels, decode_image, image_size, jpeg_scans
+from ppdet_repro.data.transform.decode import Decode, TooManyPixels, check_jpeg, decode_image, image_size
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.image_header import header_size, header_sizes
 
@@ -117,23 +117,39 @@ def test_the_number_of_scans_of_a_jpeg_is_limited():
     frame, scan = data.index(b"\xff\xc2"), data.index(b"\xff\xda")
     data = data[: frame + 5] + struct.pack(">HH", 10_000, 5000) + data[frame + 9 :]
     header = data[scan : scan + 14]
-    with pytest.raises(ValueError, match=f"is a JPEG file of {own + 100} scans"):
-        decode_image(data[:-2] + header * 100 + data[-2:])
-    bytes_behind = data + header * 100  # such as a film behind a photo
-    assert jpeg_scans(bytes_behind, 50_000_000) == 0
-    in_a_comment = data[:-2] + b"\xff\xfe" + struct.pack(">H", 2 + 200) + b"\xff\xda" * 100 + data[-2:]
-    assert jpeg_scans(in_a_comment, 50_000_000) == 0
-    hidden = data[:-2] + b"\xff\x01\xff\xff" + header * 100 + data[-2:]  # the first marker has no length
-    assert jpeg_scans(hidden, 50_000_000) == own + 100
+    hidden = b"\xff\x01\xff\xff"  # the first marker has no length, so that the second is not its length
+    for many in (header * 100, hidden + header * 100):
+        with pytest.raises(ValueError, match=f"is a JPEG file of {own + 100} scans"):
+            decode_image(data[:-2] + many + data[-2:])
+    check_jpeg(data + header * 100, 50_000_000)  # bytes behind the end, such as a film
+    in_a_comment = b"\xff\xfe" + struct.pack(">H", 2 + 200) + b"\xff\xda" * 100
+    check_jpeg(data[:-2] + in_a_comment + data[-2:], 50_000_000)
 
 
 def test_a_decoder_reads_one_scan_if_it_contains_all_components():
     data = encoded(".jpg", noise_image(64, 64))
     scan = data[data.index(b"\xff\xda") : -2]
-    assert jpeg_scans(data[:-2] + scan * 100 + data[-2:], 50_000_000) == 0
+    check_jpeg(data[:-2] + scan * 100 + data[-2:], 50_000_000)
     first_only = data.replace(b"\xff\xda\x00\x0c\x03\x01\x00\x02\x11\x03\x11", b"\xff\xda\x00\x08\x01\x01\x00")
     assert first_only != data
-    assert jpeg_scans(first_only[:-2] + scan * 100 + data[-2:], 50_000_000) == 101
+    with pytest.raises(ValueError, match="101 scans"):
+        check_jpeg(first_only[:-2] + scan * 100 + data[-2:], 50_000_000)
+
+
+@pytest.mark.parametrize("kind", [b"tEXt", b"IDAT", b"fdAT"])
+def test_a_chunk_longer_than_its_file_is_refused(kind):
+    """OpenCV 4.14 allocates the 2 GB that the chunk says."""
+    data = encoded(".png", noise_image(16, 16))
+    body = data.index(b"IDAT") - 4
+    long = struct.pack(">I", 2**31 - 1) + kind + b"a\0b"
+    for at in (body, len(data) - 12):
+        with pytest.raises(ValueError, match="is cut off"):
+            decode_image(data[:at] + long + data[at:])
+
+
+def test_a_decoder_gets_pictures_with_anything_behind_their_end():
+    data = encoded(".png", noise_image(16, 16))
+    assert decode_image(data + b"\xff" * 100).shape == (16, 16, 3)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "JPEG2000", "TGA", "ICO"])
@@ -164,8 +180,10 @@ def test_the_check_of_a_dataset_reports_them(decode_all, tmp_path):
     entry = {"id": 1, "file_name": "bomb.png", "width": HUGE, "height": HUGE}
     document = {"images": [entry], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
     (tmp_path / "a.json").write_text(json.dumps(document))
-    [problem] = check(find_dataset(str(tmp_path / "a.json"), str(tmp_path)), decode_all).problems
-    assert problem.kind == "file that is no readable image" and "OPENCV_IO_MAX_IMAGE_PIXELS" in problem.where
+    problems = check(find_dataset(str(tmp_path / "a.json"), str(tmp_path)), decode_all).problems
+    [where] = [problem.where for problem in problems if problem.kind == "file that is no readable image"]
+    assert "bomb.png is 60000 x 60000 pixels" in where.replace(" (im_id None):", "")
+    assert "OPENCV_IO_MAX_IMAGE_PIXELS" in where
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])

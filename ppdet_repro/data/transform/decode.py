@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from typing import Optional
 
 import cv2
@@ -28,6 +29,7 @@ from ppdet_repro.utils.image_header import (
 )
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+PNG_START = b"\x89PNG\r\n\x1a\n"
 SCAN = re.compile(rb"\xff\xda")
 HEAD = 2**16  # bytes that nearly always contain the header
 MAX_SCANNED = 2**32  # pixels times scans of a JPEG; a progressive one has about 10 scans
@@ -82,10 +84,10 @@ def decode_image(data: bytes, max_pixels: Optional[int] = None) -> np.ndarray:
     for size in sizes:
         if size.pixels > limit:
             raise TooManyPixels(size, limit)
-    if is_truncated_jpeg(data):
-        raise ValueError("is cut off (a JPEG file without an end marker)")
-    if data.startswith(JPEG_START) and sizes and (scans := jpeg_scans(data, sizes[0].pixels)):
-        raise ValueError(f"is a JPEG file of {scans:,} scans, which would take long to decode")
+    if data.startswith(JPEG_START):
+        check_jpeg(data, sizes[0].pixels if sizes else 0)
+    elif data.startswith(PNG_START):
+        check_png(data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -123,37 +125,49 @@ def image_size(path: str) -> HeaderSize:
     return HeaderSize(*size[::-1]) if is_sideways(data) else size
 
 
-def is_truncated_jpeg(data: bytes) -> bool:
-    """Return whether the bytes are a JPEG without an end marker after the start of the scan.
+def check_jpeg(data: bytes, pixels: int) -> None:
+    """ValueError if the bytes of a JPEG have no end marker behind the start of the scan, or too many scans.
 
-    Segments are skipped by their length, because the thumbnail in an EXIF segment has an end marker of its own.
-    """
-    if not data.startswith(JPEG_START):
-        return False
-    scan = next((end for marker, _, end in jpeg_segments(data) if marker == SOS), None)
-    return scan is None or data.rfind(JPEG_END) < scan
-
-
-def jpeg_scans(data: bytes, pixels: int) -> int:
-    """Return the number of scans of a JPEG if decoding them is too much work for a picture of that size, otherwise 0.
-
-    A scan of few bytes can cover all pixels, and a decoder goes through them for each scan.
+    Segments are skipped by their length, because the thumbnail in an EXIF segment has an end marker of its own. A scan
+    of few bytes can cover all pixels, and a decoder goes through them for each scan.
     """
     components, progressive, start = b"", False, len(data)
+    one = False  # scan is there, which has all components, and libjpeg reads no other
     for marker, at, end in jpeg_segments(data):
         if marker in FRAMES:
-            components, progressive = data[at + 5 : end][:1], marker in PROGRESSIVE
+            components, progressive = data[at + 5 : at + 6], marker in PROGRESSIVE
         elif marker == SOS:
-            if data[at:end][:1] >= components and not progressive:
-                return 0  # it has all components, and libjpeg reads no other
-            start = end
-    if (1 + len(SCAN.findall(data, start))) * pixels <= MAX_SCANNED:  # more than there are: bytes behind the end count
-        return 0
+            start, one = end, data[at : at + 1] >= components and not progressive
+    if data.rfind(JPEG_END) < start:
+        raise ValueError("is cut off (a JPEG file without an end marker)")
+    if not one and (1 + len(SCAN.findall(data, start))) * pixels > MAX_SCANNED:  # some may be in segments or at the end
+        scans = count_scans(data, start)
+        if scans * pixels > MAX_SCANNED:
+            raise ValueError(f"is a JPEG file of {scans:,} scans, which would take long to decode")
+
+
+def count_scans(data: bytes, start: int) -> int:
+    """Return the number of scans of a JPEG, whose first scan has its data at `start`."""
     scans = 1
     while (found := MARKER.search(data, start)) and found[1][0] != EOI:
         scans += found[1][0] == SOS
         start = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
-    return scans if scans * pixels > MAX_SCANNED else 0
+    return scans
+
+
+def check_png(data: bytes) -> None:
+    """ValueError if a chunk of a PNG has a length beyond the end of the file.
+
+    OpenCV allocates the length that a chunk says, up to 4 GB, before it reads the chunk.
+    """
+    at = len(PNG_START)
+    while at + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        if at + 8 + size > len(data):
+            raise ValueError("is cut off (a PNG file with a chunk that is longer than the file)")
+        if kind == b"IEND":
+            break
+        at += size + 12
 
 
 @register
