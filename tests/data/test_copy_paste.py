@@ -116,6 +116,29 @@ def test_masks_of_every_kind(kind):
     np.testing.assert_array_equal(read_mask(segmentation, 4, 5), pixels)
 
 
+@pytest.mark.parametrize(
+    "segmentation, message",
+    [
+        ({"size": [100_000, 1_000_000], "counts": [1, 2]}, r"with the size \[4, 5\]"),  # ended the process
+        ({"size": [4, 5], "counts": [7]}, "do not add up"),  # was filled up with whatever lay in memory
+        ({"size": [4, 5], "counts": [-1, 21]}, "do not add up"),
+        ({"size": [4, 5], "counts": "oooo"}, "Invalid RLE"),
+        ({"size": [4, 5], "counts": ""}, "a list or a text"),
+        ({"counts": [20]}, "neither a list of polygons"),
+        ("text", "neither a list of polygons"),
+        ([[1, 2, 3, 4]], "at least three points"),
+        ([["a"] * 6], "at least three points"),
+        ([[float("nan")] * 6], "at least three points"),
+        ([[0, 0, 1e9, 0, 1e9, 1e9]], "at least three points"),
+        ([None], "at least three points"),
+    ],
+    ids=str,
+)
+def test_what_is_no_mask(segmentation, message):
+    with pytest.raises(ValueError, match=message):
+        read_mask(segmentation, 4, 5)
+
+
 def test_boxes_of_masks_by_hand():
     masks = np.zeros((2, 4, 6), bool)
     masks[0, 1, 2] = masks[0, 3, 4] = masks[1, 0, 0] = True

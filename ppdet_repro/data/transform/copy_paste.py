@@ -20,14 +20,30 @@ from ppdet_repro.utils.errors import UserError
 
 
 def read_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Decode a COCO `segmentation`, polygons or run lengths, to a mask [H, W] bool."""
+    """Decode a COCO `segmentation`, polygons or run lengths, to a mask [H, W] bool.
+
+    ValueError if it is neither, or is of another size. pycocotools itself would read beyond its arrays.
+    """
     if isinstance(segmentation, list):
-        encoded = rle.merge(rle.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        encoded = rle.frPyObjects(segmentation, height, width)
-    else:
-        encoded = segmentation
-    return rle.decode(encoded).astype(bool)
+        if not all(is_polygon(polygon, 10 * max(height, width)) for polygon in segmentation):
+            raise ValueError("a polygon is a list of at least three points x1, y1, x2, y2, ... in the image")
+        return rle.decode(rle.merge(rle.frPyObjects(segmentation, height, width))).astype(bool)
+    if not isinstance(segmentation, dict) or segmentation.get("size") != [height, width]:
+        raise ValueError(f"it is neither a list of polygons nor run lengths with the size [{height}, {width}]")
+    counts = segmentation.get("counts")
+    if isinstance(counts, list):
+        if not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != height * width:
+            raise ValueError("the counts of its run lengths do not add up to the image's pixels")
+        segmentation = rle.frPyObjects(segmentation, height, width)
+    elif not isinstance(counts, (str, bytes)) or not counts:
+        raise ValueError("the counts of run lengths are a list or a text")
+    return rle.decode(segmentation).astype(bool)
+
+
+def is_polygon(points: Any, limit: float) -> bool:
+    """Whether a value is a list of coordinates x1, y1, x2, y2, ... of at least three points, none beyond `limit`."""
+    numbers = isinstance(points, list) and all(type(value) in (int, float) and abs(value) <= limit for value in points)
+    return numbers and len(points) >= 6
 
 
 def boxes_of_masks(masks: np.ndarray) -> np.ndarray:
@@ -134,7 +150,7 @@ class CopyPaste:
 def read_masks(sample: Sample) -> list[np.ndarray]:
     """Remove `gt_poly` from a sample and decode it to masks [H, W] bool, one per object.
 
-    UserError if an object has no mask, or a transform has changed the image since it was decoded.
+    UserError if an object has no mask or a wrong one, or a transform has changed the image since it was decoded.
     """
     where = f"CopyPaste, {describe(sample)}"
     missing = [field for field in ("gt_poly", "is_crowd") if field not in sample]
@@ -147,7 +163,13 @@ def read_masks(sample: Sample) -> list[np.ndarray]:
     for i, segmentation in enumerate(segmentations):
         if not segmentation:
             raise UserError(f"{where}: object {i} has no segmentation; add it, or remove the annotation")
-    return [read_mask(segmentation, height, width) for segmentation in segmentations]
+    masks = []
+    for i, segmentation in enumerate(segmentations):
+        try:
+            masks.append(read_mask(segmentation, height, width))
+        except ValueError as error:
+            raise UserError(f"{where}: the segmentation of object {i} cannot be used: {error}") from None
+    return masks
 
 
 def paste(sample: Sample, masks: np.ndarray, other: Sample, pasted: np.ndarray) -> None:
