@@ -12,6 +12,7 @@ import numpy as np
 
 from ppdet_repro.data.source.coco_file import read_coco
 from ppdet_repro.data.source.findings import Findings
+from ppdet_repro.data.source.values import MAX_NUMBER
 from ppdet_repro.metrics.detections import Document, Rows
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.table import text_table
@@ -59,13 +60,14 @@ def load_coco_json(path: Union[str, Path]) -> Document:
     """Read a COCO annotation file for evaluation, as `COCODataSet` reads it for training.
 
     Annotations are numbered anew: their ids mean nothing, but 0 means "not found" in COCO's evaluation, and of two
-    annotations with the same id it knows one. Annotations without a box, or with one that is not finite, are dropped.
-    As in COCO's evaluation, boxes without area or outside their image count, and `ignore` means nothing. UserError
-    if the file is missing or is not in COCO's format.
+    annotations with the same id it knows one. Annotations without a box, or with one that is not finite or over 1e9
+    pixels, are dropped. As in COCO's evaluation, boxes without area or outside their image count, and `ignore` means
+    nothing. UserError if the file is missing or is not in COCO's format.
     """
     file = read_coco(str(path), Findings(f"{path}: "))
     a = file.annotations
-    rows = np.flatnonzero(np.isfinite(a.xywh).all(1))
+    with np.errstate(invalid="ignore"):
+        rows = np.flatnonzero((np.abs(a.xywh) < MAX_NUMBER).all(1))
     columns = (
         range(1, len(rows) + 1),
         file.images.ids[a.image_of[rows]].tolist(),
