@@ -160,7 +160,7 @@ def _float32(bfloat16: np.ndarray) -> np.ndarray:
 def save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:
     """Write a file for `read_state` completely, or raise an `OSError`, such as for a full disk.
 
-    With the ending `.safetensors` it has that format, otherwise one for `paddle.load`.
+    Equal arrays give equal bytes. With the ending `.safetensors` it has that format, otherwise one for `paddle.load`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
@@ -169,7 +169,12 @@ def save_state(path: Path, state: Mapping[str, np.ndarray]) -> None:
 
             file.write(safetensors.numpy.save({key: np.ascontiguousarray(array) for key, array in state.items()}))
         else:
-            pickle.dump(dict(state), file, protocol=4)
+            pickle.dump({key: _with_common_type(array) for key, array in state.items()}, file, protocol=4)
+
+
+def _with_common_type(array: np.ndarray) -> np.ndarray:
+    """The same array with NumPy's own object for its type; a pickle tells equal types of different objects apart."""
+    return array.view(np.dtype(array.dtype.str))
 
 
 def convert_weights(source: Union[str, Path], output: Path) -> None:

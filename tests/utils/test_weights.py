@@ -58,6 +58,15 @@ class TestReading:
         assert layer.set_state_dict(paddle.load(str(tmp_path / "a.pdparams"))) == ([], [])
         assert float(layer.weight.sum()) == 6.0
 
+    @pytest.mark.parametrize("suffix", [".pdparams", ".safetensors"])
+    def test_what_was_read_is_saved_in_the_same_bytes(self, tmp_path, suffix):
+        """A run that is killed just before its end writes the weights of its last checkpoint."""
+        state = {"a": np.ones([2, 3], np.float32), "b": np.zeros(4, np.float32), "c": np.array(5), "d": np.arange(2)}
+        first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
+        save_state(first, state)
+        save_state(second, read_state(first))
+        assert first.read_bytes() == second.read_bytes()
+
     def test_pairs_of_name_and_array_ordered_dicts_and_numpy_scalars(self, tmp_path):
         content = collections.OrderedDict(a=("conv_0.w_0", np.arange(3)), b=np.float32(2.5))
         state = read_state(dump(tmp_path / "a.pdparams", content))

@@ -104,9 +104,7 @@ def export_model(
             (folder / "infer_cfg.yml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
             if quantize is not None:
                 quantize(folder, lambda file: from_list(network_input.steps)([file])._asdict())
-            inputs_and_outputs = signature(saved_program(folder / "model"))
-            convert(folder, target, precision)
-            write_manifest(folder, cfg.name, cfg.document.plain(), inputs_and_outputs, (*PADDLE, *TOOLS[target]))
+            finish(folder, cfg, target, precision)
             if verify_on:
                 found = verify(detector, folder, target, precision, network_input.eager_steps, verify_on)
                 get_logger().info(f"{destination} agrees with the eager model\n{found.table()}")
@@ -163,10 +161,16 @@ def save_network(network: nn.Layer, image_shape: Sequence[Optional[int]], prefix
     fuse_biases(saved_program(prefix))
 
 
+def finish(folder: Path, cfg: Config, target: str, precision: str) -> None:
+    """Make the folder with a Paddle model and its infer_cfg.yml an export for the target, with a manifest."""
+    inputs_and_outputs = signature(saved_program(folder / "model"))
+    if target != "paddle":
+        convert(folder, target, precision)
+    write_manifest(folder, cfg.name, cfg.document.plain(), inputs_and_outputs, (*PADDLE, *TOOLS[target]))
+
+
 def convert(folder: Path, target: str, precision: str) -> None:
-    """Replace the Paddle model in a folder by that of the target, if that is another: ONNX or Paddle-Lite."""
-    if target == "paddle":
-        return
+    """Replace the Paddle model in a folder by that of the target, ONNX or Paddle-Lite."""
     program, parameters = saved_program(folder / "model"), folder / "model.pdiparams"
     if target == "onnx":
         to_onnx(program, parameters, folder / "model.onnx")
