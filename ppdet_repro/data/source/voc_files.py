@@ -155,17 +155,19 @@ def read_xml(path: str, findings: Optional[Findings] = None) -> Annotation:
     objects = []
     for item in items:
         name = (item.findtext("name") or "").strip()
-        if item.find("bndbox") is None:
+        box = item.find("bndbox")
+        if box is None:
             has = f"{path}: object {name[:40]!r} has " + (", ".join(f"<{tag.tag}>" for tag in item)[:100] or "nothing")
             findings.report(LEFT_OUT, "object without <bndbox>", [has], str)
             continue
-        x1, y1, x2, y2 = (_number(item, f"bndbox/{side}", path) for side in ("xmin", "ymin", "xmax", "ymax"))
+        x1, y1, x2, y2 = (_number(box, side, path) for side in ("xmin", "ymin", "xmax", "ymax"))
         if not is_text(name) or x1 is None or y1 is None or x2 is None or y2 is None:
             raise UserError(f"{path}: object {name[:40]!r} needs <name>, <xmin>, <ymin>, <xmax> and <ymax>")
         difficult, crowd = (_flag(item, flag, path, findings) for flag in ("difficult", "iscrowd"))
         objects.append(Object(name, (x1, y1, x2, y2), difficult, crowd))
     number = (root.findtext("id") or "").strip()
-    width, height = (as_number(root.findtext(f"size/{side}")) for side in ("width", "height"))
+    size = root.find("size")
+    width, height = (math.nan if size is None else as_number(size.findtext(side)) for side in ("width", "height"))
     sized = 0 < width < MAX_NUMBER and 0 < height < MAX_NUMBER
     image_id = int(number) if re.fullmatch("[0-9]{1,18}", number) else None
     return Annotation(width if sized else None, height if sized else None, image_id, objects)
@@ -202,14 +204,14 @@ def _plain_tags(root: ElementTree.Element) -> None:
 
 
 def _number(element: ElementTree.Element, tag: str, path: str) -> Optional[float]:
-    """Return the number in a descendant element, None if there is no such element."""
+    """Return the number in a child element, None if there is no such element."""
     text = element.findtext(tag)
     if text is None or not text.strip():
         return None
     number = as_number(text)
     if math.isfinite(number) and abs(number) < MAX_NUMBER:
         return number
-    raise UserError(f"{path}: <{tag.split('/')[-1]}> is {text.strip()[:40]!r}: write a number")
+    raise UserError(f"{path}: <{tag}> is {text.strip()[:40]!r}: write a number")
 
 
 def _flag(element: ElementTree.Element, tag: str, path: str, findings: Findings) -> bool:
