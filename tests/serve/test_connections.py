@@ -206,9 +206,19 @@ BROKEN = "this is not a valid HTTP request, or its header is longer than 16 KB"
         get(headers="Content-Length: -1\r\n"),
         get(headers="Content-Length: 1\r\nContent-Length: 2\r\n"),
         get(headers="X: " + "a" * 200_000 + "\r\n"),
+        get(headers="X: " + "a" * 40_000 + "\r\n"),
         get(headers="X: a\r\n" * 40_000),
     ],
-    ids=["tls", "no host", "two hosts", "negative length", "two lengths", "long header", "many headers"],
+    ids=[
+        "tls",
+        "no host",
+        "two hosts",
+        "negative length",
+        "two lengths",
+        "long header",
+        "header of 40 KB",
+        "many headers",
+    ],
 )
 def test_what_is_not_http_gets_an_answer_of_one_line(live, request_bytes):
     status, body = live().ask(request_bytes)
