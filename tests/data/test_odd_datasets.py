@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,7 @@ from ppdet_repro.data.source.image_folder import ImageFolder, find_images
 from ppdet_repro.data.source.text import read_label_list, text_of, xml_text
 from ppdet_repro.data.source.voc_files import read_xml
 from ppdet_repro.utils.errors import UserError
+from tests.fuzzing import annotations
 
 FIELDS = ["image", "gt_bbox", "gt_class", "is_crowd", "difficult"]
 
@@ -330,6 +332,27 @@ def test_what_cannot_be_read_back_is_not_converted(coco, tmp_path, names, messag
 def test_convert_leaves_out_what_training_leaves_out(coco, tmp_path):
     line = convert(find_dataset(coco(first={"bbox": [500, 20, 5, 5]})), str(tmp_path / "voc"))
     assert "1 image, 1 box, 2 classes" in line and line.endswith("left out: box outside its image (1)")
+
+
+@pytest.mark.parametrize("kind", ["coco", "voc"])
+def test_what_is_converted_is_read_back(tmp_path, kind):
+    """Datasets with random oddities: convert refuses them, or check finds as many boxes afterwards."""
+    converted = 0
+    for seed in range(30):
+        folder = tmp_path / str(seed)
+        for name, content in getattr(annotations, kind)(random.Random(seed)).items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(content)
+        files = find_dataset(str(folder / ("a.json" if kind == "coco" else annotations.SET)), str(folder))
+        try:
+            convert(files, str(folder / ("out" if kind == "coco" else "out.json")))
+        except UserError:
+            continue
+        written = ("out/ImageSets/Main/a.txt", None) if kind == "coco" else ("out.json", str(folder / "JPEGImages"))
+        report = check(find_dataset(str(folder / written[0]), written[1]))
+        assert report.boxes == check(files).boxes and (not report.refused or not report.boxes)
+        converted += report.boxes > 0
+    assert converted >= 3
 
 
 # --- folders

@@ -111,14 +111,15 @@ def read_coco_set(path: str, folder: str, findings: Findings) -> CocoSet:
 
 def corners(xywh: np.ndarray) -> np.ndarray:
     """Convert boxes (x, y, width, height) [N, 4] to (x1, y1, x2, y2) [N, 4]."""
-    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
 
 
 def usable(file: CocoFile, sizes: np.ndarray, findings: Findings) -> np.ndarray:
     """Choose the annotations whose box can be used [N], for images with these heights and widths [I, 2]."""
     a = file.annotations
-    with np.errstate(invalid="ignore", over="ignore"):
-        boxes = corners(a.xywh)
+    boxes = corners(a.xywh)
+    with np.errstate(invalid="ignore"):
         sane = (np.abs(boxes) < MAX_NUMBER).all(1) & (boxes[:, 2:] - boxes[:, :2] > MIN_SIDE).all(1)
     limit = sizes[a.image_of][:, ::-1]  # [N, 2] width, height
     outside = ((boxes[:, 2:] <= 0) | (boxes[:, :2] >= limit)).any(1)
