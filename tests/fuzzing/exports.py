@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -34,6 +35,7 @@ from ppdet_repro.runtime.options import build_parser
 from ppdet_repro.utils.errors import UserError
 from tests.fuzzing import configs
 from tests.fuzzing.mutations import damaged
+from tests.fuzzing.runner import MAX_MEMORY, MAX_SECONDS
 from tests.paths import FIXTURES
 
 FORKED = True  # each case has a process of its own: engines keep threads and memory
@@ -105,6 +107,7 @@ def read(folder: Path) -> None:
 
 def run_fork(arguments: List[str]) -> Tuple[int, str]:
     """For `trial.run_child`: call `trial.child` in a fork. Its exit code, or minus the signal, and its output."""
+    before = current_memory()
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -124,9 +127,15 @@ def run_fork(arguments: List[str]) -> Tuple[int, str]:
     with open(reading, "rb") as file:
         output = file.read().decode(errors="replace")
     _, status, usage = os.wait4(pid, 0)
-    if usage.ru_utime + usage.ru_stime > 5:
-        raise RuntimeError(f"the trial took {usage.ru_utime + usage.ru_stime:.1f} seconds of the processor")
+    seconds, memory = usage.ru_utime + usage.ru_stime, 1024 * usage.ru_maxrss - before
+    if seconds > MAX_SECONDS or memory > MAX_MEMORY:
+        raise RuntimeError(f"the trial took {seconds:.1f} seconds of the processor and {memory >> 20} MB more memory")
     return os.waitstatus_to_exitcode(status), output
+
+
+def current_memory() -> int:
+    """The bytes that this process has in memory."""
+    return resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[1])
 
 
 @cache

@@ -6,8 +6,15 @@ import pytest
 
 from tests.fuzzing import broken, runner
 
-
-CASES = {"checkpoints": 2000, "configs": 500, "exports": 200, "lists": 500, "annotations": 1000, "pictures": 500, "requests": 500}
+CASES = {
+    "checkpoints": 2000,
+    "configs": 500,
+    "exports": 200,
+    "lists": 500,
+    "annotations": 1000,
+    "pictures": 500,
+    "requests": 500,
+}
 
 
 @pytest.mark.parametrize("what, cases", CASES.items())
