@@ -26,6 +26,7 @@ PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "ppdet_repro.serve.decoding_process"
 START_SECONDS = 60.0  # until a new process is ready
 SHORT = 64 * 1024  # bytes; more than any answer
+KEPT = 16 << 20  # bytes of shared memory that stay in use after an image
 
 
 class DecodingProcess:
@@ -36,6 +37,7 @@ class DecodingProcess:
         self.timeout = timeout
         self._file = shared_file(3 * max_pixels)
         self._pixels = np.frombuffer(mmap.mmap(self._file, 3 * max_pixels), np.uint8)
+        self._used = 0  # bytes of the shared memory
         self._process: Optional[subprocess.Popen] = None
         self._is_ready = False
         self._start()
@@ -45,6 +47,10 @@ class DecodingProcess:
         or one that ends the process."""
         if self._process is None:
             self._start()
+        if self._used > KEPT:
+            os.ftruncate(self._file, 0)
+            os.ftruncate(self._file, 3 * self.max_pixels)
+        self._used = 3 * self.max_pixels  # at most
         try:
             if not self._is_ready:
                 self._receive(START_SECONDS)
@@ -54,9 +60,11 @@ class DecodingProcess:
         except (EOFError, OSError) as error:
             raise self._failure() from error
         if "status" in answer:
+            self._used = 0
             raise Refusal(answer["status"], answer["reason"])
         height, width = answer["height"], answer["width"]
-        return self._pixels[: 3 * height * width].reshape(height, width, 3)
+        self._used = 3 * height * width
+        return self._pixels[: self._used].reshape(height, width, 3)
 
     def close(self) -> None:
         """End the process and release the memory."""

@@ -60,6 +60,15 @@ def test_an_image_of_the_largest_size_is_decoded(decoder):
     assert decoder(image(2, 3)).shape == (2, 3, 3)
 
 
+def test_the_memory_of_a_large_image_is_released(decoder, monkeypatch):
+    monkeypatch.setattr(decoding, "KEPT", 100_000)
+    used = []
+    for side in (1000, 10, 1000, 10):
+        decoder(image(side, side))
+        used.append(512 * os.fstat(decoder._file).st_blocks)
+    assert min(used[0], used[2]) >= 3_000_000 and max(used[1], used[3]) < 100_000
+
+
 @pytest.mark.parametrize(
     "data, status, reason",
     [
