@@ -133,10 +133,10 @@ def wait_for_moment(started: Training, results: Path, rng: random.Random, second
     kind = rng.choices(["any", "update", "writing"], [2, 4, 4])[0]
     begin = time.monotonic()
     if kind != "any":
-        log = results / "log.jsonl"
-        before = log.stat().st_mtime_ns if log.exists() else 0
-        while started.runs() and not (log.exists() and log.stat().st_mtime_ns > before):
+        sizes = [log_size(results)] * 2
+        while started.runs() and not sizes[0] < sizes[1]:  # until a line is added: at the start, lines are removed
             time.sleep(POLL)
+            sizes = [sizes[1], log_size(results)]
         begin = time.monotonic() + rng.uniform(0, seconds / 4)
         while started.runs() and time.monotonic() < begin:
             time.sleep(POLL)
@@ -148,10 +148,17 @@ def wait_for_moment(started: Training, results: Path, rng: random.Random, second
         time.sleep(POLL / 10)
 
 
+def log_size(results: Path) -> int:
+    """The bytes of a training's log; 0 if there is none yet."""
+    with suppress(OSError):
+        return (results / "log.jsonl").stat().st_size
+    return 0
+
+
 def temporary_files(results: Path) -> Iterator[Path]:
-    """The unfinished files and folders in a training's folder."""
+    """The unfinished weights and checkpoints in a training's folder."""
     for folder in (results, results / "checkpoints"):
-        yield from folder.glob(".*.tmp")
+        yield from (path for path in folder.glob(".*.tmp") if not path.name.startswith(".log"))
 
 
 def newest_epoch(results: Path) -> int:
