@@ -144,9 +144,6 @@ def read_each(images: Iterable[Image]) -> List[Union[np.ndarray, UserError]]:
     return [attempt(image) for image in images]
 
 
-decode_bounded = decode_image  # the name that `serve` uses
-
-
 def batched(items: Iterable[T], size: int) -> Iterator[List[T]]:
     """Group the items in lists of `size`. The last list may be shorter."""
     iterator = iter(items)
