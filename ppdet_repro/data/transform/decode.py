@@ -132,7 +132,7 @@ def check_jpeg(data: bytes, pixels: int) -> None:
     of few bytes can cover all pixels, and a decoder goes through them for each scan.
     """
     components, progressive, start = b"", False, len(data)
-    one = False  # scan is there, which has all components, and libjpeg reads no other
+    one = False  # whether the first scan has all components, after which libjpeg reads no other
     for marker, at, end in jpeg_segments(data):
         if marker in FRAMES:
             components, progressive = data[at + 5 : at + 6], marker in PROGRESSIVE
