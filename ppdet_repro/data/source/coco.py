@@ -143,7 +143,6 @@ def usable(file: CocoFile, sizes: np.ndarray, findings: Findings) -> np.ndarray:
 def image_files(file: CocoFile, folder: str, findings: Findings) -> list[str]:
     """Find the images. Returns their paths."""
     ids, names = file.images.ids, file.images.names
-    where = lambda i: f"image id {ids[i]} ({names[i]})"  # noqa: E731
     files, missing, odd = [], [], []
     for i, name in enumerate(names):
         with findings.refusals("file outside the image folder"):
@@ -158,10 +157,10 @@ def image_files(file: CocoFile, folder: str, findings: Findings) -> list[str]:
     findings.refuse(
         "file missing",
         missing,
-        lambda i: f"{where(i)}: {files[i]} does not exist",
+        lambda i: f"{file.image_name(i)}: {files[i]} does not exist",
         "set dataset_dir and image_dir, or remove the entry",
     )
-    findings.report(ODD, "file name with back slashes, quotes or %20", odd, where)
+    findings.report(ODD, "file name with back slashes, quotes or %20", odd, file.image_name)
     return files
 
 
@@ -173,6 +172,5 @@ def image_sizes(file: CocoFile, files: Sequence[str], findings: Findings) -> np.
         if os.path.isfile(files[i]):
             with findings.refusals("file that is no readable image"):
                 sizes[i] = image_size(files[i])
-    where = lambda i: f"image id {file.images.ids[i]} ({file.images.names[i]})"  # noqa: E731
-    findings.report(ODD, "image without a size, which its file has", missing, where)
+    findings.report(ODD, "image without a size, which its file has", missing, file.image_name)
     return sizes

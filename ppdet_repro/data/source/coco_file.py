@@ -6,7 +6,6 @@ import os
 import reprlib
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +46,10 @@ class CocoFile(NamedTuple):
     images: CocoImages
     annotations: CocoAnnotations
     image_only: bool  # the file has no annotations at all
+
+    def image_name(self, i: int) -> str:
+        """Describe an image by its index: "image id 1 (a.jpg)"."""
+        return f"image id {self.images.ids[i]} ({self.images.names[i]})"
 
     def name(self, row: int) -> str:
         """Describe an annotation by its index: "annotation id 3 of image id 1 (a.jpg)"."""
@@ -157,10 +160,15 @@ def read_images(entries: Sequence[dict], findings: Findings) -> tuple[CocoImages
 
 
 def report_files_listed_twice(ids: np.ndarray, names: Sequence[str], findings: Findings) -> None:
+    """Report images whose file another image has already."""
     first: dict[str, int] = {}
     again = [(i, other) for i, name in enumerate(names) if (other := first.setdefault(os.path.normpath(name), i)) != i]
-    where = lambda pair: f"image id {ids[pair[0]]} ({names[pair[0]]}), also image id {ids[pair[1]]}"  # noqa: E731
-    findings.report(DOUBTFUL, "file listed twice", again, where)
+    findings.report(
+        DOUBTFUL,
+        "file listed twice",
+        again,
+        lambda pair: f"image id {ids[pair[0]]} ({names[pair[0]]}), also image id {ids[pair[1]]}",
+    )
 
 
 def read_annotations(
@@ -211,9 +219,14 @@ def positions(ids: Ids, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def flags_of(entries: list[dict], key: str, rows: np.ndarray, where: Any, findings: Findings) -> np.ndarray:
+    """Return a flag of each annotation, and report those that have something else."""
     flags, wrong = flag_column(entries, key)
-    name = lambda i: f"{where(rows[i])}: {key} is {reprlib.repr(entries[i][key])}, read as 0"  # noqa: E731
-    findings.report(DOUBTFUL, f"{key} that is neither 0 nor 1", wrong, name)
+    findings.report(
+        DOUBTFUL,
+        f"{key} that is neither 0 nor 1",
+        wrong,
+        lambda i: f"{where(rows[i])}: {key} is {reprlib.repr(entries[i][key])}, read as 0",
+    )
     return flags
 
 
@@ -225,8 +238,12 @@ def areas_of(entries: list[dict], xywh: np.ndarray, rows: np.ndarray, where: Any
         sides = xywh[:, 2] * xywh[:, 3]
         unusable = ~(areas > 0) & (xywh[:, 2:] > 0).all(1)
     wrong = [i for i in np.flatnonzero(unusable).tolist() if entries[i].get("area") is not None]
-    name = lambda i: f"{where(rows[i])}: area is {reprlib.repr(entries[i]['area'])}, width x height is used"  # noqa: E731
-    findings.report(DOUBTFUL, "area that is not positive", wrong, name)
+    findings.report(
+        DOUBTFUL,
+        "area that is not positive",
+        wrong,
+        lambda i: f"{where(rows[i])}: area is {reprlib.repr(entries[i]['area'])}, width x height is used",
+    )
     return np.where(unusable | np.isnan(areas), sides, areas)
 
 
@@ -237,8 +254,7 @@ def report_ids_used_twice(entries: list[dict], where: Any, findings: Findings) -
     again = np.ones(len(entries), bool)
     again[first] = False
     findings.report(DOUBTFUL, "annotation id used twice", np.flatnonzero(again & ids.valid), where)
-    missing = partial(findings.report, ODD, "annotation without an integer id")
-    missing(np.flatnonzero(~ids.valid), where)
+    findings.report(ODD, "annotation without an integer id", np.flatnonzero(~ids.valid), where)
 
 
 def annotation_name(entry: dict, row: int, image_id: object, image_name: object) -> str:

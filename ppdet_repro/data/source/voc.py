@@ -208,6 +208,7 @@ def image_sizes(entries: Sequence[Entry], annotations: Sequence[Annotation], fin
 
 
 def report_lines_twice(path: str, entries: Sequence[Entry], findings: Findings) -> None:
+    """Report lines whose image another line has already."""
     first: dict[str, int] = {}
     again = [(e.line, line) for e in entries if (line := first.setdefault(os.path.normpath(e.image), e.line)) != e.line]
     findings.report(DOUBTFUL, "file listed twice", again, lambda pair: f"{path}:{pair[0]}: also in line {pair[1]}")
