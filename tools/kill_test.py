@@ -28,7 +28,7 @@ import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple
 
 import _checkout
 
@@ -42,11 +42,19 @@ NAME = "yolof_demo_narrow"
 IMAGES, BATCH, EPOCHS = 12, 2, 6  # per epoch 6 updates of one process, or 3 of two
 KILLS_PER_RUN = 8
 PATIENCE = 60.0  # seconds after a kill in which all other processes must have ended
-POLL = 0.001  # seconds
+POLL = 0.002  # seconds
 VICTIMS = ("all", "first", "other")
 UNEQUAL_KEYS = ("images_per_second",)  # in the lines of log.jsonl
 
 Command = Callable[[Path, int], List[str]]  # from a run's folder and its number of processes
+
+
+class Undisturbed(NamedTuple):
+    """A run that was not killed."""
+
+    files: Dict[str, str]  # see `content`
+    seconds: float
+    lines: int  # of its log
 
 
 class Outcome(NamedTuple):
@@ -128,30 +136,30 @@ class Training:
         self.kill_all()
 
 
-def wait_for_moment(started: Training, results: Path, rng: random.Random, seconds: float) -> None:
-    """Wait for a random moment of a training that takes so many seconds undisturbed, or until it ends."""
+def wait_for_moment(started: Training, results: Path, rng: random.Random, whole: Undisturbed) -> None:
+    """Wait for a random moment of a training, or until it ends."""
     kind = rng.choices(["any", "update", "writing"], [2, 4, 4])[0]
-    begin = time.monotonic()
-    if kind != "any":
-        sizes = [log_size(results)] * 2
-        while started.runs() and not sizes[0] < sizes[1]:  # until a line is added: at the start, lines are removed
+    if kind == "any":
+        pause = rng.uniform(0, whole.seconds)
+    else:
+        left, before = rng.randint(1, max(1, whole.lines // 3)), log_lines(results)
+        while started.runs() and left > 0:
             time.sleep(POLL)
-            sizes = [sizes[1], log_size(results)]
-        begin = time.monotonic() + rng.uniform(0, seconds / 4)
-        while started.runs() and time.monotonic() < begin:
-            time.sleep(POLL)
+            now = log_lines(results)
+            left -= max(0, now - before)  # at the start, lines are removed
+            before = now
         while kind == "writing" and started.runs() and not any(temporary_files(results)):
-            time.sleep(POLL / 10)
-        begin, seconds = time.monotonic(), 0.02
-    end = begin + rng.uniform(0, seconds)
+            time.sleep(POLL)
+        pause = rng.uniform(0, 0.1 if kind == "writing" else whole.seconds / whole.lines)
+    end = time.monotonic() + pause
     while started.runs() and time.monotonic() < end:
-        time.sleep(POLL / 10)
+        time.sleep(POLL)
 
 
-def log_size(results: Path) -> int:
-    """The bytes of a training's log; 0 if there is none yet."""
+def log_lines(results: Path) -> int:
+    """The number of lines in a training's log; 0 if there is none yet."""
     with suppress(OSError):
-        return (results / "log.jsonl").stat().st_size
+        return (results / "log.jsonl").read_bytes().count(b"\n")
     return 0
 
 
@@ -187,11 +195,11 @@ def differences(found: Dict[str, str], expected: Dict[str, str]) -> List[str]:
 
 
 def killed_run(
-    number: int, folder: Path, processes: int, command: Command, seconds: float, rng: random.Random, kills: int
+    number: int, folder: Path, processes: int, command: Command, whole: Undisturbed, rng: random.Random, kills: int
 ) -> Outcome:
     """Train in `folder`, interrupted by so many kills, until the training is complete.
 
-    The files are not compared. `seconds` is the time of an undisturbed run.
+    The files are not compared with those of the undisturbed run `whole`.
     """
     outcome = Outcome(number, processes, [], [], [])
     shutil.rmtree(folder, ignore_errors=True)
@@ -200,7 +208,7 @@ def killed_run(
     while True:
         with Training(command(folder, processes), folder / "output.txt") as started:
             if len(outcome.victims) < kills:
-                wait_for_moment(started, results, rng, seconds)
+                wait_for_moment(started, results, rng, whole)
             else:
                 started.process.wait()
             if not started.runs():
@@ -229,9 +237,9 @@ def kill_trainings(command: Command, output: Path, kills: int, seed: int) -> Lis
         number = len(outcomes)
         rng, processes = random.Random(f"{seed} {number}"), 1 + number % 2
         folder = output / f"seed_{seed}_run_{number}"
-        files, seconds = expected[processes]
-        outcome = killed_run(number, folder, processes, command, seconds, rng, min(left, KILLS_PER_RUN))
-        outcome.problems.extend(differences(content(folder / NAME), files))
+        whole = expected[processes]
+        outcome = killed_run(number, folder, processes, command, whole, rng, min(left, KILLS_PER_RUN))
+        outcome.problems.extend(differences(content(folder / NAME), whole.files))
         outcomes.append(outcome)
         with open(records, "a") as file:
             file.write(json.dumps(outcome._asdict()) + "\n")
@@ -241,8 +249,8 @@ def kill_trainings(command: Command, output: Path, kills: int, seed: int) -> Lis
     return outcomes
 
 
-def undisturbed(command: Command, output: Path, processes: int) -> Tuple[Dict[str, str], float]:
-    """The content of an undisturbed run's folder, and the seconds that it took; it runs once per output folder."""
+def undisturbed(command: Command, output: Path, processes: int) -> Undisturbed:
+    """A run without kills, once per output folder."""
     folder, record = output / f"undisturbed_{processes}", output / f"undisturbed_{processes}.json"
     if not record.exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -251,10 +259,10 @@ def undisturbed(command: Command, output: Path, processes: int) -> Tuple[Dict[st
         with Training(command(folder, processes), folder / "output.txt") as started:
             if code := started.process.wait():
                 raise UserError(f"the undisturbed training ended with exit code {code}; see {folder}/output.txt")
-        record.write_text(json.dumps([content(folder / NAME), time.monotonic() - start]))
+        whole = Undisturbed(content(folder / NAME), time.monotonic() - start, log_lines(folder / NAME))
+        record.write_text(json.dumps(whole))
         print(f"undisturbed, {processes} processes: {time.monotonic() - start:.1f} seconds", flush=True)
-    files, seconds = json.loads(record.read_text())
-    return files, seconds
+    return Undisturbed(*json.loads(record.read_text()))
 
 
 def sentence(outcome: Outcome) -> str:
