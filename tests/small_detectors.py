@@ -49,21 +49,36 @@ SMALL: Dict[str, Small] = {
     ),
 }
 SQUARE = f"[{SIDE},{SIDE}]"
-SIZES = {"Resize": SQUARE, "RandomResize": f"[{SQUARE}]", "BatchRandomResize": f"[{SIDE}]"}
+SIZES = {
+    "Resize": f"target_size={SQUARE}",
+    "RandomResize": f"target_size=[{SQUARE},{SQUARE}]",
+    "BatchRandomResize": f"target_size=[{SIDE}]",
+    "Mosaic": f"target_size={SQUARE}",
+    "Pad": f"size={SQUARE}",
+    "CopyPaste": f"target_size={SIDE}",
+}
+
+
+def small_inputs(cfg: Config) -> List[str]:
+    """The overrides with which a config's readers make images of `SIDE` x `SIDE` pixels."""
+    settings, changes = cfg.tree(), []
+    for reader in ("TrainReader", "EvalReader", "TestReader"):
+        values = settings[reader].value.settings
+        for group in ("sample_transforms", "batch_transforms"):
+            for i, item in enumerate(values[group].value or []):
+                transform = item.value.component.name
+                if transform in SIZES:
+                    changes.append(f"{reader}.{group}.{i}.{transform}.{SIZES[transform]}")
+        if "image_shape" in (values["inputs_def"].value or {}):
+            changes.append(f"{reader}.inputs_def.image_shape=[3,{SIDE},{SIDE}]")
+    return changes
 
 
 def small_config(name: str, data: Path, *overrides: str, slim: Optional[Path] = None) -> Config:
     """The config of a small detector on the set that `write_images` left in `data`; `slim` is its --slim_config."""
     small = SMALL[name]
     path = CONFIGS / small.config
-    changes = ["use_gpu=false", "worker_num=0", "num_classes=2", *small.overrides]
-    settings = load_config(path).tree()
-    for reader in ("TrainReader", "EvalReader", "TestReader"):
-        for group in ("sample_transforms", "batch_transforms"):
-            for i, item in enumerate(settings[reader].value.settings[group].value or []):
-                transform = item.value.component.name
-                if transform in SIZES:
-                    changes.append(f"{reader}.{group}.{i}.{transform}.target_size={SIZES[transform]}")
+    changes = ["use_gpu=false", "worker_num=0", "num_classes=2", *small.overrides, *small_inputs(load_config(path))]
     for section in ("TrainDataset", "EvalDataset"):
         changes += [f"{section}.name=COCODataSet", f"{section}.dataset_dir={data}", f"{section}.image_dir=images"]
         changes += [f"{section}.anno_path=truth.json", f"{section}.data_fields=[image,gt_bbox,gt_class,is_crowd]"]

@@ -15,6 +15,7 @@ import numpy as np
 import paddle
 import pytest
 from parity_weights import compare_detections, filled_state
+from small_detectors import small_inputs
 from tiny_yolof import write_images
 
 from ppdet_repro.core.config import build, build_model, load_config
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parents[1] / "configs"
 CONFIGS = sorted(
     path for path in ROOT.glob("*/*.yml") if path.parent.name != "datasets" and not path.parent.name.startswith("_")
 )
-SIDE, CLASSES = 64, 80
+CLASSES = 80
 INPUTS = ("image", "im_shape", "scale_factor")  # of exported networks
 # PaddleDetection's DarkNet with freeze_at 0 stops the gradient after its first stage; the parameters stay trainable
 CUT_OFF = {"ttfnet/ttfnet_darknet53_1x_coco": ("backbone.conv0.", "backbone.downsample0.", "backbone.stage.0.")}
@@ -39,15 +40,6 @@ SURROUNDINGS = (
     "TrainReader", "EvalReader", "TestReader", "TrainDataset", "EvalDataset", "TestDataset", "LearningRate",
     "OptimizerBuilder", "TrainPhases",
 )  # fmt: skip
-SQUARE = f"[{SIDE},{SIDE}]"
-SIZES = {
-    "Resize": f"target_size={SQUARE}",
-    "RandomResize": f"target_size=[{SQUARE},{SQUARE}]",
-    "BatchRandomResize": f"target_size=[{SIDE}]",
-    "Mosaic": f"target_size={SQUARE}",
-    "Pad": f"size={SQUARE}",
-    "CopyPaste": f"target_size={SIDE}",
-}
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +53,7 @@ def images(tmp_path_factory):
 
 def shrunk(path, folder):
     """The config with tiny inputs, two images per batch, and the tiny dataset."""
-    plain = load_config(path)
-    overrides = ["use_gpu=false", "worker_num=0", f"num_classes={CLASSES}"]
-    for reader in ("TrainReader", "EvalReader", "TestReader"):
-        settings = plain.tree()[reader].value.settings
-        for group in ("sample_transforms", "batch_transforms"):
-            for i, item in enumerate(settings[group].value or []):
-                name = item.value.component.name
-                if name in SIZES:
-                    overrides.append(f"{reader}.{group}.{i}.{name}.{SIZES[name]}")
-        if "image_shape" in (settings["inputs_def"].value or {}):
-            overrides.append(f"{reader}.inputs_def.image_shape=[3,{SIDE},{SIDE}]")
+    overrides = ["use_gpu=false", "worker_num=0", f"num_classes={CLASSES}", *small_inputs(load_config(path))]
     overrides += ["TrainReader.batch_size=2", "EvalReader.batch_size=2", "TestReader.fuse_normalize=false"]
     for name in ("TrainDataset", "EvalDataset"):
         overrides += [f"{name}.name=COCODataSet", f"{name}.dataset_dir={folder}", f"{name}.image_dir=images"]
