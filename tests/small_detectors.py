@@ -51,7 +51,7 @@ SMALL: Dict[str, Small] = {
 SQUARE = f"[{SIDE},{SIDE}]"
 SIZES = {
     "Resize": f"target_size={SQUARE}",
-    "RandomResize": f"target_size=[{SQUARE},{SQUARE}]",
+    "RandomResize": f"target_size=[{SQUARE}]",
     "BatchRandomResize": f"target_size=[{SIDE}]",
     "Mosaic": f"target_size={SQUARE}",
     "Pad": f"size={SQUARE}",
@@ -69,6 +69,8 @@ def small_inputs(cfg: Config) -> List[str]:
                 transform = item.value.component.name
                 if transform in SIZES:
                     changes.append(f"{reader}.{group}.{i}.{transform}.{SIZES[transform]}")
+                if transform == "RandomResize" and item.value.settings["random_range"].value:  # between two sizes
+                    changes[-1] = f"{reader}.{group}.{i}.{transform}.target_size=[{SQUARE},{SQUARE}]"
         if "image_shape" in (values["inputs_def"].value or {}):
             changes.append(f"{reader}.inputs_def.image_shape=[3,{SIDE},{SIDE}]")
     return changes
