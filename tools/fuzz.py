@@ -4,8 +4,8 @@ tools/fuzz.py --what checkpoints --cases 20000
 tools/fuzz.py --what configs --cases 100 --seed 7
 
 Each case is read in a process of its own, whose time, memory and effects are watched; see tests/fuzzing/runner.py.
-`requests` are sent to a server in a process; see tests/fuzzing/requests.py. The exit code is 1 if a case fails. A failing
-case is printed with its files made as small as the failure allows.
+`requests` are sent to a server in a process; see tests/fuzzing/requests.py. The exit code is 1 if a case fails. A
+failing case is printed with its files made as small as the failure allows.
 """
 
 import argparse

@@ -140,9 +140,9 @@ def wait_for_moment(started: Training, results: Path, rng: random.Random, whole:
     """Wait for a random moment of a training, or until it ends."""
     kind = rng.choices(["any", "update", "writing"], [2, 4, 4])[0]
     if kind == "any":
-        pause = rng.uniform(0, whole.seconds)
+        pause = rng.uniform(0, whole.seconds / 4)
     else:
-        left, before = rng.randint(1, max(1, whole.lines // 3)), log_lines(results)
+        left, before = rng.randint(1, max(1, whole.lines // 4)), log_lines(results)
         while started.runs() and left > 0:
             time.sleep(POLL)
             now = log_lines(results)
