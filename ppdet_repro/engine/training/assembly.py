@@ -41,8 +41,7 @@ def assemble(
     resume: the model has as many channels as its weights. Raises UserError if the config, its datasets and this machine
     do not fit together.
     """
-    settings, make = cfg.run, partial(build, cfg)
-    folder = Path(settings.save_dir) / cfg.name
+    settings, make, folder = cfg.run, partial(build, cfg), Path(cfg.run.save_dir) / cfg.name
 
     dataset = make("TrainDataset")
     check_classes(dataset, cfg, "TrainDataset")
