@@ -80,7 +80,7 @@ def open_video(path: Optional[str], camera_id: int) -> Iterator[Video]:
     camera is `camera_id`. UserError if it cannot be opened.
     """
     if path is not None and path.isdecimal() and not os.path.exists(path):
-        path, camera_id = None, int(path)
+        camera_id, path = int(path), None
     is_file = path is not None and not re.match("[a-z][a-z0-9+.-]*://", path, re.IGNORECASE)
     if is_file and not os.path.isfile(path or ""):
         raise UserError(f"--video_file {path} is not a file, and no URL such as rtsp://...")
