@@ -33,7 +33,7 @@ def place(rng: random.Random, data: bytes) -> int:
 
 def flip(rng: random.Random, data: bytes, _: Sequence[bytes]) -> bytes:
     changed = bytearray(data)
-    for _time in range(rng.choice([1, 1, 2, 8])):
+    for _flip in range(rng.choice([1, 1, 2, 8])):
         if changed:
             changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
     return bytes(changed)
