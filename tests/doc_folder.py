@@ -73,6 +73,7 @@ def write_own_data() -> None:
     shutil.copytree("data/VOC/JPEGImages", cells)
     shutil.copytree("data/VOC/Annotations", cells, dirs_exist_ok=True)
     shutil.copy("data/VOC/label_list.txt", cells)
+    shutil.copy("data/VOC/label_list.txt", "labels.txt")
     for split, chosen in (("train", names[:6]), ("test", names[6:])):
         (cells / f"{split}.txt").write_text("".join(f"{name}.jpg {name}.xml\n" for name in chosen))
 
