@@ -122,12 +122,9 @@ def test_a_paddle_without_onednn_cannot_compute_int8():
 @pytest.mark.parametrize("onnx_format", [True, False])
 def test_what_paddleslim_quantizes_after_training_is_computed_in_int8(folder, tmp_path, onnx_format):
     with static_mode() as executor:
-        program, _, _ = paddle.static.load_inference_model(str(folder / "model"), executor)
         images = Calibration(["a"], lambda file: {"image": IMAGE}, ["image"])
-        feeds = [program.global_block().var("image")]
-        loader = paddle.io.DataLoader(images, feeds, [paddle.CPUPlace()], return_list=False, batch_size=1)
         import_paddleslim().quant.quant_post_static(
-            executor, str(folder), str(folder / "int8"), data_loader=loader, batch_nums=1, algo="avg",
+            executor, str(folder), str(folder / "int8"), data_loader=images, batch_nums=1, algo="avg",
             model_filename="model.pdmodel", params_filename="model.pdiparams", onnx_format=onnx_format,
         )  # fmt: skip
     assert_int8(folder / "int8" / "model.pdmodel", tmp_path)
