@@ -91,7 +91,9 @@ def test_simulation_that_is_asked_for_is_one_line(logged):
 @pytest.mark.parametrize("flags, simulated", [([], False), (["--enable_mkldnn_int8=False"], True)])
 def test_what_infer_and_serve_open(quantized, flags, simulated, logged):
     flags = build_parser().parse_args([f"--model_dir={quantized}", *flags])
-    model = ModelFolder(quantized / "model.pdmodel", quantized / "infer_cfg.yml", "YOLOF", [], [], False, 3, 0.5)
+    model = ModelFolder(
+        quantized / "model.pdmodel", quantized / "infer_cfg.yml", "YOLOF", [], [], False, 3, 0.5, checked=True
+    )
     assert open_network(model, flags).run({"image": IMAGE})[0].shape == (1, 4, 8, 8)
     assert len(logged.messages) == simulated
     with pytest.raises(UserError, match="--enable_mkldnn=False: .* is quantized"):
