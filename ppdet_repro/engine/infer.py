@@ -68,7 +68,7 @@ def infer(
         write_rows(rows, output_dir)
     missing = sorted(set(range(len(files))) - {found.im_id for found in results})
     if missing:
-        raise UserError(left_out(len(missing), len(files), f"{files[missing[0]]} is not an image, or is damaged"))
+        raise UserError(left_out(len(missing), len(files), f"{files[missing[0]]}; a warning says why"))
     return results
 
 

@@ -20,7 +20,8 @@ from typing import (
 
 import numpy as np
 
-from ppdet_repro.data.transform.decode import decode_image
+from ppdet_repro.data.transform.base import ImageError
+from ppdet_repro.data.transform.decode import read_image
 from ppdet_repro.data.transform.preprocess import Preprocess
 from ppdet_repro.metrics.detections import split_batch
 from ppdet_repro.runtime.background import prefetch
@@ -114,12 +115,9 @@ def read(image: Image) -> np.ndarray:
     if isinstance(image, np.ndarray):
         return image
     try:
-        with open(image, "rb") as file:
-            return decode_image(file.read())
-    except OSError as error:
-        raise UserError(f"image {image} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise UserError(f"image {image} {error}") from error
+        return read_image(image)
+    except ImageError as error:
+        raise UserError(f"image {image} {error.reason}") from error
 
 
 def checked(outcomes: Iterable[Outcome]) -> List[Detected]:

@@ -91,7 +91,8 @@ class ImageError(Exception):
         self.path, self.im_id, self.reason = path, im_id, reason
 
     def __str__(self) -> str:
-        return f"image {self.path} (im_id {self.im_id}): {self.reason}"
+        number = "" if self.im_id is None else f" (im_id {self.im_id})"
+        return f"image {self.path}{number}: {self.reason}"
 
 
 class TransformError(RuntimeError):

@@ -160,7 +160,7 @@ def test_infer_leaves_out_what_is_no_image_and_never_replaces_an_input(tiny, mod
     for workers in (0, 1):
         out = tmp_path / f"out{workers}"
         with pytest.raises(
-            UserError, match="1 of 7 images could not be used; .* The first: .*in/001.png is not an image"
+            UserError, match="1 of 7 images could not be used; .* The first: .*in/001.png; a warning says why"
         ):
             infer(model, config(tiny, f"worker_num={workers}"), files, out, draw_threshold=0, save_results=True)
         named = {row["file_name"] for row in json.loads((out / "bbox.json").read_text())}
