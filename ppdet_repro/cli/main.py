@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Optional, Sequence
 
 import ppdet_repro
+from ppdet_repro.cli.foreign import add_foreign
 from ppdet_repro.utils.errors import run_command
 
 PROGRAM = "ppdet-repro"
@@ -47,6 +48,7 @@ def run_script(command: str) -> None:
     module = load(command)
     parser = argparse.ArgumentParser(description=module.__doc__, formatter_class=HELP_FORMAT)
     module.add_arguments(parser)
+    add_foreign(parser, command)
     run_command(lambda: module.run(parser.parse_args()))
 
 
@@ -58,10 +60,12 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     exported = any(argument.split("=")[0] == "--model_dir" for argument in argv)
     for name in COMMANDS:
-        module = load("infer_exported" if name == "infer" and exported else name)
+        module_name = "infer_exported" if name == "infer" and exported else name
+        module = load(module_name)
         text = module.__doc__ or ""
         command = commands.add_parser(name, help=text.splitlines()[0], description=text, formatter_class=HELP_FORMAT)
         module.add_arguments(command)
+        add_foreign(command, module_name)
         command.set_defaults(run=module.run)
     return parser
 

@@ -1,0 +1,58 @@
+"""Flags of PaddleDetection's scripts that are no flags of ours: what the commands do when one is given.
+
+A flag without effect is accepted with a warning that says why. A refused flag ends the command with an error that names
+another way, if there is one. Both are hidden from --help. docs/from_paddledetection.md lists them beside the flags that
+work as they do there.
+"""
+
+from __future__ import annotations
+
+from argparse import SUPPRESS, Action, ArgumentParser, Namespace
+from typing import Any, Dict, Optional
+
+from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.logger import get_logger
+
+TRACKING = "it is for tracking; this package detects objects in single images"
+KEYPOINTS = "it is for keypoints; this package detects boxes"
+ACTIONS = "it is for action recognition; this package detects objects in single images"
+
+NO_EFFECT: Dict[str, Dict[str, str]] = {  # command -> flag -> why it has no effect
+    "infer": {"--rtn_im_file": "results always name their image files"}
+}
+REFUSED: Dict[str, Dict[str, str]] = {  # command -> flag -> why it is refused, and what to do
+    "infer_exported": {
+        "--save_mot_txts": TRACKING,
+        "--save_mot_txt_per_img": TRACKING,
+        "--scaled": TRACKING,
+        "--tracker_config": TRACKING,
+        "--reid_model_dir": TRACKING,
+        "--reid_batch_size": TRACKING,
+        "--use_dark": KEYPOINTS,
+        "--action_file": ACTIONS,
+        "--window_size": ACTIONS,
+        "--random_pad": ACTIONS,
+    }
+}
+
+
+class ForeignFlag(Action):
+    """Warns that a flag has no effect or, if it is refused, raises UserError. `--x False` does nothing."""
+
+    def __init__(self, *args: Any, reason: str, refused: bool, **kwargs: Any):
+        super().__init__(*args, nargs="?", default=SUPPRESS, help=SUPPRESS, **kwargs)
+        self.reason, self.refused = reason, refused
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, value: Any, option: Optional[str] = None) -> None:
+        if value == "False":
+            return
+        if self.refused:
+            raise UserError(f"{option} is refused: {self.reason}")
+        get_logger().warning(f"{option} has no effect: {self.reason}")
+
+
+def add_foreign(parser: ArgumentParser, command: str) -> None:
+    """Add the flags of the tables to the parser of a command."""
+    for table, refused in ((NO_EFFECT, False), (REFUSED, True)):
+        for flag, reason in table.get(command, {}).items():
+            parser.add_argument(flag, action=ForeignFlag, reason=reason, refused=refused)
