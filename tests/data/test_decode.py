@@ -8,7 +8,8 @@ import pytest
 from transform_samples import context, encoded, noise_image
 
 from ppdet_repro.data.transform.base import ImageError
-from ppdet_repro.data.transform.decode import Decode, check_jpeg
+from ppdet_repro.data.transform.decode import Decode
+from ppdet_repro.data.transform.jpeg_end import find_end
 
 
 def test_decode_gives_rgb_and_the_files_own_size(tmp_path):
@@ -47,14 +48,14 @@ def test_decode_turns_images_as_exif_says():
     assert Decode()({"image": data}, context())["image"].shape == (8, 4, 3)
 
 
-def test_a_jpeg_is_cut_off_when_the_end_after_its_scan_is_missing():
+def test_the_end_of_a_jpeg_is_that_behind_its_scan():
     thumbnail = encoded(".jpg", noise_image(8, 8))
     whole = jpeg_with_exif(noise_image(32, 32), 1, thumbnail)
-    check_jpeg(whole, 1024)
-    check_jpeg(whole + b"camera's trailing bytes", 1024)
-    for cut in (3, 100, len(whole) // 2, len(whole) - 1):  # the end marker of the thumbnail must not count
-        with pytest.raises(ValueError, match="is cut off"):
-            check_jpeg(whole[:cut], 1024)
+    assert find_end(whole, 1024) == find_end(whole + b"camera's trailing bytes", 1024) == (whole[:-2], True, False)
+    assert find_end(whole[:-2], 1024) == find_end(whole[:-1], 1024) == (whole[:-2], False, False)
+    assert find_end(whole[:-99], 1024) == (whole[:-99], False, False)  # the end marker of the thumbnail does not count
+    with pytest.raises(ValueError, match="is cut off"):
+        find_end(whole[: whole.rindex(b"\xff\xda")], 1024)
 
 
 @pytest.mark.parametrize(

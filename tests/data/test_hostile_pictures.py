@@ -19,7 +19,8 @@ from ppdet_repro.data.source.check import check
 from ppdet_repro.data.source.dataset_files import find_dataset
 from ppdet_repro.data.transform import decode
 from ppdet_repro.data.transform.base import ImageError
-from ppdet_repro.data.transform.decode import Decode, TooManyPixels, check_jpeg, decode_image, image_size
+from ppdet_repro.data.transform.decode import Decode, TooManyPixels, decode_image, image_size
+from ppdet_repro.data.transform.jpeg_end import find_end
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.image_header import header_size, header_sizes
 
@@ -121,19 +122,19 @@ def test_the_number_of_scans_of_a_jpeg_is_limited():
     for many in (header * 100, hidden + header * 100):
         with pytest.raises(ValueError, match=f"is a JPEG file of {own + 100} scans"):
             decode_image(data[:-2] + many + data[-2:])
-    check_jpeg(data + header * 100, 50_000_000)  # bytes behind the end, such as a film
+    find_end(data + header * 100, 50_000_000)  # bytes behind the end, such as a film
     in_a_comment = b"\xff\xfe" + struct.pack(">H", 2 + 200) + b"\xff\xda" * 100
-    check_jpeg(data[:-2] + in_a_comment + data[-2:], 50_000_000)
+    find_end(data[:-2] + in_a_comment + data[-2:], 50_000_000)
 
 
 def test_a_decoder_reads_one_scan_if_it_contains_all_components():
     data = encoded(".jpg", noise_image(64, 64))
     scan = data[data.index(b"\xff\xda") : -2]
-    check_jpeg(data[:-2] + scan * 100 + data[-2:], 50_000_000)
+    find_end(data[:-2] + scan * 100 + data[-2:], 50_000_000)
     first_only = data.replace(b"\xff\xda\x00\x0c\x03\x01\x00\x02\x11\x03\x11", b"\xff\xda\x00\x08\x01\x01\x00")
     assert first_only != data
     with pytest.raises(ValueError, match="101 scans"):
-        check_jpeg(first_only[:-2] + scan * 100 + data[-2:], 50_000_000)
+        find_end(first_only[:-2] + scan * 100 + data[-2:], 50_000_000)
 
 
 @pytest.mark.parametrize("kind", [b"tEXt", b"IDAT", b"fdAT"])

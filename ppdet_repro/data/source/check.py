@@ -20,7 +20,7 @@ from ppdet_repro.data.source.dataset_files import DatasetFiles, open_dataset
 from ppdet_repro.data.source.files import MAX_LINE
 from ppdet_repro.data.source.findings import DOUBTFUL, ODD, REFUSED, SETTING, Findings
 from ppdet_repro.data.source.voc import VOCDataSet
-from ppdet_repro.data.transform.decode import ImageError, image_size, read_image
+from ppdet_repro.data.transform.decode import NO_END, ImageError, image_size, read_decoded
 from ppdet_repro.utils.errors import UserError
 
 SIDES = (0, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512)  # lower limits of the histogram's bins in pixels
@@ -149,10 +149,13 @@ def _check_files(table: ImageTable, folder: str, decode: bool, findings: Finding
             continue  # the reading has found that
         where = f"image id {table.ids[i]} ({os.path.relpath(file, folder or '.')})"
         try:
-            height, width = read_image(file).shape[:2] if decode else image_size(file)
+            decoded = read_decoded(file) if decode else None
+            height, width = image_size(file) if decoded is None else decoded.image.shape[:2]
         except (UserError, ImageError) as error:
             findings.report(REFUSED, "file that is no readable image", [f"{where}: {error}"], str)
             continue
+        for remark in decoded.remarks if decoded else ():
+            findings.report(ODD if remark == NO_END else DOUBTFUL, f"file with {remark}", [where], str)
         given = table.sizes[i]
         if tuple(given) != (height, width):
             sizes = f"{given[1]:g} x {given[0]:g}, the file has {width} x {height}"

@@ -4,36 +4,29 @@ from __future__ import annotations
 
 import re
 import struct
-from typing import Optional
+from typing import List, NamedTuple, Optional, Tuple
 
 import cv2
 import numpy as np
 
 from ppdet_repro.core.registry import register
+from ppdet_repro.data.transform import jpeg_end
 from ppdet_repro.data.transform.base import Context, ImageError, Sample, image_id
 from ppdet_repro.utils import picture_limit
 from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.image_header import (
-    EOI,
-    FORMATS,
-    FRAMES,
-    MARKER,
-    PROGRESSIVE,
-    SOS,
-    HeaderSize,
-    header_size,
-    header_sizes,
-    is_picture,
-    is_sideways,
-    jpeg_segments,
-)
+from ppdet_repro.utils.image_header import FORMATS, HeaderSize, header_size, header_sizes, is_picture, is_sideways
+from ppdet_repro.utils.logger import get_logger
 
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 PNG_START = b"\x89PNG\r\n\x1a\n"
-SCAN = re.compile(rb"\xff\xda")
 HEAD = 2**16  # bytes that nearly always contain the header
-MAX_SCANNED = 2**32  # pixels times scans of a JPEG; a progressive one has about 10 scans
 DECODER_LIMIT = picture_limit.decoder_limit()  # pixels
+STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+
+# Remarks on files that are used
+NO_END = "no end marker, but all pixels (JPEG)"
+ROWS_MISSING = "rows missing (JPEG)"
+NEARLY_BLACK = "16 bits per sample of which at most 12 are used, which is nearly black in 8 bits"
+_warned: List[str] = []
 
 
 class TooManyPixels(ValueError):
@@ -52,28 +45,48 @@ class TooManyPixels(ValueError):
         self.size, self.limit = size, limit
 
 
+class Decoded(NamedTuple):
+    """An image [H, W, 3] uint8 RGB, rotated by its EXIF orientation, and what is odd about its file."""
+
+    image: np.ndarray
+    remarks: Tuple[str, ...] = ()
+
+
 def read_image(path: str, im_id: Optional[int] = None) -> np.ndarray:
     """Read an image file to an array [H, W, 3] uint8 RGB, rotated by its EXIF orientation.
 
     ImageError if the file is missing, empty, not an image, truncated, or has too many pixels.
     """
+    decoded = read_decoded(path, im_id)
+    if NEARLY_BLACK in decoded.remarks:
+        _warn_once(path)
+    return decoded.image
+
+
+def read_decoded(path: str, im_id: Optional[int] = None) -> Decoded:
+    """Read an image file, and tell what is odd about it; errors as in `read_image`."""
     try:
         with open(path, "rb") as file:
             data = file.read()
     except OSError as error:
         raise ImageError(path, im_id, f"cannot be read ({error.strerror})") from error
     try:
-        return decode_image(data)
+        return decode(data)
     except ValueError as error:
         raise ImageError(path, im_id, str(error)) from error
 
 
 def decode_image(data: bytes, max_pixels: Optional[int] = None) -> np.ndarray:
-    """Decode the bytes of an image file to an array [H, W, 3] uint8 RGB.
+    """Decode the bytes of an image file to an array [H, W, 3] uint8 RGB; errors as in `decode`."""
+    return decode(data, max_pixels).image
+
+
+def decode(data: bytes, max_pixels: Optional[int] = None) -> Decoded:
+    """Decode the bytes of an image file, and tell what is odd about it.
 
     Anything but a whole image is a ValueError, a `TooManyPixels` if it has more than `max_pixels`, or more than OpenCV
-    decodes (see `utils/picture_limit.py`). OpenCV rejects truncated files of all formats except JPEG, whose missing
-    rows it fills with gray. Therefore a JPEG must have its end marker. MemoryError says nothing about the image.
+    decodes (see `utils/picture_limit.py`). OpenCV rejects truncated files of all formats except JPEG: see
+    `jpeg_end.py`. MemoryError says nothing about the image.
     """
     if not data:
         raise ValueError("is an empty file")
@@ -84,12 +97,29 @@ def decode_image(data: bytes, max_pixels: Optional[int] = None) -> np.ndarray:
     for size in sizes:
         if size.pixels > limit:
             raise TooManyPixels(size, limit)
-    if data.startswith(JPEG_START):
-        check_jpeg(data, sizes[0].pixels if sizes else 0)
-    elif data.startswith(PNG_START):
+    if data.startswith(jpeg_end.START):
+        return _decode_jpeg(data, sizes[0].pixels if sizes else 0)
+    if data.startswith(PNG_START):
         check_png(data)
+    image = _opencv(data)
+    return Decoded(_to_rgb(image), (NEARLY_BLACK,) if _is_nearly_black(data, image) else ())
+
+
+def _decode_jpeg(data: bytes, pixels: int) -> Decoded:
+    stream = jpeg_end.find_end(data, pixels)
+    image = _opencv(data if stream.ends else stream.with_end())
+    if stream.ends and not jpeg_end.has_gray_corner(image):
+        return Decoded(_to_rgb(image))
+    share = jpeg_end.missing_rows(stream, lambda changed: _opencv(changed, STORED))
+    jpeg_end.check_missing(share)
+    remarks = (ROWS_MISSING,) if share else () if stream.ends else (NO_END,)
+    return Decoded(_to_rgb(image), remarks)
+
+
+def _opencv(data: bytes, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
+    """Decode to BGR, with 8 bits unless `flags` say otherwise. Errors as in `decode`."""
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         if error.code == cv2.Error.StsNoMem:
             raise MemoryError(f"not enough memory to decode an image of {len(data):,} bytes") from error
@@ -101,7 +131,29 @@ def decode_image(data: bytes, max_pixels: Optional[int] = None) -> np.ndarray:
         raise ValueError(f"cannot be decoded ({error.err})") from error
     if image is None:
         raise ValueError("is not an image, or is damaged")
+    return image
+
+
+def _to_rgb(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def _is_nearly_black(data: bytes, image: np.ndarray) -> bool:
+    """Whether a file has 16 bits per sample and uses at most 12 of them, of which 4 are left in 8 bits."""
+    has_8_bits = data.startswith((b"\xff\xd8", b"BM", b"RIFF")) or (data.startswith(PNG_START) and data[24] <= 8)
+    if has_8_bits or image.max() >= 16:
+        return False
+    stored = _opencv(data, cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR)
+    return stored.dtype == np.uint16 and 0 < stored.max() < 2**12
+
+
+def _warn_once(path: str) -> None:
+    if not _warned:
+        _warned.append(path)
+        get_logger().warning(
+            f"{path} has {NEARLY_BLACK}: multiply the samples by the missing power of two; other such files are not "
+            "named, 'ppdet-repro data check --decode' lists them"
+        )
 
 
 def image_size(path: str) -> HeaderSize:
@@ -123,36 +175,6 @@ def image_size(path: str) -> HeaderSize:
     if size.pixels > DECODER_LIMIT:
         raise UserError(f"{path} {TooManyPixels(size, DECODER_LIMIT)}")
     return HeaderSize(*size[::-1]) if is_sideways(data) else size
-
-
-def check_jpeg(data: bytes, pixels: int) -> None:
-    """ValueError if the bytes of a JPEG have no end marker behind the start of the scan, or too many scans.
-
-    Segments are skipped by their length, because the thumbnail in an EXIF segment has an end marker of its own. A scan
-    of few bytes can cover all pixels, and a decoder goes through them for each scan.
-    """
-    components, progressive, start = b"", False, len(data)
-    one = False  # whether the first scan has all components, after which libjpeg reads no other
-    for marker, at, end in jpeg_segments(data):
-        if marker in FRAMES:
-            components, progressive = data[at + 5 : at + 6], marker in PROGRESSIVE
-        elif marker == SOS:
-            start, one = end, data[at : at + 1] >= components and not progressive
-    if data.rfind(JPEG_END) < start:
-        raise ValueError("is cut off (a JPEG file without an end marker)")
-    if not one and (1 + len(SCAN.findall(data, start))) * pixels > MAX_SCANNED:  # some may be in segments or at the end
-        scans = count_scans(data, start)
-        if scans * pixels > MAX_SCANNED:
-            raise ValueError(f"is a JPEG file of {scans:,} scans, which would take long to decode")
-
-
-def count_scans(data: bytes, start: int) -> int:
-    """Return the number of scans of a JPEG, whose first scan has its data at `start`."""
-    scans = 1
-    while (found := MARKER.search(data, start)) and found[1][0] != EOI:
-        scans += found[1][0] == SOS
-        start = found.end() + max(2, int.from_bytes(data[found.end() : found.end() + 2], "big"))
-    return scans
 
 
 def check_png(data: bytes) -> None:

@@ -1,0 +1,132 @@
+"""Finds out how much of a JPEG is missing: decoders fill what a file lacks with gray, and say nothing.
+
+`MISSING_ROWS` is an environment variable, so that training, evaluation, calibration, deployment and all their processes
+treat a picture alike.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from typing import Callable, NamedTuple, Optional
+
+import numpy as np
+
+from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.image_header import EOI, FRAMES, MARKER, PROGRESSIVE, SOS, jpeg_segments
+
+START, END = b"\xff\xd8", b"\xff\xd9"
+SCAN = re.compile(rb"\xff\xda")
+MAX_SCANNED = 2**32  # pixels times scans; a progressive JPEG has about 10 scans
+MISSING_ROWS = "PPDET_REPRO_MISSING_ROWS"  # the largest share of rows that a picture may lack, from 0 (default) to 1
+GRAY = 128  # in all channels: what decoders fill missing rows with
+FILLER = b"\x5a" * 64  # changes a picture if its data ends early
+ROWS = 64  # compared at a time
+
+
+class Stream(NamedTuple):
+    """The parts of a JPEG file.
+
+    Attributes:
+        body: The bytes up to the end marker.
+        ends: Whether there is an end marker.
+        progressive: Whether a scan refines pixels that others have drawn.
+    """
+
+    body: bytes
+    ends: bool
+    progressive: bool
+
+    def with_end(self, filler: bytes = b"") -> bytes:
+        """The bytes with an end marker, which some versions of OpenCV ask for."""
+        return self.body + filler + END
+
+
+def find_end(data: bytes, pixels: int) -> Stream:
+    """Find the end of a JPEG of so many pixels. ValueError if it has no data, or too many scans.
+
+    Segments are skipped by their length, because the thumbnail in an EXIF segment has an end marker of its own. A scan
+    of few bytes can cover all pixels, and a decoder goes through them for each scan.
+    """
+    components, progressive, start = b"", False, len(data)
+    one = False  # whether the first scan has all components, after which libjpeg reads no other
+    for marker, at, end in jpeg_segments(data):
+        if marker in FRAMES:
+            components, progressive = data[at + 5 : at + 6], marker in PROGRESSIVE
+        elif marker == SOS:
+            start, one = end, data[at : at + 1] >= components and not progressive
+    if start >= len(data):
+        raise ValueError("is cut off (a JPEG file without pixels)")
+    if not one and (1 + len(SCAN.findall(data, start))) * pixels > MAX_SCANNED:  # some may be in segments or at the end
+        scans = count_scans(data, start)
+        if scans * pixels > MAX_SCANNED:
+            raise ValueError(f"is a JPEG file of {scans:,} scans, which would take long to decode")
+    if data.rfind(END) < start:
+        return Stream(data[:-1] if data.endswith(b"\xff") else data, False, progressive)
+    end = data.find(END, start) if one else _end(data, start)
+    return Stream(data[:end], True, progressive)
+
+
+def count_scans(data: bytes, start: int) -> int:
+    """Return the number of scans of a JPEG, whose first scan has its data at `start`."""
+    scans = 1
+    while (found := MARKER.search(data, start)) and found[1][0] != EOI:
+        scans += found[1][0] == SOS
+        start = _after(data, found)
+    return scans
+
+
+def _end(data: bytes, start: int) -> int:
+    """Where the end marker is, behind all scans."""
+    while (found := MARKER.search(data, start)) and found[1][0] != EOI:
+        start = _after(data, found)
+    return found.start() if found else data.rfind(END)
+
+
+def _after(data: bytes, marker: re.Match) -> int:
+    """The end of a marker's segment."""
+    return marker.end() + max(2, int.from_bytes(data[marker.end() : marker.end() + 2], "big"))
+
+
+def missing_rows(stream: Stream, decode: Callable[[bytes], np.ndarray]) -> float:
+    """The share of the rows of stored pixels that a JPEG has no data for; 1 if a progressive one lacks any.
+
+    The picture is decoded with other bytes behind its data: they change it from the row on at which the data ends.
+    """
+    image, filled = decode(stream.with_end()), decode(stream.with_end(FILLER))  # [H, W, 3]
+    height = len(image)
+    for top in range(0, height, ROWS):
+        rows = (image[top : top + ROWS] != filled[top : top + ROWS]).any(axis=(1, 2))
+        if rows.any():
+            return 1.0 if stream.progressive else 1 - (top + int(rows.argmax())) / height
+    return 0.0
+
+
+def has_gray_corner(image: np.ndarray) -> bool:
+    """Return whether an image [H, W, 3] has a corner that is as gray as missing rows are."""
+    corners = image[:: max(1, len(image) - 1), :: max(1, image.shape[1] - 1)]
+    return bool((corners == GRAY).all(axis=2).any())
+
+
+def check_missing(share: float) -> None:
+    """ValueError if a picture lacks a larger share of its rows than the user allows."""
+    if share > allowed_share():
+        raise ValueError(
+            f"is cut off: {math.ceil(100 * share)} % of its rows are missing or lack detail; to use such pictures, set "
+            f"the environment variable {MISSING_ROWS} to {math.ceil(100 * share) / 100:g}"
+        )
+
+
+def allowed_share() -> float:
+    """The largest share of rows that a picture may lack. UserError if the user's is no such number."""
+    given: Optional[str] = os.environ.get(MISSING_ROWS)
+    if not given:
+        return 0.0
+    try:
+        share = float(given)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise UserError(f"the environment variable {MISSING_ROWS} is {given[:40]!r}: give a number from 0 to 1")
+    return share
