@@ -68,9 +68,9 @@ def header_sizes(data: bytes) -> List[HeaderSize]:
 
 
 def is_sideways(data: bytes) -> bool:
-    """Return whether the orientation that a JPEG, PNG or TIFF file gives turns the picture by a quarter."""
+    """Return whether the orientation that a JPEG, PNG, TIFF or WebP file gives turns the picture by a quarter."""
     try:
-        return any(value >= 5 for value in _tags(_exif(data), {ORIENTATION})[ORIENTATION])
+        return any(5 <= value <= 8 for value in _tags(_exif(data), {ORIENTATION})[ORIENTATION])
     except (struct.error, OverflowError):  # there is none
         return False
 
@@ -83,6 +83,8 @@ def _exif(data: bytes) -> bytes:
         return next(
             (data[a + 6 : b] for m, a, b in jpeg_segments(data) if m == APP1 and data[a : a + 4] == b"Exif"), b""
         )
+    if data.startswith(b"RIFF"):
+        return _webp_exif(data)
     at = data.find(b"eXIf", 0, data.find(b"IDAT")) if data.startswith(b"\x89PNG") else -1
     return data[at + 4 :] if at > 0 else b""
 
@@ -131,6 +133,22 @@ def _webp(data: bytes) -> List[HeaderSize]:
     else:
         return []
     return [HeaderSize(height, width)] if len(data) >= 30 else []
+
+
+def has_webp_exif(data: bytes) -> bool:
+    """Return whether a file is a WebP that says it has EXIF data, which usually comes last."""
+    return data.startswith(b"RIFF") and data[12:16] == b"VP8X" and len(data) > 20 and bool(data[20] & 8)
+
+
+def _webp_exif(data: bytes) -> bytes:
+    at = 12
+    while has_webp_exif(data) and at + 8 <= len(data):
+        kind, size = struct.unpack_from("<4sI", data, at)
+        if kind == b"EXIF":
+            found = data[at + 8 : at + 8 + size]
+            return found[6:] if found.startswith(b"Exif\0\0") else found
+        at += 8 + size + size % 2
+    return b""
 
 
 def _pnm(data: bytes) -> List[HeaderSize]:

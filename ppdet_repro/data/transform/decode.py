@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from functools import cache
 from typing import List, NamedTuple, Optional, Tuple
 
 import cv2
@@ -14,13 +15,26 @@ from ppdet_repro.data.transform import jpeg_end
 from ppdet_repro.data.transform.base import Context, ImageError, Sample, image_id
 from ppdet_repro.utils import picture_limit
 from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.image_header import FORMATS, HeaderSize, header_size, header_sizes, is_picture, is_sideways
+from ppdet_repro.utils.image_header import (
+    FORMATS,
+    HeaderSize,
+    has_webp_exif,
+    header_size,
+    header_sizes,
+    is_picture,
+    is_sideways,
+)
 from ppdet_repro.utils.logger import get_logger
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 HEAD = 2**16  # bytes that nearly always contain the header
 DECODER_LIMIT = picture_limit.decoder_limit()  # pixels
 STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+
+SIDEWAYS_WEBP = (  # 2 x 1 pixels, to be turned by a quarter
+    b"RIFFN\0\0\0WEBPVP8X\n\0\0\0\x08\0\0\0\x01\0\0\0\0\0VP8L\x0e\0\0\0/\x01\0\0\0\x07\x10\x11\xfd\x0fDD\xff\x03"
+    b"EXIF\x1a\0\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+)
 
 # Remarks on files that are used
 NO_END = "no end marker, but all pixels (JPEG)"
@@ -165,7 +179,7 @@ def image_size(path: str) -> HeaderSize:
         with open(path, "rb") as file:
             data = file.read(HEAD)
             size = header_size(data)
-            if size is None:
+            if size is None or has_webp_exif(data):
                 data += file.read()
                 size = header_size(data)
     except OSError as error:
@@ -174,7 +188,14 @@ def image_size(path: str) -> HeaderSize:
         raise UserError(f"{path} cannot be read as an image ({FORMATS}): replace or remove it")
     if size.pixels > DECODER_LIMIT:
         raise UserError(f"{path} {TooManyPixels(size, DECODER_LIMIT)}")
-    return HeaderSize(*size[::-1]) if is_sideways(data) else size
+    turned = is_sideways(data) and (not data.startswith(b"RIFF") or turns_webp())
+    return HeaderSize(*size[::-1]) if turned else size
+
+
+@cache
+def turns_webp() -> bool:
+    """Return whether this OpenCV turns WebP pictures by their EXIF orientation: older ones do not."""
+    return _opencv(SIDEWAYS_WEBP).shape[0] == 2
 
 
 def check_png(data: bytes) -> None:
