@@ -40,7 +40,7 @@ def run(arguments: Namespace) -> None:
     paddle.set_device("cpu")
     files = choose_files(cfg, arguments.verify, arguments.verify_images)
     model = load_trained(cfg, arguments.offline)
-    print(verify(model, folder, target, arguments.precision, read_input(cfg).eager_steps, files).table())
+    print(verify(model, folder, target, arguments.precision, read_input(cfg).eager, files).table())
 
 
 def target_of(folder: Path) -> str:

@@ -20,6 +20,12 @@ NO_EFFECT = {
     "EvalReader.collate_batch": "evaluation never stacks ground truth",
     "EvalReader.fuse_normalize": "only exported models normalize inside the network",
     "GridMask.upper_iter": "the probability grows with the progress of training",
+    "HRNet.downsample": "detectors take the four maps",
+    "HRNet.upsample": "detectors take the four maps",
+    "MultiClassNMS.cpu": "it runs on the device of the model",
+    "MultiClassNMS.return_index": "all indices that are needed are computed",
+    "MultiClassNMS.return_rois_num": "the number of boxes of each image is always returned",
+    "MultiClassNMS.trt": "an export is the same for every engine",
     "PTQ.fuse_list": "all convolutions with a batch norm behind them are fused",
     "PTQ.output_dir": "--output_dir names the folder of the model",
     "PTQ.ptq_config.upsample_bins": "Paddle's static histogram always has 2048 bins",
@@ -38,6 +44,7 @@ class ExportSettings:
     nms: bool = True  # suppress overlapping boxes inside the exported model
     benchmark: bool = False  # export raw outputs only, to measure the network's speed
     fuse_conv_bn: bool = False  # fold batch norms into the convolutions before them
+    padding: Literal["mean", "black"] = "mean"  # with fuse_normalize: 0 after normalization, or before it (black)
 
 
 @dataclass(frozen=True)

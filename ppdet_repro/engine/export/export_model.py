@@ -29,7 +29,7 @@ from ppdet_repro.core.config import Config, ExportSettings
 from ppdet_repro.data.transform.normalize import NormalizeImage
 from ppdet_repro.data.transform.preprocess import from_list
 from ppdet_repro.engine.export.converters import to_lite_files, to_onnx
-from ppdet_repro.engine.export.fold import FixedFusion, fold_batch_norms, with_replaced
+from ppdet_repro.engine.export.fold import FixedFusion, fold_batch_norms, fold_distance_factor, with_replaced
 from ppdet_repro.engine.export.grid_sample_dcn import GridSampleConv
 from ppdet_repro.engine.export.infer_cfg import for_one_image, infer_config, read_input
 from ppdet_repro.engine.export.verify import verify
@@ -106,7 +106,7 @@ def export_model(
                 quantize(folder, lambda file: from_list(network_input.steps)([file])._asdict())
             finish(folder, cfg, target, precision)
             if verify_on:
-                found = verify(detector, folder, target, precision, network_input.eager_steps, verify_on)
+                found = verify(detector, folder, target, precision, network_input.eager, verify_on)
                 get_logger().info(f"{destination} agrees with the eager model\n{found.table()}")
     except OSError as error:
         raise UserError(f"cannot write the export to {destination}: {error.strerror or error}") from error
@@ -129,8 +129,11 @@ def adapt(detector: Detector, target: str, fuse_conv_bn: bool) -> Detector:
         example = paddle.zeros([1, 3, 128, 128])  # is run to find out which layer follows which
         detector = fold_batch_norms(detector, lambda network: network.raw(example))
     if target == "onnx":
-        return with_replaced(detector, DeformConv2D, GridSampleConv)
-    return with_replaced(detector, Fusion, FixedFusion) if target == "lite" else copy.deepcopy(detector)
+        detector = with_replaced(detector, DeformConv2D, GridSampleConv)
+    else:
+        detector = with_replaced(detector, Fusion, FixedFusion) if target == "lite" else copy.deepcopy(detector)
+    fold_distance_factor(detector)
+    return detector
 
 
 def wrap(detector: Detector, settings: ExportSettings, normalize: Optional[NormalizeImage]) -> nn.Layer:
@@ -140,7 +143,7 @@ def wrap(detector: Detector, settings: ExportSettings, normalize: Optional[Norma
     else:
         network = FinalBoxes(detector) if settings.nms else DecodedBoxes(detector)
     if normalize is not None:
-        network = NormalizedInside(network, normalize)
+        network = NormalizedInside(network, normalize, settings.padding == "black")
     network.eval()
     return network
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Union
+
+import numpy as np
 
 from ppdet_repro.core.config import Config, build
+from ppdet_repro.data.transform.base import Context
 from ppdet_repro.data.transform.normalize import NormalizeImage
-from ppdet_repro.data.transform.preprocess import to_list
+from ppdet_repro.data.transform.preprocess import Inputs, from_list, to_list
 from ppdet_repro.utils.errors import UserError
 
 # architecture -> its name in infer_cfg.yml, and the number of operators from which on TensorRT takes a subgraph
@@ -26,6 +29,15 @@ class NetworkInput(NamedTuple):
     steps: List[Dict[str, Any]]  # from a decoded image to the exported network's input, as in infer_cfg.yml
     eager_steps: List[Dict[str, Any]]  # the same for the detector itself, which never normalizes
     normalize: Optional[NormalizeImage]  # what the exported network contains, if it normalizes
+    black_padding: bool = False  # whether the exported network normalizes the padding, too
+
+    def eager(self, image: Union[str, np.ndarray]) -> Inputs:
+        """An image file, or an RGB image [H, W, 3], as the input of the detector itself."""
+        if self.normalize is None or not self.black_padding:
+            return from_list(self.eager_steps)([image])
+        inputs = from_list(self.steps)([image])
+        sample = self.normalize({"image": inputs.image[0].transpose(1, 2, 0)}, Context(np.random.default_rng(0)))
+        return inputs._replace(image=sample["image"].transpose(2, 0, 1)[None])
 
 
 def read_input(cfg: Config) -> NetworkInput:
@@ -43,7 +55,10 @@ def read_input(cfg: Config) -> NetworkInput:
             f"{cfg.path}: the network's size {shape[2]} x {shape[3]} is fixed, but TestReader's Resize keeps the "
             "aspect ratio, so upright images would not fit; use a square size, or Resize with keep_ratio: false"
         )
-    return NetworkInput(shape, steps, eager_steps, normalize if reader.fuse_normalize else None)
+    black = cfg.run.export.padding == "black"
+    if black and not reader.fuse_normalize:
+        raise UserError(f"{cfg.path}: export.padding: black needs TestReader.fuse_normalize: true")
+    return NetworkInput(shape, steps, eager_steps, normalize if reader.fuse_normalize else None, black)
 
 
 def check_shape(value: Any, cfg: Config) -> List[Optional[int]]:

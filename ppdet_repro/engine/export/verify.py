@@ -12,7 +12,7 @@ import paddle
 
 from ppdet_repro.core.config import Config, build
 from ppdet_repro.data.source.image_folder import find_images
-from ppdet_repro.data.transform.preprocess import from_list
+from ppdet_repro.data.transform.preprocess import Inputs, from_list
 from ppdet_repro.metrics.agreement import Agreement, agreement
 from ppdet_repro.metrics.detections import split_batch
 from ppdet_repro.modeling.architectures.detector import Detector
@@ -87,7 +87,7 @@ def verify(
     folder: Path,
     target: str,
     precision: str,
-    eager_steps: Sequence[Dict[str, Any]],
+    eager_inputs: Callable[[Union[str, np.ndarray]], Inputs],
     files: Sequence[Union[str, np.ndarray]],
 ) -> Verified:
     """Run an exported model and the detector on images and compare their outputs. UserError if a difference exceeds the
@@ -100,7 +100,7 @@ def verify(
         detector: The detector, in eval mode.
         folder: The exported model; its infer_cfg.yml defines its preprocessing.
         target, precision: As for `export_model`.
-        eager_steps: The detector's preprocessing in the format of infer_cfg.yml.
+        eager_inputs: Prepares an image for the detector.
         files: Paths of images, or RGB images [H, W, 3].
     """
     engine, open_network = ENGINES[target]
@@ -108,7 +108,7 @@ def verify(
     if not model.checked and target != "lite":  # which runs in a process of its own in any case
         try_out(model, Namespace(engine=engine))
     network, tolerance = open_network(model.network_file), TOLERANCES[target, precision]
-    preprocess, eager_preprocess = from_list(model.preprocess), from_list(eager_steps)
+    preprocess = from_list(model.preprocess)
     settings = detector.post_process.suppress.settings
     lowest = max(settings.get(name, 0.0) for name in ("score_threshold", "post_threshold", "score_thresh"))
     exact = in_double_precision(detector)
@@ -116,7 +116,7 @@ def verify(
     agreements: List[Agreement] = []
     for file in files:
         exported = network.run(preprocess([file])._asdict())
-        eager = run_eager(detector, exact, eager_preprocess([file])._asdict())
+        eager = run_eager(detector, exact, eager_inputs(file)._asdict())
         for name, difference in output_differences(exported, eager).items():
             outputs[name] = max(outputs.get(name, 0.0), difference)
         found = final_rows(exported, model)

@@ -54,13 +54,13 @@ class FinalBoxes(Wrapper):
 class NormalizedInside(nn.Layer):
     """A network that takes pixels of 0 to 255 and normalizes them itself.
 
-    The padding, everything outside `im_shape`, becomes 0, as if the image had been padded after its normalization.
-    (PaddleDetection's exports leave it at -mean / std, so their boxes near the padding differ a little.)
+    The padding, everything outside `im_shape`, becomes 0, as if the image had been padded after its normalization: that
+    is what training does. With `black_padding`, its pixels of 0 become -mean / std, as in PaddleDetection's exports.
     """
 
-    def __init__(self, network: nn.Layer, normalize: NormalizeImage):
+    def __init__(self, network: nn.Layer, normalize: NormalizeImage, black_padding: bool = False):
         super().__init__()
-        self.network = network
+        self.network, self.black_padding = network, black_padding
         factor = 1 / 255 if normalize.is_scale else 1.0
         plain_scale = normalize.norm_type == "none"
         mean = np.zeros(3) if plain_scale else np.array(normalize.mean)
@@ -70,6 +70,8 @@ class NormalizedInside(nn.Layer):
 
     def forward(self, inputs: Inputs) -> Any:
         image = inputs["image"]
+        if self.black_padding:
+            return self.network({**inputs, "image": image * self.scale + self.shift})
         inside = inside_image(inputs["im_shape"], image.shape[2], image.shape[3])
         # oneDNN has a fast kernel if only the second factor is broadcast, by channel
         shift = paddle.concat([inside] * 3, axis=1) * self.shift

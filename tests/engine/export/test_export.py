@@ -10,10 +10,13 @@ from paddle import inference, nn
 from tiny_yolof import tiny_model, write_config, write_images
 
 from ppdet_repro.core.config import build, build_model, load_config
+from ppdet_repro.data.transform.normalize import NormalizeImage
 from ppdet_repro.data.transform.preprocess import from_list, to_list
 from ppdet_repro.engine.export.export_model import export_model
 from ppdet_repro.engine.export.fold import fold_batch_norms
-from ppdet_repro.engine.export.infer_cfg import ARCHITECTURES
+from ppdet_repro.engine.export.infer_cfg import ARCHITECTURES, read_input
+from ppdet_repro.engine.export.verify import choose_files, verify
+from ppdet_repro.engine.export.wrappers import NormalizedInside
 from ppdet_repro.paddle_private.saved_program import inference_config
 from ppdet_repro.runtime.networks import network_file
 from ppdet_repro.utils.errors import UserError
@@ -132,6 +135,33 @@ def test_normalization_in_the_network_takes_pixels_and_keeps_padding_at_zero(con
     normalized = from_list(to_list(build(load_config(config), "EvalReader").preprocess))(image)._asdict()
     expected = eager(model, {key: paddle.to_tensor(value) for key, value in normalized.items()})
     assert_same_boxes(run(folder, inputs), expected)
+
+
+@pytest.mark.parametrize("black, padding", [(False, 0.0), (True, -2.0)])
+def test_the_value_of_padding_where_the_network_normalizes(black, padding):
+    """A picture of one pixel, padded to 1 x 2: (255 / 255 - 0.5) / 0.25 = 2 and (0 / 255 - 0.5) / 0.25 = -2."""
+    normalize = NormalizeImage(mean=[0.5] * 3, std=[0.25] * 3)
+    network = NormalizedInside(Picture(), normalize, black)
+    inputs = {"image": paddle.to_tensor([[[[255.0, 0.0]]] * 3]), "im_shape": paddle.to_tensor([[1.0, 1.0]])}
+    assert network(inputs).numpy().round(5).tolist() == [[[[2.0, padding]]] * 3]
+
+
+class Picture(nn.Layer):
+    def forward(self, inputs):
+        return inputs["image"]
+
+
+def test_black_padding_is_normalized_with_the_image(config, model, tmp_path):
+    """As in PaddleDetection: `verify` compares with the eager model on the padded and then normalized image."""
+    cfg = load_config(config, ["TestReader.fuse_normalize=true", "export.padding=black"])
+    files = choose_files(cfg, 2, None)
+    folder = export_model(model, cfg, tmp_path, verify_on=files)
+    with pytest.raises(UserError, match="have no match"):
+        trained_way = read_input(load_config(config, ["TestReader.fuse_normalize=true"]))
+        verify(model, folder, "paddle", "fp32", trained_way.eager, files)
+    alone = load_config(config, ["export.padding=black"])
+    with pytest.raises(UserError, match="export.padding: black needs TestReader.fuse_normalize: true"):
+        export_model(model, alone, tmp_path)
 
 
 def test_a_fixed_size_becomes_the_inputs_and_resizes(config, model, tmp_path):

@@ -62,8 +62,7 @@ def need(target):
 
 def checked(cfg, model, folder, target, precision="fp32", images=3):
     """The agreement of final boxes that `verify` finds; there must be boxes."""
-    steps = read_input(cfg).eager_steps
-    found = verify(model, folder, target, precision, steps, choose_files(cfg, images, None))
+    found = verify(model, folder, target, precision, read_input(cfg).eager, choose_files(cfg, images, None))
     assert found.final.rows > 0 and found.images == images
     return found.final
 
@@ -121,7 +120,7 @@ def test_raw_outputs_are_compared_relatively(data, taught, tmp_path):
     _, model = taught("yolof")
     cfg = small_config("yolof", data, "export.post_process=false")
     folder = export_model(model, cfg, tmp_path, "paddle", verify_on=choose_files(cfg, 1, None))
-    found = verify(model, folder, "paddle", "fp32", read_input(cfg).eager_steps, choose_files(cfg, 1, None))
+    found = verify(model, folder, "paddle", "fp32", read_input(cfg).eager, choose_files(cfg, 1, None))
     assert found.final is None and set(found.outputs) == {"0", "1", "2"} and max(found.outputs.values()) < 1e-4
 
 
