@@ -13,7 +13,7 @@ import numpy as np
 
 from ppdet_repro.metrics.detections import ImageDetections, coco_rows
 from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.files import write_output
+from ppdet_repro.utils.files import require_utf8, write_output
 
 CSV_HEADER = ("image", "class", "name", "score", "x1", "y1", "x2", "y2")
 
@@ -61,6 +61,7 @@ def video_writer(path: Path, rate: float) -> Iterator[Callable[[np.ndarray], Non
     def write(frame: np.ndarray) -> None:
         nonlocal writer
         if writer is None:
+            require_utf8(str(path))
             path.parent.mkdir(parents=True, exist_ok=True)
             writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate, frame.shape[1::-1])
             if not writer.isOpened():

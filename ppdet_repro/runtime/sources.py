@@ -16,6 +16,7 @@ import numpy as np
 from ppdet_repro.data.source.coco import COCODataSet
 from ppdet_repro.data.source.image_folder import find_images
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.files import require_utf8
 
 DEFAULT_RATE = 25.0  # frames per second, for cameras that do not report a rate
 MISSING_SHARE = 0.02  # of the announced frames of a video; some containers only estimate their number
@@ -84,6 +85,8 @@ def open_video(path: Optional[str], camera_id: int) -> Iterator[Video]:
     is_file = path is not None and not re.match("[a-z][a-z0-9+.-]*://", path, re.IGNORECASE)
     if is_file and not os.path.isfile(path or ""):
         raise UserError(f"--video_file {path} is not a file, and no URL such as rtsp://...")
+    if is_file:
+        require_utf8(path or "")
     capture = cv2.VideoCapture(camera_id if path is None else path)
     frames = _frames(capture)
     try:

@@ -114,3 +114,11 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def require_utf8(path: str) -> None:
+    """UserError if the name of a video is not UTF-8: OpenCV ends the process with such a name."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path}: OpenCV opens no video whose name is not UTF-8; rename the file or folder") from None

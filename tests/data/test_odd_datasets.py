@@ -205,7 +205,7 @@ def test_lines_of_other_tools(tmp_path, line):
     set_file = tmp_path / "ImageSets" / "Main" / "train.txt"
     set_file.write_text(line + "\n")
     assert [os.path.normpath(file) for file in source.table.files] == [str(tmp_path / "JPEGImages" / "my b.jpg")]
-    assert "line with quotes, back slashes, a flag, a suffix or a folder (1)" in source.summary
+    assert "line with quotes, back slashes, a flag, a suffix, a folder or other letters (1)" in source.summary
     assert {effect for effect, _ in found(set_file)} == {ODD}
 
 

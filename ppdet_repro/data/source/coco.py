@@ -160,7 +160,7 @@ def image_files(file: CocoFile, folder: str, findings: Findings) -> list[str]:
         lambda i: f"{file.image_name(i)}: {files[i]} does not exist",
         "set dataset_dir and image_dir, or remove the entry",
     )
-    findings.report(ODD, "file name with back slashes, quotes or %20", odd, file.image_name)
+    findings.report(ODD, "file name with back slashes, quotes, %20 or other letters", odd, file.image_name)
     return files
 
 

@@ -24,6 +24,7 @@ from ppdet_repro.data.source.coco_file import CocoFile
 from ppdet_repro.data.source.dataset_files import DatasetFiles
 from ppdet_repro.data.source.files import files_checked
 from ppdet_repro.data.source.findings import LEFT_OUT, Findings, listed
+from ppdet_repro.data.source.spelling import readable
 from ppdet_repro.data.source.text import is_json
 from ppdet_repro.data.source.values import flag_column
 from ppdet_repro.data.source.voc import VOCDataSet, VocSet, own_ids
@@ -74,7 +75,7 @@ def _coco_document(voc: VocSet, image_folder: str) -> dict:
     images = [
         {
             "id": image_id,
-            "file_name": Path(os.path.relpath(entry.image, image_folder or ".")).as_posix(),
+            "file_name": readable(Path(os.path.relpath(entry.image, image_folder or ".")).as_posix()),
             "width": _plain(width),
             "height": _plain(height),
         }
@@ -109,7 +110,7 @@ def coco_to_voc(dataset: DatasetFiles, target: str, force: bool) -> str:
     file, files, sizes, kept = read_coco_set(path, dataset.image_folder, findings)
     names = [name.strip() for name in file.names]
     _refuse_names(names, path)
-    stems = [os.path.splitext(os.path.relpath(file, dataset.image_folder or "."))[0] for file in files]
+    stems = [readable(os.path.splitext(os.path.relpath(file, dataset.image_folder or "."))[0]) for file in files]
     _refuse_stems(stems, path)
 
     root = Path(target)

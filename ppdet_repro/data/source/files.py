@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Optional, Union
 from urllib.parse import unquote
 
+from ppdet_repro.data.source.spelling import find_spelling
 from ppdet_repro.utils.errors import UserError
 
 MAX_LINE = 4096  # characters in a line of a list, and in a name
@@ -53,11 +54,11 @@ def path_inside(folder: str, name: str, where: str) -> str:
 
 
 def find_file(folder: str, name: str, where: str) -> tuple[str, Optional[bool]]:
-    """Find the file that the entry `where` names, also if its name has back slashes for slashes, quotes, or %20 for a
-    blank.
+    """Find the file that the entry `where` names.
 
-    Returns its path, and whether the name was written in such a way; None if there is no such file. UserError if the
-    name leads out of the folder.
+    Its name may have back slashes for slashes, quotes, or %20 for a blank, or be spelled otherwise on the disk: see
+    `spelling.py`. Returns its path, and whether the name was written in such a way; None if there is no such file.
+    UserError if the name leads out of the folder.
     """
     path = path_inside(folder, name, where)
     if os.path.isfile(path):
@@ -66,7 +67,8 @@ def find_file(folder: str, name: str, where: str) -> tuple[str, Optional[bool]]:
     for other in dict.fromkeys([plain, unquote(plain)]):
         if other not in ("", name) and is_text(other) and os.path.isfile(path_inside(folder, other, where)):
             return os.path.join(folder, other), True
-    return path, None
+    spelling = find_spelling(folder, plain) if is_text(plain) and ".." not in plain else None
+    return (path, None) if spelling is None else (spelling, True)
 
 
 def is_text(name: str) -> bool:

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from ppdet_repro.data.source.base import Source, random_record
@@ -15,7 +14,7 @@ from ppdet_repro.data.source.files import files_checked
 from ppdet_repro.data.transform.base import BatchTransform, Compose, Context, ImageError, Sample, apply_to_batch
 from ppdet_repro.data.transform.decode import Decode
 from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.visualize import contact_sheet, draw_boxes, enlarged
+from ppdet_repro.utils.visualize import contact_sheet, draw_boxes, enlarged, write_image
 
 FIELDS = ("image", "gt_bbox", "gt_class", "is_crowd", "difficult")
 MASKS = "gt_poly"  # the additional field that CopyPaste needs
@@ -39,8 +38,8 @@ def show(source: Source, folder: str, number: int = 16, seed: int = 0, transform
     for sample in _samples(source, number, seed, transforms):
         images.append(_drawn(sample, source.class_names))
         name = f"{len(images) - 1:03d}_{Path(sample['im_file']).stem}.jpg"
-        _write(target / name, images[-1])
-    _write(target / "sheet.jpg", contact_sheet(images))
+        write_image(target / name, images[-1])
+    write_image(target / "sheet.jpg", contact_sheet(images))
     return target / "sheet.jpg"
 
 
@@ -77,8 +76,3 @@ def _drawn(sample: Sample, names: Sequence[str]) -> np.ndarray:
     ]
     scores = sample["gt_score"].ravel() if "gt_score" in sample else None  # weights that Mixup gives
     return draw_boxes(image, sample["gt_bbox"] * factor, sample["gt_class"].ravel(), scores, names, notes)
-
-
-def _write(path: Path, image: np.ndarray) -> None:
-    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-        raise UserError(f"{path} cannot be written: check permissions and free space")

@@ -140,8 +140,9 @@ def _write_split(root: Path, split: str, index: int, number: int, options: Image
         drawn = draw(np.random.default_rng([options.seed, index, i]), options)
         height, width = drawn.owner.shape
         name = f"{i:06d}.{options.image_format}"
-        if not cv2.imwrite(str(root / split / name), drawn.image, quality):
-            raise UserError(f"{root / split / name} cannot be written: check free space")
+        with files_checked(root / split / name, "written"):
+            encoded = cv2.imencode(f".{options.image_format}", drawn.image, quality)[1]
+            (root / split / name).write_bytes(encoded.tobytes())  # cv2.imwrite crashes with names that are not UTF-8
         images.append({"id": i + 1, "file_name": name, "width": width, "height": height})
         annotations += _annotations(drawn, i + 1, first_id=len(annotations) + 1)
     document = {

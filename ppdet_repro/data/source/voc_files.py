@@ -7,11 +7,13 @@ import os
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple, Optional
 
 from ppdet_repro.data.source.base import IMAGE_SUFFIXES
 from ppdet_repro.data.source.files import files_checked, is_text, path_inside, require_file
 from ppdet_repro.data.source.findings import DOUBTFUL, LEFT_OUT, ODD, Findings
+from ppdet_repro.data.source.spelling import find_spelling
 from ppdet_repro.data.source.text import is_hidden, read_lines, xml_text
 from ppdet_repro.data.source.values import MAX_NUMBER, as_flag, as_number
 from ppdet_repro.utils.errors import UserError
@@ -58,7 +60,7 @@ def read_set(path: str, folder: str, findings: Optional[Findings] = None) -> lis
     """Read a set file. Returns paths in `folder`; the files need not exist.
 
     Lines are read as they are meant if that is a file: with quotes, back slashes, a flag as in VOC's lists per class,
-    the image's suffix or folder.
+    the image's suffix or folder, or in other letters than on the disk.
     """
     findings = findings or Findings()
     entries, odd, passed_over = [], [], []
@@ -73,7 +75,7 @@ def read_set(path: str, folder: str, findings: Optional[Findings] = None) -> lis
             if is_odd:
                 odd.append(f"{where}: {line}")
     findings.report(ODD, "file of the system, passed over", passed_over, str)
-    findings.report(ODD, "line with quotes, back slashes, a flag, a suffix or a folder", odd, str)
+    findings.report(ODD, "line with quotes, back slashes, a flag, a suffix, a folder or other letters", odd, str)
     return entries
 
 
@@ -81,24 +83,40 @@ def _entry(line: str, folder: str, where: str) -> tuple[Entry, bool]:
     """Return the entry of a line, and whether it is written in an odd way."""
     pair = PAIR.fullmatch(line)
     image, xml = (pair["image"], pair["xml"]) if pair else _devkit(line)
+    refusal: Optional[UserError] = None
+    entries = []
     try:
-        entry = _paths(image, xml, folder, where, bool(pair))
-        if os.path.isfile(entry.xml) or os.path.isfile(entry.image):
-            return entry, False
+        entries.append(_paths(image, xml, folder, where, bool(pair)))
     except UserError as error:
-        refusal: Optional[UserError] = error
+        refusal = error
     else:
-        refusal = None
+        if any(map(os.path.isfile, entries[0][:2])):
+            return _spelled(entries[0], folder)
     for image, xml, has_suffix in _other_readings(line):
-        try:
-            other = _paths(image, xml, folder, where, has_suffix)
-        except UserError:
-            continue
-        if os.path.isfile(other.xml) or os.path.isfile(other.image):
-            return other, True
+        with suppress(UserError):
+            entries.append(_paths(image, xml, folder, where, has_suffix))
+            if any(map(os.path.isfile, entries[-1][:2])):
+                return _spelled(entries[-1], folder)[0], True
+    for entry in dict.fromkeys(entries):
+        found, is_odd = _spelled(entry, folder)
+        if is_odd:
+            return found, True
     if refusal:
         raise refusal
-    return entry, False
+    return entries[0], False
+
+
+def _spelled(entry: Entry, folder: str) -> tuple[Entry, bool]:
+    """Replace names of files that are spelled otherwise on the disk; see `spelling.py`. Returns whether there are."""
+    image, xml = entry.image, entry.xml
+    if not os.path.isfile(image):
+        name = os.path.relpath(image, folder or ".")
+        names = [name, *(os.path.splitext(name)[0] + suffix for suffix in IMAGE_SUFFIXES)]
+        image = next(filter(None, (find_spelling(folder, name) for name in names)), image)
+    if not os.path.isfile(xml):
+        xml = find_spelling(folder, os.path.relpath(xml, folder or ".")) or xml
+    found = entry._replace(image=image, xml=xml)
+    return found, found != entry
 
 
 def _other_readings(line: str) -> Iterator[tuple[str, str, bool]]:
