@@ -17,7 +17,7 @@ class Scripted:
     def _next(self, *args, **kwargs):
         return self.values.pop(0)
 
-    random = uniform = integers = beta = permutation = _next
+    random = uniform = integers = beta = permutation = normal = _next
 
 
 def scripted(*values, progress=0.0, draw=None) -> Context:

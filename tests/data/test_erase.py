@@ -1,11 +1,13 @@
-"""Cutout and GridMask."""
+"""Cutout, GridMask and random erasing."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from transform_samples import Scripted, context, sample, scripted
 
-from ppdet_repro.data.transform.erase import Cutout, GridMask, stripes
+from ppdet_repro.data.transform.erase import Cutout, GridMask, RandomErasingImage, stripes
+from ppdet_repro.utils.errors import UserError
 
 
 def test_cutout_covers_a_square_of_the_mean_color_clipped_at_the_border():
@@ -49,3 +51,23 @@ def test_grid_mask_can_put_noise_where_it_hides():
     out = GridMask(prob=1.0, offset=True)(sample(np.full((16, 16, 3), 5, np.float32)), context(progress=1.0))
     values = out["image"][out["image"] != 5]
     assert len(values) and (np.abs(values) <= 1).all()
+
+
+def test_a_rectangle_in_each_box_is_erased():
+    # the box has 20 x 30 = 600 pixels; 0.3 of it is 180, with height over width 0.8: 12 high, 15 wide; at y + 4, x + 7
+    image = np.full((60, 60, 3), 9, np.uint8)
+    out = RandomErasingImage(prob=0.5)(sample(image, [[10, 20, 40, 40]]), scripted(0.4, 0.3, 0.8, 4, 7))["image"]
+    erased = np.zeros((60, 60), bool)
+    erased[24:36, 17:32] = True
+    assert ((out == 0).all(axis=-1) == erased).all() and (image == 9).all()
+
+
+def test_boxes_are_not_erased_without_luck_or_room():
+    image = np.full((60, 60, 3), 9, np.uint8)
+    box = [[10, 20, 40, 40]]
+    assert (RandomErasingImage(prob=0.5)(sample(image, box), scripted(0.5))["image"] == 9).all()
+    # 0.4 * 600 = 240 pixels with a ratio of 3: 27 high, more than the box
+    assert (RandomErasingImage(prob=0.5)(sample(image, box), scripted(0.1, 0.4, 3.0))["image"] == 9).all()
+    assert (RandomErasingImage(prob=1.0)(sample(image, []), scripted())["image"] == 9).all()
+    with pytest.raises(UserError, match="aspect_ratio"):
+        RandomErasingImage(aspect_ratio=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from transform_samples import scripted
 
 from ppdet_repro.data.transform.base import Context
 from ppdet_repro.data.transform.mosaic import JitterCrop, Mosaic, window
@@ -88,7 +89,83 @@ def test_a_crop_that_would_lose_every_box_does_not_happen():
         assert len(crop["gt_bbox"]) == 1
 
 
-@pytest.mark.parametrize("make", [lambda: JitterCrop(0.5), lambda: Mosaic(20, min_offset=0.5), lambda: Mosaic("x")])
+STILL = {"degrees": [0, 0], "translate": [0, 0], "scale": [0.5, 0.5], "shear": [0, 0]}
+
+
+def test_yolox_mosaic_shrinks_four_images_around_a_point():
+    # four images of the size 40 x 40 meet at (30, 50) of a canvas of 80 x 80, which is then scaled by 0.5
+    first, *others = [flat(value) for value in (1, 2, 3, 4)]
+    mosaic = Mosaic(input_dim=40, enable_mixup=False, **STILL)
+    sample = mosaic(first, scripted(0.0, 50.0, 30.0, 0, 0.5, 0, 0, draw=iter(others).__next__))
+    # on the canvas: x from 0 to 30 and from 30 to 70; y from 10 to 50 and from 50 to 80
+    assert sample["gt_bbox"].tolist() == [[0, 5, 15, 25], [15, 5, 35, 25], [0, 25, 15, 40], [15, 25, 35, 40]]
+    assert sample["gt_class"].ravel().tolist() == [1, 2, 3, 4] and sample["gt_class"].dtype == np.int32
+    image = sample["image"][..., 0]
+    assert image.shape == (40, 40)
+    assert [image[y, x] for y, x in ((10, 5), (10, 20), (35, 5), (35, 20), (2, 20), (20, 38))] == [1, 2, 3, 4, 114, 114]
+    assert sample["im_shape"].tolist() == [40, 40] and sample["scale_factor"].tolist() == [1, 1]
+
+
+def test_yolox_mosaic_blends_in_a_fifth_image():
+    images = [flat(value) for value in (100, 100, 100, 100, 200)]
+    # the fifth image is scaled by 2 to 80 x 80, mirrored, and its part from (10, 20) on is used
+    draws = 0.0, 40.0, 40.0, 0, 0.5, 0, 0, 0.0, 2.0, 0.6, 20, 10
+    images[4]["gt_bbox"] = np.array([[20, 10, 40, 30]], np.float32)
+    mosaic = Mosaic(input_dim=40, mixup_scale=[2, 2], **STILL)
+    sample = mosaic(images[0], scripted(*draws, draw=iter(images[1:]).__next__))
+    assert (sample["image"][1:-1, 1:-1] == 150).all()
+    # 40, 20, 80, 60 becomes 0, 20, 40, 60 when mirrored, and -10, 0, 30, 40 in the part
+    assert sample["gt_bbox"][4].tolist() == [0, 0, 30, 40] and sample["gt_class"][4].tolist() == [200]
+
+
+def test_boxes_of_the_fifth_image_need_not_be_clipped():
+    images = [flat(value) for value in (100, 100, 100, 100, 200)]
+    draws = 0.0, 40.0, 40.0, 0, 0.5, 0, 0, 0.0, 2.0, 0.4, 20, 10
+    mosaic = Mosaic(input_dim=40, mixup_scale=[2, 2], remove_outside_box=True, **STILL)
+    sample = mosaic(images[0], scripted(*draws, draw=iter(images[1:]).__next__))
+    assert sample["gt_bbox"][4].tolist() == [-10, -20, 70, 60]
+
+
+def test_yolox_mosaic_removes_boxes_without_area_unlike_paddledetection():
+    first, *others = [flat(value, box=(0, 0, 40, 40)) for value in (1, 2, 3, 4)]
+    mosaic = Mosaic(input_dim=40, enable_mixup=False, **{**STILL, "scale": [1, 1]})
+    sample = mosaic(first, scripted(0.0, 40.0, 40.0, 0, 1.0, 0, 0, draw=iter(others).__next__))
+    assert sample["gt_bbox"].tolist() == [[0, 0, 40, 40]]  # the others are right of and below the 40 x 40 pixels
+
+
+def test_yolox_mosaic_has_height_and_width_unlike_paddledetection():
+    first, *others = [flat(value) for value in (1, 2, 3, 4, 5)]
+    assert Mosaic(input_dim=[40, 60])(first, context(others))["image"].shape == (40, 60, 3)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_yolox_mosaic_keeps_boxes_on_their_pixels(seed):
+    """A bright square in a dark image, four times: the boxes enclose the bright pixels, and all of them."""
+    images = []
+    for _ in range(4):
+        part = flat(0, 60, 80, (20, 20, 50, 40))
+        part["image"][20:40, 20:50] = 255
+        images.append(part)
+    settings = {"degrees": [0, 0], "shear": [0, 0], "translate": [-0.1, 0.1], "scale": [0.4, 1.2]}
+    sample = Mosaic(input_dim=96, enable_mixup=False, **settings)(images[0], context(images[1:], seed))
+    bright = sample["image"][..., 0] > 180
+    for x1, y1, x2, y2 in np.round(sample["gt_bbox"]).astype(int):
+        inside = bright[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1]
+        assert inside.size == 0 or inside.mean() > 0.95
+        bright[max(y1 - 2, 0) : y2 + 2, max(x1 - 2, 0) : x2 + 2] = False
+    assert not bright.any()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: JitterCrop(0.5),
+        lambda: Mosaic(20, min_offset=0.5),
+        lambda: Mosaic("x"),
+        lambda: Mosaic(20, input_dim=20),
+        lambda: Mosaic(scale=[0, 1]),
+    ],
+)
 def test_impossible_settings_are_refused(make):
     with pytest.raises(UserError):
         make()

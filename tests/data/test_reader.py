@@ -20,6 +20,7 @@ from ppdet_repro.data.transform.boxes import PadBox
 from ppdet_repro.data.transform.decode import Decode
 from ppdet_repro.data.transform.geometry import RandomFlip
 from ppdet_repro.data.transform.mix import Cutmix, Mixup
+from ppdet_repro.data.transform.mosaic import Mosaic
 from ppdet_repro.data.transform.normalize import NormalizeImage, Permute
 from ppdet_repro.data.transform.resize import BatchRandomResize, Resize
 from ppdet_repro.data.transform.targets_yolo import Gt2YoloTarget
@@ -116,6 +117,17 @@ def test_mixing_stops_after_its_epochs_and_never_starts_when_not_asked():
     assert active(9, mixup_epoch=10) == ["Mixup"]
     assert active(10, mixup_epoch=10) == []
     assert active(10, mixup_epoch=10, cutmix_epoch=0) == ["Cutmix"]
+
+
+def test_yolox_mosaic_needs_its_epochs_and_yolov4s_does_not():
+    def active(epoch, **until):
+        reader = readers.TrainReader([Mosaic([32, 32]), Mosaic(input_dim=64)], **until)
+        return [transform.scheduled for transform in reader._active_transforms(epoch)]
+
+    assert active(0) == [False]
+    assert active(9, mosaic_epoch=10) == [False, True]
+    assert active(10, mosaic_epoch=10) == []
+    assert active(999, mosaic_epoch=0) == [False, True]
 
 
 def test_boxes_are_stacked_only_when_equally_many(images):

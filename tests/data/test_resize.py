@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from transform_samples import context, noise_image, sample
 
-from ppdet_repro.data.transform.resize import BatchRandomResize, RandomResize, Resize, Size, resized_size, scale_to_fit
+from ppdet_repro.data.transform.resize import (
+    BatchRandomResize,
+    RandomResize,
+    RandomShortSideResize,
+    Resize,
+    Size,
+    resized_size,
+    scale_to_fit,
+    short_side_size,
+)
 from ppdet_repro.utils.errors import UserError
 
 
@@ -18,6 +27,24 @@ def test_sizes_with_kept_ratio():
     assert resized_size(Size(300, 900), target, True) == (444, 1333)
     assert resized_size(Size(900, 300), target, True) == (1333, 444)  # the target's order does not matter
     assert resized_size(Size(480, 640), target, False) == target
+
+
+def test_sizes_by_the_short_side():
+    assert short_side_size(Size(30, 40), 60, None) == (60, 80)
+    assert short_side_size(Size(40, 30), 60, None) == (80, 60)
+    assert short_side_size(Size(30, 41), 25, None) == (25, 34)  # 25 * 41 / 30 = 34.17
+    # 60 / 30 * 50 = 100 exceeds 81, and 81 * 30 / 50 = 48.6 is truncated
+    assert short_side_size(Size(30, 50), 60, 81) == (48, 81)
+    assert short_side_size(Size(30, 50), 30, 50) == (30, 50)
+    assert short_side_size(Size(2, 900), 2, 300) == (1, 300)  # at least one pixel
+
+
+def test_the_short_side_is_drawn_from_its_list():
+    resize = RandomShortSideResize([20, 30, 50], max_size=80)
+    sizes = {resize(sample(noise_image(10, 20)), context(seed))["image"].shape[:2] for seed in range(30)}
+    assert sizes == {(20, 40), (30, 60), (40, 80)}
+    with pytest.raises(UserError, match="short_side_sizes"):
+        RandomShortSideResize([])
 
 
 def test_resize_scales_and_clips_boxes_and_multiplies_the_scale_factor():

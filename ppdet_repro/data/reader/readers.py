@@ -13,6 +13,7 @@ from ppdet_repro.data.reader.sampling import batch_positions, epoch_order
 from ppdet_repro.data.source.base import Dataset
 from ppdet_repro.data.transform.base import Compose
 from ppdet_repro.data.transform.mix import Cutmix, Mixup
+from ppdet_repro.data.transform.mosaic import Mosaic
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 
@@ -134,6 +135,7 @@ class TrainReader(_Reader):
         num_classes: Must agree with that of the transforms.
         mixup_epoch: Mixup is active in epochs below this number: 0 for always, absent for never.
         cutmix_epoch: The same for Cutmix.
+        mosaic_epoch: The same for Mosaic, but with `target_size`, it is active if this is absent.
         inputs_def: Accepted; its `num_max_boxes` has no effect, see PadBox.
         use_shared_memory: Pass batches from workers in shared memory. The result is the same. Unlike PaddleDetection,
             whose default is false, this does not need space in /dev/shm.
@@ -159,6 +161,7 @@ class TrainReader(_Reader):
         use_shared_memory: bool = True,
         fuse_normalize: bool = False,
         epoch_steps: Optional[int] = None,
+        mosaic_epoch: int = -1,
     ):
         transforms = sample_transforms, batch_transforms
         super().__init__(
@@ -167,12 +170,17 @@ class TrainReader(_Reader):
         if epoch_steps is not None and epoch_steps < 1:
             raise UserError(f"TrainReader: epoch_steps {epoch_steps} must be at least 1")
         self.epoch_steps = epoch_steps
-        self._until = {Mixup: mixup_epoch, Cutmix: cutmix_epoch}
+        self._until = {Mixup: mixup_epoch, Cutmix: cutmix_epoch, Mosaic: mosaic_epoch}
 
     def _active_transforms(self, epoch: int) -> list[Any]:
         """The sample transforms without those that are not active in this epoch."""
-        idle = tuple(kind for kind, until in self._until.items() if until != 0 and epoch >= until)
-        return [transform for transform in self.sample_transforms if not isinstance(transform, idle)]
+        return [transform for transform in self.sample_transforms if self._is_active(transform, epoch)]
+
+    def _is_active(self, transform: Any, epoch: int) -> bool:
+        until = self._until.get(type(transform), 0)
+        if isinstance(transform, Mosaic) and not transform.scheduled and until < 0:
+            return True
+        return until == 0 or epoch < until
 
 
 @register

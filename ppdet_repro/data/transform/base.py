@@ -148,6 +148,12 @@ def _failures_named(transform: AnyTransform, what: str) -> Iterator[None]:
         raise TransformError(f"{type(transform).__name__} failed on {what}: {type(error).__name__}: {error}") from error
 
 
+def between(limits: Sequence[float], rng: np.random.Generator) -> float:
+    """Draw a number from [lowest, highest]."""
+    lowest, highest = limits
+    return rng.uniform(lowest, highest)
+
+
 def describe(sample: Sample) -> str:
     """Name a sample's image in a message, by its file and id."""
     return f"image {sample.get('im_file', 'in memory')} (im_id {image_id(sample)})"

@@ -1,7 +1,8 @@
-"""Augmentations that hide parts of an image: Cutout and GridMask."""
+"""Augmentations that hide parts of an image: Cutout, GridMask and random erasing."""
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Sequence
 
 import cv2
@@ -120,3 +121,40 @@ class GridMask:
         top, left = (tall - height) // 2, (wide - width) // 2
         free = rotated[top : top + height, left : left + width].astype(bool)
         return ~free if self.mode == 1 else free
+
+
+@register
+class RandomErasingImage:
+    """Sets a rectangle in each box to zero, each with probability `prob`.
+
+    A rectangle that is as high or as wide as its box is not erased. The boxes do not change.
+    Source: Zhong et al., "Random Erasing Data Augmentation", AAAI 2020, section on object detection.
+
+    Args:
+        prob: Probability per box.
+        lower, higher: Range of the rectangle's area relative to that of the box.
+        aspect_ratio: Height over width is drawn from [aspect_ratio, 1 / aspect_ratio].
+    """
+
+    def __init__(self, prob: float = 0.5, lower: float = 0.02, higher: float = 0.4, aspect_ratio: float = 0.3):
+        if not 0 <= lower <= higher or aspect_ratio <= 0:
+            raise UserError(
+                f"RandomErasingImage: lower {lower} must be at least 0 and at most higher {higher}, and aspect_ratio "
+                f"{aspect_ratio} above 0"
+            )
+        self.prob, self.lower, self.higher, self.aspect_ratio = prob, lower, higher, aspect_ratio
+
+    def __call__(self, sample: Sample, ctx: Context) -> Sample:
+        image = sample["image"].copy()
+        for x1, y1, x2, y2 in sample["gt_bbox"].tolist():
+            if ctx.rng.random() >= self.prob:
+                continue
+            area = ctx.rng.uniform(self.lower, self.higher) * (x2 - x1) * (y2 - y1)
+            ratio = ctx.rng.uniform(self.aspect_ratio, 1 / self.aspect_ratio)
+            height, width = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if width < x2 - x1 and height < y2 - y1:
+                y = y1 + int(ctx.rng.integers(int(y2 - y1 - height) + 1))
+                x = x1 + int(ctx.rng.integers(int(x2 - x1 - width) + 1))
+                image[int(y) : int(y + height), int(x) : int(x + width)] = 0
+        sample["image"] = image
+        return sample

@@ -172,7 +172,7 @@ class RandomCrop:
                 return sample
             for _ in range(self.num_attempts):
                 crop = self._propose(sample["image"].shape[0], sample["image"].shape[1], ctx.rng)
-                if crop is not None and self._apply(sample, crop, thresholds[i]):
+                if crop is not None and self.try_crop(sample, crop, thresholds[i]):
                     return sample
         return sample
 
@@ -193,7 +193,8 @@ class RandomCrop:
         y, x = int(rng.integers(height - h)), int(rng.integers(width - w))
         return Crop(x, y, x + w, y + h)
 
-    def _apply(self, sample: Sample, crop: Crop, threshold: float) -> bool:
+    def try_crop(self, sample: Sample, crop: Crop, threshold: float) -> bool:
+        """Crop the sample if enough of its boxes remains, and return whether it was cropped."""
         overlap = overlaps(sample["gt_bbox"], np.array(crop, np.float32), self.ioumode)  # [G]
         if overlap.max() < threshold or (self.cover_all_box and overlap.min() < threshold):
             return False

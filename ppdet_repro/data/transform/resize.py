@@ -5,7 +5,7 @@ Interpolation codes are those of OpenCV: 0 nearest, 1 bilinear, 2 cubic, 3 area,
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Sequence
+from typing import Any, NamedTuple, Optional, Sequence
 
 import cv2
 import numpy as np
@@ -52,10 +52,15 @@ def resize_sample(sample: Sample, target: Size, keep_ratio: bool, interp: int, o
     size = Size(*sample["image"].shape[:2])
     if keep_ratio and one_scale:
         scale = scale_to_fit(size, target)
-        scale_y, scale_x = (scale if round(scale * side) else 1.0 / side for side in size)  # at least one pixel
+        scales = [scale if round(scale * side) else 1.0 / side for side in size]  # at least one pixel
     else:
         new = resized_size(size, target, keep_ratio)
-        scale_y, scale_x = new.height / size.height, new.width / size.width
+        scales = [new.height / size.height, new.width / size.width]
+    return scale_sample(sample, scales[0], scales[1], interp)
+
+
+def scale_sample(sample: Sample, scale_y: float, scale_x: float, interp: int) -> Sample:
+    """Resize a sample's image by two factors, and scale and clip its boxes. The image's data type does not change."""
     sample["image"] = cv2.resize(sample["image"], None, fx=scale_x, fy=scale_y, interpolation=interp)
     new = Size(*sample["image"].shape[:2])
     sample["im_shape"] = np.array(new, np.float32)
@@ -156,6 +161,51 @@ class RandomResize:
             target = self.sizes[ctx.rng.integers(len(self.sizes))]
         interp = random_interpolation(ctx) if self.random_interp else self.interp
         return resize_sample(sample, target, self.keep_ratio, interp)
+
+
+def short_side_size(size: Size, short: int, longest: Optional[int]) -> Size:
+    """Compute the size with the short side `short`, or less so that the long side is at most `longest`.
+
+    As in PaddleDetection, the short side is truncated where the long side limits it, and the long side is rounded.
+    """
+    smaller, larger = min(size), max(size)
+    if longest is not None and larger / smaller * short > longest:
+        short, long = max(1, int(longest * smaller / larger)), longest
+    else:
+        long = round(short * larger / smaller)
+    if smaller == short:
+        return size
+    return Size(long, short) if size.width < size.height else Size(short, long)
+
+
+@register
+class RandomShortSideResize:
+    """Resizes each image, with its ratio, so that the short side has a random length.
+
+    Args:
+        short_side_sizes: Lengths of the short side in pixels, one of which is drawn.
+        max_size: Longest side in pixels; the short side is less than drawn if the long side would exceed it.
+        interp: Interpolation code.
+        random_interp: See `RandomResize`.
+    """
+
+    def __init__(
+        self,
+        short_side_sizes: Sequence[int],
+        max_size: Optional[int] = None,
+        interp: int = 1,
+        random_interp: bool = False,
+    ):
+        if not short_side_sizes or min(short_side_sizes) < 1 or (max_size is not None and max_size < 1):
+            raise UserError("RandomShortSideResize: short_side_sizes and max_size must be at least 1 pixel")
+        self.short_side_sizes, self.max_size = tuple(short_side_sizes), max_size
+        self.interp, self.random_interp = interpolation(interp, "RandomShortSideResize"), random_interp
+
+    def __call__(self, sample: Sample, ctx: Context) -> Sample:
+        short = self.short_side_sizes[ctx.rng.integers(len(self.short_side_sizes))]
+        interp = random_interpolation(ctx) if self.random_interp else self.interp
+        target = short_side_size(Size(*sample["image"].shape[:2]), short, self.max_size)
+        return resize_sample(sample, target, False, interp)
 
 
 @register
