@@ -114,17 +114,23 @@ def detect(model: nn.Layer, batches: Iterable[AnyBatch], images: int) -> Iterato
 
 
 def evaluate_detections(detections: Sequence[ImageDetections], dataset: Source, run: RunSettings) -> Dict[str, float]:
-    """Write the detections if the settings ask for it, then compute and log the scores and return them by name."""
+    """Write the detections if the settings ask for it, then compute and log the scores and return them by name.
+
+    If a COCO file has no ground truth, as that of test-dev, the detections are written in any case, for COCO's
+    evaluation server; the scores are -1.
+    """
     rows = coco_rows(detections, dataset.category_ids, run.bias)
-    if run.output_eval is not None or run.save_prediction_only:
+    evaluates_coco = run.metric == "COCO" and not run.save_prediction_only
+    truth = load_coco_json(annotation_file(dataset)) if evaluates_coco else None
+    is_blind = truth is not None and not truth["annotations"]
+    if run.output_eval is not None or run.save_prediction_only or is_blind:
         write_rows(rows, run.output_eval or ".")
         if run.metric == "VOC":
             write_server_files(detections, dataset, run.output_eval or ".")
     if run.save_prediction_only:
         return {}
     scores: Scores
-    if run.metric == "COCO":
-        truth = load_coco_json(annotation_file(dataset))
+    if truth is not None:
         scores = evaluate_coco(truth, rows, [image.im_id for image in detections])
     else:
         objects = voc_truth(dataset)
@@ -159,7 +165,11 @@ def report(
     scores: Scores,
     run: RunSettings,
 ) -> None:
-    """Log the scores as tables; also log TIDE's errors and write the HTML report, if the settings ask for them."""
+    """Log the scores as tables; also log TIDE's errors and write the HTML report, if the settings ask for them. Without
+    ground truth, log only that there are no scores."""
+    if not truth["annotations"]:
+        get_logger().warning(f"{title}: no scores, because the annotations have no ground truth")
+        return
     get_logger().info(f"{title}\n{scores.table()}")
     if run.classwise:
         get_logger().info(f"per class\n{scores.class_table()}")

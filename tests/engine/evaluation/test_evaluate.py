@@ -70,6 +70,23 @@ def test_with_save_prediction_only_detections_are_written_and_not_evaluated(tiny
     assert json.loads((tmp_path / "bbox.json").read_text())
 
 
+@pytest.mark.parametrize("annotations", [None, []])
+def test_without_ground_truth_detections_are_written(annotations, tiny, model, tmp_path, monkeypatch):
+    """The annotation file of test-dev lists images and categories only."""
+    truth = json.loads((tiny / "data" / "truth.json").read_text())
+    truth = {**truth, "annotations": annotations}
+    if annotations is None:
+        del truth["annotations"]
+    (tmp_path / "dev.json").write_text(json.dumps(truth))
+    evaluate(model, config(tiny, f"output_eval={tmp_path / 'with_truth'}"))
+    expected = json.loads((tmp_path / "with_truth" / "bbox.json").read_text())
+    blind = f"EvalDataset.anno_path={tmp_path / 'dev.json'}"
+    monkeypatch.chdir(tmp_path)  # where the file goes without `output_eval`
+    assert set(evaluate(model, config(tiny, blind, "tide=true", f"report={tmp_path / 'report'}")).values()) == {-1.0}
+    assert json.loads((tmp_path / "bbox.json").read_text()) == expected and len(expected) > 7
+    assert not (tmp_path / "report").exists()
+
+
 def test_the_bias_is_added_to_widths_and_heights(tiny, model, tmp_path):
     sizes = []
     for bias in (0, 1):
