@@ -17,7 +17,10 @@ import pytest
 
 FIXTURES = Path(__file__).parent / "fixtures"
 
-_SMALL_BN = re.compile(r"branch2c\.norm|linear_conv\.bn|encoder_blocks.*\.conv3\.1|stage.*conv2\.batch_norm")
+_SMALL_BN = re.compile(
+    r"branch2c\.norm|linear_conv\.bn|encoder_blocks.*\.conv3\.1|stage.*conv2\.batch_norm|"
+    r"(bb_st|block_layer2).*(conv2|conv3)\.norm|residual_.*\.norm"
+)
 _FINAL = {  # key prefix: weight gain, bias mean, bias std
     "head.cls_score.": (1.2, -4.0, 0.5),
     "head.object_pred.": (1.0, 0.0, 0.5),
@@ -65,7 +68,7 @@ def fill(key: str, shape) -> np.ndarray:
         spread = 8.0 if key.endswith("conv_dcn.weight") else 2.5 if fan_in >= 32 else 2.0
         out = (0.7 if ".short." in key else 1.0) * np.sqrt(spread / fan_in) * rng.standard_normal(shape)
         if fan_in >= 32:
-            out -= out.mean(axis=(1, 2, 3), keepdims=True)
+            out -= out.mean(axis=tuple(range(1, len(shape))), keepdims=True)
     return out.astype(np.float32)
 
 

@@ -120,11 +120,33 @@ def giou(a: Tensor, b: Tensor, eps: float = 1e-10) -> Tensor:
     """
     overlap = intersection(a, b)
     union = area(a) + area(b) - overlap + eps
-    corner1 = smaller(a[..., :2], b[..., :2])
-    corner2 = larger(a[..., 2:], b[..., 2:])
-    sides = corner2 - corner1  # [..., 2]
+    sides = enclosing_sides(a, b)  # [..., 2]
     enclosing = sides[..., 0] * sides[..., 1] + eps
     return overlap / union - (enclosing - union) / enclosing
+
+
+def diou(a: Tensor, b: Tensor, eps: float = 1e-9, complete: bool = False) -> Tensor:
+    """Distance-IoU of xyxy boxes: [..., 4], [..., 4] -> [...], the IoU less the relative distance of the centers.
+
+    `complete` also subtracts how much the aspect ratios differ (Complete IoU); the weight of that term is a constant
+    for the gradient. `eps` is added to the union, the diagonal and the heights, as in PaddleDetection.
+    Source: Zheng et al., "Distance-IoU Loss", AAAI 2020, equations 7, 8, 10 and 11.
+    """
+    distance = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2  # [..., 2]
+    diagonal = (enclosing_sides(a, b) ** 2).sum(axis=-1) + eps
+    overlap = iou_plus_eps(a, b, eps)
+    value = overlap - (distance**2).sum(axis=-1) / diagonal
+    if not complete:
+        return value
+    angles = [paddle.atan((box[..., 2] - box[..., 0]) / (box[..., 3] - box[..., 1] + eps)) for box in (a, b)]
+    difference = (angles[0] - angles[1]) ** 2 * (4 / math.pi**2)
+    weight = (difference / (1 + eps - overlap + difference)).detach()
+    return value - weight * difference
+
+
+def enclosing_sides(a: Tensor, b: Tensor) -> Tensor:
+    """Width and height of the smallest boxes around both xyxy boxes: [..., 4], [..., 4] -> [..., 2]."""
+    return larger(a[..., 2:], b[..., 2:]) - smaller(a[..., :2], b[..., :2])
 
 
 def l1_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Callable, Dict, Optional, Tuple, Union
 import paddle
 import paddle.nn.functional as F
 from paddle import ParamAttr, nn
-from paddle.nn.initializer import Constant, Normal
+from paddle.nn.initializer import Constant, Normal, Uniform
 from paddle.regularizer import L2Decay
 from paddle.vision.ops import DeformConv2D
 
@@ -147,6 +147,27 @@ class ConvNorm(nn.Layer):
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         x = getattr(self, self.names[1])(self.convolve(x))
         return x if self.act is None else self.act(x)
+
+
+class SqueezeExcitation(nn.Layer):
+    """Scale each channel by a sigmoid of two linear layers of the channels' means; the middle has C / 16 channels.
+
+    `names` are those of the two layers in the state dict's keys.
+    Source: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018.
+    """
+
+    def __init__(self, channels: int, names: Tuple[str, str] = ("squeeze", "extract")):
+        super().__init__()
+        self.names = names
+        for name, c_in, c_out in zip(names, (channels, channels // 16), (channels // 16, channels)):
+            bound = 1 / math.sqrt(c_in)
+            attr = ParamAttr(initializer=Uniform(-bound, bound))
+            self.add_sublayer(name, nn.Linear(c_in, c_out, weight_attr=attr))
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        squeeze, excite = (getattr(self, name) for name in self.names)
+        scale = F.sigmoid(excite(F.relu(squeeze(x.mean(axis=[2, 3])))))  # [B, C]
+        return x * scale.unsqueeze([2, 3])
 
 
 def nearest(x: paddle.Tensor, height: int, width: int) -> paddle.Tensor:

@@ -27,6 +27,7 @@ class MultiClassNMS:
         normalized: Whether a box is as wide as x2 - x1. If not, it is one pixel wider, and likewise higher.
         nms_eta: Factor on `nms_threshold` after each box that is kept, as long as it is above 0.5; 1 for none.
         background_label: The class to leave out; -1 for none.
+        cpu, trt, return_index, return_rois_num: Accepted for compatibility, without effect.
     """
 
     name = "MultiClassNMS"
@@ -40,6 +41,10 @@ class MultiClassNMS:
         normalized: bool = True,
         nms_eta: float = 1.0,
         background_label: int = -1,
+        cpu: bool = False,
+        trt: bool = False,
+        return_index: bool = False,
+        return_rois_num: bool = True,
     ):
         self.settings = {
             "background_label": background_label,

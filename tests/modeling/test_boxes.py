@@ -49,6 +49,18 @@ def test_giou_by_hand():
     np.testing.assert_allclose(B.giou(a, b), [1 / 7 - 50 / 225, -700 / 900, 1], rtol=1e-6)
 
 
+def test_diou_by_hand():
+    # shifted by (5, 5): 1/7, less 50 / 450 (squared distance of the centers, and diagonal of the enclosing box)
+    a, b = tensor([[0, 0, 10, 10]]), tensor([[5, 5, 15, 15]])
+    assert float(B.diou(a, b)) == pytest.approx(1 / 7 - 1 / 9, rel=1e-6)
+    assert float(B.diou(a, b, complete=True)) == pytest.approx(1 / 7 - 1 / 9, rel=1e-6)  # both are square
+    # same center, 4 x 2 and 2 x 4: IoU 4 / 12; v = 4 / pi^2 (atan 2 - atan 1/2)^2, weight v / (1 - 1/3 + v)
+    a, b = tensor([[0, 1, 4, 3]]), tensor([[1, 0, 3, 4]])
+    assert float(B.diou(a, b)) == pytest.approx(1 / 3, rel=1e-6)
+    v = 4 / math.pi**2 * (math.atan(2) - math.atan(0.5)) ** 2
+    assert float(B.diou(a, b, complete=True)) == pytest.approx(1 / 3 - v * v / (2 / 3 + v), rel=1e-6)
+
+
 def gradients(function, a, b):
     a, b = (paddle.to_tensor(value, "float32", stop_gradient=False) for value in (a, b))
     function(a, b).sum().backward()

@@ -21,8 +21,8 @@ class YOLOv3(Detector):
 
     def __init__(
         self,
-        backbone: Part[nn.Layer],
-        neck: Part[nn.Layer],
+        backbone: Part[nn.Layer] = "DarkNet",
+        neck: Part[nn.Layer] = "YOLOv3FPN",
         yolo_head: Part[nn.Layer] = "YOLOv3Head",
         post_process: Part[Any] = "BBoxPostProcess",
     ):

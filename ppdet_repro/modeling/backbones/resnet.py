@@ -1,4 +1,4 @@
-"""ResNet and ResNeXt, variants a to d, with deformable stages.
+"""ResNet and ResNeXt, variants a to d, with deformable stages and squeeze-and-excitation.
 
 Parameters have the names of PaddleDetection, so its ImageNet weights (SSLD included) and detectors load.
 Source: He et al., CVPR 2016; "bag of tricks" variants c and d: He et al., CVPR 2019; ResNeXt: Xie et al., CVPR 2017.
@@ -15,7 +15,17 @@ from paddle import ParamAttr, nn
 from paddle.vision.ops import DeformConv2D
 
 from ppdet_repro.core.registry import Shared, register
-from ppdet_repro.modeling.layers import Activation, ConvNorm, Norm, batch_norm, conv2d, deform, freeze, offset_conv
+from ppdet_repro.modeling.layers import (
+    Activation,
+    ConvNorm,
+    Norm,
+    SqueezeExcitation,
+    batch_norm,
+    conv2d,
+    deform,
+    freeze,
+    offset_conv,
+)
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.utils.errors import UserError
 
@@ -82,6 +92,11 @@ class StageSettings(NamedTuple):
     norm: Norm
     lr: float  # factor on the learning rate
     conv3x3: Callable[..., ConvNorm]  # called like `conv_norm`
+    squeezes: bool  # whether blocks have squeeze-and-excitation
+
+    def excitation(self, channels: int) -> nn.Layer:
+        """What scales the channels before the shortcut is added, if anything."""
+        return SqueezeExcitation(channels) if self.squeezes else nn.Identity()
 
 
 def shortcut(in_channels: int, out_channels: int, stride: int, stage: StageSettings) -> nn.Layer:
@@ -107,9 +122,10 @@ class BasicBlock(nn.Layer):
         self.short = shortcut(in_channels, width, stride, stage) if projects else nn.Identity()
         self.branch2a = conv_norm(in_channels, width, 3, stride, norm, lr)
         self.branch2b = stage.conv3x3(width, width, 3, 1, norm, lr, act=None)
+        self.se = stage.excitation(width)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return F.relu(self.branch2b(self.branch2a(x)) + self.short(x))
+        return F.relu(self.se(self.branch2b(self.branch2a(x))) + self.short(x))
 
 
 class Bottleneck(nn.Layer):
@@ -127,9 +143,10 @@ class Bottleneck(nn.Layer):
         self.branch2a = conv_norm(in_channels, inner, 1, first, norm, lr)
         self.branch2b = stage.conv3x3(inner, inner, 3, middle, norm, lr, groups=stage.groups)
         self.branch2c = conv_norm(inner, out_channels, 1, 1, norm, lr, act=None)
+        self.se = stage.excitation(out_channels)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return F.relu(self.branch2c(self.branch2b(self.branch2a(x))) + self.short(x))
+        return F.relu(self.se(self.branch2c(self.branch2b(self.branch2a(x)))) + self.short(x))
 
 
 def make_stem(channels: int, variant: str, groups: int, norm: Norm) -> nn.Sequential:
@@ -181,6 +198,8 @@ class ResNet(nn.Layer):
         width_mult: factor on all channels, for small models trained from scratch. No published weights fit them.
         dcn_v1_stages: stages with deformable 3x3 convolutions without a mask
         dilate_last: give the last stage stride 1 and dilation 2 (DC5, stride 16). The weights are the same.
+        std_senet: add squeeze-and-excitation to every block
+        freeze_stem_only: with `freeze_at` at 0 or above, stop the gradients of the stem alone
     """
 
     def __init__(
@@ -201,6 +220,8 @@ class ResNet(nn.Layer):
         width_mult: float = 1.0,
         dcn_v1_stages: Optional[Union[int, List[int]]] = None,
         dilate_last: bool = False,
+        std_senet: bool = False,
+        freeze_stem_only: bool = False,
     ):
         super().__init__()
         ch_in, widths = int(ch_in * width_mult), [int(width * width_mult) for width in WIDTHS]
@@ -225,14 +246,14 @@ class ResNet(nn.Layer):
         for i, lr in enumerate(lr_mult_list[:num_stages]):
             conv3x3 = choose_conv3x3(i in dcn_v1, i in dcn_v2, dilate_last and i == last)
             stride = strides[i] // strides[i - 1] if i else 1
-            settings = StageSettings(variant, groups, base_width, norm, lr, conv3x3)
+            settings = StageSettings(variant, groups, base_width, norm, lr, conv3x3, std_senet)
             stage, channels = make_stage(depth, i, channels, widths[i], stride, settings)
             self.add_sublayer(self.stage_names[i], stage)
             if i in self.return_idx:
                 self.out_shape.append(ShapeSpec(channels, strides[i]))
 
         if freeze_at >= 0:
-            for name in ["conv1", *self.stage_names[: freeze_at + 1]]:
+            for name in ["conv1", *self.stage_names[: 0 if freeze_stem_only else freeze_at + 1]]:
                 freeze(getattr(self, name))
 
     def forward(self, image: paddle.Tensor) -> List[paddle.Tensor]:
@@ -252,5 +273,5 @@ def stage_indices(key: str, value: Optional[Union[int, List[int]]], default: Lis
         return default
     indices = [value] if isinstance(value, int) else list(value)
     if any(i >= stages or i < -1 for i in indices):
-        raise UserError(f"ResNet: {key} {indices} names a stage outside 0..{stages - 1}")
+        raise UserError(f"{key} {indices} names a stage outside 0..{stages - 1}")
     return [i for i in indices if i >= 0]

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal, Union
+from functools import partial
+from typing import Callable, Dict, Literal, Union
 
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ppdet_repro.core.registry import register
-from ppdet_repro.modeling.boxes import giou, iou_plus_eps
+from ppdet_repro.modeling.boxes import diou, giou, iou_plus_eps
 from ppdet_repro.modeling.losses.cross_entropy import binary_cross_entropy
+from ppdet_repro.utils.errors import UserError
 
 Factor = Union[Tensor, float]
+OVERLAPS: Dict[str, Callable[..., Tensor]] = {
+    "giou": partial(giou, eps=1e-9),
+    "diou": diou,
+    "ciou": partial(diou, complete=True),
+}
 
 
 @register
@@ -28,24 +35,64 @@ class GIoULoss(nn.Layer):
 
     def forward(self, boxes: Tensor, targets: Tensor, weight: Factor = 1.0, giou_factor: Factor = 1.0) -> Tensor:
         """weight * (1 - giou_factor * GIoU) of boxes: [..., 4], [..., 4], [...], [...] -> [...], or its reduction."""
-        loss = (1.0 - giou_factor * giou(boxes, targets, self.eps)) * weight * self.loss_weight
+        loss = (1.0 - giou_factor * self.overlap(boxes, targets)) * weight * self.loss_weight
         if self.reduction == "none":
             return loss
         return loss.sum() if self.reduction == "sum" else loss.mean()
 
+    def overlap(self, boxes: Tensor, targets: Tensor) -> Tensor:
+        """How well the boxes fit, at most 1: [..., 4], [..., 4] -> [...]."""
+        return giou(boxes, targets, self.eps)
+
+
+@register
+class DIouLoss(GIoULoss):
+    """1 - Complete IoU of xyxy boxes; 1 - Distance-IoU if `use_complete_iou_loss` is false.
+
+    As in PaddleDetection, the default is the mean over the boxes, which heads divide by the number of objects once
+    more. `reduction: none` or `sum` weighs it like the other losses.
+    """
+
+    def __init__(
+        self,
+        loss_weight: float = 1.0,
+        eps: float = 1e-10,
+        use_complete_iou_loss: bool = True,
+        reduction: Literal["none", "mean", "sum"] = "mean",
+    ):
+        super().__init__(loss_weight, eps, reduction)
+        self.complete = use_complete_iou_loss
+
+    def overlap(self, boxes: Tensor, targets: Tensor) -> Tensor:
+        return diou(boxes, targets, self.eps, self.complete)
+
 
 @register
 class IouLoss(nn.Layer):
-    """1 - IoU^2 of xyxy boxes; 1 - IoU if `loss_square` is false. Source: Long et al., "PP-YOLO", 2020."""
+    """1 - IoU^2 of xyxy boxes; 1 - IoU if `loss_square` is false. Source: Long et al., "PP-YOLO", 2020.
 
-    def __init__(self, loss_weight: float = 2.5, loss_square: bool = True):
+    One of `giou`, `diou` and `ciou` takes the Generalized, Distance- or Complete IoU in place of the IoU.
+    """
+
+    def __init__(
+        self,
+        loss_weight: float = 2.5,
+        loss_square: bool = True,
+        giou: bool = False,
+        diou: bool = False,
+        ciou: bool = False,
+    ):
         super().__init__()
+        chosen = [name for name, wanted in (("giou", giou), ("diou", diou), ("ciou", ciou)) if wanted]
+        if len(chosen) > 1:
+            raise UserError(f"IouLoss: {' and '.join(chosen)} exclude each other; give one of them")
         self.loss_weight = loss_weight
         self.power = 2 if loss_square else 1
+        self.overlap = OVERLAPS[chosen[0]] if chosen else iou_plus_eps
 
     def forward(self, boxes: Tensor, targets: Tensor) -> Tensor:
         """Boxes and targets [..., 4] -> [...]."""
-        return (1.0 - iou_plus_eps(boxes, targets) ** self.power) * self.loss_weight
+        return (1.0 - self.overlap(boxes, targets) ** self.power) * self.loss_weight
 
 
 @register

@@ -15,6 +15,7 @@ from ppdet_repro.core.registry import Part, Shared, register
 from ppdet_repro.modeling.boxes import iou_plus_eps, xyxy_from_cxcywh
 from ppdet_repro.modeling.losses.cross_entropy import binary_cross_entropy
 from ppdet_repro.modeling.yolo_predictions import Grid, YOLOPredictions, scaled_sigmoid, xyxy_from_cells
+from ppdet_repro.utils.errors import UserError
 
 
 @register
@@ -44,6 +45,8 @@ class YOLOv3Loss(nn.Layer):
         iou_aware_loss: Optional[Part[nn.Layer]] = None,
     ):
         super().__init__()
+        if getattr(iou_loss, "reduction", "none") != "none":
+            raise UserError("YOLOv3Loss: iou_loss needs reduction: none, because every box has its own weight")
         self.ignore_thresh = ignore_thresh
         self.smoothing = min(1 / num_classes, 1 / 40) if label_smooth else 0.0
         self.downsample = downsample or [32, 16, 8]

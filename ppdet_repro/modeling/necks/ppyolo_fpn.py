@@ -1,4 +1,4 @@
-"""The necks of PP-YOLO: that of YOLOv3 with CoordConv, SPP and DropBlock.
+"""The neck of YOLOv3, and those of PP-YOLO: that of YOLOv3 with CoordConv, SPP and DropBlock.
 
 Source: Long et al., "PP-YOLO", 2020; after Redmon and Farhadi, "YOLOv3", 2018.
 """
@@ -53,7 +53,7 @@ def top_down(
 
 @register
 class PPYOLOFPN(nn.Layer):
-    """The neck of YOLOv3 and PP-YOLO: one map per map of the backbone, of the same stride.
+    """The neck of PP-YOLO: one map per map of the backbone, of the same stride.
 
     Args:
         in_channels, strides: of the backbone's maps, finest first
@@ -110,7 +110,7 @@ class PPYOLOFPN(nn.Layer):
 
         routes = [256 // 2**i for i in range(levels - 1)]  # channels that go on to the next level
         for i, (c_in, stride) in enumerate(zip(reversed(in_channels), reversed(strides))):
-            channels = 64 * 2**levels // 2**i
+            channels = self.coarsest_width(levels) // 2**i
             if i > 0:
                 c_in += routes[i - 1]
             self.yolo_block.append(block(c_in, channels, coarsest=i == 0))
@@ -118,9 +118,37 @@ class PPYOLOFPN(nn.Layer):
             if i < levels - 1:
                 self.yolo_transition.append(plain(channels, routes[i], 1))
 
+    @staticmethod
+    def coarsest_width(levels: int) -> int:
+        """Channels of the coarsest block. Every finer block has half as many."""
+        return 64 * 2**levels
+
     def forward(self, feats: List[paddle.Tensor]) -> List[paddle.Tensor]:
         """[B, C, H, W] per level, finest first -> [B, C, H, W] per level, coarsest first."""
         return top_down(feats, self.yolo_block, self.yolo_transition)
+
+
+@register
+class YOLOv3FPN(PPYOLOFPN):
+    """The neck of YOLOv3: one map per map of the backbone, of the same stride.
+
+    Args:
+        in_channels, strides: of the backbone's maps, finest first
+        freeze_norm: all batch norms use their running statistics and compute no gradients
+    """
+
+    def __init__(
+        self,
+        in_channels: Upstream[List[int]],
+        strides: Upstream[List[int]],
+        norm_type: Shared[str] = "bn",
+        freeze_norm: bool = False,
+    ):
+        super().__init__(in_channels, strides, norm_type, freeze_norm)
+
+    @staticmethod
+    def coarsest_width(levels: int) -> int:
+        return 512
 
 
 @register
