@@ -15,9 +15,9 @@ from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.slim.distill import Distilled, LevelPair, level_pairs
 from ppdet_repro.slim.distill_pass import PassLoss
 from ppdet_repro.slim.qat import QAT
+from ppdet_repro.utils.downloads import resolve
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
-from ppdet_repro.utils.weights import resolve
 
 DISTILLATION_LOSSES = "CWDFeatureLoss", "FGDFeatureLoss", "DistillDenseLoss", "DistillYOLOv3Loss", "PaddleSlimLoss"
 

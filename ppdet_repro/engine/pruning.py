@@ -14,8 +14,8 @@ from ppdet_repro.engine.training.checkpoint import MODEL
 from ppdet_repro.engine.training.loop import METRIC
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.slim.prune import Pruner
+from ppdet_repro.utils.downloads import resolve
 from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.weights import resolve
 
 Evaluate = Callable[[Detector], Mapping[str, float]]
 

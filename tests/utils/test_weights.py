@@ -14,9 +14,10 @@ import paddle
 import pytest
 
 from ppdet_repro.utils import weights
+from ppdet_repro.utils.downloads import resolve
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import atomic_file, atomic_folder, remove_leftovers
-from ppdet_repro.utils.weights import convert_weights, read_state, resolve, save_state
+from ppdet_repro.utils.weights import convert_weights, read_state, save_state
 
 
 def dump(path, content, protocol=4):

@@ -19,9 +19,9 @@ from ppdet_repro.data.source.base import Source
 from ppdet_repro.data.transform.base import Sample
 from ppdet_repro.engine.model_weights import load_exact
 from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, LevelBars, WeightMap
+from ppdet_repro.utils.downloads import resolve
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.visualize import FONT, class_color, contact_sheet, enlarged, write_image
-from ppdet_repro.utils.weights import resolve
 
 NO_OBJECT = (190, 190, 190)  # the color of boxes that belong to no object
 

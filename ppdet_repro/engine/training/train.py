@@ -15,9 +15,9 @@ from ppdet_repro.engine.training import run_folder
 from ppdet_repro.engine.training.assembly import Evaluation, assemble
 from ppdet_repro.engine.training.checkpoint import RunState, find_checkpoint, list_checkpoints
 from ppdet_repro.engine.training.loop import Run, TrainingLoop
+from ppdet_repro.utils.downloads import resolve
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
-from ppdet_repro.utils.weights import resolve
 
 
 def train(
