@@ -5,10 +5,11 @@ ppdet-repro export -c CONFIG -o weights=PATH --target lite --input_size 320 320 
 """
 
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from typing import Dict, Optional, Sequence
 
 from ppdet_repro.cli import read_config
-from ppdet_repro.utils.cli import add_config, add_offline, add_slim_config, at_least_one
+from ppdet_repro.utils.cli import add_config, add_offline, add_slim_config, add_switch, at_least_one
 from ppdet_repro.utils.errors import UserError
 
 
@@ -23,6 +24,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_input_size(parser)
     add("--verify", type=at_least_one, metavar="N", help="compare with the eager model on N images of EvalDataset")
     add("--verify_images", metavar="DIR", help="take the images for --verify from this folder")
+    add_switch(
+        parser,
+        "--for_fd",
+        False,
+        "write FastDeploy's inference.pdmodel and so on to --output_dir itself (default: False)",
+    )
     add_offline(parser)
 
 
@@ -46,16 +53,23 @@ def run(arguments: Namespace) -> None:
         raise UserError(f"--precision {arguments.precision} is for --target lite")
     if arguments.verify_images and not arguments.verify:
         raise UserError("--verify_images needs --verify N, the number of images to compare")
+    if arguments.for_fd and arguments.target != "paddle":
+        raise UserError("--for_fd is for --target paddle")
 
     cfg = read_config(arguments, **input_size_value(arguments.input_size))
 
     import paddle
 
     from ppdet_repro.engine.export.export_model import export_model
+    from ppdet_repro.engine.export.fastdeploy import export_for_fastdeploy
     from ppdet_repro.engine.export.verify import choose_files
     from ppdet_repro.engine.models import load_trained
 
     paddle.set_device("cpu")
     files = choose_files(cfg, arguments.verify, arguments.verify_images) if arguments.verify else []
     model = load_trained(cfg, arguments.offline)
-    export_model(model, cfg, arguments.output_dir, arguments.target, arguments.precision, files)
+    export = partial(export_model, model, cfg, target=arguments.target, precision=arguments.precision, verify_on=files)
+    if arguments.for_fd:
+        export_for_fastdeploy(export, arguments.output_dir)
+    else:
+        export(arguments.output_dir)

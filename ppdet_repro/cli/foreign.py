@@ -8,7 +8,7 @@ work as they do there.
 from __future__ import annotations
 
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
@@ -18,9 +18,14 @@ KEYPOINTS = "it is for keypoints; this package detects boxes"
 ACTIONS = "it is for action recognition; this package detects objects in single images"
 
 NO_EFFECT: Dict[str, Dict[str, str]] = {  # command -> flag -> why it has no effect
-    "infer": {"--rtn_im_file": "results always name their image files"}
+    "eval": {"--amp": "evaluation always computes in float32"},
+    "infer": {"--rtn_im_file": "results always name their image files"},
 }
 REFUSED: Dict[str, Dict[str, str]] = {  # command -> flag -> why it is refused, and what to do
+    "export": {
+        "--export_serving_model": "Paddle Serving makes its folders of an export with python -m "
+        "paddle_serving_client.convert --dirname DIR --model_filename model.pdmodel --params_filename model.pdiparams"
+    },
     "infer_exported": {
         "--save_mot_txts": TRACKING,
         "--save_mot_txt_per_img": TRACKING,
@@ -32,15 +37,15 @@ REFUSED: Dict[str, Dict[str, str]] = {  # command -> flag -> why it is refused, 
         "--action_file": ACTIONS,
         "--window_size": ACTIONS,
         "--random_pad": ACTIONS,
-    }
+    },
 }
 
 
 class ForeignFlag(Action):
     """Warns that a flag has no effect or, if it is refused, raises UserError. `--x False` does nothing."""
 
-    def __init__(self, *args: Any, reason: str, refused: bool, **kwargs: Any):
-        super().__init__(*args, nargs="?", default=SUPPRESS, help=SUPPRESS, **kwargs)
+    def __init__(self, option_strings: Sequence[str], dest: str, reason: str, refused: bool):
+        super().__init__(option_strings, dest, nargs="?", default=SUPPRESS, help=SUPPRESS)
         self.reason, self.refused = reason, refused
 
     def __call__(self, parser: ArgumentParser, namespace: Namespace, value: Any, option: Optional[str] = None) -> None:

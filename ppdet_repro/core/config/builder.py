@@ -39,8 +39,8 @@ class Config:
 
     @property
     def name(self) -> str:
-        """The name of the file without its suffix; that of the second file if there is one."""
-        return (self.slim_path or self.path).stem
+        """The setting `filename`, else that of the file, or of the second file if there is one; without a suffix."""
+        return Path(self.run.filename or self.slim_path or self.path).stem
 
     def tree(self) -> Dict[str, Setting]:
         """All run settings, then everything that a run builds by section; each value with its origin."""

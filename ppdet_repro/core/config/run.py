@@ -13,10 +13,12 @@ AT_LEAST = {"epoch": 0, "worker_num": 0, "seed": 0, "early_stop": 1, **dict.from
 # their name, parameters of components as Component.parameter. A config that gives one loads with a line in the log.
 NO_EFFECT = {
     "data_format": "all tensors have the layout NCHW",
+    "export_onnx": "ppdet-repro export --target onnx writes ONNX files",
     "find_unused_parameters": "parameters without a gradient are always allowed",
     "master_grad": "it belongs to amp_level O2; with O1 gradients are float32 already",
     "pruner": "slim: DistillPrune always prunes with the section Pruner",
     "slim_method": "distill_loss names the method",
+    "trt": "an export is the same for every engine; --run_mode=trt_fp16 runs it with TensorRT",
     "EvalReader.collate_batch": "evaluation never stacks ground truth",
     "EvalReader.fuse_normalize": "only exported models normalize inside the network",
     "GridMask.upper_iter": "the probability grows with the progress of training",
@@ -136,6 +138,10 @@ class RunSettings:
     distill_loss_name: Optional[List[str]] = None  # names of feature maps in logs, one per pair; null: neck_f_0, ...
     # export
     export: ExportSettings = field(default_factory=ExportSettings)  # what an exported model contains
+    exclude_nms: bool = False  # the same as export.nms: false
+    export_onnx: bool = False  # no effect, see NO_EFFECT
+    trt: bool = False  # no effect, see NO_EFFECT
+    filename: Optional[str] = None  # name of the folders of this run and its export; null: that of the config
 
     @property
     def quantized(self) -> bool:

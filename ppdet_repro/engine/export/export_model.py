@@ -93,7 +93,8 @@ def export_model(
             raise UserError("--verify: an int8 model is not its float32 one; compare their AP (deploy/python/infer.py)")
         detector, quantize = without_clipping(detector), to_int8
     check_target(target, quantized=quantize is not None)
-    settings = cfg.run.export if target == "paddle" else replace(cfg.run.export, nms=False)
+    without_nms = target != "paddle" or cfg.run.exclude_nms
+    settings = replace(cfg.run.export, nms=False) if without_nms else cfg.run.export
     network_input = for_one_image(read_input(cfg), cfg) if target == "lite" else read_input(cfg)
     content = infer_config(cfg, network_input, remaining_suppression(detector, settings))
     destination = Path(output_dir) / (cfg.name if target == "paddle" else f"{cfg.name}_{target}")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
+
 import numpy as np
 import paddle
 import pytest
@@ -13,11 +16,13 @@ from ppdet_repro.core.config import build, build_model, load_config
 from ppdet_repro.data.transform.normalize import NormalizeImage
 from ppdet_repro.data.transform.preprocess import from_list, to_list
 from ppdet_repro.engine.export.export_model import export_model
+from ppdet_repro.engine.export.fastdeploy import export_for_fastdeploy
 from ppdet_repro.engine.export.fold import fold_batch_norms
 from ppdet_repro.engine.export.infer_cfg import ARCHITECTURES, read_input
 from ppdet_repro.engine.export.verify import choose_files, verify
 from ppdet_repro.engine.export.wrappers import NormalizedInside
 from ppdet_repro.paddle_private.saved_program import inference_config
+from ppdet_repro.runtime.model_folder import open_model_folder
 from ppdet_repro.runtime.networks import network_file
 from ppdet_repro.utils.errors import UserError
 
@@ -187,8 +192,9 @@ def test_benchmark_exports_the_network_alone_with_the_image_as_its_only_input(co
     np.testing.assert_allclose(deltas, raw.deltas.numpy(), atol=1e-4)
 
 
-def test_without_nms_decoded_boxes_and_scores_come_out(config, model, tmp_path):
-    folder = export(config, model, tmp_path, "export.nms=false", "export.fuse_conv_bn=true")
+@pytest.mark.parametrize("without_nms", ["export.nms=false", "exclude_nms=true"])
+def test_without_nms_decoded_boxes_and_scores_come_out(without_nms, config, model, tmp_path):
+    folder = export(config, model, tmp_path, without_nms, "export.fuse_conv_bn=true")
     batch = batches(config)[0]
     inputs = {key: batch[key].numpy() for key in ("image", "im_shape", "scale_factor")}
     boxes, scores = run(folder, inputs)
@@ -198,6 +204,19 @@ def test_without_nms_decoded_boxes_and_scores_come_out(config, model, tmp_path):
         own, other = (np.lexsort(s[image].T[:, ::-1].T) for s in (scores, expected[1].numpy()))
         np.testing.assert_allclose(boxes[image, own], expected[0].numpy()[image, other], atol=1e-3)
         np.testing.assert_allclose(scores[image][:, own], expected[1].numpy()[image][:, other], atol=1e-5)
+
+
+def test_an_export_for_fastdeploy(config, model, tmp_path):
+    """The files are in the output folder itself, beside those that were there; the manifest knows their names."""
+    (tmp_path / "other.txt").write_text("stays")
+    cfg = load_config(config, ["filename=renamed.yml", "exclude_nms=true"])
+    export_for_fastdeploy(partial(export_model, model, cfg), str(tmp_path))
+    names = sorted(path.name for path in tmp_path.iterdir())
+    program = network_file(tmp_path, "paddle", "inference").name
+    assert {"inference.pdiparams", "inference.yml", "manifest.json", "other.txt", program} <= set(names)
+    assert [name for name in names if name.startswith((".", "model", "infer_", "renamed"))] == []
+    assert open_model_folder(tmp_path, fastdeploy_names=True).checked
+    assert json.loads((tmp_path / "manifest.json").read_text())["name"] == "renamed"
 
 
 def test_folding_removes_every_batch_norm_and_changes_nothing(config, model):
