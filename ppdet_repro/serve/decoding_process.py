@@ -26,7 +26,7 @@ from ppdet_repro.data.transform.decode import TooManyPixels, decode_image
 from ppdet_repro.serve.limits import Refusal
 from ppdet_repro.utils.image_header import header_size
 
-FREE_BYTES, BYTES_PER_PIXEL = 64 << 20, 12  # of memory; a progressive JPEG takes 9 per pixel, a rotated image 6
+FREE_BYTES, BYTES_PER_PIXEL = 64 << 20, 15  # of memory; a progressive JPEG with a gray corner takes 12 per pixel
 FREE_SECONDS, SECONDS_PER_PIXEL = 1.0, 2e-7  # of the processor
 MAX_SCANS = 100  # of a JPEG: each can take as much time as the whole image; usual ones have up to 20
 START_OF_SCAN = b"\xff\xda"

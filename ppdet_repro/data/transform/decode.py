@@ -124,10 +124,11 @@ def _decode_jpeg(data: bytes, pixels: int) -> Decoded:
     image = _opencv(data if stream.ends else stream.with_end())
     if stream.ends and not jpeg_end.has_gray_corner(image):
         return Decoded(_to_rgb(image))
-    share = jpeg_end.missing_rows(stream, lambda changed: _opencv(changed, STORED))
-    jpeg_end.check_missing(share)
-    remarks = (ROWS_MISSING,) if share else () if stream.ends else (NO_END,)
-    return Decoded(_to_rgb(image), remarks)
+    if jpeg_end.first_difference(image, _opencv(stream.with_end(jpeg_end.FILLER))) is None:
+        return Decoded(_to_rgb(image), () if stream.ends else (NO_END,))
+    del image  # at most two arrays of its size are in memory
+    jpeg_end.check_missing(jpeg_end.missing_rows(stream, lambda changed: _opencv(changed, STORED)))
+    return Decoded(_to_rgb(_opencv(stream.with_end())), (ROWS_MISSING,))
 
 
 def _opencv(data: bytes, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:

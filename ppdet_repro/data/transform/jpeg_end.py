@@ -94,13 +94,20 @@ def missing_rows(stream: Stream, decode: Callable[[bytes], np.ndarray]) -> float
 
     The picture is decoded with other bytes behind its data: they change it from the row on at which the data ends.
     """
-    image, filled = decode(stream.with_end()), decode(stream.with_end(FILLER))  # [H, W, 3]
-    height = len(image)
-    for top in range(0, height, ROWS):
-        rows = (image[top : top + ROWS] != filled[top : top + ROWS]).any(axis=(1, 2))
+    image = decode(stream.with_end())  # [H, W, 3]
+    first = first_difference(image, decode(stream.with_end(FILLER)))
+    if first is None:
+        return 0.0
+    return 1.0 if stream.progressive else 1 - first / len(image)
+
+
+def first_difference(one: np.ndarray, other: np.ndarray) -> Optional[int]:
+    """The first row in which two images [H, W, 3] differ; None if they are equal."""
+    for top in range(0, len(one), ROWS):
+        rows = (one[top : top + ROWS] != other[top : top + ROWS]).any(axis=(1, 2))
         if rows.any():
-            return 1.0 if stream.progressive else 1 - (top + int(rows.argmax())) / height
-    return 0.0
+            return top + int(rows.argmax())
+    return None
 
 
 def has_gray_corner(image: np.ndarray) -> bool:
