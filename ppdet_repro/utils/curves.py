@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Sequence, Tuple
 
 from ppdet_repro.utils.analysis_plots import figure, png
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import write_output
 from ppdet_repro.utils.table import text_table
 
+Entry = Dict[str, Any]
+Entries = Dict[str, List[Entry]]
+
 METRICS = {"bbox_mAP": "AP", "bbox_mAP_50": "AP50"}  # VOC's mean AP is also logged as bbox_mAP
 COLUMNS = {"AP": "", "AP50": "_50", "AP75": "_75", "AP_S": "_s", "AP_M": "_m", "AP_L": "_l"}  # after bbox_mAP
 
 
-def read_log(path: Path) -> Dict[str, List[Dict[str, Any]]]:
+def read_log(path: Path) -> Entries:
     """The entries of a log.jsonl by their kind, `train` or `eval`.
 
     Raises a `UserError` if the file is missing, is not such a log, or has no entries of training.
     """
-    entries: Dict[str, List[Dict[str, Any]]] = {"train": [], "eval": []}
+    entries: Entries = {"train": [], "eval": []}
     try:
         for line in path.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
@@ -36,12 +39,16 @@ def read_log(path: Path) -> Dict[str, List[Dict[str, Any]]]:
 
 def draw_curves(log: Path, image: Path) -> None:
     """Plot a log.jsonl to a PNG file. Raises a `UserError` as `read_log`, or if the image cannot be written."""
-    entries = read_log(log)
-    train, evaluations = entries["train"], entries["eval"]
+    write_output(image, curves_png(read_log(log)))
+
+
+def curves_png(entries: Entries) -> bytes:
+    """A PNG file with the losses, the learning rate and the average precisions of a log's entries."""
+    train, evaluations = even_lines(entries["train"]), entries["eval"]
     plot, (left, right) = figure(2, 5.5)
     steps = [entry["step"] for entry in train]
     for name in (name for name in train[0] if name.startswith("loss")):
-        left.plot(steps, [entry[name] for entry in train], label=name, linewidth=1.2)
+        left.plot(steps, [entry.get(name, float("nan")) for entry in train], label=name, linewidth=1.2)
     left.set(xlabel="updates", ylabel="loss", ylim=(0, None))
     rate = left.twinx()
     rate.plot(steps, [entry["lr"] for entry in train], color="0.6", linestyle=":", label="learning rate")
@@ -55,7 +62,28 @@ def draw_curves(log: Path, image: Path) -> None:
             right.legend()
     right.locator_params(axis="x", integer=True)
     right.set(xlabel="epochs", ylabel="average precision", ylim=(0, 1))
-    write_output(image, png(plot))
+    return png(plot)
+
+
+def even_lines(train: Sequence[Entry]) -> List[Entry]:
+    """Join the lines of few updates with those that follow.
+
+    A line has the means of the updates since the one before it. That of an epoch's first update, of which the start of
+    training needs to be seen at once, would be a spike in every epoch.
+    """
+    updates = [entry["step"] - before for entry, before in zip(train, [0, *(entry["step"] for entry in train)])]
+    least = max(updates) / 2
+    joined: List[Entry] = []
+    waiting: List[Tuple[int, Entry]] = []  # lines that are not joined yet, with their numbers of updates
+    for position, entry in enumerate(train):
+        waiting.append((updates[position], entry))
+        number = sum(count for count, _ in waiting)
+        if number >= least or position == len(train) - 1:
+            losses = [name for name in entry if name.startswith("loss")]
+            means = {name: sum(n * e.get(name, entry[name]) for n, e in waiting) / number for name in losses}
+            joined.append({**entry, **means})
+            waiting = []
+    return joined
 
 
 def runs_table(folders: Sequence[str]) -> str:

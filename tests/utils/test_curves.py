@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from ppdet_repro.utils.curves import draw_curves, read_log
+from ppdet_repro.utils.curves import draw_curves, even_lines, read_log
 from ppdet_repro.utils.errors import UserError
 
 TRAIN = [{"kind": "train", "epoch": 1, "step": i, "lr": 0.1, "loss": 2 / i, "loss_x": 1 / i} for i in (1, 2)]
@@ -41,3 +41,13 @@ def test_what_is_no_log_is_one_clear_error(tmp_path, text, message):
         read_log(tmp_path / "log.jsonl")
     with pytest.raises(UserError, match="No such file"):
         read_log(tmp_path / "missing.jsonl")
+
+
+def test_lines_of_few_updates_are_joined_with_those_that_follow():
+    """The first line of an epoch is of one update, the second of 19: the mean of 3 and 19 times 1 is 1.1."""
+    train = [
+        {"step": s, "lr": r, "loss": v} for s, r, v in ((1, 0.1, 3.0), (20, 0.2, 1.0), (21, 0.3, 5.0), (40, 0.4, 2.0))
+    ]
+    assert even_lines(train) == [{"step": 20, "lr": 0.2, "loss": 1.1}, {"step": 40, "lr": 0.4, "loss": 2.15}]
+    assert even_lines(train[:3]) == [{"step": 20, "lr": 0.2, "loss": 1.1}, {"step": 21, "lr": 0.3, "loss": 5.0}]
+    assert even_lines(train[:1]) == train[:1]
