@@ -11,6 +11,7 @@ from argparse import ArgumentParser, Namespace
 from typing import Optional
 
 from ppdet_repro.cli import read_config
+from ppdet_repro.runtime.options import add_slice_flags
 from ppdet_repro.utils.cli import add_config, add_offline, add_slim_config, add_switch
 
 
@@ -27,6 +28,7 @@ def add_arguments(parser: ArgumentParser, report: Optional[str] = None) -> None:
     add_switch(parser, "--tide", False, "print the AP lost per kind of error, needs tidecv (default: False)")
     text = f"write DIR/report.html: curves, confused classes, the worst images (default: {report or 'no report'})"
     parser.add_argument("--report", metavar="DIR", default=report, help=text)
+    add_slice_flags(parser)
     add_offline(parser)
 
 
@@ -38,6 +40,7 @@ def run(arguments: Namespace) -> None:
     from ppdet_repro.engine.distributed import start
     from ppdet_repro.engine.evaluation.evaluate import evaluate, evaluate_file
     from ppdet_repro.engine.models import load_trained
+    from ppdet_repro.runtime.slicing import slices_of_flags
     from ppdet_repro.slim.qat import note_simulation
 
     if arguments.json_eval:
@@ -45,4 +48,4 @@ def run(arguments: Namespace) -> None:
         return
     start(cfg.run.use_gpu)
     note_simulation(cfg.run.slim)
-    evaluate(load_trained(cfg, arguments.offline), cfg)
+    evaluate(load_trained(cfg, arguments.offline), cfg, slices=slices_of_flags(arguments))

@@ -21,13 +21,12 @@ def run(arguments: Namespace) -> None:
     from ppdet_repro.runtime.engines import open_pipeline
     from ppdet_repro.runtime.model_folder import open_model_folder
     from ppdet_repro.runtime.run import AnyPipeline, run_images, run_video
-    from ppdet_repro.runtime.slicing import SlicedPipeline, SliceOptions
+    from ppdet_repro.runtime.slicing import SlicedPipeline, slices_of_flags
 
     model = open_model_folder(arguments.model_dir, arguments.use_fd_format, arguments.engine)
     whole = open_pipeline(model, arguments)
     pipeline: AnyPipeline = whole
-    if arguments.slice_infer:
-        slices = SliceOptions(**{name: getattr(arguments, name) for name in SliceOptions._fields})
+    if slices := slices_of_flags(arguments):
         pipeline = SlicedPipeline(whole, slices, arguments.batch_size)
     (run_video if is_video else run_images)(pipeline, model.labels, arguments)
     print(pipeline.timer.table())

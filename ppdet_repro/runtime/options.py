@@ -50,6 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_switch(result, "--use_coco_category", False, text)
     add("--task_type", choices=["Detection"], default="Detection", help="kind of task (default: Detection)")
 
+    add_slice_flags(parser)
+    add_engine_flags(parser)
+    add_switch(parser, "--use_gpu", False, "no longer supported; use --device=gpu")
+    add_switch(parser, "--run_benchmark", False, "time each batch 100 times, after 50 runs for warm-up")
+
+
+def add_slice_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that cut large images into slices. `runtime.slicing.slices_of_flags` reads them."""
     slices = parser.add_argument_group("large images: detection on overlapping slices")
     add = slices.add_argument
     add_switch(slices, "--slice_infer", False, "cut every image into slices")
@@ -57,15 +65,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="size of a slice in pixels (default: 640 640)")  # fmt: skip
     add("--overlap_ratio", type=fraction, nargs=2, default=[0.25, 0.25], metavar=("H", "W"),
         help="overlap of slices as a fraction of their size (default: 0.25 0.25)")  # fmt: skip
-    add("--combine_method", choices=["nms", "concat"], default="nms",
-        help="nms: remove duplicates from different slices; concat: keep all boxes (default: nms)")  # fmt: skip
+    add("--combine_method", choices=["nms", "nmm", "concat"], default="nms",
+        help="nms: remove duplicates from different slices; nmm: merge them into one box; concat: keep all boxes "
+             "(default: nms)")  # fmt: skip
     add("--match_threshold", type=float, default=0.6, help="overlap from which on boxes are duplicates (default: 0.6)")
     add("--match_metric", choices=["iou", "ios"], default="ios",
         help="overlap: intersection over union, or over the smaller box (default: ios)")  # fmt: skip
-
-    add_engine_flags(parser)
-    add_switch(parser, "--use_gpu", False, "no longer supported; use --device=gpu")
-    add_switch(parser, "--run_benchmark", False, "time each batch 100 times, after 50 runs for warm-up")
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Iterator, List, Literal, NamedTuple, Sequence, Tuple
+from argparse import Namespace
+from typing import Iterable, Iterator, List, Literal, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from tqdm import tqdm
@@ -20,9 +21,17 @@ class SliceOptions(NamedTuple):
 
     slice_size: Tuple[int, int] = (640, 640)  # height and width in pixels
     overlap_ratio: Tuple[float, float] = (0.25, 0.25)  # of neighboring slices, as a fraction of their height and width
-    combine_method: str = "nms"  # "concat" keeps all boxes, "nms" drops duplicates, see `merge`
+    combine_method: str = "nms"  # how the boxes of the slices are combined, see `combine`
     match_threshold: float = 0.6  # overlap from which on boxes are duplicates
     match_metric: Literal["iou", "ios"] = "ios"  # intersection over union, or over the area of the smaller box
+
+
+def slices_of_flags(flags: Namespace) -> Optional[SliceOptions]:
+    """The options that the flags of `options.add_slice_flags` give; None without --slice_infer."""
+    if not flags.slice_infer:
+        return None
+    size, overlap = (tuple(value) for value in (flags.slice_size, flags.overlap_ratio))
+    return SliceOptions(size, overlap, flags.combine_method, flags.match_threshold, flags.match_metric)
 
 
 class SlicedPipeline:
@@ -68,10 +77,7 @@ class SlicedPipeline:
                 for (y, x), found in zip(corners, self.pipeline(slices)):
                     rows.append(found.rows + np.array([0, 0, x, y, x, y], np.float32))
                 bar.update(len(corners))
-        everything = np.concatenate(rows)
-        if self.options.combine_method == "nms":
-            everything = merge(everything, self.options.match_threshold, self.options.match_metric)
-        return Detected(image, everything)
+        return Detected(image, combine(np.concatenate(rows), self.options))
 
     def _corners(self, image: np.ndarray) -> List[Tuple[int, int]]:
         (height, width), (above, left) = self.options.slice_size, self.options.overlap_ratio
@@ -95,17 +101,34 @@ def starts(length: int, size: int, overlap: float) -> List[int]:
     return [max(0, min(i * step, length - size)) for i in range(count)]
 
 
-def merge(rows: np.ndarray, threshold: float, metric: Literal["iou", "ios"]) -> np.ndarray:
+def combine(rows: np.ndarray, options: SliceOptions) -> np.ndarray:
+    """Combine the rows [M, 6] (class, score, x1, y1, x2, y2) of all slices of an image, as `combine_method` says.
+
+    "concat" keeps all rows; "nms" drops duplicates; "nmm" (non-maximum merging) lets the better row grow to enclose
+    them. See `merge`.
+    """
+    if options.combine_method == "concat":
+        return rows
+    return merge(rows, options.match_threshold, options.match_metric, grow=options.combine_method == "nmm")
+
+
+def merge(rows: np.ndarray, threshold: float, metric: Literal["iou", "ios"], grow: bool = False) -> np.ndarray:
     """The rows [M, 6] (class, score, x1, y1, x2, y2) in order of descending score, without duplicates.
 
     A row is a duplicate if it overlaps a better row of its class by at least `threshold`. With the metric
-    "ios", a box and a part of it are duplicates.
+    "ios", a box and a part of it are duplicates. If boxes `grow`, the best of those rows gets the box around both, and
+    later rows are compared with that; its score stays.
     """
     rows = rows[np.argsort(-rows[:, 1], kind="stable")]
-    boxes = rows[:, 2:] + np.array([0, 0, 1, 1], rows.dtype)  # corners are pixels that belong to the box
+    pixel = np.array([0, 0, 1, 1], rows.dtype)  # corners are pixels that belong to the box
     kept: List[int] = []
     for i in range(len(rows)):
-        better = boxes[[k for k in kept if rows[k, 0] == rows[i, 0]]]
-        if not (overlaps(boxes[i], better, metric) >= threshold).any():
+        better = [k for k in kept if rows[k, 0] == rows[i, 0]]
+        found = overlaps(rows[i, 2:] + pixel, rows[better, 2:] + pixel, metric) >= threshold
+        if not found.any():
             kept.append(i)
+        elif grow:
+            best = better[int(found.argmax())]
+            rows[best, 2:4] = np.minimum(rows[best, 2:4], rows[i, 2:4])
+            rows[best, 4:] = np.maximum(rows[best, 4:], rows[i, 4:])
     return rows[kept]

@@ -7,7 +7,7 @@ import pytest
 
 from ppdet_repro.data.transform.preprocess import from_list
 from ppdet_repro.runtime.pipeline import Pipeline, batched
-from ppdet_repro.runtime.slicing import SlicedPipeline, SliceOptions, merge, starts
+from ppdet_repro.runtime.slicing import SlicedPipeline, SliceOptions, combine, merge, starts
 from ppdet_repro.runtime.timing import StageTimer
 
 
@@ -66,6 +66,24 @@ def test_of_two_boxes_that_match_the_better_stays(metric, left):
     )
     assert len(merge(rows, 0.6, metric)) == left
     assert len(merge(rows[:0], 0.6, metric)) == 0
+
+
+def test_boxes_that_match_grow_together():
+    rows = np.array(
+        [
+            [0, 0.7, 20, 0, 49, 9],  # 30 x 10
+            [0, 0.9, 0, 0, 29, 9],  # 30 x 10; they share 10 columns, a third of each
+            [0, 0.8, 0, 0, 9, 29],  # 10 x 30; it shares a third with the one above
+            [0, 0.6, 0, 20, 49, 29],  # below the second, but a third of it is in the box around the second and third
+            [1, 0.5, 0, 0, 29, 9],  # another class
+        ]
+    )
+    grown = combine(rows.copy(), SliceOptions(combine_method="nmm", match_threshold=0.33, match_metric="ios"))
+    assert grown.tolist() == [[0, 0.9, 0, 0, 49, 29], [1, 0.5, 0, 0, 29, 9]]
+    kept = combine(rows.copy(), SliceOptions(combine_method="nms", match_threshold=0.33))
+    assert kept[:, 1].tolist() == [0.9, 0.6, 0.5]
+    assert combine(rows, SliceOptions(combine_method="concat")) is rows
+    assert combine(rows[:0], SliceOptions(combine_method="nmm")).shape == (0, 6)
 
 
 def test_boxes_of_slices_come_back_in_the_images_pixels():

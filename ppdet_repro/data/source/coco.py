@@ -15,6 +15,7 @@ from ppdet_repro.data.source.files import find_file, require_folder
 from ppdet_repro.data.source.findings import DOUBTFUL, LEFT_OUT, ODD, SETTING, Findings
 from ppdet_repro.data.source.values import MAX_NUMBER
 from ppdet_repro.data.transform.decode import image_size
+from ppdet_repro.utils.errors import UserError
 
 MIN_SIDE = 1e-5  # px; a box with a shorter side has no area
 SLACK = 0.5  # px; a box that extends no further beyond its image does so because of rounding
@@ -89,6 +90,44 @@ class COCODataSet(Source):
             columns["gt_poly"] = [a.entries[i].get("segmentation") for i in order]
         starts = starts_of(np.bincount(a.image_of[order], minlength=len(files)))
         return ImageTable(files, file.images.ids, sizes, starts, columns)
+
+
+@register
+class SlicedCOCODataSet(COCODataSet):
+    """A COCO dataset of large images, which evaluation cuts into overlapping slices; see `runtime/slicing.py`.
+
+    Only evaluation slices. (PaddleDetection slices here, with the package sahi.)
+
+    Args:
+        sliced_size: Height and width of a slice in pixels.
+        overlap_ratio: Overlap of neighboring slices, as a fraction of their height and width.
+
+    The other parameters are those of `COCODataSet`.
+    """
+
+    def __init__(
+        self,
+        dataset_dir: Optional[str] = None,
+        image_dir: Optional[str] = None,
+        anno_path: Optional[str] = None,
+        data_fields: Optional[list[str]] = None,
+        sample_num: int = -1,
+        load_crowd: bool = False,
+        allow_empty: bool = False,
+        empty_ratio: float = 1.0,
+        repeat: int = 1,
+        sliced_size: Sequence[int] = (640, 640),
+        overlap_ratio: Sequence[float] = (0.25, 0.25),
+    ):
+        super().__init__(
+            dataset_dir, image_dir, anno_path, data_fields, sample_num, load_crowd, allow_empty, empty_ratio, repeat
+        )
+        if len(sliced_size) != 2 or min(sliced_size) < 1:
+            raise UserError(f"SlicedCOCODataSet: sliced_size {list(sliced_size)} must be [height, width] in pixels")
+        if len(overlap_ratio) != 2 or not all(0 <= ratio < 1 for ratio in overlap_ratio):
+            raise UserError(f"SlicedCOCODataSet: overlap_ratio {list(overlap_ratio)} must be two numbers in [0, 1)")
+        self.sliced_size = sliced_size[0], sliced_size[1]
+        self.overlap_ratio = overlap_ratio[0], overlap_ratio[1]
 
 
 class CocoSet(NamedTuple):

@@ -22,12 +22,14 @@ from ppdet_repro.core.config import Config, RunSettings, build
 from ppdet_repro.core.contract import Batch
 from ppdet_repro.data.reader.readers import EvalReader
 from ppdet_repro.data.source.base import Source
+from ppdet_repro.data.source.coco import SlicedCOCODataSet
 from ppdet_repro.data.source.text import is_json
 from ppdet_repro.engine.analysis.report import EvaluationResult, write_report
 from ppdet_repro.engine.analysis.tide import import_tidecv, tide_errors
 from ppdet_repro.engine.distributed import gather_results
 from ppdet_repro.engine.evaluation import multi_scale
 from ppdet_repro.engine.models import mode
+from ppdet_repro.engine.sliced import detect_sliced, sliced_pipeline
 from ppdet_repro.metrics.coco import COCOScores, evaluate_coco, load_coco_json
 from ppdet_repro.metrics.detections import (
     Document,
@@ -42,6 +44,7 @@ from ppdet_repro.metrics.detections import (
     split_batch,
 )
 from ppdet_repro.metrics.voc import VOCScores, evaluate_voc
+from ppdet_repro.runtime.slicing import SliceOptions
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import write_output
 from ppdet_repro.utils.logger import get_logger
@@ -52,13 +55,18 @@ Scores = Union[COCOScores, VOCScores]
 AnyBatch = Union[Batch, multi_scale.ViewBatches]
 
 
-def evaluate(model: nn.Layer, cfg: Config, dataset: Optional[Source] = None) -> Dict[str, float]:
+def evaluate(
+    model: nn.Layer, cfg: Config, dataset: Optional[Source] = None, slices: Optional[SliceOptions] = None
+) -> Dict[str, float]:
     """Evaluate a detector on a config's EvalDataset.
 
     The config also says which metric to compute, which files to write and whether to test at several sizes; see
     "evaluation" in `RunSettings`. The model is in eval mode while it runs. Returns the scores by name, such as
     `bbox_mAP`, on every process; none with `save_prediction_only`. Raises UserError if the dataset, the metric and the
     model do not fit together, or a file cannot be written.
+
+    With `slices`, or if the dataset is a `SlicedCOCODataSet`, the detector sees overlapping slices of each image. The
+    dataset's size and overlap of slices beat those of `slices`.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -81,13 +89,22 @@ def evaluate(model: nn.Layer, cfg: Config, dataset: Optional[Source] = None) -> 
 
     batches: Iterable[AnyBatch] = batches_of(reader)
     views = multi_scale.list_views(run.test_scales or [], run.test_flip)
+    slices = slices_of(dataset, slices, len(views))
     if views:
         readers = [multi_scale.reader_of_view(reader, view) for view in views]
         groups = zip(*(batches_of(reader) for reader in readers))  # the same images in the same order
         batches = (multi_scale.ViewBatches(im_id=group[0]["im_id"], views=group) for group in groups)
         model = multi_scale.MultiViewDetector(model, views)
     start = time.perf_counter()
-    parts = gather_results(lambda: list(detect(model, batches, len(dataset))))
+
+    def detect_all() -> List[ImageDetections]:
+        if slices is None:
+            return list(detect(model, batches, len(dataset)))
+        pipeline = sliced_pipeline(model, reader.preprocess, slices, reader.batch_size)
+        files, ids = dataset.table.files[rank::world], dataset.table.ids[rank::world].tolist()
+        return list(detect_sliced(pipeline, files, ids))
+
+    parts = gather_results(detect_all)
 
     def scores_of_all() -> Dict[str, float]:
         if rank > 0:
@@ -98,6 +115,17 @@ def evaluate(model: nn.Layer, cfg: Config, dataset: Optional[Source] = None) -> 
         return evaluate_detections(detections, dataset, run)
 
     return gather_results(scores_of_all)[0]
+
+
+def slices_of(dataset: Source, slices: Optional[SliceOptions], views: int) -> Optional[SliceOptions]:
+    """How to slice the images of a dataset, if `slices` is what the user asked for; None for whole images. Raises
+    UserError if each image has several `views`."""
+    if isinstance(dataset, SlicedCOCODataSet):
+        slices = slices or SliceOptions()
+        slices = slices._replace(slice_size=dataset.sliced_size, overlap_ratio=dataset.overlap_ratio)
+    if slices and views:
+        raise UserError("slices cannot be combined with the settings test_scales and test_flip; remove one of them")
+    return slices
 
 
 def detect(model: nn.Layer, batches: Iterable[AnyBatch], images: int) -> Iterator[ImageDetections]:
