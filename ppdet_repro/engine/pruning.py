@@ -10,7 +10,7 @@ from ppdet_repro.core.config import Config, build
 from ppdet_repro.data.transform.preprocess import Preprocess
 from ppdet_repro.engine.analysis.counting import TYPICAL_SIZES, input_size
 from ppdet_repro.engine.model_weights import load_pretrained, take_channels
-from ppdet_repro.engine.training.checkpoint import MODEL
+from ppdet_repro.engine.training.checkpoint import weights_file
 from ppdet_repro.engine.training.loop import METRIC
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.slim.prune import Pruner
@@ -33,12 +33,12 @@ def starting_channels(
     """What gives a new model its channels, before it is quantized; None if it keeps those of the config.
 
     Args:
-        checkpoint: the folder of the checkpoint to resume, whose weights decide alone
+        checkpoint: the checkpoint to resume, whose weights decide alone
         evaluate: the scores of a detector, if the run evaluates
         writes: whether this process writes the file of a sensitivity analysis
     """
     if checkpoint is not None:
-        return partial(take_channels, path=checkpoint / MODEL)
+        return partial(take_channels, path=weights_file(checkpoint))
     pruner = pruner_of(cfg)
     if pruner is not None:
         return partial(load_and_prune, cfg=cfg, pruner=pruner, offline=offline, evaluate=evaluate, writes=writes)

@@ -81,13 +81,15 @@ class ModelEMA:
         """The averaged weights to evaluate and to publish; before the first update the model's own."""
         if self.step == 0:
             return dict(self.weights)
-        divisor = 1.0
-        if self.decay_type != "exponential":
-            divisor = 1 - self.decay_at(self.step - 1) ** self.step
+        divisor = self._divisor(self.step)
         return {
             name: value if name in self.copied else (self.average[name] / divisor).astype(value.dtype)
             for name, value in self.weights.items()
         }
+
+    def _divisor(self, step: int) -> float:
+        """What the average after `step` updates is divided by."""
+        return 1.0 if self.decay_type == "exponential" else 1 - self.decay_at(step - 1) ** step
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -117,6 +119,19 @@ class ModelEMA:
         for name, value in self.average.items():
             value.set_value(state[name])
         self.step, self.cycle = step, cycle
+
+    def restore_applied(self, weights: Mapping[str, np.ndarray], step: int) -> None:
+        """Continue from what `applied_weights` gave after `step` updates, in the first cycle. KeyError: a weight is
+        missing. ValueError: one has another shape.
+
+        PaddleDetection resumes from such weights, too, but takes them for the sums before the division, so that with
+        few updates and a large decay its average is too large afterwards.
+        """
+        if step > 0:
+            divisor = self._divisor(step)
+            for name, value in self.average.items():
+                value.set_value(np.asarray(weights[name] * divisor, np.float32))
+        self.step, self.cycle = step, 0
 
     def _set(self, weights: Mapping[str, paddle.Tensor]) -> None:
         for name, value in self.weights.items():

@@ -37,9 +37,9 @@ def assemble(
     """Build the parts of a run; the model has its initial weights, or with `slim: Pruner` its pruned ones.
 
     `evaluation` is called with the detector, `cfg` and the loaded EvalDataset, if it is not None. With `offline`,
-    weights that are a URL are taken from the cache only. `checkpoint` is the folder of the checkpoint that the run will
-    resume: the model has as many channels as its weights. Raises UserError if the config, its datasets and this machine
-    do not fit together.
+    weights that are a URL are taken from the cache only. `checkpoint` is the one that the run will resume: the model
+    has as many channels as its weights. Raises UserError if the config, its datasets and this machine do not fit
+    together.
     """
     settings, make, folder = cfg.run, partial(build, cfg), Path(cfg.run.save_dir) / cfg.name
 

@@ -10,6 +10,9 @@
     output/NAME/model_final.pdparams       the weights at the end
 
 Each folder and file is written completely or not at all, so a run that is killed at any moment can be resumed.
+Training can also be resumed from PaddleDetection's checkpoints, see `paddledet_checkpoint`: their path is that of a
+`.pdparams` file, not a folder.
+
 Checkpoints are saved between epochs. They contain no random states: every epoch starts by seeding all random
 generators from (seed, epoch, rank), so a resumed epoch draws the same numbers as an uninterrupted one.
 """
@@ -22,6 +25,7 @@ import os
 import re
 import reprlib
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional
@@ -31,6 +35,7 @@ import paddle
 from paddle import nn
 
 from ppdet_repro.engine.model_weights import Weights, load_exact, weights_of
+from ppdet_repro.engine.training import paddledet_checkpoint
 from ppdet_repro.optimizer.ema import ModelEMA
 from ppdet_repro.paddle_private.optimizer_state import optimizer_state, restore_optimizer
 from ppdet_repro.utils.errors import UserError
@@ -123,16 +128,18 @@ def _folder(run_folder: Path, epoch: int) -> Path:
 
 
 def find_checkpoint(resume: str, run_folder: Path) -> Optional[Path]:
-    """The checkpoint that `--resume` refers to: this folder, or for `auto` the newest readable one of the run, if any.
-    Raises UserError if the given folder is not a checkpoint."""
+    """The checkpoint that `--resume` refers to: this folder, the `.pdparams` file of PaddleDetection's checkpoint, or
+    for `auto` the newest readable folder of the run, if any. Raises UserError if `resume` names no checkpoint."""
     if resume != "auto":
         path = user_path(resume)
-        if not os.path.isfile(path / STATE):
+        found = path if os.path.isfile(path / STATE) else paddledet_checkpoint.find(path)
+        if found is None:
             raise UserError(
-                f"--resume {resume}: not a checkpoint (a folder with {STATE}); give a folder inside "
-                f"{checkpoints_folder(run_folder)}, or auto. To start from weights use -o pretrain_weights={resume}"
+                f"--resume {resume}: not a checkpoint (a folder with {STATE}, or PaddleDetection's .pdparams with a "
+                f".pdopt beside it); give a folder inside {checkpoints_folder(run_folder)}, or auto. To start from "
+                f"weights use -o pretrain_weights={resume}"
             )
-        return path
+        return found
     for path in reversed(list_checkpoints(run_folder)):
         try:
             _read_json(path)
@@ -144,30 +151,58 @@ def find_checkpoint(resume: str, run_folder: Path) -> Optional[Path]:
     return None
 
 
+def is_paddledet(path: Path) -> bool:
+    """Whether this is a checkpoint of PaddleDetection: a file, not a folder."""
+    return path.suffix == paddledet_checkpoint.WEIGHTS and not path.is_dir()
+
+
+def weights_file(path: Path) -> Path:
+    """The file of a checkpoint with the weights to evaluate."""
+    return path if is_paddledet(path) else path / MODEL
+
+
 def epochs_done(path: Path) -> int:
     """The number of epochs that the run of a checkpoint had done. UserError: it is damaged."""
-    return _read_json(path)["epoch"]
+    with _unfit(path):
+        return paddledet_checkpoint.progress(path)[0] if is_paddledet(path) else _read_json(path)["epoch"]
 
 
-def restore_checkpoint(path: Path, objects: Checkpointed) -> RunState:
-    """Load a checkpoint into the objects of a run that was built from the same config.
+def restore_checkpoint(path: Path, objects: Checkpointed, seed: int = 0) -> RunState:
+    """Load a checkpoint into the objects of a run that was built from the same config. `seed` is for a checkpoint that
+    has none, PaddleDetection's.
     Raises UserError if the checkpoint is damaged, or belongs to another model, optimizer or `use_ema`."""
+    model, optimizer, ema, scaler = objects
+    if is_paddledet(path):
+        if ema is None and paddledet_checkpoint.has_average(path):
+            raise _other_use_ema(path, "with")
+        with _unfit(path):
+            epoch, step = paddledet_checkpoint.restore(path, model, optimizer, ema)
+            return RunState(seed=seed, epoch=epoch, step=step)
     content = _read_json(path)
-    if ("ema" in content) != (objects.ema is not None):
-        had = "with" if "ema" in content else "without"
-        raise UserError(
-            f"{path}: this run was trained {had} use_ema, and the config says otherwise; change use_ema, or start a "
-            "new run"
-        )
-    try:
-        load_exact(objects.model, path / (RAW if (path / RAW).is_file() else MODEL))
-        restore_optimizer(objects.optimizer, objects.model, read_state(path / OPTIMIZER))
-        if objects.ema is not None:
-            objects.ema.restore(read_state(path / EMA), **content["ema"])
-        if objects.scaler is not None and "scaler" in content:
-            scaler: Mapping[str, Any] = content["scaler"]
-            objects.scaler.load_state_dict({**scaler, "scale": np.asarray(scaler["scale"], np.float32)})
+    if ("ema" in content) != (ema is not None):
+        raise _other_use_ema(path, "with" if "ema" in content else "without")
+    with _unfit(path):
+        load_exact(model, path / (RAW if (path / RAW).is_file() else MODEL))
+        restore_optimizer(optimizer, model, read_state(path / OPTIMIZER))
+        if ema is not None:
+            ema.restore(read_state(path / EMA), **content["ema"])
+        if scaler is not None and "scaler" in content:
+            saved: Mapping[str, Any] = content["scaler"]
+            scaler.load_state_dict({**saved, "scale": np.asarray(saved["scale"], np.float32)})
         return RunState(**{name: content[name] for name in RunState.__dataclass_fields__})
+
+
+def _other_use_ema(path: Path, had: str) -> UserError:
+    return UserError(
+        f"{path}: this run was trained {had} use_ema, and the config says otherwise; change use_ema, or start a new run"
+    )
+
+
+@contextmanager
+def _unfit(path: Path) -> Iterator[None]:
+    """Make a UserError of what is raised when a checkpoint does not fit the objects of a run."""
+    try:
+        yield
     except (KeyError, TypeError, ValueError, AssertionError) as error:  # AssertionError: Paddle, about another shape
         raise UserError(f"{path}: cannot resume from this checkpoint: {error}") from error
 

@@ -16,7 +16,7 @@ from ppdet_repro.core.contract import Batch
 from ppdet_repro.engine.distributed import World
 from ppdet_repro.engine.model_weights import Weights, weights_of, weights_within
 from ppdet_repro.engine.training import run_folder
-from ppdet_repro.engine.training.checkpoint import MODEL, Checkpointed, RunState, epochs_done, restore_checkpoint
+from ppdet_repro.engine.training.checkpoint import Checkpointed, RunState, epochs_done, restore_checkpoint, weights_file
 from ppdet_repro.engine.training.data import TrainData
 from ppdet_repro.engine.training.progress import TrainLog
 from ppdet_repro.engine.training.step import NanGuard, Precision, StepReport, TrainStep
@@ -24,7 +24,7 @@ from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.optimizer.ema import ModelEMA
 from ppdet_repro.optimizer.optimizer import OptimizerBuilder
 from ppdet_repro.optimizer.phases import Phase, PhaseFreezer
-from ppdet_repro.optimizer.schedules import Schedule
+from ppdet_repro.optimizer.scheduler import Schedule
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.weights import read_state
@@ -95,11 +95,12 @@ class TrainingLoop:
         self.step = TrainStep(run.model, optimizer, run.schedule, run.guard, run.world, run.ema, run.precision)
 
     def resume(self, path: Path) -> None:
-        """Continue from a checkpoint of this run. UserError: it is damaged, or of another run."""
+        """Continue from a checkpoint of this run, or of PaddleDetection's run of the same config. UserError: it is
+        damaged, or of another run."""
         run = self.run
         self.start_phase(run.data.phases.at(max(epochs_done(path) - 1, 0)))  # its optimizer was saved
-        self.state = restore_checkpoint(path, self.checkpointed)
-        self.snapshot_weights = read_state(path / MODEL)
+        self.state = restore_checkpoint(path, self.checkpointed, run.seed)
+        self.snapshot_weights = read_state(weights_file(path))
         expected = self.state.epoch * run.data.updates_per_epoch
         if self.state.step != expected:
             get_logger().warning(

@@ -15,7 +15,7 @@ from ppdet_repro.core.contract import Batch, Losses
 from ppdet_repro.engine import distributed
 from ppdet_repro.engine.distributed import World
 from ppdet_repro.optimizer.ema import ModelEMA
-from ppdet_repro.optimizer.schedules import Schedule
+from ppdet_repro.optimizer.scheduler import Schedule
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import atomic_file
 from ppdet_repro.utils.logger import get_logger

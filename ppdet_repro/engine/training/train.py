@@ -13,7 +13,7 @@ from ppdet_repro.engine.model_weights import load_pretrained
 from ppdet_repro.engine.pruning import pruner_of
 from ppdet_repro.engine.training import run_folder
 from ppdet_repro.engine.training.assembly import Evaluation, assemble
-from ppdet_repro.engine.training.checkpoint import RunState, find_checkpoint, list_checkpoints
+from ppdet_repro.engine.training.checkpoint import RunState, find_checkpoint, is_paddledet, list_checkpoints
 from ppdet_repro.engine.training.loop import Run, TrainingLoop
 from ppdet_repro.utils.downloads import resolve
 from ppdet_repro.utils.errors import UserError
@@ -34,7 +34,8 @@ def train(
     the config, the data, the weights or the machine.
 
     Args:
-        resume: A checkpoint's folder to continue from, or `auto` for the newest checkpoint of this run, if any.
+        resume: A checkpoint's folder to continue from, a checkpoint of PaddleDetection (`out/0` for `out/0.pdparams`),
+            or `auto` for the newest checkpoint of this run, if any.
         evaluate: Evaluate every snapshot on EvalDataset, and keep the weights of the best one.
         offline: Take pretrained weights that are a URL from the cache only.
         evaluation: Computes the scores of a model by name, `bbox_mAP` among them. Every process calls it.
@@ -57,6 +58,8 @@ def train(
     loop = TrainingLoop(run)
     if checkpoint is not None:
         loop.resume(checkpoint)
+        if is_paddledet(checkpoint) and world.rank == 0:
+            run_folder.set_aside(run.folder)
     else:
         start_new_run(run, None if pruner_of(cfg) else cfg.run.pretrain_weights, offline)
     try:
