@@ -22,8 +22,10 @@ import yaml
 from report import Row, draw, markdown, write_csv
 
 from ppdet_repro.data.source.image_folder import find_images
+from ppdet_repro.metrics.agreement import found_again
 from ppdet_repro.runtime.model_folder import open_model_folder
 from ppdet_repro.runtime.options import build_parser
+from ppdet_repro.runtime.precision import SHARE
 from ppdet_repro.utils.cli import at_least_one
 from ppdet_repro.utils.cpu_env import usable_cores
 from ppdet_repro.utils.errors import UserError, run_command
@@ -31,6 +33,7 @@ from ppdet_repro.utils.visualize import write_image
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "onnxruntime", "openvino", "paddlelite", "numpy")
+LARGEST_DIFFERENCE = 0.3  # int8 reaches 0.2; an engine that loses a factor is far above
 IMAGES, IMAGE_SIZE = 8, (480, 640)  # generated if there is no --image_dir
 
 
@@ -100,7 +103,7 @@ def measure_subject(subject: Subject, images: List[str], flags: argparse.Namespa
             outputs = flags.output / "outputs" / f"{subject.name}-{number}.npz"
             row = row._replace(input="x".join(map(str, target_size(export.whole))))
             row = measured(row, export, engine.flags, images, outputs, reference or outputs, flags)
-            reference = reference or (outputs if outputs.is_file() else None)
+            reference = reference or (outputs if boxes_file(outputs).is_file() else None)
         times = {"network": row.network_ms, "end to end": row.end_to_end_ms}
         text = ", ".join(f"{name} {value:.1f} ms" for name, value in times.items() if value is not None)
         print(f"{row.model}, {row.engine} {row.precision}: {row.remark or text}", flush=True)
@@ -178,13 +181,15 @@ def measured(
     defaults = vars(build_parser().parse_args([f"--model_dir={export.whole}"]))
     settings = {**defaults, "batch_size": flags.batch_size, "cpu_threads": flags.cpu_threads, **engine_flags}
     outputs.parent.mkdir(parents=True, exist_ok=True)
-    outputs.unlink(missing_ok=True)
+    for file in (outputs, boxes_file(outputs)):
+        file.unlink(missing_ok=True)
     job = {
         "flags": {**settings, "image_dir": flags.image_dir, "eval_json": flags.eval_json},
         "network": str(export.network) if export.network else None,
         "whole": str(export.whole),
         "images": images,
         "outputs": str(outputs),
+        "boxes": str(boxes_file(outputs)),
         **{name: getattr(flags, name) for name in ("warmup", "repeats", "seconds")},
     }
     command = [sys.executable, str(Path(__file__).with_name("measure.py"))]
@@ -198,7 +203,23 @@ def measured(
     for name, milliseconds in times.items():
         median, p95 = map(float, np.percentile(milliseconds, [50, 95]))
         row = row._replace(**{f"{name}_ms": median, f"{name}_p95_ms": p95})
-    return row if export.network is None else row._replace(difference=difference(outputs, reference))
+    if export.network is None:
+        return row._replace(remark=other_boxes(boxes_file(outputs), boxes_file(reference)))
+    found = difference(outputs, reference)
+    wrong = f"failed: the network's outputs differ by {found:.2g} of the largest value from the first engine's"
+    return row._replace(difference=found, remark=wrong if found > LARGEST_DIFFERENCE else "")
+
+
+def boxes_file(outputs: Path) -> Path:
+    """The file of the boxes on the first image, beside that of the network's outputs."""
+    return outputs.with_suffix(".npy")
+
+
+def other_boxes(found: Path, expected: Path) -> str:
+    """What is wrong if the boxes in a file are not those of the first engine; empty if they agree."""
+    again, total = found_again(np.load(expected), np.load(found))
+    wrong = f"failed: other boxes than the first engine's, {again} of the best {total} agree"
+    return wrong if again < SHARE * total else ""
 
 
 def difference(outputs: Path, reference: Path) -> float:

@@ -14,7 +14,8 @@ from ppdet_repro.data.transform.preprocess import from_list
 from ppdet_repro.runtime.lite_network import LiteNetwork
 from ppdet_repro.runtime.model_folder import ModelFolder
 from ppdet_repro.runtime.networks import Network, OnnxNetwork, OpenVinoNetwork
-from ppdet_repro.runtime.pipeline import Pipeline
+from ppdet_repro.runtime.pipeline import Engine, Pipeline
+from ppdet_repro.runtime.precision import ComparedEngine, low_precision
 from ppdet_repro.runtime.suppress import open_suppress, suppress_batch
 from ppdet_repro.runtime.trial import try_out
 from ppdet_repro.utils.errors import UserError
@@ -29,7 +30,17 @@ def open_pipeline(model: ModelFolder, flags: Namespace) -> Pipeline:
             "export.post_process on and export.benchmark off"
         )
     preprocess = from_list(model.preprocess, str(model.config_file))
-    return Pipeline(preprocess, NetworkEngine(open_network(model, flags), model))
+    return Pipeline(preprocess, open_engine(model, flags))
+
+
+def open_engine(model: ModelFolder, flags: Namespace) -> Engine:
+    """The model in the engine that the flags name, which is compared with float32 first if its precision is lower."""
+
+    def plain(flags: Namespace) -> Engine:
+        return NetworkEngine(open_network(model, flags), model)
+
+    engine, low = plain(flags), low_precision(model, flags)
+    return engine if low is None else ComparedEngine(engine, model, low, plain)
 
 
 def open_network(model: ModelFolder, flags: Namespace) -> Network:

@@ -97,6 +97,17 @@ def test_the_difference_is_relative_to_the_largest_value(tmp_path):
     assert benchmark.difference(tmp_path / "d.npz", tmp_path / "a.npz") == float("inf")
 
 
+def test_boxes_that_are_not_the_first_engines_are_a_failure(tmp_path):
+    right = np.array([[0, 0.9, 0, 0, 64, 64], [0, 0.8, 100, 100, 164, 164], [1, 0.7, 0, 0, 64, 64]])
+    wrong = right.copy()
+    wrong[:2, 4:] = right[:2, 2:4] + 4  # 16 times smaller
+    for name, rows in (("right", right), ("wrong", wrong)):
+        np.save(tmp_path / f"{name}.npy", rows)
+    assert benchmark.other_boxes(tmp_path / "right.npy", tmp_path / "right.npy") == ""
+    expected = "failed: other boxes than the first engine's, 1 of the best 3 agree"
+    assert benchmark.other_boxes(tmp_path / "wrong.npy", tmp_path / "right.npy") == expected
+
+
 def test_slow_engines_are_run_less_often_but_three_times():
     calls = [lambda: time.sleep(0.002)] * 9
     assert len(timed(calls, warmup=1, seconds=60)) == 8
@@ -192,6 +203,12 @@ def test_a_model_of_free_size_is_timed_alone_and_whole(target, tmp_path):
     row = Row(model.name, engine.name, engine.precision, "", 1, 1, 1, 1)
     outputs, image = tmp_path / "outputs.npz", str(tmp_path / "data/images/000.png")
     found = benchmark.measured(row, export, engine.flags, [image], outputs, outputs, flags)
+    outputs_of_another = tmp_path / "other.npz"
+    with np.load(outputs) as arrays:
+        np.savez(outputs_of_another, *(2 * arrays[name] for name in arrays.files))
+    other = benchmark.measured(row, export, engine.flags, [image], outputs, outputs_of_another, flags)
+    assert other.remark == "failed: the network's outputs differ by 0.5 of the largest value from the first engine's"
+    assert other.network_ms > 0 and other.difference == 0.5
     assert not found.remark and found.network_ms > 0 and found.end_to_end_ms > 0 and found.repeats == 1
     assert found.difference == 0
     with np.load(outputs) as arrays:

@@ -1,4 +1,5 @@
-"""Folding of batch norms into the convolutions before them, and of BiFPN's learned weights into constants.
+"""Folding into the weights of convolutions: of batch norms and of the factor of TTFNet's distances. And folding of
+BiFPN's learned weights into constants.
 
 O output channels of a convolution, I input channels per group, k kernel size.
 """
@@ -13,6 +14,7 @@ import paddle
 from paddle import nn
 from paddle.vision.ops import DeformConv2D
 
+from ppdet_repro.modeling.heads.ttf_head import TTFHead
 from ppdet_repro.modeling.necks.bifpn import Fusion
 from ppdet_repro.paddle_private.layers import epsilon, replace_sublayer, running_statistics
 
@@ -81,6 +83,22 @@ def fold(convolution: nn.Layer, norm: nn.BatchNorm2D) -> None:
     if convolution.bias is None:
         convolution.bias = convolution.create_parameter([len(folded_bias)], is_bias=True)
     convolution.bias.set_value(folded_bias)
+
+
+def fold_distance_factor(model: nn.Layer) -> None:
+    """Multiply the last convolution of TTFNet's distances by the factor behind its ReLU, in place: f relu(x) is
+    relu(f x) for a positive f.
+
+    In bfloat16, and in int8 if the activation is rounded, oneDNN in Paddle 2.6's programs forgets a factor that follows
+    a convolution and its activation: `cpu_quantize_squash_pass` moves it into a conversion to float32, which it then
+    removes. Quantized layers stay as they are, because they know the range of their output.
+    """
+    for head in [layer for layer in model.sublayers() if isinstance(layer, TTFHead)]:
+        convolution, factor = head.wh_head.head, head.wh_offset_base
+        if isinstance(convolution, nn.Conv2D) and factor > 0:
+            for parameter in (convolution.weight, convolution.bias):
+                parameter.set_value(parameter * factor)
+            head.wh_offset_base = 1.0
 
 
 class FixedFusion(nn.Layer):

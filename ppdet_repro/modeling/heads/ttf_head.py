@@ -129,7 +129,9 @@ class TTFHead(nn.Layer):
 
     def forward(self, feats: List[Tensor]) -> TTFOutputs:
         """One feature map [B, C, H, W] in a list -> raw outputs."""
-        return TTFOutputs(self.hm_head(feats[0]), F.relu(self.wh_head(feats[0])) * self.wh_offset_base)
+        distances = F.relu(self.wh_head(feats[0]))
+        factor = self.wh_offset_base
+        return TTFOutputs(self.hm_head(feats[0]), distances if factor == 1 else distances * factor)
 
     def losses(self, raw: TTFOutputs, batch: Batch) -> Losses:
         """`hm_loss`, `wh_loss` and their sum `loss`.
