@@ -5,31 +5,26 @@ It is made from COCO's formats, so it works for every detector and, by `coco_doc
 
 from __future__ import annotations
 
-import base64
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ppdet_repro.data.transform.decode import read_image
+from ppdet_repro.engine.analysis.pages import write_page
 from ppdet_repro.engine.analysis.tide import TideErrors
 from ppdet_repro.metrics import analysis
 from ppdet_repro.metrics.analysis import Curves, MatchedDetections
 from ppdet_repro.metrics.coco import SIZES, accumulate
 from ppdet_repro.metrics.detections import Document, ImageDetections, Objects, Rows, from_coco_document
 from ppdet_repro.utils.analysis_plots import confusion_plot, precision_recall_plot, tide_plot
-from ppdet_repro.utils.files import write_output
 from ppdet_repro.utils.visualize import draw_boxes, enlarged
 
 APs = List[Optional[float]]
 
 FILE = "report.html"
 WORST_IMAGES = 12
-LOADER = FileSystemLoader(Path(__file__).parent)
-TEMPLATES = Environment(loader=LOADER, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-TEMPLATES.filters["base64"] = lambda data: base64.b64encode(data).decode()
 
 
 class EvaluationResult(NamedTuple):
@@ -47,8 +42,7 @@ class EvaluationResult(NamedTuple):
 def write_report(title: str, result: EvaluationResult, tide: Optional[TideErrors], folder: str) -> Path:
     """Write `folder`/report.html: scores, errors, curves, AP per class and size, confused classes, the worst images."""
     path = Path(folder) / FILE
-    page = TEMPLATES.get_template(f"{FILE}.j2").render(title=title, **contents(result, tide))
-    write_output(path, page.encode(errors="backslashreplace"))  # names of files may not be UTF-8
+    write_page(path, f"{FILE}.j2", title=title, **contents(result, tide))
     return path
 
 
