@@ -49,11 +49,11 @@ class ImageFolder(Source):
         super().__init__(dataset_dir, None, anno_path, None, sample_num, 1)
         self.use_default_label, self.num_classes = use_default_label, num_classes
         given = [image_dir] if isinstance(image_dir, str) else image_dir or []
-        self._images = [self._path(path) for path in given]
+        self.images = [self._path(path) for path in given]
 
     def set_images(self, paths: Sequence[str]) -> None:
         """Use these image files and folders instead. They are relative to the working directory."""
-        self._images = list(paths)
+        self.images = list(paths)
         self._table = None
 
     @property
@@ -65,14 +65,14 @@ class ImageFolder(Source):
         return self._categories.ids
 
     def read(self) -> tuple[ImageTable, str]:
-        files = [file for path in self._images for file in find_images(path)]
+        files = [file for path in self.images for file in find_images(path)]
         if self.sample_num > 0:
             files = files[: self.sample_num]
         if not files:
-            looked = ", ".join(self._images) or "image_dir is empty"
+            looked = ", ".join(self.images) or "image_dir is empty"
             raise UserError(f"no image to run on ({looked}): give image files or a folder that contains some")
         table = ImageTable(files, np.arange(len(files)), None, starts_of(np.zeros(len(files), int)), {})
-        return table, f"{count(len(files), 'image')} in {', '.join(self._images[:3])}"
+        return table, f"{count(len(files), 'image')} in {', '.join(self.images[:3])}"
 
     @cached_property
     def _categories(self) -> Categories:

@@ -19,8 +19,10 @@ from ppdet_repro.data.transform.decode import read_image
 from ppdet_repro.engine.evaluation.evaluate import detect, evaluate, evaluate_file
 from ppdet_repro.engine.infer import choose_images, infer
 from ppdet_repro.engine.models import load_trained
+from ppdet_repro.engine.sliced import sliced_pipeline
 from ppdet_repro.metrics.coco import evaluate_coco, load_coco_json
 from ppdet_repro.metrics.detections import coco_rows
+from ppdet_repro.runtime.slicing import SliceOptions
 from ppdet_repro.utils.errors import UserError
 
 
@@ -203,6 +205,59 @@ def test_infer_finds_what_evaluation_finds(tiny, model):
     results = infer(model, cfg, dataset.table.files, visualize=False)
     with_ids = [image._replace(im_id=int(i)) for image, i in zip(results, dataset.table.ids)]
     assert coco_rows(with_ids, dataset.category_ids) == expected
+
+
+def test_infer_on_slices(tiny, model, tmp_path):
+    """Slices as large as the image are the image; smaller ones are those of `SlicedPipeline`."""
+    files = choose_images(None, str(tiny / "data" / "images"), None)[:3]
+    whole, large, small = (
+        infer(model, config(tiny), files, visualize=False, slices=slices)
+        for slices in (None, SliceOptions((200, 200), combine_method="concat"), SliceOptions((64, 64)))
+    )
+    for a, b in zip(whole, large):
+        assert a.im_id == b.im_id and len(a.rows) > 0
+        np.testing.assert_allclose(b.rows, a.rows, atol=1e-3)
+    pipeline = sliced_pipeline(model, build(config(tiny), "TestReader").preprocess, SliceOptions((64, 64)), 1)
+    for found, (expected,) in zip(small, pipeline.stream([file] for file in files)):
+        np.testing.assert_allclose(found.rows, expected.rows, atol=1e-3)
+
+
+def test_images_for_visualdl(tiny, model, tmp_path, monkeypatch):
+    """Twelve images are ten steps of frame 0 and two of frame 1, without and with boxes."""
+    written = []
+
+    class Writer:
+        def add_image(self, tag, image, step):
+            written.append((tag, image, step))
+
+        def close(self):
+            written.append("closed")
+
+    monkeypatch.setattr("ppdet_repro.engine.infer.open_visualdl", lambda folder: Writer())
+    files = choose_images(None, str(tiny / "data" / "images"), None)
+    files = (files + files)[:12]
+    infer(model, config(tiny), files, tmp_path, draw_threshold=0.0, vdl_dir="vdl")
+    assert written.pop() == "closed"
+    places = [(i // 10, i % 10) for i in range(12)]
+    expected = [(f"{kind}/frame_{frame}", step) for frame, step in places for kind in ("original", "result")]
+    assert [(tag, step) for tag, _, step in written] == expected
+    np.testing.assert_array_equal(written[2][1], read_image(files[1]))
+    assert (written[2][1] != written[3][1]).any()
+    infer(model, config(tiny), files[:1], tmp_path, visualize=False, vdl_dir="vdl")
+    assert len(written) == 24
+
+
+def test_do_eval_writes_all_boxes_of_an_annotation_files_images(tiny, model, tmp_path):
+    """What PaddleDetection's --do_eval writes can be evaluated."""
+    weights = f"weights={tiny / 'weights.pdparams'}"
+    dataset = [f"TestDataset.dataset_dir={tiny / 'data'}", "TestDataset.anno_path=truth.json"]
+    common = ["tools/infer.py", "-c", tiny / "tiny.yml", "--do_eval=True", "--save_results=True", "--visualize=False"]
+    done = command(*common, "--output_dir", tmp_path, "-o", weights, *dataset, "TestDataset.image_dir=images")
+    assert done.returncode == 0, done.stderr
+    found = evaluate_file(config(tiny, f"output_eval={tmp_path}"))
+    assert found == pytest.approx(evaluate(model, config(tiny)), abs=1e-6)
+    lacks = command(*common, "-o", weights, *dataset)
+    assert lacks.returncode == 2 and "--do_eval needs TestDataset.anno_path" in lacks.stderr.splitlines()[-1]
 
 
 def test_images_to_infer_on_are_chosen(tiny, tmp_path):
