@@ -3,18 +3,47 @@
 A schedule is a decay, configured in epochs, and an optional warmup, configured in updates. The warmup determines the
 rate until it ends, then the decay does. Names, defaults and results are those of PaddleDetection.
 
+Epochs and updates are counted from the start of training, whatever its length; `fitted` returns the same schedule for a
+run of another length. This module does not import Paddle.
+
 t updates so far, n updates of warmup, s updates per epoch
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Any, Callable, List, Optional, Union
-
-from paddle.optimizer.lr import LRScheduler
+from typing import TYPE_CHECKING, Any, List, NamedTuple, Optional, Sequence, Union
 
 from ppdet_repro.core.registry import Part, register
 from ppdet_repro.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from ppdet_repro.optimizer.scheduler import Schedule
+
+Epochs = Union[int, float]
+MAX_WARMUP = 0.1  # of the updates of a run, if its schedule is fitted to it
+
+
+class RunLength(NamedTuple):
+    """The length of a run, to which a schedule that is written for `written_for` epochs is fitted."""
+
+    epochs: int
+    steps: int  # updates per epoch
+    written_for: int
+
+    @property
+    def factor(self) -> float:
+        """The factor on numbers of epochs."""
+        return self.epochs / self.written_for
+
+
+def stretched(milestones: Sequence[Epochs], run: RunLength) -> List[Epochs]:
+    """Ascending epochs times the run's factor, rounded to whole epochs if all stay different and within the run."""
+    exact = [milestone * run.epochs / run.written_for for milestone in milestones]
+    whole: List[Epochs] = [math.floor(epoch + 0.5) for epoch in exact]
+    order = [0, *whole, run.epochs]
+    return whole if all(a < b for a, b in zip(order, order[1:])) else list(exact)
 
 
 @register
@@ -23,7 +52,7 @@ class PiecewiseDecay:
 
     Args:
         gamma: a factor per milestone, each relative to the base rate. A number g stands for g, g / 10, g / 100, ...
-        milestones: epochs, in ascending order
+        milestones: epochs, in ascending order; 0.5 is the middle of the first epoch
         values: learning rates instead of factors: one more than milestones
         use_warmup: whether to apply the warmup, if there is one
     """
@@ -31,11 +60,11 @@ class PiecewiseDecay:
     def __init__(
         self,
         gamma: Optional[Union[float, List[float]]] = None,
-        milestones: Optional[List[int]] = None,
+        milestones: Optional[List[Union[int, float]]] = None,
         values: Optional[List[float]] = None,
         use_warmup: bool = True,
     ):
-        self.milestones = [8, 11] if milestones is None else list(milestones)
+        self.milestones: List[Epochs] = [8, 11] if milestones is None else list(milestones)
         if gamma is None:
             gamma = [0.1, 0.01]
         if not isinstance(gamma, (list, tuple)):
@@ -56,6 +85,10 @@ class PiecewiseDecay:
             return self.values[passed] * scale
         return base_lr * self.gamma[passed - 1] if passed else base_lr
 
+    def fitted(self, run: RunLength) -> PiecewiseDecay:
+        """This decay with its milestones at the same fractions of the run."""
+        return changed(self, milestones=stretched(self.milestones, run))
+
 
 @register
 class CosineDecay:
@@ -68,7 +101,8 @@ class CosineDecay:
     def __init__(
         self, max_epochs: int = 1000, use_warmup: bool = True, min_lr_ratio: float = 0.0, last_plateau_epochs: int = 0
     ):
-        self.max_epochs, self.last_plateau_epochs = max_epochs, last_plateau_epochs
+        self.max_epochs = max_epochs
+        self.last_plateau_epochs: Epochs = last_plateau_epochs
         self.use_warmup, self.min_lr_ratio = use_warmup, min_lr_ratio
 
     def rate(self, t: int, s: int, n: int, base_lr: float, scale: float) -> float:
@@ -79,6 +113,11 @@ class CosineDecay:
         if n < end <= t:
             return lowest
         return lowest + (base_lr - lowest) * 0.5 * (math.cos((t - n) * math.pi / max(end - n, 1)) + 1)
+
+    def fitted(self, run: RunLength) -> CosineDecay:
+        """This decay with a wave that ends with the run, or with its plateau."""
+        plateau = self.last_plateau_epochs * run.epochs / self.max_epochs
+        return changed(self, max_epochs=run.epochs, last_plateau_epochs=plateau)
 
 
 @register
@@ -101,16 +140,27 @@ class CyclicCosineDecay:
         lowest = base_lr * self.min_lr_ratio
         return lowest + (base_lr - lowest) * 0.5 * (math.cos(done * math.pi) + 1)
 
+    def fitted(self, run: RunLength) -> CyclicCosineDecay:
+        """This decay with cycles of the most similar length of which the run has a whole number."""
+        lengths = [epochs for epochs in range(1, run.epochs + 1) if run.epochs % epochs == 0]
+        return changed(self, cycle_epochs=min(lengths, key=lambda epochs: abs(epochs - self.cycle_epochs)))
+
 
 class Warmup:
     """The length of a warmup: `steps` updates, or `epochs` if that is given."""
 
-    def __init__(self, steps: int, epochs: Optional[int]):
+    def __init__(self, steps: int, epochs: Optional[Epochs]):
         self.steps, self.epochs = steps, epochs
 
     def length(self, s: int) -> int:
         """Number of updates before the full rate, at least 1."""
-        return max(self.steps if self.epochs is None else self.epochs * s, 1)
+        return max(self.steps if self.epochs is None else round(self.epochs * s), 1)
+
+    def fitted(self, run: RunLength) -> Warmup:
+        """This warmup with `steps` of at most `MAX_WARMUP` of the run; `epochs` keep their fraction of it."""
+        if self.epochs is not None:
+            return changed(self, epochs=self.epochs * run.factor)
+        return changed(self, steps=min(self.steps, int(MAX_WARMUP * run.epochs * run.steps)))
 
     def factor(self, t: int, n: int) -> float:
         """The factor on the learning rate after t updates, for 0 <= t <= n."""
@@ -128,7 +178,7 @@ class LinearWarmup(Warmup):
         self,
         steps: int = 500,
         start_factor: float = 0.3333333333333333,
-        epochs: Optional[int] = None,
+        epochs: Union[int, float, None] = None,
         epochs_first: bool = True,
     ):
         super().__init__(steps, epochs if epochs_first else None)
@@ -142,7 +192,7 @@ class LinearWarmup(Warmup):
 class ExpWarmup(Warmup):
     """Increase the rate from 0 as (t / n) ** `power`, in `epochs` if they are given, otherwise in `steps` updates."""
 
-    def __init__(self, steps: int = 1000, epochs: Optional[int] = None, power: float = 2):
+    def __init__(self, steps: int = 1000, epochs: Union[int, float, None] = None, power: float = 2):
         super().__init__(steps, epochs)
         self.power = power
 
@@ -151,17 +201,14 @@ class ExpWarmup(Warmup):
 
 
 DECAYS = (PiecewiseDecay, CosineDecay, CyclicCosineDecay)
+Decay = Union[PiecewiseDecay, CosineDecay, CyclicCosineDecay]
 
 
-class Schedule(LRScheduler):
-    """The scheduler that a Paddle optimizer gets its learning rate from. Its only state is the number of updates."""
-
-    def __init__(self, rate: Callable[[int], float]):
-        self.rate = rate
-        super().__init__(rate(0))
-
-    def get_lr(self) -> float:
-        return self.rate(self.last_epoch)
+def changed(schedule: Any, **values: Any) -> Any:
+    """A copy of a decay, a warmup or a `LearningRate` with other values of these attributes."""
+    copied = copy.copy(schedule)
+    vars(copied).update(values)
+    return copied
 
 
 @register
@@ -177,17 +224,23 @@ class LearningRate:
             names = ", ".join(type(item).__name__ for item in schedulers) or "nothing"
             raise UserError(f"LearningRate: schedulers must have one decay, and at most one warmup, not {names}")
         self.base_lr = base_lr
-        self.decay = decays[0]
-        self.warmup = warmups[0] if warmups and self.decay.use_warmup else None
+        self.decay: Decay = decays[0]
+        self.warmup: Optional[Warmup] = warmups[0] if warmups and self.decay.use_warmup else None
 
-    def schedule(self, steps_per_epoch: int, scale: float = 1.0) -> Schedule:
-        """The schedule for a number of updates per epoch; `scale` multiplies every rate."""
+    def fitted(self, run: RunLength) -> LearningRate:
+        """This schedule with its decay and its warmup fitted to the length of a run."""
+        return changed(self, decay=self.decay.fitted(run), warmup=self.warmup and self.warmup.fitted(run))
+
+    def rate(self, t: int, steps_per_epoch: int, scale: float = 1.0) -> float:
+        """The rate after t updates, for a number of updates per epoch; `scale` multiplies every rate."""
         base_lr, warmup = self.base_lr * scale, self.warmup
         length = warmup.length(steps_per_epoch) if warmup else 0
+        if warmup and t < length:
+            return base_lr * warmup.factor(t, length)
+        return self.decay.rate(t, steps_per_epoch, length, base_lr, scale)
 
-        def rate(t: int) -> float:
-            if warmup and t < length:
-                return base_lr * warmup.factor(t, length)
-            return self.decay.rate(t, steps_per_epoch, length, base_lr, scale)
+    def schedule(self, steps_per_epoch: int, scale: float = 1.0) -> Schedule:
+        """The scheduler for Paddle's optimizers whose rates are those of `rate`."""
+        from ppdet_repro.optimizer.scheduler import Schedule
 
-        return Schedule(rate)
+        return Schedule(lambda t: self.rate(t, steps_per_epoch, scale))
