@@ -12,6 +12,8 @@ from typing import Any, Collection, Dict, Iterable, Mapping, NamedTuple, Optiona
 
 from ppdet_repro.core import registry
 from ppdet_repro.core.config import components, run
+from ppdet_repro.core.config.absent import find_absent
+from ppdet_repro.core.config.absent import reason as absent_reason
 from ppdet_repro.core.config.components import REQUIRED, Component, Expression, nearest
 from ppdet_repro.core.config.document import MAX_PROBLEMS, Node, Origin, Problem, Problems, part_form
 from ppdet_repro.core.config.plan import FromUpstream, Plan, Setting
@@ -73,7 +75,13 @@ class Checker:
         self.hints = MAX_PROBLEMS  # each takes milliseconds, so only as many are searched as are shown
 
     def document(self, problems: Problems) -> Dict[str, Setting]:
-        """Check all keys; the plans of everything that a run builds, by the name of the section."""
+        """Check all keys; the plans of everything that a run builds, by the name of the section.
+
+        UserError if the document is built on something of PaddleDetection that this package has not.
+        """
+        absent = find_absent(self.top)
+        if absent is not None:
+            raise UserError(f"{absent.origin}: {absent.name}: {absent.why}")
         names = (*RUN_TYPE.fields, *DATASETS, *components.shared_names())
         for key, node in self.top.items():
             component = components.find(key) if isinstance(key, str) else None
@@ -240,9 +248,9 @@ class Checker:
         if component is not None:
             return Setting(self.component(component, where, scope, inline=node), node.origin)
         if form is not None:
-            scope.report(
-                node.origin, f"{where}: no component {form.name!r}{self.nearest(form.name, components.names())}"
-            )
+            why = absent_reason(form.name)
+            hint = f"; {why}" if why else self.nearest(form.name, components.names())
+            scope.report(node.origin, f"{where}: no component {form.name!r}{hint}")
         else:
             got = spell(node.plain())
             scope.report(node.origin, f"{where} must be a component: a name or {{name: X, ...}}, got {got}")
