@@ -32,6 +32,8 @@ NO_EFFECT = {
     "PTQ.output_dir": "--output_dir names the folder of the model",
     "PTQ.ptq_config.upsample_bins": "Paddle's static histogram always has 2048 bins",
     "QAT.quant_config.window_size": "activation ranges are moving averages without a window",
+    "RandomResizeCrop.allow_no_crop": "an image without an acceptable crop is never cropped",
+    "RandomResizeCrop.is_mask_crop": "boxes are cropped; there are no masks",
     "TestReader.collate_batch": "images for inference have no ground truth to stack",
     "TrainReader.fuse_normalize": "only exported models normalize inside the network",
     "TrainReader.inputs_def.num_max_boxes": "PadBox.num_max_boxes sets the number of boxes",
