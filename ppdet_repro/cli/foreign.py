@@ -20,6 +20,11 @@ ACTIONS = "it is for action recognition; this package detects objects in single 
 NO_EFFECT: Dict[str, Dict[str, str]] = {  # command -> flag -> why it has no effect
     "eval": {"--amp": "evaluation always computes in float32"},
     "infer": {"--rtn_im_file": "results always name their image files"},
+    "cam": {
+        "--output_dir": "--cam_out names the folder of the drawings",
+        "--save_results": "ppdet-repro infer --save_results writes the boxes",
+        "--use_gpu": "the config says so, or -o use_gpu=true",
+    },
 }
 REFUSED: Dict[str, Dict[str, str]] = {  # command -> flag -> why it is refused, and what to do
     "export": {

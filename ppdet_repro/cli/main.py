@@ -23,7 +23,8 @@ COMPLETION = f'Completion in bash and zsh: eval "$(register-python-argcomplete {
 HELP_FORMAT = argparse.RawDescriptionHelpFormatter  # keeps the lines of a docstring
 COMMANDS = (
     "train", "eval", "infer", "export", "quantize", "data", "serve", "report", "info", "config", "verify",
-    "anchors", "assignment", "average", "compare", "convert", "positives",
+    "anchors", "assignment", "average", "cam", "compare", "convert", "positives",
+    "reproduce",
 )  # fmt: skip
 
 
