@@ -4,6 +4,7 @@
     ppdet-repro data check dataset/voc/ImageSets/Main/train.txt
     ppdet-repro data show -c configs/yolof/yolof_r50_c5_1x_coco.yml --transforms
     ppdet-repro data convert dataset/voc/ImageSets/Main/train.txt dataset/voc/train.json
+    ppdet-repro data convert dataset/yolo/data.yaml dataset/voc --to voc
 
 `ppdet-repro data COMMAND --help` lists the flags of one of them.
 """
@@ -14,7 +15,7 @@ import json
 import re
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional, Tuple
+from typing import TYPE_CHECKING, Dict, Optional, Tuple
 
 from ppdet_repro.cli import read_config
 from ppdet_repro.utils.cli import add_overrides
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from ppdet_repro.data.source.dataset_files import DatasetFiles
 
 SPLITS = {"train": ("TrainDataset", "TrainReader"), "eval": ("EvalDataset", "EvalReader")}
-ANNO_FILE_HELP = "COCO JSON file, or VOC set file such as ImageSets/Main/train.txt"
+ANNO_FILE_HELP = (
+    "COCO JSON file, VOC set file such as ImageSets/Main/train.txt, YOLO's data.yaml, or a folder with labels"
+)
+FORMATS = ("coco", "voc", "yolo", "labelme")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -63,7 +67,9 @@ def add_synth(parser: ArgumentParser) -> None:
 def add_check(parser: ArgumentParser) -> None:
     add_source(parser)
     parser.add_argument("--json", dest="json_file", metavar="FILE", help="also write the report to this JSON file")
-    parser.add_argument("--decode", action="store_true", help="decode every image to find damaged files (slow)")
+    text = "read only the headers of the images; damaged ones are not found"
+    parser.add_argument("--fast", action="store_true", help=text)
+    parser.add_argument("--decode", action="store_true", help="decode every image to find damaged files, as by default")
 
 
 def add_show(parser: ArgumentParser) -> None:
@@ -77,7 +83,9 @@ def add_show(parser: ArgumentParser) -> None:
 
 def add_convert(parser: ArgumentParser) -> None:
     parser.add_argument("anno_file", help=ANNO_FILE_HELP)
-    parser.add_argument("target", help="JSON file to write for a VOC set, folder to write for a COCO file")
+    parser.add_argument("target", help="JSON file or folder to write")
+    text = "format to write (default: COCO into a JSON file, VOC into a folder for COCO files)"
+    parser.add_argument("--to", choices=FORMATS[:3], default="", help=text)
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
     add_layout(parser)
 
@@ -95,7 +103,12 @@ def add_source(parser: ArgumentParser) -> None:
 def add_layout(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--image_dir", metavar="DIR", help="folder that image paths are relative to (default: found from anno_file)")
-    add("--label_list", metavar="FILE", help="class names of a VOC set, one per line (default: its label_list.txt)")
+    add(
+        "--label_list",
+        metavar="FILE",
+        help="class names, one per line (default: label_list.txt, data.yaml or classes.txt)",
+    )
+    add("--format", choices=FORMATS, help="format of the labels, for a folder with labels in several formats")
 
 
 def synth(arguments: Namespace) -> None:
@@ -139,11 +152,13 @@ def check(arguments: Namespace) -> int:
     from ppdet_repro.data.source.dataset_files import open_dataset, parts_of
     from ppdet_repro.data.source.files import files_checked
 
+    if arguments.fast and arguments.decode:
+        raise UserError("--fast and --decode contradict each other: give one of them")
     if arguments.config:
         datasets = parts_of(build(config_of(arguments), SPLITS[arguments.split][0]))
     else:
-        datasets = [open_dataset(dataset_files(arguments), FIELDS)]
-    reports = [check_dataset(dataset, arguments.decode) for dataset in datasets]
+        datasets = [open_dataset(files, FIELDS) for files in dataset_files(arguments).values()]
+    reports = [check_dataset(dataset, decode=not arguments.fast) for dataset in datasets]
     print(printable("\n\n".join(report.text() for report in reports)))
     if arguments.json_file:
         found = [report.as_dict() for report in reports]
@@ -170,15 +185,20 @@ def show(arguments: Namespace) -> None:
     elif arguments.transforms:
         raise UserError("--transforms draws images after a config's transforms: give the config with -c")
     else:
-        source = open_dataset(dataset_files(arguments), drawing.FIELDS)
+        splits = dataset_files(arguments)
+        split = "val" if arguments.split == "eval" else arguments.split
+        source = open_dataset(splits.get(split) or next(iter(splits.values())), drawing.FIELDS)
     print(printable(str(drawing.show(source, arguments.out, arguments.num, arguments.seed, preprocess))))
 
 
 def convert(arguments: Namespace) -> None:
-    """Convert a VOC set to a COCO JSON file, or a COCO JSON file to a VOC folder, depending on the annotation file."""
-    from ppdet_repro.data.source.convert import convert as convert_dataset
+    """Convert a dataset of COCO, VOC, YOLO or labelme to a COCO JSON file, a VOC devkit or a YOLO folder.
 
-    print(printable(convert_dataset(dataset_files(arguments), arguments.target, arguments.force)))
+    Pictures are copied for VOC and YOLO.
+    """
+    from ppdet_repro.data.source.convert import convert_splits
+
+    print(printable(convert_splits(dataset_files(arguments), arguments.target, arguments.force, arguments.to)))
 
 
 def config_of(arguments: Namespace) -> Config:
@@ -188,9 +208,12 @@ def config_of(arguments: Namespace) -> Config:
     return read_config(arguments)
 
 
-def dataset_files(arguments: Namespace) -> DatasetFiles:
+def dataset_files(arguments: Namespace) -> Dict[str, DatasetFiles]:
+    """The splits of the dataset that the flags name; an annotation file is one."""
     if not arguments.anno_file:
-        raise UserError("no dataset given: give its COCO JSON file or VOC set file, or a config with -c")
-    from ppdet_repro.data.source.dataset_files import find_dataset
+        raise UserError(
+            "no dataset given: give its COCO JSON file, VOC set file, data.yaml or folder, or a config with -c"
+        )
+    from ppdet_repro.data.source.layouts import find_datasets
 
-    return find_dataset(arguments.anno_file, arguments.image_dir, arguments.label_list)
+    return find_datasets(arguments.anno_file, arguments.image_dir, arguments.label_list, arguments.format)

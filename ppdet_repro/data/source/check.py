@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import NamedTuple, Union
 
 import numpy as np
+from tqdm import tqdm
 
 from ppdet_repro.data.source.base import ImageTable, Source, count
 from ppdet_repro.data.source.coco import COCODataSet
 from ppdet_repro.data.source.dataset_files import DatasetFiles, open_dataset
 from ppdet_repro.data.source.files import MAX_LINE
 from ppdet_repro.data.source.findings import DOUBTFUL, ODD, REFUSED, SETTING, Findings
+from ppdet_repro.data.source.paired import PairedDataSet
 from ppdet_repro.data.source.voc import VOCDataSet
 from ppdet_repro.data.transform.decode import NO_END, ImageError, image_size, read_decoded
 from ppdet_repro.utils.errors import UserError
@@ -35,6 +37,7 @@ class Problem(NamedTuple):
     kind: str  # a description that is the same for all mistakes of this kind, and a key in JSON reports
     where: str  # which entry or file is wrong
     effect: str = DOUBTFUL  # what training and evaluation do: see `findings`
+    fix: str = ""  # how to mend it, for what they refuse
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,9 @@ def _listing(problems: list[Problem], examples: int) -> Iterator[str]:
         yield from (f"    {where}" for where in locations[:examples])
         if number > examples:
             yield f"    and {number - examples:,} more"
+        fix = next((problem.fix for problem in problems if problem.kind == kind and problem.fix), "")
+        if fix:
+            yield f"    fix: {fix}"
 
 
 def check(dataset: Union[DatasetFiles, Source], decode: bool = False) -> Report:
@@ -126,7 +132,7 @@ def check(dataset: Union[DatasetFiles, Source], decode: bool = False) -> Report:
     if the annotation file itself cannot be read.
     """
     source = open_dataset(dataset, FIELDS) if isinstance(dataset, DatasetFiles) else copy.copy(dataset)
-    if not isinstance(source, (COCODataSet, VOCDataSet)):
+    if not isinstance(source, (COCODataSet, VOCDataSet, PairedDataSet)):
         raise UserError(f"{type(source).__name__} has no annotations that can be checked")
     if isinstance(source, COCODataSet):
         source.load_crowd = True
@@ -144,7 +150,9 @@ def check(dataset: Union[DatasetFiles, Source], decode: bool = False) -> Report:
 
 def _check_files(table: ImageTable, folder: str, decode: bool, findings: Findings) -> None:
     """Check that the image files are readable and have the sizes that the annotations give."""
-    for i, file in enumerate(table.files):
+    for i, file in enumerate(
+        tqdm(table.files, "decoding", unit="image", disable=None if decode else True, leave=False)
+    ):
         if not os.path.isfile(file) or table.sizes is None or np.isnan(table.sizes[i]).any():
             continue  # the reading has found that
         where = f"image id {table.ids[i]} ({os.path.relpath(file, folder or '.')})"
@@ -190,7 +198,7 @@ def _report(source: Source, table: ImageTable, images_of: np.ndarray, findings: 
     images_with = Counter(label for _, label in images)
     uses = Counter(source.class_names)
     names = [name if uses[name] == 1 else f"{name} ({i})" for i, name in enumerate(source.class_names)]
-    found = [Problem(f.kind, f.where[:MAX_LINE], f.effect) for f in findings.found if f.effect != SETTING]
+    found = [Problem(f.kind, f.where[:MAX_LINE], f.effect, f.fix) for f in findings.found if f.effect != SETTING]
     return Report(
         file=source.anno_file,
         images=len(table.files),

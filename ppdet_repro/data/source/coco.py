@@ -13,6 +13,7 @@ from ppdet_repro.data.source.base import Column, ImageTable, Source, starts_of
 from ppdet_repro.data.source.coco_file import CocoFile, read_coco
 from ppdet_repro.data.source.files import find_file, require_folder
 from ppdet_repro.data.source.findings import DOUBTFUL, LEFT_OUT, ODD, SETTING, Findings
+from ppdet_repro.data.source.image_search import fix_of_missing
 from ppdet_repro.data.source.values import MAX_NUMBER
 from ppdet_repro.data.transform.decode import image_size
 from ppdet_repro.utils.errors import UserError
@@ -143,7 +144,7 @@ def read_coco_set(path: str, folder: str, findings: Findings) -> CocoSet:
     """Read a COCO JSON file, find its images, and choose the annotations that can be used."""
     file = read_coco(path, findings)
     require_folder(folder or ".", "set dataset_dir and image_dir of the dataset")
-    files = image_files(file, folder, findings)
+    files = image_files(file, folder, path, findings)
     sizes = image_sizes(file, files, findings)
     return CocoSet(file, files, sizes, usable(file, sizes, findings))
 
@@ -179,8 +180,8 @@ def usable(file: CocoFile, sizes: np.ndarray, findings: Findings) -> np.ndarray:
     return sane & ~outside & ~a.ignored
 
 
-def image_files(file: CocoFile, folder: str, findings: Findings) -> list[str]:
-    """Find the images. Returns their paths."""
+def image_files(file: CocoFile, folder: str, path: str, findings: Findings) -> list[str]:
+    """Find the images of the file `path`. Returns their paths."""
     ids, names = file.images.ids, file.images.names
     files, missing, odd = [], [], []
     for i, name in enumerate(names):
@@ -197,7 +198,7 @@ def image_files(file: CocoFile, folder: str, findings: Findings) -> list[str]:
         "file missing",
         missing,
         lambda i: f"{file.image_name(i)}: {files[i]} does not exist",
-        "set dataset_dir and image_dir, or remove the entry",
+        fix_of_missing(path, [names[i] for i in missing]) if missing else "",
     )
     findings.report(ODD, "file name with back slashes, quotes, %20 or other letters", odd, file.image_name)
     return files

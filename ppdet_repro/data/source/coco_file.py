@@ -70,6 +70,8 @@ def read_document(path: str) -> dict[str, Any]:
         raise UserError(f"{path} is not a COCO JSON file: it needs 'images', 'annotations' and 'categories'")
     for key in ("images", "categories", "annotations"):
         if key not in document and key != "annotations":
+            if "shapes" in document:
+                raise UserError(f"{path} is a labelme file, not COCO annotations: give the folder of all such files")
             raise UserError(f"{path} is not a COCO JSON file: it has no {key!r}, only {reprlib.repr(sorted(document))}")
         entries = document.get(key, [])
         if not isinstance(entries, list) or not set(map(type, entries)) <= {dict}:

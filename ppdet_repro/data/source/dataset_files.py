@@ -1,4 +1,4 @@
-"""The files of a dataset in COCO's or VOC's layout, found from its annotation file."""
+"""The files of a dataset, found from its COCO JSON file or VOC set file. Folders are searched by `layouts.py`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
 from ppdet_repro.data.source.base import Source
-from ppdet_repro.data.source.coco import COCODataSet
+from ppdet_repro.data.source.coco import COCODataSet, read_coco_set
 from ppdet_repro.data.source.files import require_file, require_folder
+from ppdet_repro.data.source.findings import Findings
+from ppdet_repro.data.source.labelled import Labelled, from_coco, from_voc
+from ppdet_repro.data.source.paired import PairedDataSet
 from ppdet_repro.data.source.text import is_json
 from ppdet_repro.data.source.union import UnionDataSet
 from ppdet_repro.data.source.voc import VOCDataSet
@@ -18,13 +21,20 @@ from ppdet_repro.data.source.voc_files import SETS
 class DatasetFiles(NamedTuple):
     """Paths of a dataset."""
 
-    anno_file: str  # COCO JSON file or VOC set file
+    anno_file: str  # COCO JSON file, VOC set file, or a name for `pairs`
     image_folder: str  # the folder that the paths in the annotation file are relative to
-    label_file: Optional[str] = None  # label list of a VOC set
+    label_file: Optional[str] = None  # list of class names of a VOC, YOLO or labelme set
+    paired: str = ""  # the format of `pairs`: "voc", "yolo" or "labelme"
+    pairs: tuple[tuple[str, str], ...] = ()  # pictures and their label files, if there is no annotation file
 
     @property
     def is_coco(self) -> bool:
         return is_json(self.anno_file)
+
+    @property
+    def has_fixed_names(self) -> bool:
+        """Whether a file lists the class names; otherwise they are those that occur."""
+        return self.is_coco or self.label_file is not None
 
 
 def find_dataset(anno_file: str, image_folder: Optional[str] = None, label_file: Optional[str] = None) -> DatasetFiles:
@@ -47,6 +57,21 @@ def find_dataset(anno_file: str, image_folder: Optional[str] = None, label_file:
     return DatasetFiles(anno_file, image_folder, label_file)
 
 
+def read_labelled(files: DatasetFiles, findings: Findings) -> Labelled:
+    """Read a dataset completely. Without a list of class names, they are those that occur, sorted."""
+    if files.paired:
+        source = PairedDataSet(
+            files.paired, files.pairs, files.anno_file, files.image_folder, files.label_file, ["gt_bbox"]
+        )
+        return source.read_labelled(findings)
+    if files.is_coco:
+        findings.prefix = f"{files.anno_file}: "
+        return from_coco(read_coco_set(files.anno_file, files.image_folder, findings))
+    labels = files.label_file or os.path.join(files.image_folder, "label_list.txt")
+    voc = VOCDataSet(None, files.image_folder, files.anno_file, ["gt_bbox"], label_list=labels)
+    return from_voc(voc.read_voc(findings))
+
+
 def _guessed_folder(anno_file: str) -> str:
     folder, name = os.path.split(anno_file)
     split = os.path.splitext(name)[0].rpartition("_")[2]
@@ -65,6 +90,9 @@ def parts_of(source: Source) -> list[Source]:
 
 def open_dataset(files: DatasetFiles, data_fields: Sequence[str]) -> Source:
     """Make the data source of a dataset, with crowd regions and with images that have no boxes."""
+    if files.paired:
+        place, fields = (files.anno_file, files.image_folder), list(data_fields)
+        return PairedDataSet(files.paired, files.pairs, *place, files.label_file, fields)
     paths = None, files.image_folder, files.anno_file, list(data_fields)
     if files.is_coco:
         return COCODataSet(*paths, load_crowd=True, allow_empty=True)

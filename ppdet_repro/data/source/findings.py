@@ -7,7 +7,7 @@ There is one reading of a dataset. Training, evaluation and drawing refuse it at
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Callable, NamedTuple, Optional, Union
 
@@ -32,6 +32,7 @@ class Finding(NamedTuple):
     effect: str  # one of those above
     kind: str  # a description that is the same for all findings of this kind
     where: str  # which entry or file, and what it has
+    fix: str = ""  # how to mend it, for refusals
 
 
 class Findings:
@@ -41,10 +42,11 @@ class Findings:
         prefix: The beginning of errors, such as "a.json: ".
         collect: Collect all findings, and continue after a refusal without the entry. Otherwise a refusal is raised,
             and the others are only counted.
+        leave_out: Kinds of refusals after which the entry is left out instead.
     """
 
-    def __init__(self, prefix: str = "", collect: bool = False):
-        self.prefix, self.collect = prefix, collect
+    def __init__(self, prefix: str = "", collect: bool = False, leave_out: Collection[str] = ()):
+        self.prefix, self.collect, self.leave_out = prefix, collect, leave_out
         self.found: list[Finding] = []
         self.counts: Counter[tuple[str, str]] = Counter()  # by effect and kind
 
@@ -53,14 +55,14 @@ class Findings:
         if len(rows) and not self.collect:
             more = f" (and {len(rows) - 1:,} more like it, {CHECK})" if len(rows) > 1 else ""
             raise UserError(f"{self.prefix}{where(rows[0])}{more}: {fix}")
-        self.report(REFUSED, kind, rows, where)
+        self.report(REFUSED, kind, rows, where, fix)
 
-    def report(self, effect: str, kind: str, rows: Rows, where: Callable[[Any], str]) -> None:
+    def report(self, effect: str, kind: str, rows: Rows, where: Callable[[Any], str], fix: str = "") -> None:
         """Report the entries `rows`, which `where` describes."""
         if len(rows):
             self.counts[effect, kind] += len(rows)
         if self.collect:
-            self.found += [Finding(effect, kind, where(row)) for row in rows]
+            self.found += [Finding(effect, kind, where(row), fix) for row in rows]
 
     @contextmanager
     def refusals(self, kind: str) -> Iterator[None]:
@@ -68,6 +70,9 @@ class Findings:
         try:
             yield
         except UserError as error:
+            if kind in self.leave_out:
+                self.report(LEFT_OUT, kind, [str(error)], str)
+                return
             if not self.collect:
                 raise
             self.counts[REFUSED, kind] += 1

@@ -13,6 +13,7 @@ from ppdet_repro.data.source.base import Column, ImageTable, Source, starts_of
 from ppdet_repro.data.source.categories import VOC_NAMES
 from ppdet_repro.data.source.coco import SLACK
 from ppdet_repro.data.source.findings import DOUBTFUL, LEFT_OUT, ODD, Findings
+from ppdet_repro.data.source.image_search import fix_of_missing
 from ppdet_repro.data.source.text import read_label_list
 from ppdet_repro.data.source.voc_files import (
     NO_ANNOTATION,
@@ -87,11 +88,13 @@ class VOCDataSet(Source):
         entries = read_set(path, self.image_folder, findings)
         if not entries:
             raise UserError(f"{path} lists no image: write one per line")
+        missing = [entry for entry in entries if not os.path.isfile(entry.image)]
+        names = [os.path.relpath(entry.image, self.image_folder or ".") for entry in missing]
         findings.refuse(
             "file missing",
-            [entry for entry in entries if not os.path.isfile(entry.image)],
+            missing,
             lambda entry: f"{path}: line {entry.line}: {entry.image} does not exist",
-            "set dataset_dir and image_dir, or remove the line",
+            fix_of_missing(path, names, "line") if missing else "",
         )
         if findings.collect:
             report_lines_twice(path, entries, findings)

@@ -24,6 +24,7 @@ ODD_PAIR = re.compile(rf"(?P<image>.+?\.(?:{SUFFIXES}))[\"']?[\s,;]+[\"']?(?P<xm
 FLAG = re.compile(r"\s+(-1|0|1)$")  # of the lists per class in VOC's devkit
 SUFFIX = re.compile(rf"\.({SUFFIXES}|xml)$", re.IGNORECASE)
 FOLDER = re.compile(r"^(.*/)?(JPEGImages|Annotations)/")
+YOLO_LINE = re.compile(r"\d+(\.0*)?(\s+[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?){4,}$", re.IGNORECASE)
 SETS = os.path.join("ImageSets", "Main")
 
 
@@ -64,7 +65,11 @@ def read_set(path: str, folder: str, findings: Optional[Findings] = None) -> lis
     """
     findings = findings or Findings()
     entries, odd, passed_over = [], [], []
-    for number, line in read_lines(path):
+    lines = read_lines(path)
+    if lines and all(YOLO_LINE.match(line) for _, line in lines):
+        fix = "give data.yaml, or the folder that contains the pictures and labels"
+        raise UserError(f"{path} contains boxes in YOLO's format, and lists no images: {fix}")
+    for number, line in lines:
         where = f"{path}:{number}"
         if is_hidden(line):
             passed_over.append(f"{where}: {line}")
