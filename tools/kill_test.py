@@ -33,6 +33,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple
 import _checkout
 
 from ppdet_repro.data.source.synthetic import generate
+from ppdet_repro.engine.analysis.run_page import PAGE
 from ppdet_repro.utils.cli import at_least_one
 from ppdet_repro.utils.errors import UserError, run_command
 
@@ -178,7 +179,7 @@ def content(results: Path) -> Dict[str, str]:
     """The SHA-256 of every file below a folder by its name there, without what differs between equal runs."""
     found = {}
     for path in sorted(results.rglob("*")):
-        if path.is_file():
+        if path.is_file() and path.name != PAGE:  # which has the folder's name in it
             data = path.read_bytes()
             if path.name == "log.jsonl":
                 lines = [json.loads(line) for line in data.splitlines()]

@@ -5,26 +5,29 @@ from __future__ import annotations
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, Iterator, Optional
+from shlex import quote
+from typing import Callable, Dict, Iterator, Optional, Tuple
 
 from paddle import nn
 
-from ppdet_repro.core.config import Config, RunSettings, build
+from ppdet_repro.core.config import Config, RunSettings, build, show
 from ppdet_repro.data.source.base import Source
 from ppdet_repro.data.transform.preprocess import Preprocess
 from ppdet_repro.engine import distributed
 from ppdet_repro.engine.analysis.counting import TYPICAL_SIZES, count_images, count_parameters
 from ppdet_repro.engine.analysis.model_info import image_line
+from ppdet_repro.engine.analysis.run_page import RunPage
 from ppdet_repro.engine.distributed import World
 from ppdet_repro.engine.evaluation.evaluate import check_classes, check_evaluation
 from ppdet_repro.engine.models import build_untrained, with_teacher
 from ppdet_repro.engine.pruning import starting_channels
+from ppdet_repro.engine.training import run_folder
 from ppdet_repro.engine.training.data import TrainData
 from ppdet_repro.engine.training.loop import Run, seed_everything
 from ppdet_repro.engine.training.step import NanGuard, Precision
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.optimizer.ema import ModelEMA
-from ppdet_repro.optimizer.phases import PhaseFreezer
+from ppdet_repro.optimizer.phases import PhaseFreezer, TrainPhases
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 
@@ -45,7 +48,7 @@ def assemble(
 
     dataset = make("TrainDataset")
     check_classes(dataset, cfg, "TrainDataset")
-    evaluate = None if evaluation is None else bound(evaluation, cfg, make("EvalDataset"))
+    validation, evaluate = (None, None) if evaluation is None else bound(evaluation, cfg)
     phases = make("TrainPhases")
     sizes = [{} if phase.batch_size is None else {"batch_size": phase.batch_size} for phase in phases.phases]
     readers = [make("TrainReader", **size) for size in sizes]
@@ -66,10 +69,7 @@ def assemble(
     scale = learning_rate_scale(settings, readers[0].batch_size, world.size)
     schedule = make("LearningRate").schedule(data.updates_per_epoch, scale)
     ema, freezer = moving_average(settings, model), PhaseFreezer(model)
-    with errors_from(cfg.path):
-        for phase in reversed(phases.phases):  # finds mistakes in all phases; the last one applied is the first phase
-            freezer.apply(phase)
-
+    apply_all(phases, freezer, cfg.path)
     return Run(
         folder=folder,
         world=world,
@@ -90,6 +90,30 @@ def assemble(
         eval_error=settings.eval_error,
         log_iter=settings.log_iter,
         vdl_dir=settings.vdl_log_dir if settings.use_vdl else None,
+        page=page_of(cfg, data, dataset, validation),
+    )
+
+
+def page_of(cfg: Config, data: TrainData, dataset: Source, validation: Optional[Source]) -> RunPage:
+    """What the page of the run says about its data and its config."""
+    best = run_folder.FINAL_MODEL if validation is None else run_folder.BEST_MODEL
+    weights = quote(f"weights={Path(cfg.run.save_dir) / cfg.name / best}")
+    config = f"-c {quote(str(cfg.path))}" + (f" --slim_config {quote(str(cfg.slim_path))}" if cfg.slim_path else "")
+    facts = [("training", dataset.summary), ("updates", f"{data.updates_per_epoch:,} per epoch")]
+    if validation is not None:
+        facts.append(("evaluation", validation.summary))
+    same = "with the same values for -o as in training, if it had any"
+    return RunPage(
+        title=cfg.name,
+        epochs=data.epochs,
+        facts=facts,
+        commands=[
+            (f"Evaluate, with a report of the worst images, {same}:", f"ppdet-repro report {config} -o {weights}"),
+            ("Detect:", f"ppdet-repro infer {config} --infer_dir FOLDER -o {weights}"),
+            ("Export for deployment:", f"ppdet-repro export {config} -o {weights}"),
+            ("Continue a run that was interrupted:", f"ppdet-repro train {config} --resume auto"),
+        ],
+        config=show(cfg),
     )
 
 
@@ -102,10 +126,18 @@ def errors_from(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {error}") from error
 
 
-def bound(evaluation: Evaluation, cfg: Config, dataset: Source) -> Callable[[nn.Layer], Dict[str, float]]:
-    """The evaluation as a function of the detector alone. UserError: it cannot run on the dataset."""
+def apply_all(phases: TrainPhases, freezer: PhaseFreezer, path: Path) -> None:
+    """Apply all phases, which finds their mistakes; the last one applied is the first one of the run."""
+    with errors_from(path):
+        for phase in reversed(phases.phases):
+            freezer.apply(phase)
+
+
+def bound(evaluation: Evaluation, cfg: Config) -> Tuple[Source, Callable[[nn.Layer], Dict[str, float]]]:
+    """The EvalDataset, and the evaluation on it as a function of the detector alone. UserError: it cannot run."""
+    dataset = build(cfg, "EvalDataset")
     check_evaluation(dataset, cfg)
-    return lambda detector: evaluation(detector, cfg, dataset)
+    return dataset, lambda detector: evaluation(detector, cfg, dataset)
 
 
 def log_size(detector: Detector, parameters: bool, preprocess: Optional[list]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import paddle
 from paddle import nn
 
 from ppdet_repro.core.contract import Batch
+from ppdet_repro.engine.analysis.run_page import RunPage
 from ppdet_repro.engine.distributed import World
 from ppdet_repro.engine.model_weights import Weights, weights_of, weights_within
 from ppdet_repro.engine.training import run_folder
@@ -29,6 +31,7 @@ from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.weights import read_state
 
+PAGE_SECONDS = 60.0  # between two writings of the run's page, which takes about one
 METRIC = "bbox_mAP"  # the score that decides which weights are the best
 
 
@@ -73,6 +76,7 @@ class Run:
 
     log_iter: int  # updates from one log line to the next
     vdl_dir: Optional[str]  # receives curves for VisualDL
+    page: RunPage  # shows how the run is getting on
 
 
 class TrainingLoop:
@@ -83,6 +87,7 @@ class TrainingLoop:
         self.state = RunState(seed=run.seed)
         self.snapshot_weights: Optional[Weights] = None  # those to evaluate, as of the last snapshot
         self.failures: List[str] = []  # evaluations that failed
+        self.drawn = time.monotonic()  # when the page was written
         self.start_phase(run.data.phases.at(0))
 
     def start_phase(self, phase: Phase) -> None:
@@ -122,6 +127,7 @@ class TrainingLoop:
                 if state.epoch % run.snapshot_epoch == 0 or state.epoch == run.data.epochs:
                     self.snapshot(log)
         if run.world.rank == 0:
+            run_folder.write_page(run.folder, run.page)
             path = run_folder.save_final_weights(run.folder, self.snapshot_weights or weights_of(run.detector))
             best = "" if state.best is None else f"; best {METRIC} {state.best:.4f}, epoch {state.best_epoch}"
             get_logger().info(f"done: {path}{best}")
@@ -175,6 +181,9 @@ class TrainingLoop:
         if run.world.rank == 0:
             run_folder.save_snapshot(run.folder, self.checkpointed, state, self.snapshot_weights, run.checkpoints_kept)
         self.evaluate(log)
+        if run.world.rank == 0 and time.monotonic() - self.drawn > PAGE_SECONDS:
+            run_folder.write_page(run.folder, run.page)
+            self.drawn = time.monotonic()
 
     def evaluate(self, log: Optional[TrainLog]) -> None:
         """Evaluate the weights of the last snapshot, if the run evaluates. UserError: that failed, and `eval_error` is

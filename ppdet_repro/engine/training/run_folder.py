@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
+from ppdet_repro.engine.analysis.run_page import CURVES, PAGE, RunPage
 from ppdet_repro.engine.model_weights import Weights
 from ppdet_repro.engine.training import checkpoint
 from ppdet_repro.engine.training.checkpoint import Checkpointed, RunState, checkpoints_folder, list_checkpoints
@@ -26,7 +27,7 @@ def set_aside(folder: Path) -> None:
     previous = folder / "previous"
     shutil.rmtree(previous, ignore_errors=True)
     previous.mkdir()
-    for path in (checkpoints_folder(folder), *(folder / name for name in (LOG, BEST_MODEL, FINAL_MODEL))):
+    for path in (checkpoints_folder(folder), *(folder / name for name in (LOG, BEST_MODEL, FINAL_MODEL, PAGE, CURVES))):
         if path.exists():
             path.rename(previous / path.name)
     get_logger().warning(f"{folder} held an earlier run; it is now in {previous} (the one before it is deleted)")
@@ -81,6 +82,14 @@ def save_final_weights(folder: Path, weights: Weights) -> Path:
         what = f"{path}: cannot save the final weights: {error.strerror}; {newest(folder)}"
         raise UserError(f"{what}. Free some space, then use --resume auto") from error
     return path
+
+
+def write_page(folder: Path, page: RunPage) -> None:
+    """Write the page of a run and its curves. A failure is logged, not raised."""
+    try:
+        page.write(folder / LOG)
+    except UserError as error:
+        get_logger().error(f"the page of the run could not be written: {error}")
 
 
 def newest(folder: Path) -> str:
