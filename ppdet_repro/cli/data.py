@@ -1,10 +1,12 @@
-"""Generate, check, draw or convert a detection dataset.
+"""Generate, check, draw, convert or slice a detection dataset.
 
     ppdet-repro data synth dataset/synthetic --train 400 --val 100
     ppdet-repro data check dataset/voc/ImageSets/Main/train.txt
     ppdet-repro data show -c configs/yolof/yolof_r50_c5_1x_coco.yml --transforms
     ppdet-repro data convert dataset/voc/ImageSets/Main/train.txt dataset/voc/train.json
     ppdet-repro data convert dataset/yolo/data.yaml dataset/voc --to voc
+    ppdet-repro data slice --image_dir train --json_path train.json --output_dir sliced --slice_size 640
+    ppdet-repro data boxes --json_path train.json
 
 `ppdet-repro data COMMAND --help` lists the flags of one of them.
 """
@@ -13,11 +15,11 @@ from __future__ import annotations
 
 import json
 import re
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, Optional, Tuple
 
-from ppdet_repro.cli import read_config
+from ppdet_repro.cli import box_distribution, read_config, slice_image
 from ppdet_repro.utils.cli import add_overrides
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.printable import printable
@@ -40,6 +42,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         command = commands.add_parser(task.__name__, help=text.split(".")[0], description=text)
         command.set_defaults(task=task)
         add_flags(command)
+    for name, module in (("slice", slice_image), ("boxes", box_distribution)):
+        text = module.__doc__ or ""
+        kept = RawDescriptionHelpFormatter  # keeps the lines of a docstring
+        command = commands.add_parser(name, help=text.split(".")[0], description=text, formatter_class=kept)
+        command.set_defaults(task=module.run)
+        module.add_arguments(command)
 
 
 def run(arguments: Namespace) -> Optional[int]:

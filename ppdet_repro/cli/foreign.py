@@ -18,6 +18,12 @@ KEYPOINTS = "it is for keypoints; this package detects boxes"
 ACTIONS = "it is for action recognition; this package detects objects in single images"
 
 NO_EFFECT: Dict[str, Dict[str, str]] = {  # command -> flag -> why it has no effect
+    "anchors": {
+        "--verbose": "the anchors are always printed",
+        "-v": "the anchors are always printed",
+        "--cache": "reading the boxes takes seconds",
+        "--cache_path": "reading the boxes takes seconds",
+    },
     "eval": {"--amp": "evaluation always computes in float32"},
     "infer": {"--rtn_im_file": "results always name their image files"},
     "cam": {

@@ -12,6 +12,7 @@ from ppdet_repro.runtime.background import prefetch
 from ppdet_repro.runtime.pipeline import Detected, Image, Outcome, Pipeline, batched, checked, read, read_each
 from ppdet_repro.utils.boxes import overlaps
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.slices import starts
 
 MAX_SLICES = 10_000  # per image
 
@@ -92,13 +93,6 @@ class SlicedPipeline:
     def _slice(self, image: np.ndarray, y: int, x: int) -> np.ndarray:
         height, width = self.options.slice_size
         return np.ascontiguousarray(image[y : y + height, x : x + width])
-
-
-def starts(length: int, size: int, overlap: float) -> List[int]:
-    """The first pixel of each slice of `size` pixels along a side. The last slice ends with the side."""
-    step = max(1, size - int(overlap * size))
-    count = 1 + max(0, -(-(length - size) // step))
-    return [max(0, min(i * step, length - size)) for i in range(count)]
 
 
 def combine(rows: np.ndarray, options: SliceOptions) -> np.ndarray:

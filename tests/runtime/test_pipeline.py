@@ -7,8 +7,9 @@ import pytest
 
 from ppdet_repro.data.transform.preprocess import from_list
 from ppdet_repro.runtime.pipeline import Pipeline, batched
-from ppdet_repro.runtime.slicing import SlicedPipeline, SliceOptions, combine, merge, starts
+from ppdet_repro.runtime.slicing import SlicedPipeline, SliceOptions, combine, merge
 from ppdet_repro.runtime.timing import StageTimer
+from ppdet_repro.utils.slices import starts
 
 
 class Fake:

@@ -27,8 +27,9 @@ class Fit(NamedTuple):
     iou: float  # the mean IoU of the boxes with their best anchors, if both had the same center
 
 
-def box_sizes(cfg: Config, height: int, width: int) -> np.ndarray:
-    """The sizes [G, 2] of the boxes of the config's TrainDataset, if its images are resized to height x width."""
+def box_sizes(cfg: Config, height: int, width: int, extra: float = 0.0) -> np.ndarray:
+    """The sizes [G, 2] of the boxes of the config's TrainDataset, if its images are resized to height x width. `extra`
+    is added to each side before, in pixels of the image."""
     source = build(cfg, "TrainDataset")
     source.require_boxes("TrainDataset", "the clustering of anchors")
     parts = [np.zeros((0, 2))]
@@ -36,7 +37,7 @@ def box_sizes(cfg: Config, height: int, width: int) -> np.ndarray:
         record = source.record(i)
         boxes = record["gt_bbox"]
         scale = np.array([width / float(record["w"]), height / float(record["h"])])
-        parts.append((boxes[:, 2:] - boxes[:, :2]) * scale)
+        parts.append((boxes[:, 2:] - boxes[:, :2] + extra) * scale)
     sizes = np.concatenate(parts)
     if not len(sizes):
         raise UserError(f"{cfg.path}: TrainDataset has no boxes")
@@ -114,7 +115,32 @@ def cluster(sizes: np.ndarray, count: int, generations: int, seed: int) -> np.nd
     return anchors[np.argsort(anchors.prod(axis=1))]
 
 
-def anchor_report(cfg: Config, size: Optional[Sequence[int]], count: Optional[int], generations: int, seed: int) -> str:
+def cluster_v2(sizes: np.ndarray, count: int, iterations: int, seed: int) -> np.ndarray:
+    """Compute anchors as PaddleDetection does: k-means by IoU, from boxes chosen at random, with the means of clusters.
+    Takes the sizes of boxes [G, 2], and returns anchors [A, 2] in whole pixels, the smallest area first. Raises
+    UserError if there are fewer boxes than anchors."""
+    if len(sizes) < count:
+        raise UserError(f"{len(sizes)} boxes are too few for {count} anchors")
+    anchors = sizes[np.random.default_rng(seed).choice(len(sizes), count, replace=False)]
+    owner = np.full(len(sizes), -1)
+    for _ in range(iterations):
+        last, owner = owner, shape_iou(sizes, anchors).argmax(axis=1)  # [G]
+        if (owner == last).all():
+            break
+        members = [sizes[owner == a] for a in range(count)]
+        anchors = np.array([own.mean(axis=0) if len(own) else anchor for own, anchor in zip(members, anchors)])
+    anchors = anchors[np.argsort(anchors.prod(axis=1))]
+    return np.maximum(np.round(anchors), 1.0)
+
+
+def anchor_report(
+    cfg: Config,
+    size: Optional[Sequence[int]],
+    count: Optional[int],
+    generations: int,
+    seed: int,
+    iterations: Optional[int] = None,
+) -> str:
     """The config's anchors and new ones, and how well they fit the boxes, as text.
 
     Raises UserError if the dataset has too few boxes, or the config does not say the input size.
@@ -124,13 +150,15 @@ def anchor_report(cfg: Config, size: Optional[Sequence[int]], count: Optional[in
         count: The number of new anchors; None for as many as the config has, or 9.
         generations: How often to change the new anchors at random.
         seed: Random seed.
+        iterations: The most iterations of `cluster_v2`, which then replaces `cluster`.
     """
     height, width = size or input_size(cfg)
-    sizes, own = box_sizes(cfg, height, width), config_anchors(cfg)
+    sizes, own = box_sizes(cfg, height, width, 0.0 if iterations is None else 1.0), config_anchors(cfg)
     if count is None:
         count = 9 if own is None else len(own)
     lines: List[str] = [f"{len(sizes)} boxes at {height} x {width} px"]
-    for name, anchors in (("config", own), ("new", cluster(sizes, count, generations, seed))):
+    new = cluster(sizes, count, generations, seed) if iterations is None else cluster_v2(sizes, count, iterations, seed)
+    for name, anchors in (("config", own), ("new", new)):
         if anchors is not None:
             recall, iou = fit(sizes, anchors)
             lines.append(f"{name:>6}: best possible recall {recall:.4f}, mean IoU with the best anchor {iou:.4f}")

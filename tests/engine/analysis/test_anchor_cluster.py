@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
 import yaml
 
 from ppdet_repro import load_config
+from ppdet_repro.cli.anchors import size_of_flag
+from ppdet_repro.cli.main import run_script
 from ppdet_repro.engine.analysis.anchor_cluster import (
     anchor_report,
     box_sizes,
     cluster,
+    cluster_v2,
     config_anchors,
     evolve,
     fit,
@@ -102,6 +106,33 @@ def test_the_report_has_old_and_new_anchors_and_writes_no_file(config, tmp_path)
     assert "new: best possible recall 1.0000, mean IoU with the best anchor 1.0000" in text
     assert "anchors: [[10, 10], [50, 10], [50, 50]]" in text
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_paddledetections_clusters_by_hand():
+    # the means of (10, 10) and (12, 10), and of (50, 50) and (60, 40)
+    sizes = np.array([[10.0, 10], [60, 40], [12, 10], [50, 50]])
+    for seed in range(5):
+        assert cluster_v2(sizes, 2, 100, seed).tolist() == [[11, 10], [55, 45]]
+    assert cluster_v2(sizes, 1, 100, 0).tolist() == [[33, 28]]  # the mean 27.5 is rounded to the even number
+    with pytest.raises(UserError, match="too few"):
+        cluster_v2(sizes, 5, 100, 0)
+
+
+def test_paddledetections_command(config, tmp_path, monkeypatch, capsys):
+    flags = "-n 3 -s 608 -m v2 -i 1000 -v True --cache --cache_path cache"
+    monkeypatch.setattr(sys, "argv", ["anchor_cluster.py", "-c", str(tmp_path / "c.yml"), *flags.split()])
+    with pytest.raises(SystemExit) as done:
+        run_script("anchors")
+    out = capsys.readouterr().out
+    assert not done.value.code and out.startswith("3 boxes at 608 x 608 px")
+    # PaddleDetection adds a pixel to each side: 21 / 200 * 608 = 63.8, 11 / 100 * 608 = 66.9, and so on
+    assert "new: " in out and "anchors: [[64, 67], [316, 73], [307, 310]]" in out
+
+
+@pytest.mark.parametrize("words", [["0"], ["608,"], ["1", "2", "3"], ["1,2,3"], ["big"]])
+def test_sizes_that_are_none(words):
+    with pytest.raises(UserError, match="--size"):
+        size_of_flag(words)
 
 
 def test_too_few_boxes_and_no_size_are_user_errors(config, tmp_path):
