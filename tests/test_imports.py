@@ -27,6 +27,7 @@ LAYERS = [
     ("modeling.heads", "data"),
     ("modeling.architectures", "slim", "runtime"),
     ("engine",),
+    ("studies",),
     ("serve", "cli", "__main__"),
     ("tools", "deploy"),
 ]
