@@ -45,11 +45,15 @@ class TTFBox:
         num_classes, height, width = heatmap.shape[1:]
         flat = heatmap.reshape([0, -1])  # [B, K*H*W]
         scores, index = flat.topk(at_most(self.max_per_img, flat))  # [B, N] each
-        classes, location = index // (height * width), index % (height * width)
-        points = paddle.stack([location % width, location // width], axis=-1) * self.down_ratio  # [B, N, 2]
-        distances = take_rows(raw.distances.reshape([0, 4, -1]).transpose([0, 2, 1]), location)  # [B, N, 4]
-        boxes = xyxy_from_distances(points.astype(distances.dtype), distances)  # [B, N, 4]
-        own_class = classes.unsqueeze(1) == paddle.arange(num_classes).reshape([1, -1, 1])  # [B, K, N]
+        cells = height * width
+        corners = paddle.meshgrid(*(paddle.arange(side, dtype="float32") * self.down_ratio for side in (width, height)))
+        points = paddle.stack(corners, axis=-1).transpose([1, 0, 2]).reshape([-1, 2])  # [H*W, 2]: x, y
+        distances = raw.distances.reshape([0, 4, -1]).transpose([0, 2, 1])  # [B, H*W, 4]
+        boxes = take_rows(xyxy_from_distances(points.astype(distances.dtype), distances), index % cells)  # [B, N, 4]
+        # no division of the index: converters divide integers in floating point, and FP16 ends at 65504
+        first = (paddle.arange(num_classes, dtype="int64") * cells).reshape([1, -1, 1])  # [1, K, 1]
+        index = index.unsqueeze(1)  # [B, 1, N]
+        own_class = paddle.logical_and(index >= first, index < first + cells)  # [B, K, N]
         scores = scores.unsqueeze(1) * own_class.astype(scores.dtype)  # [B, K, N]
         return to_original_image(boxes, scale_factor), scores
 

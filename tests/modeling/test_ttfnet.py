@@ -33,6 +33,7 @@ from ppdet_repro.modeling.losses.iou_loss import GIoULoss
 from ppdet_repro.modeling.necks.ttf_fpn import TTFFPN
 from ppdet_repro.modeling.ttf_box import TTFBox, local_maxima
 from ppdet_repro.modeling.ttf_layers import DeformConv, LiteConv
+from ppdet_repro.paddle_private.saved_program import read_operators, saved_program
 from ppdet_repro.utils.errors import UserError
 
 CONFIGS = ROOT / "configs" / "ttfnet"
@@ -217,6 +218,9 @@ def test_decoding_exports_with_dynamic_shapes(tmp_path, fixed_size):
 
     spec = [paddle.static.InputSpec(shape) for shape in ([-1, 3, -1, -1], [-1, 4, -1, -1], [-1, 2])]
     paddle.jit.save(Decoder(), str(tmp_path / "decoder"), input_spec=spec)
+    operators = read_operators(saved_program(tmp_path / "decoder"))
+    floor_divisions = {"elementwise_floordiv", "floor_divide"}  # in ONNX they are computed in floating point
+    assert floor_divisions.isdisjoint(operators) and len(operators) > 20
     exported = paddle.jit.load(str(tmp_path / "decoder"))
     for batch, height, width in ((1, 8, 12), (3, 16, 8)):
         maps = [paddle.randn([batch, c, height, width]) * 3 for c in (3, 4)]
