@@ -22,7 +22,7 @@ PROGRAM = "ppdet-repro"
 COMPLETION = f'Completion in bash and zsh: eval "$(register-python-argcomplete {PROGRAM})"'
 HELP_FORMAT = argparse.RawDescriptionHelpFormatter  # keeps the lines of a docstring
 COMMANDS = (
-    "train", "eval", "infer", "export", "quantize", "data", "serve", "report", "info", "config", "verify",
+    "init", "train", "eval", "infer", "export", "quantize", "data", "serve", "report", "info", "config", "verify",
     "anchors", "assignment", "average", "cam", "compare", "convert", "positives",
     "reproduce",
 )  # fmt: skip

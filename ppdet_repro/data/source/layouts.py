@@ -74,13 +74,14 @@ def find_layout(
         splits.pop("trainval", None)  # VOC's sets: it is both
     known = {image for image, _ in pairs}
     with_labels = {label for _, label in pairs}
-    lost = [label for label in files.labels.get(form, []) if form != "coco" and label not in with_labels]
+    lost = [label for label in files.labels.get(form, []) if pairs and label not in with_labels]
     if not splits:
         raise UserError(
             f"{folder} has {count(len(files.images), 'picture')} and {_listed({form: files.labels[form]})}, but no "
             "label file has the name of a picture: give a folder that contains both"
         )
     without = sum(image not in known for image in files.images) if known else 0
+    splits = dict(sorted(splits.items(), key=lambda item: _ORDER.index(item[0])))
     return Layout(form, splits, len(files.images), without, len(lost), lost[0] if lost else "")
 
 
@@ -276,4 +277,5 @@ def _stem(path: str) -> str:
     return os.path.splitext(os.path.basename(path))[0]
 
 
+_ORDER = ("train", "trainval", "val", "test", "")
 _READERS = {"coco": _coco, "voc": _voc, "yolo": _yolo, "labelme": _labelme}
