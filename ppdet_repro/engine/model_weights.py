@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import paddle
@@ -17,6 +18,11 @@ from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.weights import read_state
 
 NAMES_IN_MESSAGES = 4
+# Entries that no inference needs: copies of a moving average, what converters and profilers count, and the classifier
+# with which a backbone was trained
+NOT_NEEDED = re.compile(
+    r"(.*\.)?ema(_\w+)?\..*|.*[._]ema|(.*\.)?(num_batches_tracked|total_ops|total_params)|backbone\.(fc|last_conv)\..*"
+)
 
 Weights = Dict[str, np.ndarray]
 
@@ -46,15 +52,17 @@ def _some(names: List[str]) -> str:
 def load_exact(model: nn.Layer, path: Union[str, Path]) -> None:
     """Load a weight file whose names and shapes are exactly those of the model, for evaluation, export and resuming.
 
-    If the file is of the same model, but pruned, the model gets the file's channels, and a log line says so. Raises
-    UserError if a name or a shape differs otherwise; the model is then unchanged.
+    If the file is of the same model, but pruned, the model gets the file's channels. Entries that the model does not
+    need (see `split_unused`) are left out. A log line says so. Raises UserError if a name or a shape differs otherwise;
+    the model is then unchanged.
     """
     state = without_backups(read_state(path))
     take_channels(model, path, state)
     report, values = _match(model, state, ("",))
+    left_out, foreign = split_unused(model, report.unused)
     differences = (
         ("of the model's are not in the file", report.new),
-        ("of the file's are not in the model", report.unused),
+        ("of the file's are not in the model", foreign),
         ("have another shape, file -> model", report.reshaped),
     )
     found = "; ".join(f"{len(names)} {what}{_some(names)}" for what, names in differences if names)
@@ -63,7 +71,27 @@ def load_exact(model: nn.Layer, path: Union[str, Path]) -> None:
         if any(WRAPPED in name for name in report.unused):
             hint = "they are of quantization-aware training: give its --slim_config"
         raise UserError(f"{path}: these weights are not this model's: {found}; {hint}")
+    if left_out:
+        get_logger().info(
+            f"{path}: {len(left_out)} entries that this model does not need are left out{_some(left_out)}"
+        )
     _assign(model, values)
+
+
+def split_unused(model: nn.Layer, names: Iterable[str]) -> Tuple[List[str], List[str]]:
+    """Split names of a weight file that a model does not have: those that it does not need, and those of another model.
+
+    Not needed are parts that the model does not have at all, such as a head that only training uses, and NOT_NEEDED.
+    Others are more layers of a part that the model has: the file of a ResNet-101 also has all weights of a ResNet-50,
+    which compute nothing useful without the others. PaddleDetection leaves out both kinds.
+    """
+    parts = {name.split(".")[0] for name in model.state_dict()}
+    left_out: List[str] = []
+    foreign: List[str] = []
+    for name in names:
+        needed = name.split(".")[0] in parts and not NOT_NEEDED.fullmatch(name)
+        (foreign if needed else left_out).append(name)
+    return left_out, foreign
 
 
 def take_channels(model: nn.Layer, path: Union[str, Path], state: Optional[Weights] = None) -> None:

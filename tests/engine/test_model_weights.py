@@ -38,7 +38,7 @@ class TestLoadExact:
 
     def test_any_difference_is_an_error_that_lists_both_sides_and_changes_nothing(self, tmp_path):
         state = weights_of(Net(classes=3))
-        state["neck.weight"] = state.pop("backbone.norm.bias")
+        state["backbone.norm2.bias"] = state.pop("backbone.norm.bias")
         save_state(tmp_path / "a.pdparams", state)
         model = Net()
         before = weights_of(model)
@@ -46,10 +46,38 @@ class TestLoadExact:
             load_exact(model, tmp_path / "a.pdparams")
         message = str(raised.value)
         assert "1 of the model's are not in the file (backbone.norm.bias)" in message
-        assert "1 of the file's are not in the model (neck.weight)" in message
+        assert "1 of the file's are not in the model (backbone.norm2.bias)" in message
         assert "2 have another shape, file -> model (head.weight [4, 3] -> [4, 2], head.bias [3] -> [2])" in message
         assert "num_classes" in message
         assert equal(before, weights_of(model))
+
+    def test_entries_that_the_model_does_not_need_are_left_out_in_one_line(self, tmp_path, logged):
+        """A part that the model does not have, copies of averages, counts, and the classifier of a backbone."""
+        source, target = Net(), Net()
+        more = ["aux_head.weight", "ema.head.weight", "head.weight_ema", "backbone.norm.num_batches_tracked"]
+        more += ["backbone.total_ops", "total_params", "backbone.fc.weight", "ema_model.backbone.conv.weight"]
+        save_state(tmp_path / "a.pdparams", {**weights_of(source), **dict.fromkeys(more, np.zeros(1))})
+        load_exact(target, tmp_path / "a.pdparams")
+        assert equal(weights_of(source), weights_of(target))
+        (line,) = [line for line in logged.messages if "a.pdparams" in line]
+        assert "8 entries that this model does not need are left out (aux_head.weight, ema.head.weight, " in line
+        assert ", and 4 more)" in line
+
+    @pytest.mark.parametrize("name", ["backbone.conv2.weight", "backbone.cinema.weight", "head.fc.weight"])
+    def test_more_layers_of_a_part_are_of_another_model(self, tmp_path, name):
+        """A ResNet-101 has all weights of a ResNet-50; PaddleDetection evaluates them as that without an error."""
+        save_state(tmp_path / "a.pdparams", {**weights_of(Net()), name: np.zeros(1)})
+        with pytest.raises(
+            UserError, match=f"1 of the file's are not in the model .{name}.; do they belong to another"
+        ):
+            load_exact(Net(), tmp_path / "a.pdparams")
+
+    def test_a_missing_weight_is_an_error_in_spite_of_others(self, tmp_path):
+        state = {**weights_of(Net()), "aux_head.weight": np.zeros(1)}
+        del state["head.bias"]
+        save_state(tmp_path / "a.pdparams", state)
+        with pytest.raises(UserError, match=r"model's: 1 of the model's are not in the file \(head.bias\); do they"):
+            load_exact(Net(), tmp_path / "a.pdparams")
 
     def test_values_get_the_precision_of_the_model(self, tmp_path):
         state = {name: value.astype(np.float64) for name, value in weights_of(Net()).items()}
