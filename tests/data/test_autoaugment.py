@@ -112,6 +112,17 @@ def test_images_without_boxes_do_not_change():
     assert AutoAugment("v2")(given, scripted())["image"] is image
 
 
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_boxes_that_reach_outside_and_small_images_are_no_error(name):
+    for height, width in ((40, 60), (1, 50), (3, 2)):
+        image = noise_image(height, width)
+        boxes = [[-20, -9, 30, 70], [width, height, width + 9, height + 9], [2, 1, 2, 1]]
+        relative = (np.array(boxes) / [width, height, width, height]).astype(np.float32)
+        for seed in range(6):
+            out = OPERATIONS[name](image, relative, 8, 1.0, context(seed).rng)
+            assert out[0].shape == image.shape and np.isfinite(out[1]).all()
+
+
 @pytest.mark.parametrize("kind", ["v0", "v1", "v2", "v3", "test"])
 def test_a_seed_gives_one_result_and_the_given_image_is_not_changed(kind):
     image = noise_image(90, 120)

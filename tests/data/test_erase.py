@@ -62,6 +62,15 @@ def test_a_rectangle_in_each_box_is_erased():
     assert ((out == 0).all(axis=-1) == erased).all() and (image == 9).all()
 
 
+def test_the_part_of_a_rectangle_outside_the_image_is_left_out():
+    # 20 x 30 pixels at y -10 to 10 and x -5 to 25: the rectangle of 12 x 15 at y -8, x -3
+    image = np.full((60, 60, 3), 9, np.uint8)
+    out = RandomErasingImage(prob=0.5)(sample(image, [[-5, -10, 25, 10]]), scripted(0.4, 0.3, 0.8, 2, 2))["image"]
+    erased = np.zeros((60, 60), bool)
+    erased[:4, :12] = True
+    assert ((out == 0).all(axis=-1) == erased).all()
+
+
 def test_boxes_are_not_erased_without_luck_or_room():
     image = np.full((60, 60, 3), 9, np.uint8)
     box = [[10, 20, 40, 40]]

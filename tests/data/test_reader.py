@@ -16,13 +16,25 @@ from reader_images import Images, assert_equal, epoch_of, ids, linux, train_read
 from ppdet_repro.data.reader import readers
 from ppdet_repro.data.reader.batches import collate, skip_limit
 from ppdet_repro.data.reader.workers import ordered_map
+from ppdet_repro.data.transform.autoaugment import AutoAugment
 from ppdet_repro.data.transform.boxes import PadBox
+from ppdet_repro.data.transform.choose import RandomSelect
 from ppdet_repro.data.transform.decode import Decode
+from ppdet_repro.data.transform.erase import RandomErasingImage
 from ppdet_repro.data.transform.geometry import RandomFlip
+from ppdet_repro.data.transform.hsv import AugmentHSV, PhotoMetricDistortion
 from ppdet_repro.data.transform.mix import Cutmix, Mixup
 from ppdet_repro.data.transform.mosaic import Mosaic
 from ppdet_repro.data.transform.normalize import NormalizeImage, Permute
-from ppdet_repro.data.transform.resize import BatchRandomResize, Resize
+from ppdet_repro.data.transform.resize import BatchRandomResize, RandomShortSideResize, Resize
+from ppdet_repro.data.transform.resize_crop import RandomResizeCrop, RandomSizeCrop
+from ppdet_repro.data.transform.strong import (
+    RandomColorJitter,
+    RandomErasingCrop,
+    RandomGaussianBlur,
+    RandomGrayscale,
+    StrongAugImage,
+)
 from ppdet_repro.data.transform.targets_yolo import Gt2YoloTarget
 from ppdet_repro.utils.errors import UserError
 
@@ -52,6 +64,33 @@ def test_a_batch_has_what_the_model_needs_and_nothing_else(images):
 def test_the_number_of_workers_changes_nothing(images, workers, shared):
     alone = epoch_of(train_reader(), images)
     assert_equal(alone, epoch_of(train_reader(use_shared_memory=shared), images, workers=workers))
+
+
+def test_chains_of_augmentations_do_not_depend_on_the_workers(images):
+    def reader():
+        strong = [RandomColorJitter(), RandomGrayscale(), RandomGaussianBlur(), RandomErasingCrop()]
+        transforms = [
+            Decode(),
+            Mosaic(input_dim=48, scale=[0.5, 1.5]),
+            AutoAugment("v1"),
+            AugmentHSV(),
+            PhotoMetricDistortion(),
+            RandomErasingImage(),
+            RandomSelect(
+                [RandomShortSideResize([24, 40], 60)], [RandomResizeCrop([40], [[16, 30]]), RandomSizeCrop(8, 20)]
+            ),
+            StrongAugImage(strong),
+            Resize(32, False),
+            NormalizeImage(),
+            Permute(),
+        ]
+        return readers.TrainReader(transforms, batch_size=5, collate_batch=False, mosaic_epoch=0)
+
+    alone = epoch_of(reader(), images)
+    assert_equal(alone, epoch_of(reader(), images, workers=2))
+    assert abs(alone[0]["image"] - epoch_of(reader(), images, 2)[0]["image"]).max() > 0
+    for boxes in (boxes for batch in alone for boxes in batch["gt_bbox"]):
+        assert boxes.dtype == np.float32 and (boxes[:, 2:] >= boxes[:, :2]).all() and boxes.min(initial=0) >= 0
 
 
 def test_epochs_and_seeds_differ_and_are_repeatable(images):

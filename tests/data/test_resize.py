@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from transform_samples import context, noise_image, sample
 
+from ppdet_repro.data.transform.decode import DECODER_LIMIT
 from ppdet_repro.data.transform.resize import (
     BatchRandomResize,
     RandomResize,
@@ -37,6 +38,11 @@ def test_sizes_by_the_short_side():
     assert short_side_size(Size(30, 50), 60, 81) == (48, 81)
     assert short_side_size(Size(30, 50), 30, 50) == (30, 50)
     assert short_side_size(Size(2, 900), 2, 300) == (1, 300)  # at least one pixel
+
+
+def test_strips_do_not_get_more_pixels_than_an_image_may_have():
+    height, width = short_side_size(Size(1, 10_000), 800, None)
+    assert height < 800 and 0.5 * DECODER_LIMIT < height * width <= DECODER_LIMIT
 
 
 def test_the_short_side_is_drawn_from_its_list():

@@ -197,7 +197,7 @@ def cutout(image: np.ndarray, level: float, rng: Rng, largest: int = 100) -> np.
 
 def box_cutout(image: np.ndarray, boxes: np.ndarray, level: float, prob: float, rng: Rng) -> Changed:
     """Cover a rectangle around a pixel of a box. Its sides are up to 0.75 times those of the box."""
-    x1, y1, x2, y2 = pixels(boxes, image)[rng.integers(len(boxes))].tolist()
+    x1, y1, x2, y2 = pixels(boxes.clip(0, 1), image)[rng.integers(len(boxes))].tolist()
     half_h, half_w = (int(level / MAX_LEVEL * 0.75 * side / 2) for side in (y2 - y1 + 1, x2 - x1 + 1))
     y, x = int(rng.integers(y1, y2 + 1)), int(rng.integers(x1, x2 + 1))
     return covered(image, y, x, half_h, half_w), boxes
@@ -210,7 +210,7 @@ def whole(image: np.ndarray, boxes: np.ndarray, level: float, prob: float, rng: 
 
 def inside(image: np.ndarray, boxes: np.ndarray, level: float, prob: float, rng: Rng, change: Change) -> Changed:
     """Apply a change to the inside of each box, one after another, with a third of the probability each."""
-    for x1, y1, x2, y2 in pixels(boxes, image).tolist():
+    for x1, y1, x2, y2 in pixels(boxes.clip(0, 1), image).tolist():
         if rng.random() + prob / 3 >= 1:
             content = image[y1 : y2 + 1, x1 : x2 + 1]
             if content.size:

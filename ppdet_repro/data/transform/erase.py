@@ -155,6 +155,6 @@ class RandomErasingImage:
             if width < x2 - x1 and height < y2 - y1:
                 y = y1 + int(ctx.rng.integers(int(y2 - y1 - height) + 1))
                 x = x1 + int(ctx.rng.integers(int(x2 - x1 - width) + 1))
-                image[int(y) : int(y + height), int(x) : int(x + width)] = 0
+                image[max(0, int(y)) : max(0, int(y + height)), max(0, int(x)) : max(0, int(x + width))] = 0
         sample["image"] = image
         return sample

@@ -5,6 +5,7 @@ Interpolation codes are those of OpenCV: 0 nearest, 1 bilinear, 2 cubic, 3 area,
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, Optional, Sequence
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 
 from ppdet_repro.core.registry import register
 from ppdet_repro.data.transform.base import BatchTransform, Context, Sample
+from ppdet_repro.data.transform.decode import DECODER_LIMIT
 from ppdet_repro.utils.errors import UserError
 
 RANDOM_INTERPOLATIONS = (cv2.INTER_NEAREST, cv2.INTER_LINEAR, cv2.INTER_AREA, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
@@ -163,12 +165,18 @@ class RandomResize:
         return resize_sample(sample, target, self.keep_ratio, interp)
 
 
+def decodable_scale(size: Size, scale: float) -> float:
+    """The scale, or less so that an image of `size` does not get more pixels than an image may have."""
+    return min(scale, math.sqrt(DECODER_LIMIT / (size.height * size.width)))
+
+
 def short_side_size(size: Size, short: int, longest: Optional[int]) -> Size:
     """Compute the size with the short side `short`, or less so that the long side is at most `longest`.
 
     As in PaddleDetection, the short side is truncated where the long side limits it, and the long side is rounded.
     """
     smaller, larger = min(size), max(size)
+    short = min(short, max(1, int(decodable_scale(size, short / smaller) * smaller + 1e-6)))
     if longest is not None and larger / smaller * short > longest:
         short, long = max(1, int(longest * smaller / larger)), longest
     else:

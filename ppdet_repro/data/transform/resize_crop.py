@@ -9,7 +9,7 @@ import numpy as np
 from ppdet_repro.core.registry import register
 from ppdet_repro.data.transform.base import Context, Sample, select_boxes
 from ppdet_repro.data.transform.geometry import Crop, RandomCrop
-from ppdet_repro.data.transform.resize import Size, interpolation, scale_sample, size_of
+from ppdet_repro.data.transform.resize import Size, decodable_scale, interpolation, scale_sample, size_of
 from ppdet_repro.utils.errors import UserError
 
 
@@ -73,7 +73,8 @@ class RandomResizeCrop:
         scales = [target.height / size.height, target.width / size.width]
         if self.keep_ratio:
             choose = min if self.mode == "long" else max
-            scales = [choose(min(target) / min(size), max(target) / max(size))] * 2
+            scale = choose(min(target) / min(size), max(target) / max(size))
+            scales = [decodable_scale(size, scale)] * 2
         sample = scale_sample(sample, scales[0], scales[1], self.interp)
         if len(sample["gt_bbox"]):
             self._crop(sample, sides, rng)
