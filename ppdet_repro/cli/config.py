@@ -2,6 +2,8 @@
 
     ppdet-repro config -c configs/yolof/yolof_r50_c5_1x_coco.yml -o epoch=24
 
+The last lines say how the learning rate goes, and whether it fits the number of epochs.
+
 The model is built, too, where Paddle is installed: what it warns about or refuses in training is said here.
 
 Set NO_COLOR to print without colors.
@@ -30,3 +32,7 @@ def run(arguments: Namespace) -> None:
             if one.run.architecture is not None:
                 build_model(one)
     print(show(cfg, color))
+    if cfg.run.epoch > 0:
+        from ppdet_repro.engine.training.run_length import describe_config
+
+        print("\n".join(f"# {line}" for line in describe_config(cfg)))

@@ -7,6 +7,7 @@ from typing import Dict, List, Optional
 from paddle import nn
 
 from ppdet_repro.core.registry import Part, register
+from ppdet_repro.optimizer.schedules import RunLength, changed, stretched
 from ppdet_repro.paddle_private.layers import is_frozen, set_frozen
 from ppdet_repro.utils.errors import UserError
 
@@ -57,6 +58,17 @@ class TrainPhases:
                 f"TrainPhases: the phases start at epochs {starts}; the first must start at 0, "
                 "each other one later than the one before"
             )
+
+    def fitted(self, epochs: int, written_for: int) -> TrainPhases:
+        """The phases of a run that has `epochs` epochs, from those for a run that has `written_for`.
+
+        They start at the same fractions of the run, rounded to whole epochs; each lasts one epoch at least.
+        """
+        scaled = stretched([phase.start for phase in self.phases[1:]], RunLength(epochs, 1, written_for))
+        starts = [0]
+        for start in scaled:
+            starts.append(max(starts[-1] + 1, round(start)))
+        return TrainPhases([changed(phase, start=start) for phase, start in zip(self.phases, starts)])
 
     def at(self, epoch: int) -> Phase:
         """The phase of an epoch (counted from 0)."""

@@ -78,11 +78,11 @@ class PiecewiseDecay:
             raise UserError(f"PiecewiseDecay: {count} milestones need {count + 1} values, not {len(values)}")
         self.gamma, self.values, self.use_warmup = list(gamma), values, use_warmup
 
-    def rate(self, t: int, s: int, n: int, base_lr: float, scale: float) -> float:
-        """The learning rate after t updates. `base_lr` is already scaled; `scale` applies to `values`."""
+    def rate(self, t: int, s: int, n: int, base_lr: float) -> float:
+        """The learning rate after t updates."""
         passed = sum(t >= milestone * s for milestone in self.milestones)
         if self.values is not None:
-            return self.values[passed] * scale
+            return self.values[passed]
         return base_lr * self.gamma[passed - 1] if passed else base_lr
 
     def fitted(self, run: RunLength) -> PiecewiseDecay:
@@ -105,7 +105,7 @@ class CosineDecay:
         self.last_plateau_epochs: Epochs = last_plateau_epochs
         self.use_warmup, self.min_lr_ratio = use_warmup, min_lr_ratio
 
-    def rate(self, t: int, s: int, n: int, base_lr: float, scale: float) -> float:
+    def rate(self, t: int, s: int, n: int, base_lr: float) -> float:
         """The learning rate after t updates; it stays constant after `max_epochs`."""
         lowest = base_lr * self.min_lr_ratio
         last, end = self.max_epochs * s - 1, (self.max_epochs - self.last_plateau_epochs) * s
@@ -133,7 +133,7 @@ class CyclicCosineDecay:
             raise UserError(f"CyclicCosineDecay: cycle_epochs {cycle_epochs} must be at least 1")
         self.cycle_epochs, self.min_lr_ratio, self.use_warmup = cycle_epochs, min_lr_ratio, use_warmup
 
-    def rate(self, t: int, s: int, n: int, base_lr: float, scale: float) -> float:
+    def rate(self, t: int, s: int, n: int, base_lr: float) -> float:
         """The learning rate after t updates."""
         length = self.cycle_epochs * s
         done = (t % length) / max(length - 1, 1)
@@ -231,16 +231,23 @@ class LearningRate:
         """This schedule with its decay and its warmup fitted to the length of a run."""
         return changed(self, decay=self.decay.fitted(run), warmup=self.warmup and self.warmup.fitted(run))
 
-    def rate(self, t: int, steps_per_epoch: int, scale: float = 1.0) -> float:
-        """The rate after t updates, for a number of updates per epoch; `scale` multiplies every rate."""
-        base_lr, warmup = self.base_lr * scale, self.warmup
-        length = warmup.length(steps_per_epoch) if warmup else 0
-        if warmup and t < length:
-            return base_lr * warmup.factor(t, length)
-        return self.decay.rate(t, steps_per_epoch, length, base_lr, scale)
+    def scaled(self, factor: float) -> LearningRate:
+        """This schedule with every rate multiplied by a factor."""
+        decay = self.decay
+        if isinstance(decay, PiecewiseDecay) and decay.values is not None:
+            decay = changed(decay, values=[value * factor for value in decay.values])
+        return changed(self, base_lr=self.base_lr * factor, decay=decay)
+
+    def rate(self, t: int, s: int) -> float:
+        """The rate after t updates."""
+        n = self.warmup.length(s) if self.warmup else 0
+        if self.warmup and t < n:
+            return self.base_lr * self.warmup.factor(t, n)
+        return self.decay.rate(t, s, n, self.base_lr)
 
     def schedule(self, steps_per_epoch: int, scale: float = 1.0) -> Schedule:
-        """The scheduler for Paddle's optimizers whose rates are those of `rate`."""
+        """The scheduler for Paddle's optimizers, for a number of updates per epoch; `scale` multiplies every rate."""
         from ppdet_repro.optimizer.scheduler import Schedule
 
-        return Schedule(lambda t: self.rate(t, steps_per_epoch, scale))
+        scaled = self.scaled(scale)
+        return Schedule(lambda t: scaled.rate(t, steps_per_epoch))

@@ -19,6 +19,7 @@ from ppdet_repro.utils.files import user_path
 from ppdet_repro.utils.packaged import nearest_packaged, own_or_packaged
 
 BASE = "_BASE_"
+SCHEDULE = re.compile(r"LearningRate\.schedulers(\.\d+)?(.*\.(milestones|max_epochs|cycle_epochs))?")
 
 
 def load_document(
@@ -30,7 +31,7 @@ def load_document(
 ) -> Node:
     """Merge a config file and its bases, then the file `over`, then overrides of the form `a.b.c=value`.
 
-    With `only`, nothing but these top-level keys of `over` is merged.
+    With `only`, nothing but these top-level keys of `over` is merged. For `schedule_epochs` see `with_schedule_epochs`.
 
     Duplicate keys and bad overrides are appended to `problems`. Raises a `UserError` if a file is missing, unreadable
     or not YAML, if the files are larger than the limits in `yaml_text`, or if base files include each other in a cycle.
@@ -41,12 +42,16 @@ def load_document(
         second = load_file(over.absolute(), (), problems, budget)
         if only is not None:
             second = replace(second, value={key: node for key, node in second.value.items() if key in only})
-        document = merge_files(document, second)
+        document = with_schedule_epochs(merge_files(document, second), second)
     for override in overrides:
         try:
             document = apply_override(document, override, problems, budget)
         except ValueError as error:
             problems.append(Problem(COMMAND_LINE, f"override {spell(override)}: {error}"))
+    paths = [override.partition("=")[0].strip() for override in overrides]
+    if any(map(SCHEDULE.fullmatch, paths)) and "schedule_epochs" not in paths:
+        written = Node({"LearningRate": Node({"schedulers": Node([])})})
+        document = with_schedule_epochs(document, written)
     return document
 
 
@@ -72,7 +77,22 @@ def load_file(path: Path, chain: Sequence[Path], problems: Problems, budget: Bud
         except UserError as error:
             raise UserError(f"{origin}: {BASE}: {error}") from None
         merged = merge_files(merged, load_file(base, (*chain, path), problems, budget))
-    return merge_files(merged, own)
+    return with_schedule_epochs(merge_files(merged, own), own)
+
+
+def with_schedule_epochs(merged: Node, own: Node) -> Node:
+    """Give a document its `schedule_epochs`, if the file `own`, the last that was merged, writes a schedule.
+
+    The schedule is written for the `epoch` that the document has then. A file that gives `schedule_epochs` itself keeps
+    it, and so does a schedule that is written where no `epoch` is known yet: the next file with one completes it.
+    """
+    epoch, rate = merged.value.get("epoch"), own.value.get("LearningRate")
+    writes = rate is not None and isinstance(rate.value, dict) and "schedulers" in rate.value
+    if "schedule_epochs" in own.value or epoch is None or type(epoch.value) is not int or epoch.value < 1:
+        return merged
+    if writes or ("LearningRate" in merged.value and "schedule_epochs" not in merged.value):
+        return replace(merged, value={**merged.value, "schedule_epochs": epoch})
+    return merged
 
 
 def base_names(base: Node) -> Iterator[Tuple[Optional[Origin], str]]:

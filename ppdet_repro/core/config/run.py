@@ -7,7 +7,7 @@ from typing import List, Literal, Optional, Union
 
 UNSUPPORTED_HARDWARE = ("use_xpu", "use_mlu", "use_npu")
 COUNTS = ("num_classes", "log_iter", "snapshot_epoch", "checkpoints_kept", "accumulate_steps", "base_batch_size")
-AT_LEAST = {"epoch": 0, "worker_num": 0, "seed": 0, "early_stop": 1, **dict.fromkeys(COUNTS, 1)}
+AT_LEAST = {"epoch": 0, "worker_num": 0, "seed": 0, "early_stop": 1, "schedule_epochs": 1, **dict.fromkeys(COUNTS, 1)}
 
 # Keys that PaddleDetection's files contain and that change nothing in this package, with the reason: run settings by
 # their name, parameters of components as Component.parameter. A config that gives one loads with a line in the log.
@@ -91,6 +91,8 @@ class RunSettings:
     use_npu: bool = False  # must be false
     # training
     epoch: int = 0  # number of epochs
+    scale_schedule: bool = False  # stretch what is counted in epochs over `epoch`: learning rate, phases, mixup_epoch
+    schedule_epochs: Optional[int] = None  # length that these are written for; null: `epoch` where schedulers are
     log_iter: int = 20  # iterations between two lines in the log
     snapshot_epoch: int = 1  # epochs between two checkpoints, and between two evaluations with --eval
     checkpoints_kept: int = 3  # older checkpoints are deleted, except the best

@@ -24,6 +24,7 @@ from ppdet_repro.engine.pruning import starting_channels
 from ppdet_repro.engine.training import run_folder
 from ppdet_repro.engine.training.data import TrainData
 from ppdet_repro.engine.training.loop import Run, seed_everything
+from ppdet_repro.engine.training.run_length import run_schedule, scaled_mixing, scaled_phases
 from ppdet_repro.engine.training.step import NanGuard, Precision
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.optimizer.ema import ModelEMA
@@ -49,9 +50,9 @@ def assemble(
     dataset = make("TrainDataset")
     check_classes(dataset, cfg, "TrainDataset")
     validation, evaluate = (None, None) if evaluation is None else bound(evaluation, cfg)
-    phases = make("TrainPhases")
+    phases = scaled_phases(make("TrainPhases"), settings)
     sizes = [{} if phase.batch_size is None else {"batch_size": phase.batch_size} for phase in phases.phases]
-    readers = [make("TrainReader", **size) for size in sizes]
+    readers = [make("TrainReader", **size, **scaled_mixing(cfg)) for size in sizes]
     with errors_from(cfg.path):
         data = TrainData(
             dataset, phases, readers, settings.epoch, settings.worker_num, settings.accumulate_steps, world
@@ -67,7 +68,7 @@ def assemble(
         distributed.synchronize_batch_norms(model, world)
 
     scale = learning_rate_scale(settings, readers[0].batch_size, world.size)
-    schedule = make("LearningRate").schedule(data.updates_per_epoch, scale)
+    schedule = run_schedule(make("LearningRate"), phases, settings, data.updates_per_epoch, scale, world.rank == 0)
     ema, freezer = moving_average(settings, model), PhaseFreezer(model)
     apply_all(phases, freezer, cfg.path)
     return Run(
