@@ -47,7 +47,7 @@ MODEL, RAW, EMA, OPTIMIZER, STATE = ("model.pdparams", "raw.pdparams", "ema.pdpa
 FORMAT = 1
 MAX_STATE_BYTES = 1 << 20
 NAME = re.compile("epoch_[0-9]+")
-COUNTS = ("seed", "epoch", "step", "best_epoch", "without_gain")  # in state.json: whole numbers, not negative
+COUNTS = ("seed", "epoch", "epochs", "step", "best_epoch", "without_gain")  # in state.json: whole numbers, not negative
 
 
 @dataclass
@@ -62,6 +62,8 @@ class RunState:
     best_epoch: int = 0
     without_gain: int = 0  # evaluations since the best
     evaluated: bool = True  # false: the evaluation of this epoch has not ended
+    epochs: int = 0  # of the whole run; 0 in older checkpoints
+    rate: Optional[float] = None  # learning rate of the next update; None in older checkpoints
 
 
 class Checkpointed(NamedTuple):
@@ -221,6 +223,7 @@ def _read_json(path: Path) -> Dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{file}: not a checkpoint of this version (format {FORMAT})")
     content.setdefault("evaluated", True)  # older checkpoints were saved after their evaluation
+    content = {"epochs": 0, "rate": None, **content}
     for wrong in _wrong_entries(content):
         raise UserError(f"{file}: {wrong}; resume from another checkpoint")
     return content
@@ -246,5 +249,6 @@ def _wrong_entries(content: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{key}.{name} must be a number, got {reprlib.repr(value)}"
     if type(content["evaluated"]) is not bool:
         yield f"'evaluated' must be true or false, got {reprlib.repr(content['evaluated'])}"
-    if not isinstance(content.get("best"), (int, float, type(None))):
-        yield f"'best' must be a number or null, got {reprlib.repr(content['best'])}"
+    for key in ("best", "rate"):
+        if not isinstance(content.get(key), (int, float, type(None))):
+            yield f"{key!r} must be a number or null, got {reprlib.repr(content[key])}"

@@ -21,6 +21,7 @@ from ppdet_repro.engine.training import run_folder
 from ppdet_repro.engine.training.checkpoint import Checkpointed, RunState, epochs_done, restore_checkpoint, weights_file
 from ppdet_repro.engine.training.data import TrainData
 from ppdet_repro.engine.training.progress import TrainLog
+from ppdet_repro.engine.training.run_length import resumed_otherwise
 from ppdet_repro.engine.training.step import NanGuard, Precision, StepReport, TrainStep
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.optimizer.ema import ModelEMA
@@ -115,6 +116,9 @@ class TrainingLoop:
         self.state.step = expected
         run.schedule.step(expected)
         get_logger().info(f"resumed from {path}: {self.state.epoch} of {run.data.epochs} epochs are done")
+        other_length = resumed_otherwise(self.state, run.data.epochs, run.schedule.last_lr)
+        if other_length:
+            get_logger().warning(other_length)
 
     def train(self) -> RunState:
         """Train the remaining epochs and write the final weights. Raises UserError if that or an evaluation fails."""
@@ -177,7 +181,7 @@ class TrainingLoop:
             self.snapshot_weights = weights_of(run.detector)
         if run.ema:
             run.ema.end_cycle()
-        state.evaluated = run.evaluate is None
+        state.evaluated, state.epochs, state.rate = run.evaluate is None, run.data.epochs, run.schedule.last_lr
         if run.world.rank == 0:
             run_folder.save_snapshot(run.folder, self.checkpointed, state, self.snapshot_weights, run.checkpoints_kept)
         self.evaluate(log)

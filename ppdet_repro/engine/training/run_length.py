@@ -13,7 +13,8 @@ from ppdet_repro.optimizer.schedules import LearningRate, RunLength
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 
-if TYPE_CHECKING:  # these import Paddle
+if TYPE_CHECKING:  # these import Paddle, or this module
+    from ppdet_repro.engine.training.checkpoint import RunState
     from ppdet_repro.optimizer.phases import TrainPhases
     from ppdet_repro.optimizer.scheduler import Schedule
 
@@ -96,3 +97,17 @@ def describe(lr: LearningRate, starts: Sequence[int], settings: RunSettings, ste
     updates = "" if steps is None else f", {epochs * steps:,} updates"
     line = f"the schedule does not fit the run ({counted(epochs)}{updates}): {'; '.join(wrong)}; {cure}"
     return [course(lr, epochs, steps), line]
+
+
+def resumed_otherwise(state: RunState, epochs: int, rate: float) -> Optional[str]:
+    """What is different, in words, if a run is resumed with another number of epochs or another schedule than it had.
+
+    `state` is that of the checkpoint, `rate` the learning rate of the next update.
+    """
+    changed = state.epochs not in (0, epochs)
+    if changed and state.epoch >= epochs:
+        return f"epoch is {epochs} instead of {state.epochs}, and {state.epoch} are done: nothing is left to train"
+    what = f"epoch is {epochs} instead of {state.epochs}" if changed else "the schedule is another one than before"
+    if state.rate is not None and abs(rate - state.rate) > 1e-6 * abs(state.rate):
+        return f"{what}: the learning rate jumps from {state.rate:.3g} to {rate:.3g}"
+    return f"{what}: the learning rate goes on with {rate:.3g}" if changed else None
