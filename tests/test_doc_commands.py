@@ -81,6 +81,7 @@ COMMANDS = {
     "eval": Shorter(f"{CPU} EvalReader.batch_size=2"),
     "infer": Shorter(CPU),
     "infer_exported": Shorter(flags="--run_benchmark=False"),
+    "cam": Shorter(CPU),
     "export": Shorter(CPU),
     "quantize": Shorter(f"{CPU} PTQ.quant_batch_num=1 EvalReader.batch_size=2"),
     "assignment": Shorter(f"{CPU} pretrain_weights=null"),

@@ -14,6 +14,7 @@ reader or are written by a command.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import re
@@ -26,7 +27,8 @@ import pytest
 from paths import ROOT
 from test_imports import LAYERS
 
-from ppdet_repro.cli.main import COMMANDS, PROGRAM, build_parser
+from ppdet_repro.cli.foreign import NO_EFFECT, REFUSED
+from ppdet_repro.cli.main import COMMANDS, PROGRAM, build_parser, load
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOLDERS = ("benchmarks", "configs", "deploy", "docs", "ppdet_repro", "tests", "tools")
@@ -118,6 +120,10 @@ def flags_of_script(script: str, *words: str) -> FrozenSet[str]:
     command = re.search(r'script\("(\w+)"\)', source)
     if command is None:
         return frozenset(re.findall(r'"(--?[\w-]+)"', source))
+    if command[1] not in (*COMMANDS, "infer_exported"):  # a script that is no subcommand
+        parser = argparse.ArgumentParser()
+        load(command[1]).add_arguments(parser)
+        return frozenset(parser._option_string_actions)
     return flags_of_command(*("infer", "--model_dir=m") if command[1] == "infer_exported" else (command[1], *words))
 
 
@@ -158,6 +164,7 @@ def wrong_flags(text: str) -> List[str]:
 def every_flag() -> FrozenSet[str]:
     """The flags of all commands and scripts."""
     commands = [*map(flags_of_command, COMMANDS), flags_of_command("infer", "--model_dir=m")]
+    commands += [frozenset(flags) for table in (NO_EFFECT, REFUSED) for flags in table.values()]  # hidden from --help
     data = [flags_of_command("data", name) for name in ("check", "show", "synth", "convert")]
     scripts = [path[1:] for path in repository() if re.fullmatch(SCRIPT, path[1:])]
     return frozenset().union(*commands, *data, *map(flags_of_script, scripts))

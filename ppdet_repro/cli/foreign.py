@@ -48,19 +48,21 @@ REFUSED: Dict[str, Dict[str, str]] = {  # command -> flag -> why it is refused, 
         "--action_file": ACTIONS,
         "--window_size": ACTIONS,
         "--random_pad": ACTIONS,
+        "--task_type": "boxes are upright; the one task is Detection",
     },
 }
+OFF = ("False", "false", "0", "Detection")
 
 
 class ForeignFlag(Action):
-    """Warns that a flag has no effect or, if it is refused, raises UserError. `--x False` does nothing."""
+    """Warns that a flag has no effect or, if it is refused, raises UserError. A value in `OFF` asks for nothing."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, reason: str, refused: bool):
         super().__init__(option_strings, dest, nargs="?", default=SUPPRESS, help=SUPPRESS)
         self.reason, self.refused = reason, refused
 
     def __call__(self, parser: ArgumentParser, namespace: Namespace, value: Any, option: Optional[str] = None) -> None:
-        if value == "False":
+        if value in OFF:
             return
         if self.refused:
             raise UserError(f"{option} is refused: {self.reason}")

@@ -48,7 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_switch(result, "--save_csv", False, "write boxes.csv: image or frame, class, score, corners")
     text = "write COCO's category ids, and image ids from file names, to bbox.json"
     add_switch(result, "--use_coco_category", False, text)
-    add("--task_type", choices=["Detection"], default="Detection", help="kind of task (default: Detection)")
 
     add_slice_flags(parser)
     add_engine_flags(parser)

@@ -12,7 +12,7 @@ def test_flags_and_defaults_are_paddledetections():
     expected = {
         "model_dir": "m", "image_file": None, "image_dir": None, "batch_size": 1, "video_file": None,
         "camera_id": -1, "threshold": 0.5, "output_dir": "output", "save_images": True, "save_results": False,
-        "use_coco_category": False, "task_type": "Detection", "use_fd_format": False, "run_mode": "paddle",
+        "use_coco_category": False, "use_fd_format": False, "run_mode": "paddle",
         "device": "cpu", "use_gpu": False, "run_benchmark": False, "enable_mkldnn_bfloat16": False,
         "cpu_threads": 1, "trt_min_shape": 1, "trt_max_shape": 1280, "trt_opt_shape": 640,
         "trt_calib_mode": False, "collect_trt_shape_info": False,
