@@ -49,9 +49,11 @@ def run(arguments: Namespace) -> None:
         from ppdet_repro.serve.browsers import names_of
         from ppdet_repro.serve.decoding import DecodingProcess
         from ppdet_repro.serve.detector import Limits, QueuedDetector
+        from ppdet_repro.serve.memory import return_large_allocations
         from ppdet_repro.serve.server import make_server
     except ModuleNotFoundError as error:
         raise UserError(f"the server needs {error.name}; pip install 'ppdet-repro[serve]'") from error
+    return_large_allocations()
     limits = Limits(arguments.max_mb * 2**20, arguments.max_megapixels * 10**6, arguments.timeout, arguments.queue)
     decode = DecodingProcess(limits.max_pixels, limits.timeout)
     detector = QueuedDetector(open_pipeline(model, arguments), model.labels, limits, decode)
