@@ -100,14 +100,15 @@ def _data(c: Choices) -> str:
     def file(split: str) -> str:
         return _text(os.path.join(c.anno_folder, f"{split}.json"))
 
-    test = f"\n# On the {c.splits['test']} pictures of test: -o EvalDataset.anno_path={_comment(file('test'))}"
+    number, path = c.splits.get("test"), _comment(file("test"))
+    test = f"\n# To evaluate on the {number} pictures of test: -o EvalDataset.anno_path={path}" if number else ""
     return f"""\
 # The labels as COCO files. Run `ppdet-repro init` again if the folder has moved.
 TrainDataset:  # {c.splits["train"]} pictures
   dataset_dir: {folder}
   image_dir: ""
   anno_path: {file("train")}
-{test if "test" in c.splits else ""}
+{test}
 EvalDataset:  # {c.splits["val"]} pictures
   dataset_dir: {folder}
   image_dir: ""
