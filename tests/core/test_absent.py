@@ -36,6 +36,8 @@ def test_sniper_is_refused_in_one_line_that_says_why(tmp_path):
     [
         ("architecture: PicoDet", 1, "this detector"),
         ("PPYOLOEHead: {}\narchitecture: YOLOv3", 1, "this detector"),
+        ("EvalMOTDataset: !MOTImageFolder {}\narchitecture: YOLOv3", 1, "can be trained without"),
+        ("EvalMOTDataset: {}\narchitecture: DeepSORT", 2, "does not track"),
         ("architecture: DeepSORT\nDeepSORT: {detector: YOLOv3}\nunknown: 1", 2, "track"),
         (
             "num_joints: 17\nTrainDataset: !KeypointTopDownCocoDataset {}\nmetric: KeyPointTopDownCOCOEval",

@@ -19,6 +19,10 @@ SNIPER = (
 )
 SEMI_SUPERVISED = "semi-supervised training is not in this package; train on the labeled images with COCODataSet"
 TRACKING = "this package detects objects in single images and does not track them; take the config of a detector"
+TRACKED = (
+    "this section is for tracking, which is not in this package; the detector can be trained without EvalMOTDataset and "
+    "TestMOTDataset"
+)
 KEYPOINTS = "this package finds boxes, not keypoints or bodies"
 ROTATED = "this package finds boxes along the axes of the image, not rotated ones"
 MASKS = "this package finds boxes, not masks"
@@ -32,6 +36,7 @@ FAMILIES: Dict[str, str] = {  # why -> the names; the first family that a config
     SEMI_SUPERVISED: "SemiCOCODataSet SemiTrainReader UnsupTrainDataset BatchRandomResizeForSSOD DenseTeacher "
     "ARSL_FCOS DETR_SSOD FCOSHeadR",
     TRACKING: "DeepSORT ByteTrack FairMOT JDE CenterTrack MOT MCMOT MOTDet KITTI MOTDataSet MCMOTDataSet",
+    TRACKED: "EvalMOTDataset TestMOTDataset",
     KEYPOINTS: "TopDownHRNet HigherHRNet VitPose_TopDown TinyPose3DHRNet TinyPose3DHRHeatmapNet METRO_Body PETR "
     "KeyPointTopDownCOCOEval KeyPointTopDownMPIIEval KeyPointTopDownCOCOWholeBadyHandEval Pose3DEval TopDownAffine "
     "TopDownEvalAffine RandomFlipHalfBodyTransform ToHeatmapsTopDown_DARK",
