@@ -20,8 +20,8 @@ SNIPER = (
 SEMI_SUPERVISED = "semi-supervised training is not in this package; train on the labeled images with COCODataSet"
 TRACKING = "this package detects objects in single images and does not track them; take the config of a detector"
 TRACKED = (
-    "this section is for tracking, which is not in this package; the detector can be trained without EvalMOTDataset and "
-    "TestMOTDataset"
+    "this section is for tracking, which is not in this package; the detector can be trained without EvalMOTDataset "
+    "and TestMOTDataset"
 )
 KEYPOINTS = "this package finds boxes, not keypoints or bodies"
 ROTATED = "this package finds boxes along the axes of the image, not rotated ones"
