@@ -17,6 +17,7 @@ from ppdet_repro.data.source.yolo_files import CLASS_LISTS, is_label_text
 from ppdet_repro.utils.errors import UserError
 
 OWN = "ppdet_repro"  # the folder that `init` writes by default
+MADE_BY_INIT = "COCO annotations made by ppdet-repro init"  # in info.description: no labels of the user
 SKIPPED = (OWN, "output", "__MACOSX", "@eaDir", "runs")
 XML_START = re.compile(rb"<annotation[\s>/]", re.IGNORECASE)
 CVAT_START = re.compile(rb"<annotations[\s>/]", re.IGNORECASE)
@@ -101,7 +102,7 @@ def _sort_json(path: str, found: FolderFiles) -> None:
         return
     if is_labelme(document):
         found.labelme[path] = image_name(document) or ""
-    elif is_coco(document):
+    elif is_coco(document) and document.get("info") != {"description": MADE_BY_INIT}:
         found.coco.append(path)
 
 

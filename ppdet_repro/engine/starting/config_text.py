@@ -67,6 +67,7 @@ def _training(c: Choices) -> str:
     return f"""\
 {start}
 epoch: {run.epochs}  # {number * run.epochs:,} views of {number} pictures; this recipe needs about {c.recipe.views:,}
+scale_schedule: true  # with another number of epochs, the schedule below is stretched
 snapshot_epoch: {max(1, run.epochs // 6)}  # epochs between evaluations and checkpoints, about six in a training
 log_iter: {max(1, min(50, run.updates // 2))}  # updates between two lines of the log; an epoch has {run.updates}"""
 

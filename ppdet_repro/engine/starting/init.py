@@ -15,7 +15,7 @@ import paddle
 from ppdet_repro.core.config import load_config
 from ppdet_repro.data.source.base import count
 from ppdet_repro.data.source.files import files_checked, require_folder
-from ppdet_repro.data.source.folder_files import OWN
+from ppdet_repro.data.source.folder_files import MADE_BY_INIT, OWN
 from ppdet_repro.data.source.labelled import Labelled, Picture
 from ppdet_repro.data.source.write_labels import coco_document
 from ppdet_repro.engine.analysis.anchor_cluster import cluster, fit
@@ -137,7 +137,8 @@ def _name_of(folder: str) -> str:
 def _coco_text(names: List[str], pictures: List[Picture], folder: str) -> str:
     """A split as a COCO JSON file; the names of pictures are relative to the dataset's folder."""
     plain = Labelled(names, [picture._replace(id=None) for picture in pictures])
-    return json.dumps(coco_document(plain, folder), ensure_ascii=False) + "\n"
+    document = {"info": {"description": MADE_BY_INIT}, **coco_document(plain, folder)}
+    return json.dumps(document, ensure_ascii=False) + "\n"
 
 
 def _write(files: Dict[str, str], force: bool) -> str:
