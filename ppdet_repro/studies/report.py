@@ -53,7 +53,14 @@ def header(results: Results) -> List[str]:
     """The names of the columns of the table of rows."""
     first = results.study.rows[0].label
     metrics = results.metrics()
-    return ["row", *metrics, "seeds", f"{results.study.metric} minus that of {first}", "the paper's AP", "minutes"]
+    return [
+        "row",
+        *metrics,
+        "seeds",
+        f"{results.study.metric} minus that of {first}",
+        f"the paper's {results.study.metric}",
+        "minutes",
+    ]
 
 
 def table_rows(results: Results) -> List[List[object]]:

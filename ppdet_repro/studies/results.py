@@ -141,10 +141,12 @@ def read_results(path: Path) -> Results:
     content = read_json(path)
     try:
         if content["format"] != FORMAT:
-            raise UserError(f"{path}: format {content['format']} is unknown; this version reads {FORMAT}")
+            raise UserError(f"format {content['format']!r} is unknown; this version reads {FORMAT}")
         study = read_study(content["name"], Node.of(content["study"]))
         results = Results(study, content["scale"], content["planned"], content["runs"])
         check_runs(results.runs, study)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UserError(f"{path}: not a results.json of a study ({error!r})") from error
     return results

@@ -107,7 +107,7 @@ def merge(base: Node, child: Node) -> Node:
     if old and new and class_key(base) != class_key(child):
         pairs = merge_pairs(old.arguments, new.arguments)
         return Node({"name": Node(new.name, child.origin), **pairs}, base.origin)
-    return Node(merge_pairs(base.value, child.value), base.origin, base.tag)
+    return Node(merge_pairs(base.value, child.value), base.origin, base.tag, child.inherited)
 
 
 def merge_pairs(base: Mapping[Any, Node], child: Mapping[Any, Node]) -> Dict[Any, Node]:

@@ -63,6 +63,7 @@ class PPYOLOFPN(nn.Layer):
         drop_block: add a DropBlock: after the pairs in the coarsest block, between them in the others, and at the start
             where there are no pairs
         spp: pool in the coarsest block, before its last 3x3 convolution, or at the start where there are no pairs
+        width: channels of the coarsest block, for small models; None: 512 for three levels, 256 for two
     """
 
     def __init__(
@@ -77,9 +78,12 @@ class PPYOLOFPN(nn.Layer):
         block_size: int = 3,
         keep_prob: float = 0.9,
         spp: bool = False,
+        width: Optional[int] = None,
     ):
         super().__init__()
         levels = len(in_channels)
+        full = self.coarsest_width(levels)
+        width = width or full
         norm = partial(batch_norm, norm_type=norm_type, frozen=freeze_norm)
         plain = partial(conv_norm_act, norm=norm)
         coord: Callable[..., nn.Layer] = partial(CoordConv, norm=norm) if coord_conv else plain
@@ -108,9 +112,9 @@ class PPYOLOFPN(nn.Layer):
                     layers = first + dropping() + narrow + widen + route
             return DetectionBlock(layers, coord(channels, wide, 3))
 
-        routes = [256 // 2**i for i in range(levels - 1)]  # channels that go on to the next level
+        routes = [256 * width // full // 2**i for i in range(levels - 1)]  # channels that go on to the next level
         for i, (c_in, stride) in enumerate(zip(reversed(in_channels), reversed(strides))):
-            channels = self.coarsest_width(levels) // 2**i
+            channels = width // 2**i
             if i > 0:
                 c_in += routes[i - 1]
             self.yolo_block.append(block(c_in, channels, coarsest=i == 0))
