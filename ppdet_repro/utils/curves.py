@@ -80,7 +80,7 @@ def even_lines(train: Sequence[Entry]) -> List[Entry]:
         number = sum(count for count, _ in waiting)
         if number >= least or position == len(train) - 1:
             losses = [name for name in entry if name.startswith("loss")]
-            means = {name: sum(n * e.get(name, entry[name]) for n, e in waiting) / number for name in losses}
+            means = {name: sum(n * {**entry, **e}[name] for n, e in waiting) / number for name in losses}
             joined.append({**entry, **means})
             waiting = []
     return joined
