@@ -161,6 +161,12 @@ def test_another_class_keeps_the_keys_it_has_and_drops_the_others():
     assert vars(head.nms) == {"score_threshold": 0.05, "sigma": 3.0, "keep_top_k": 7}
 
 
+def test_an_override_that_names_another_class_drops_mappings_too():
+    document = load_document(Path(write("a.yml", "A: {b: {name: X, c: {d: 1}}}")), ["A.b={name: Y}"], [])
+    part = document.value["A"].value["b"].value["c"]
+    assert part.plain() == {"d": 1} and part.inherited  # so that a Y without a parameter `c` drops it
+
+
 def test_a_section_that_names_another_class_starts_anew():
     """A VOCDataSet over a COCODataSet has no use for the folder of the COCO dataset."""
     write("b.yml", "Dataset: {name: COCODataSet, image_dir: train2017, sample_num: 3}\nOther: {name: X, a: 1}")

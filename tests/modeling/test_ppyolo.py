@@ -340,8 +340,18 @@ def test_necks_say_what_they_give():
         assert [out.shape[1:3] for out in outs] == [[s.channels, 64 // s.stride] for s in neck.out_shape]
     assert [tuple(shape) for shape in pan.out_shape] == [(128, 32), (64, 16), (32, 8)]
     assert [tuple(shape) for shape in fpn.out_shape] == [(512, 32), (256, 16)]
-    with pytest.raises(UserError, match="width 30 cannot be halved 2 times"):
-        PPYOLOPAN([8, 8, 8], [8, 16, 32], width=30)
+    for neck in (PPYOLOPAN, PPYOLOFPN):
+        with pytest.raises(UserError, match="width 30 cannot be halved 2 times"):
+            neck([8, 8, 8], [8, 16, 32], width=30)
+
+
+def test_the_neck_of_ppyolo_can_be_narrower():
+    """A width of 128 is a quarter of the paper's 512: every map has a quarter of the channels, 2 x 128 and so on."""
+    full, narrow = (PPYOLOFPN([128, 256, 512], [8, 16, 32], width=width) for width in (None, 128))
+    assert [tuple(shape) for shape in full.out_shape] == [(1024, 32), (512, 16), (256, 8)]
+    assert [tuple(shape) for shape in narrow.out_shape] == [(256, 32), (128, 16), (64, 8)]
+    outs = narrow([paddle.rand([1, c, side, side]) for c, side in ((128, 8), (256, 4), (512, 2))])
+    assert [out.shape[1] for out in outs] == [256, 128, 64]
 
 
 # ---------------------------------------------------------------- decoding

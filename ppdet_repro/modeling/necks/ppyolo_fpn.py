@@ -84,6 +84,8 @@ class PPYOLOFPN(nn.Layer):
         levels = len(in_channels)
         full = self.coarsest_width(levels)
         width = width or full
+        if width % 2 ** (levels - 1):
+            raise UserError(f"PPYOLOFPN: width {width} cannot be halved {levels - 1} times")
         norm = partial(batch_norm, norm_type=norm_type, frozen=freeze_norm)
         plain = partial(conv_norm_act, norm=norm)
         coord: Callable[..., nn.Layer] = partial(CoordConv, norm=norm) if coord_conv else plain
