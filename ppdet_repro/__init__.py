@@ -1,8 +1,9 @@
 """Five object detectors, reproduced, trained and deployed with PaddlePaddle.
 
-    from ppdet_repro import build_model, load_config
+    from ppdet_repro import Detector
 
-    model = build_model(load_config("yolof/yolof_r50_c5_1x_coco.yml"))
+    for result in Detector.load("output_inference/yolof_r50_c5_1x_coco").predict("photos"):
+        print(result.save("output"), result.boxes, result.scores, result.names)
 
 Importing the package prepares the process for Paddle (number of threads, code path of MKL) and for OpenCV (the largest
 picture), but imports neither.
@@ -19,18 +20,22 @@ from ppdet_repro.utils import cpu_env, picture_limit
 
 if TYPE_CHECKING:
     from ppdet_repro.core.config import build, build_model, load_config
+    from ppdet_repro.engine.detector import Detector
     from ppdet_repro.engine.evaluation.evaluate import evaluate
     from ppdet_repro.engine.export.export_model import export_model
     from ppdet_repro.engine.training.train import train
+    from ppdet_repro.runtime.result import Result
 
 cpu_env.apply()
 picture_limit.apply()
 warnings.filterwarnings("ignore", "No ccache found", UserWarning)  # Paddle 3 says so at each import
 
 __version__ = "0.3.0"
-__all__ = ["build", "build_model", "evaluate", "export_model", "load_config", "train"]
+__all__ = ["Detector", "Result", "build", "build_model", "evaluate", "export_model", "load_config", "train"]
 
 _MODULES = {
+    "Detector": "engine.detector",
+    "Result": "runtime.result",
     "build": "core.config",
     "build_model": "core.config",
     "evaluate": "engine.evaluation.evaluate",

@@ -12,7 +12,8 @@ from ppdet_repro.core import config, contract
 
 
 def examples(name: str, thing: Any) -> List[doctest.DocTest]:
-    return [test for test in doctest.DocTestFinder(recurse=False).find(thing, name) if test.examples]
+    """Those of a function, or of a class and its methods."""
+    return [test for test in doctest.DocTestFinder().find(thing, name) if test.examples]
 
 
 PUBLIC = {name: getattr(ppdet_repro, name) for name in ppdet_repro.__all__}

@@ -103,9 +103,9 @@ def left_out(count: int, total: int, first: str) -> str:
     return f"{count} of {total} images could not be used{rest}. The first: {first}" if total > 1 else first
 
 
-def write_image(path: Path, image: np.ndarray) -> None:
+def write_image(path: Path, image: np.ndarray) -> Path:
     """Write an RGB image to a file in the format of its suffix, or, if OpenCV writes none with this suffix, as
-    `path`.jpg. Raises a `UserError` if that fails."""
+    `path`.jpg. Returns the file's path. Raises a `UserError` if that fails."""
     if not (path.suffix and cv2.haveImageWriter(f"image{path.suffix}")):
         path = path.with_name(f"{path.name}.jpg")
     try:
@@ -113,6 +113,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
     except cv2.error as error:
         raise UserError(f"cannot write {path}: OpenCV has no format for {path.suffix!r}") from error
     write_output(path, encoded.tobytes())
+    return path
 
 
 def _name(class_id: int, names: Optional[Sequence[str]]) -> str:

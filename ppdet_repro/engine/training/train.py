@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Sequence, Union
 
-from ppdet_repro.core.config import Config
+from ppdet_repro.core.config import Config, load_config
 from ppdet_repro.engine import distributed
 from ppdet_repro.engine.evaluation.evaluate import evaluate as evaluate_detector
 from ppdet_repro.engine.model_weights import load_pretrained
@@ -21,7 +21,8 @@ from ppdet_repro.utils.logger import get_logger
 
 
 def train(
-    cfg: Config,
+    cfg: Union[Config, str, Path],
+    overrides: Sequence[str] = (),
     *,
     resume: Optional[str] = None,
     evaluate: bool = False,
@@ -34,6 +35,8 @@ def train(
     the config, the data, the weights or the machine.
 
     Args:
+        cfg: A config, or the path of its file or the name of a packaged one.
+        overrides: With a path or name: values of the form `a.b.c=value`, which beat the file.
         resume: A checkpoint's folder to continue from, a checkpoint of PaddleDetection (`out/0` for `out/0.pdparams`),
             or `auto` for the newest checkpoint of this run, if any.
         evaluate: Evaluate every snapshot on EvalDataset, and keep the weights of the best one.
@@ -42,15 +45,19 @@ def train(
 
     Example:
         >>> from tempfile import TemporaryDirectory
-        >>> from ppdet_repro import load_config
+        >>> from ppdet_repro import train
         >>> from ppdet_repro.data.source.synthetic import generate
         >>> with TemporaryDirectory() as folder:
         ...     data = generate(f"{folder}/data", train=2, val=1, size=(64, 64))
         ...     overrides = [f"TrainDataset.dataset_dir={data}", "TrainReader.batch_size=1", "worker_num=0", "epoch=1"]
-        ...     state = train(load_config("demo/yolof_demo.yml", [*overrides, f"save_dir={folder}/output"]))
+        ...     state = train("demo/yolof_demo.yml", [*overrides, f"save_dir={folder}/output"])
         >>> state.epoch, state.step
         (1, 2)
     """
+    if not isinstance(cfg, Config):
+        cfg = load_config(cfg, overrides)
+    elif overrides:
+        raise ValueError("overrides are for the path of a config; give them to load_config")
     warnings.filterwarnings("ignore", message="When training, we now always track global mean")
     world = distributed.start(cfg.run.use_gpu)
     checkpoint = checkpoint_to_resume(resume, Path(cfg.run.save_dir) / cfg.name)
