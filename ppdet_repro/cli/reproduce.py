@@ -4,6 +4,7 @@
     ppdet-repro reproduce yolof_table4 --workers 2
     ppdet-repro reproduce yolof_table4 --scale paper --data dataset/coco --gpus 0,1,2,3,4,5,6,7
     ppdet-repro reproduce --from output/studies/yolof_table4/results.json
+    ppdet-repro reproduce --sizes
 
 STUDY is a YAML file or a packaged study. The command goes on where it was interrupted. Started on several machines with
 one shared --output folder, it divides the runs among them. docs/reproduction.md has the rest.
@@ -29,6 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--gpus", metavar="LIST", help="GPUs that each run uses, such as 0,1 (default: one process per run)")
     add_switch(parser, "--dry-run", False, "print every run with its cost and time, and train nothing")
     add("--from", dest="results", metavar="FILE", help="draw the report of this results.json again, and train nothing")
+    add_switch(parser, "--sizes", False, "print the size of every row of the papers' tables beside the paper's, only")
     add_overrides(parser)
 
 
@@ -36,8 +38,15 @@ def run(arguments: Namespace) -> None:
     if arguments.results is not None:
         redraw(arguments)
         return
+    if arguments.sizes:
+        from ppdet_repro.studies.sizes import sizes_table
+
+        print(sizes_table())
+        return
     if arguments.study is None:
-        raise UserError("no study given: give a YAML file, the name of a packaged study, or --from results.json")
+        raise UserError(
+            "no study given: give a YAML file, the name of a packaged study, --from results.json, or --sizes"
+        )
 
     from ppdet_repro.studies.plan import PAPER
     from ppdet_repro.studies.study import find_study

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from paddle import nn
@@ -101,8 +101,22 @@ def mean_line(images: Sequence[CountedImage]) -> str:
 
 
 def comparison(paper: PaperRow, images: Sequence[CountedImage], ours: NetworkSize, theirs: NetworkSize) -> List[str]:
-    """Explain the difference between the paper's counts and ours, the mean over images, step by step.
-    `ours` and `theirs` are the config's and the paper's network at the same input size."""
+    """Explain the difference between the paper's counts and ours, the mean over images, step by step, in lines."""
+    steps = steps_to_paper(paper, images, ours, theirs)
+    cells = [(words, f"{n / 1e6:.2f} M", f"{m / 1e9:.2f}") for words, n, m in steps]
+    cells.append(("the paper", f"{paper.parameters:g} M", f"{paper.gflops:g}"))
+    _, parameters, macs = steps[-1]
+    cells.append(("left", f"{parameters / 1e6 / paper.parameters - 1:+.1%}", f"{macs / 1e9 / paper.gflops - 1:+.1%}"))
+    notes = [f"The paper: {paper.source}.", f"Its inputs: {paper.inputs}."]
+    notes += [f"Its network: {paper.network}."] if paper.network else []
+    return [*notes, *paper.remarks.splitlines(), "", *text_table(["", "parameters", "GFLOPs"], cells).splitlines()]
+
+
+def steps_to_paper(
+    paper: PaperRow, images: Sequence[CountedImage], ours: NetworkSize, theirs: NetworkSize
+) -> List[Tuple[str, int, float]]:
+    """What leads from our counts, the mean over images, to what the paper counts: words, parameters, multiply-adds (or
+    operations) after each step. `ours` and `theirs` are the config's and the paper's network at the same input size."""
     area = mean_area([image.padded for image in images])
     parameters, macs = ours.parameters, mean_cost(images)
     steps = [(f"here, for {area:,.0f} px", parameters, macs)]
@@ -118,12 +132,7 @@ def comparison(paper: PaperRow, images: Sequence[CountedImage], ours: NetworkSiz
     if paper.operations == 2:
         macs *= 2
         steps.append(("two operations per multiply-add", parameters, macs))
-    cells = [(words, f"{n / 1e6:.2f} M", f"{m / 1e9:.2f}") for words, n, m in steps]
-    cells.append(("the paper", f"{paper.parameters:g} M", f"{paper.gflops:g}"))
-    cells.append(("left", f"{parameters / 1e6 / paper.parameters - 1:+.1%}", f"{macs / 1e9 / paper.gflops - 1:+.1%}"))
-    notes = [f"The paper: {paper.source}.", f"Its inputs: {paper.inputs}."]
-    notes += [f"Its network: {paper.network}."] if paper.network else []
-    return [*notes, *paper.remarks.splitlines(), "", *text_table(["", "parameters", "GFLOPs"], cells).splitlines()]
+    return steps
 
 
 def mean_cost(images: Sequence[CountedImage]) -> float:
