@@ -112,6 +112,12 @@ def test_images_without_boxes_do_not_change():
     assert AutoAugment("v2")(given, scripted())["image"] is image
 
 
+def test_a_box_that_reaches_outside_is_changed_where_it_is_inside():
+    image = noise_image(128, 256)
+    result = run("Flip_Only_BBoxes", 10, [[-10, -5, 49, 59]], APPLY, 0.9, image=image, prob=1.0)["image"]
+    assert (result[:60, :50] == image[:60, :50][:, ::-1]).all() and (result[60:] == image[60:] + np.uint8(1)).all()
+
+
 @pytest.mark.parametrize("name", sorted(OPERATIONS))
 def test_boxes_that_reach_outside_and_small_images_are_no_error(name):
     for height, width in ((40, 60), (1, 50), (3, 2)):

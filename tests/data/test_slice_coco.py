@@ -57,6 +57,8 @@ def test_boxes_of_slices_by_hand(large, tmp_path):
     # the part of the third box in the second slice is 14 x 35 of 42 x 42 pixels, 0.28
     assert boxes[2] == [[5, 0, 10, 10], [0, 5, 14, 35], [28, 0, 12, 20], [6, 30, 34, 10]]
     assert boxes[3] == [[0, 0, 28, 20], [0, 30, 16, 10]]
+    # the slices of the second row start at y = 10
+    assert boxes[4] == [[10, 10, 20, 10], [2, 0, 38, 37], [36, 20, 4, 10]]
     assert [a["iscrowd"] for a in document["annotations"]][:2] == [1, 0]
     assert [a["id"] for a in document["annotations"]] == list(range(1, len(document["annotations"]) + 1))
 

@@ -81,6 +81,10 @@ def test_boxes_that_match_grow_together():
     )
     grown = combine(rows.copy(), SliceOptions(combine_method="nmm", match_threshold=0.33, match_metric="ios"))
     assert grown.tolist() == [[0, 0.9, 0, 0, 49, 29], [1, 0.5, 0, 0, 29, 9]]
+    mirrored = rows.copy()
+    mirrored[:, 2:] = 99 - rows[:, [4, 5, 2, 3]]
+    grown = combine(mirrored, SliceOptions(combine_method="nmm", match_threshold=0.33, match_metric="ios"))
+    assert grown.tolist() == [[0, 0.9, 50, 70, 99, 99], [1, 0.5, 70, 90, 99, 99]]
     kept = combine(rows.copy(), SliceOptions(combine_method="nms", match_threshold=0.33))
     assert kept[:, 1].tolist() == [0.9, 0.6, 0.5]
     assert combine(rows, SliceOptions(combine_method="concat")) is rows

@@ -53,10 +53,7 @@ class PhotoMetricDistortion:
         if rng.integers(2):
             hsv[..., 1] *= np.float32(between(self.saturation_range, rng))
         if rng.integers(2):
-            hue = hsv[..., 0]
-            hue += np.float32(rng.uniform(-self.hue_delta, self.hue_delta))
-            hue[hue > 360] -= 360
-            hue[hue < 0] += 360
+            hsv[..., 0] += np.float32(rng.uniform(-self.hue_delta, self.hue_delta))  # modulo 360
         image = cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
         if not early and rng.integers(2):
             image *= np.float32(between(self.contrast_range, rng))

@@ -129,6 +129,11 @@ def test_paddledetections_command(config, tmp_path, monkeypatch, capsys):
     assert "new: " in out and "anchors: [[64, 67], [316, 73], [307, 310]]" in out
 
 
+def test_sizes_in_both_orders():
+    assert size_of_flag(["608"]) == (608, 608) and size_of_flag(["608", "416"]) == (608, 416)
+    assert size_of_flag(["416,608"]) == (608, 416)  # width, height as in PaddleDetection
+
+
 @pytest.mark.parametrize("words", [["0"], ["608,"], ["1", "2", "3"], ["1,2,3"], ["big"]])
 def test_sizes_that_are_none(words):
     with pytest.raises(UserError, match="--size"):
