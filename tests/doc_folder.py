@@ -10,8 +10,9 @@ import cv2
 from paths import CONFIGS, ROOT
 
 from ppdet_repro.data.source.categories import COCO
-from ppdet_repro.data.source.convert import convert
+from ppdet_repro.data.source.convert import convert, convert_splits
 from ppdet_repro.data.source.dataset_files import find_dataset
+from ppdet_repro.data.source.layouts import find_datasets
 from ppdet_repro.data.source.synthetic import generate
 
 TRAIN, VAL, CLASSES = "annotations/instances_train.json", "annotations/instances_val.json", 6
@@ -28,6 +29,7 @@ def make_folder(folder: Path) -> None:
     write_coco(made)
     write_own_data()
     write_pictures(made / "val")
+    convert_splits(find_datasets("dataset/synthetic"), "dataset/yolo", to="yolo")
 
 
 def name_images(dataset: Path, split: str, file_name: str, image_id: int) -> None:

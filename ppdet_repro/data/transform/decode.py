@@ -167,7 +167,7 @@ def _warn_once(path: str) -> None:
         _warned.append(path)
         get_logger().warning(
             f"{path} has {NEARLY_BLACK}: multiply the samples by the missing power of two; other such files are not "
-            "named, 'ppdet-repro data check --decode' lists them"
+            "named, 'ppdet-repro data check' lists them"
         )
 
 

@@ -72,7 +72,10 @@ def _found(folder: str, layout: Layout) -> str:
     files = [one.anno_file for parts in layout.splits.values() for one in parts if not one.paired]
     where = f" ({', '.join(os.path.relpath(path, folder) for path in files[:4])})" if files else ""
     line = f"found: {count(layout.images, 'picture')}, labels in {FORMATS[layout.form]}{where}; "
-    line += f"divided into {splits}" if list(layout.splits) != [""] else "not divided"
+    if len(layout.splits) > 1:
+        line += f"divided into {splits}"
+    else:
+        line += "not divided" if list(layout.splits) == [""] else f"all in {splits}"
     if layout.without_labels:
         line += f"; {count(layout.without_labels, 'picture')} without labels, not used"
     if layout.without_pictures:
