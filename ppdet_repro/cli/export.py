@@ -22,6 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--target", choices=["paddle", "onnx", "lite"], default="paddle", help="file format (default: paddle)")
     add_precision(parser)
     add_input_size(parser)
+    add("--batch", type=at_least_one, metavar="N", help="fixed number of images per batch (default: any number)")
     add("--verify", type=at_least_one, metavar="N", help="compare with the eager model on N images of EvalDataset")
     add("--verify_images", metavar="DIR", help="take the images for --verify from this folder")
     add_switch(
@@ -34,7 +35,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def add_precision(parser: ArgumentParser) -> None:
-    text = "precision of a Paddle-Lite model; int8 and int16 are those of the stored weights (default: fp32)"
+    text = (
+        "fp16: the network between its convolutions, for --target onnx and lite; "
+        "int8 and int16 of the stored weights, for --target lite (default: fp32)"
+    )
     parser.add_argument("--precision", choices=["fp32", "fp16", "int8", "int16"], default="fp32", help=text)
 
 
@@ -48,14 +52,23 @@ def input_size_value(size: Optional[Sequence[int]]) -> Dict[str, object]:
     return {} if size is None else {"TestReader.inputs_def.image_shape": [3, *size]}
 
 
-def run(arguments: Namespace) -> None:
-    if arguments.precision != "fp32" and arguments.target != "lite":
-        raise UserError(f"--precision {arguments.precision} is for --target lite")
+def check_flags(arguments: Namespace) -> None:
+    """UserError if the flags contradict each other."""
+    precision, target = arguments.precision, arguments.target
+    if precision != "fp32" and target != "lite" and (target, precision) != ("onnx", "fp16"):
+        raise UserError(f"--precision {precision} is for --target {'onnx or lite' if precision == 'fp16' else 'lite'}")
+    if target == "lite" and arguments.batch not in (None, 1):
+        raise UserError("--batch: Paddle-Lite's models take one image per batch; leave the flag out")
+    if arguments.verify and arguments.batch not in (None, 1):
+        raise UserError("--verify runs one image at a time; verify with --batch 1, then export without --verify")
     if arguments.verify_images and not arguments.verify:
         raise UserError("--verify_images needs --verify N, the number of images to compare")
-    if arguments.for_fd and arguments.target != "paddle":
+    if arguments.for_fd and target != "paddle":
         raise UserError("--for_fd is for --target paddle")
 
+
+def run(arguments: Namespace) -> None:
+    check_flags(arguments)
     cfg = read_config(arguments, **input_size_value(arguments.input_size))
 
     import paddle
@@ -68,7 +81,8 @@ def run(arguments: Namespace) -> None:
     paddle.set_device("cpu")
     files = choose_files(cfg, arguments.verify, arguments.verify_images) if arguments.verify else []
     model = load_trained(cfg, arguments.offline)
-    export = partial(export_model, model, cfg, target=arguments.target, precision=arguments.precision, verify_on=files)
+    settings = {name: getattr(arguments, name) for name in ("target", "precision", "batch")}
+    export = partial(export_model, model, cfg, **settings, verify_on=files)
     if arguments.for_fd:
         export_for_fastdeploy(export, arguments.output_dir)
     else:

@@ -48,10 +48,11 @@ def convolve_in_int8(config: inference.Config, pir: bool) -> None:
     config.enable_mkldnn_int8(INT8_OPERATORS)
 
 
-def keep_axes_of_sums(config: inference.Config, operators: Sequence[str], pir: bool) -> None:
+def keep_axes_of_sums(config: inference.Config, operators: Sequence[str], pir: bool, simulated: bool = False) -> None:
     """Do not fuse sums with the activation behind them where Paddle 3 would forget the axis of the sum: in programs of
-    Paddle 2 with deformable convolutions, whose biases are added along axis 1."""
-    if SAVES_PIR and not pir and any(name.startswith("deformable_conv") for name in operators):
+    Paddle 2 with biases that are added along axis 1 and are not fused with their convolution. These are the biases of
+    deformable convolutions and, where int8 is simulated, of all."""
+    if SAVES_PIR and not pir and (simulated or any(name.startswith("deformable_conv") for name in operators)):
         config.delete_pass("elementwise_act_onednn_fuse_pass")
 
 

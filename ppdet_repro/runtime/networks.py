@@ -11,6 +11,7 @@ import numpy as np
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 
+INPUTS = {"image", "im_shape", "scale_factor"}
 FILES = {  # engine -> the files that it runs, of which a folder has one
     "paddle": ("model.pdmodel", "model.json"),  # written by Paddle 2 and Paddle 3
     "onnxruntime": ("model.onnx",),
@@ -96,7 +97,8 @@ class OpenVinoNetwork:
         except RuntimeError as error:
             raise UserError(f"OpenVINO cannot load {path}: {first_line(error)}; export it again") from error
         self.path = path
-        self.names = [entry.any_name for entry in self.model.inputs]
+        # an input of an FP16 model has a second name, that of the conversion behind it
+        self.names = [next(iter(entry.names & INPUTS), entry.any_name) for entry in self.model.inputs]
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> List[np.ndarray]:
         """See `Network.run`."""

@@ -104,7 +104,8 @@ def configure_onednn(config: inference.Config, options: PaddleOptions, operators
         convolve_in_bfloat16(config, pir)
     elif wants_int8(options, operators):
         convolve_in_int8(config, pir)
-    keep_axes_of_sums(config, operators, pir)
+    simulated = program_facts.is_quantized(operators) and not wants_int8(options, operators)
+    keep_axes_of_sums(config, operators, pir, simulated)
     if program_facts.multiplies_only_before_convolutions(operators):
         # The image is normalized by a broadcast product, for which oneDNN has only a slow reference kernel: a tenth of
         # YOLOF's time. Paddle's own kernel is fast.

@@ -31,7 +31,8 @@ from ppdet_repro.data.transform.preprocess import from_list
 from ppdet_repro.engine.export.converters import to_lite_files, to_onnx
 from ppdet_repro.engine.export.fold import FixedFusion, fold_batch_norms, fold_distance_factor, with_replaced
 from ppdet_repro.engine.export.grid_sample_dcn import GridSampleConv
-from ppdet_repro.engine.export.infer_cfg import for_one_image, infer_config, read_input
+from ppdet_repro.engine.export.half import simplify, to_half
+from ppdet_repro.engine.export.infer_cfg import for_one_image, infer_config, read_input, with_batch
 from ppdet_repro.engine.export.verify import verify
 from ppdet_repro.engine.export.wrappers import DecodedBoxes, FinalBoxes, HeadOutputs, NormalizedInside
 from ppdet_repro.engine.models import mode
@@ -61,6 +62,7 @@ def export_model(
     precision: str = "fp32",
     verify_on: Sequence[str] = (),
     quantize: Optional[Callable[[Path, ReadImage], None]] = None,
+    batch: Optional[int] = None,
 ) -> Path:
     """Export a detector into a new folder, whose files the module's docstring lists.
 
@@ -69,10 +71,11 @@ def export_model(
         cfg: Its section `export` defines what the exported network computes, TestReader what it takes as input.
         output_dir: The parent of the new folder.
         target: "paddle", "onnx" or "lite". The last two never contain the suppression of duplicates.
-        precision: Of a Paddle-Lite model: "fp32", "fp16", "int8" or "int16".
+        precision: Of an ONNX model: "fp32" or "fp16"; of a Paddle-Lite model also "int8" or "int16".
         verify_on: Image files on which the exported model must find what the detector finds.
         quantize: Replaces the float32 model in a folder by an int8 one, given a function that reads an image file as
             inputs of the network. A model that was trained with `slim: QAT` is exported in int8 without it.
+        batch: The fixed number of images per batch; any number without it. Paddle-Lite's models take one.
 
     Returns:
         The folder, `output_dir`/NAME, NAME_onnx or NAME_lite, where NAME is the config's. It replaces an older one.
@@ -92,10 +95,12 @@ def export_model(
         if verify_on:
             raise UserError("--verify: an int8 model is not its float32 one; compare their AP (deploy/python/infer.py)")
         detector, quantize = without_clipping(detector), to_int8
+    if quantize is not None and (target, precision) == ("onnx", "fp16"):
+        raise UserError("--precision fp16: the model is quantized and computes in int8; leave the flag out")
     check_target(target, quantized=quantize is not None)
     without_nms = target != "paddle" or cfg.run.exclude_nms
     settings = replace(cfg.run.export, nms=False) if without_nms else cfg.run.export
-    network_input = for_one_image(read_input(cfg), cfg) if target == "lite" else read_input(cfg)
+    network_input = for_one_image(read_input(cfg), cfg) if target == "lite" else with_batch(read_input(cfg), batch)
     content = infer_config(cfg, network_input, remaining_suppression(detector, settings))
     destination = Path(output_dir) / (cfg.name if target == "paddle" else f"{cfg.name}_{target}")
     try:
@@ -169,15 +174,21 @@ def finish(folder: Path, cfg: Config, target: str, precision: str) -> None:
     """Make the folder with a Paddle model and its infer_cfg.yml an export for the target, with a manifest."""
     inputs_and_outputs = signature(saved_program(folder / "model"))
     if target != "paddle":
-        convert(folder, target, precision)
+        fixed = inputs_and_outputs["inputs"][0]["shape"][0] > 0
+        convert(folder, target, precision, fixed)
     write_manifest(folder, cfg.name, cfg.document.plain(), inputs_and_outputs, (*PADDLE, *TOOLS[target]))
 
 
-def convert(folder: Path, target: str, precision: str) -> None:
-    """Replace the Paddle model in a folder by that of the target, ONNX or Paddle-Lite."""
+def convert(folder: Path, target: str, precision: str, fixed_batch: bool) -> None:
+    """Replace the Paddle model in a folder by that of the target, ONNX or Paddle-Lite. An ONNX file has no shape
+    arithmetic that a fixed batch makes unnecessary."""
     program, parameters = saved_program(folder / "model"), folder / "model.pdiparams"
     if target == "onnx":
         to_onnx(program, parameters, folder / "model.onnx")
+        if fixed_batch or precision == "fp16":
+            simplify(folder / "model.onnx")
+        if precision == "fp16":
+            to_half(folder / "model.onnx")
     else:
         to_lite_files(program, parameters, folder, precision)
     for file in (program, *folder.glob("model.pd*")):

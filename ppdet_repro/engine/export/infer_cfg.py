@@ -82,6 +82,11 @@ def for_one_image(network_input: NetworkInput, cfg: Config) -> NetworkInput:
     return network_input._replace(shape=[1, *network_input.shape[1:]])
 
 
+def with_batch(network_input: NetworkInput, batch: Optional[int]) -> NetworkInput:
+    """The same input for a fixed number of images per batch; unchanged with None."""
+    return network_input if batch is None else network_input._replace(shape=[batch, *network_input.shape[1:]])
+
+
 def infer_config(cfg: Config, network_input: NetworkInput, post_process: Optional[Dict[str, Any]]) -> Dict[str, Any]:
     """The content of infer_cfg.yml. `post_process` is the suppression that has to follow the exported network, if any.
     UserError if the architecture cannot be exported, or TestDataset has another number of classes than the model."""

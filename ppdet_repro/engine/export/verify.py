@@ -46,6 +46,9 @@ EXACT = Tolerance(0.05, 1e-4, 1e-3)
 TOLERANCES = {
     ("paddle", "fp32"): Tolerance(1e-3, 1e-5, 1e-3),
     ("onnx", "fp32"): EXACT,
+    # FP16 rounds to 11 bits, 0.05 %: after a hundred layers an output is off by up to 1 % of its size, a side by a
+    # pixel or two, and a score near the threshold may cross it
+    ("onnx", "fp16"): Tolerance(2.0, 0.02, 0.02, unmatched=0.02),
     ("lite", "fp32"): EXACT,
     ("lite", "fp16"): EXACT,  # its x86 file is fp32
     ("lite", "int16"): Tolerance(1.0, 1e-2, 1e-2, unmatched=0.05),

@@ -1,0 +1,208 @@
+"""ONNX in FP16, and ONNX with a fixed batch: which nodes compute in what, the boxes, and errors."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+import numpy as np
+import paddle
+import pytest
+from paddle import nn
+from precision_cells import FAMILIES, KINDS, Cell, Family
+from small_detectors import SMALL, small_config, taught_model
+from tiny_yolof import write_images
+
+from ppdet_repro.cli.export import check_flags
+from ppdet_repro.engine.export import half as module
+from ppdet_repro.engine.export.converters import to_onnx
+from ppdet_repro.engine.export.export_model import export_model
+from ppdet_repro.engine.export.half import exact_nodes, simplify, to_half
+from ppdet_repro.engine.export.verify import choose_files
+from ppdet_repro.modeling.heads.ttf_head import TTFOutputs
+from ppdet_repro.modeling.ttf_box import TTFBox
+from ppdet_repro.paddle_private.saved_program import saved_program
+from ppdet_repro.runtime.networks import OnnxNetwork
+from ppdet_repro.runtime.paddle_options import installed_build
+from ppdet_repro.utils.errors import UserError
+
+KINDS_BY_NAME = {kind.name: kind for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("half")
+
+
+def need_half():
+    for package in ("paddle2onnx", "onnxruntime", "onnx"):
+        pytest.importorskip(package)
+
+
+# Which nodes stay in float32 -----------------------------------------------------------------------------------
+
+
+def test_only_what_lies_between_convolutions_is_in_fp16():
+    nodes = [
+        ("normalize", "Mul", ["image", "std"], ["a"]),
+        ("first", "Conv", ["a", "w1"], ["b"]),
+        ("relu", "Relu", ["b"], ["c"]),
+        ("weight", "Relu", ["learned"], ["d"]),  # is computed from weights
+        ("fuse", "Mul", ["c", "d"], ["e"]),
+        ("last", "Conv", ["e", "w2"], ["f"]),
+        ("decode", "Exp", ["f"], ["boxes"]),
+    ]
+    assert exact_nodes(nodes) == {"normalize", "weight", "decode"}
+
+
+def test_the_sampling_of_a_deformable_convolution_and_its_coordinates_are_in_float32():
+    nodes = [
+        ("first", "Conv", ["image"], ["x"]),
+        ("relu", "Relu", ["x"], ["y"]),
+        ("offsets", "Conv", ["y"], ["o"]),
+        ("positions", "Add", ["o", "grid"], ["p"]),
+        ("stack", "Concat", ["p"], ["g"]),
+        ("sample", "GridSample", ["y", "g"], ["s"]),
+        ("mask", "Mul", ["s", "m"], ["t"]),
+        ("last", "Conv", ["t"], ["u"]),
+    ]
+    assert exact_nodes(nodes) == {"positions", "stack", "sample"}
+
+
+# TTFNet's decoding at 512 pixels -------------------------------------------------------------------------------
+
+
+class Decoding(nn.Layer):
+    """Two 1x1 convolutions and TTFNet's decoding, for 80 classes at 512 pixels: indices up to 1,310,719."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolutions = nn.LayerList([nn.Conv2D(84, 80, 1), nn.Conv2D(84, 4, 1)])
+        for layer, first in zip(self.convolutions, (0, 80)):
+            layer.weight.set_value(paddle.eye(84)[first : first + layer.weight.shape[0]].reshape(layer.weight.shape))
+            layer.bias.set_value(paddle.zeros(layer.bias.shape))
+        self.decode = TTFBox()
+
+    def forward(self, image, scale_factor):
+        raw = TTFOutputs(*(layer(image) for layer in self.convolutions))
+        return self.decode(raw, scale_factor, scale_factor)
+
+
+@pytest.fixture(scope="module")
+def decoding(folder):
+    """The ONNX file of `Decoding`."""
+    pytest.importorskip("paddle2onnx")
+    spec = [paddle.static.InputSpec([1, 84, 128, 128], name="image")]
+    spec += [paddle.static.InputSpec([1, 2], name="scale_factor")]
+    layer = Decoding()
+    layer.eval()
+    paddle.jit.save(layer, str(folder / "model"), spec)
+    to_onnx(saved_program(folder / "model"), folder / "model.pdiparams", folder / "decoding.onnx")
+    simplify(folder / "decoding.onnx")
+    return folder / "decoding.onnx"
+
+
+def test_no_index_is_divided_in_floating_point(decoding):
+    onnx = pytest.importorskip("onnx")
+    nodes = onnx.load(str(decoding)).graph.node
+    assert "TopK" in [node.op_type for node in nodes] and "Floor" not in [node.op_type for node in nodes]
+    (top_k,) = [node for node in nodes if node.op_type == "TopK"]
+    indices, kinds = {top_k.output[1]}, {}
+    for node in nodes:  # all that is computed from the indices, up to comparisons and look-ups
+        if indices & set(node.input) and node.op_type not in ("Gather", "Less", "GreaterOrEqual", "Not"):
+            indices.update(node.output)
+            kinds[node.op_type] = node
+    assert "Mod" in kinds and "Div" not in kinds
+    types = {a.i for node in nodes if node.op_type == "Cast" and indices & set(node.output) for a in node.attribute}
+    assert types <= {onnx.TensorProto.INT32, onnx.TensorProto.INT64}
+
+
+def test_every_box_survives_fp16_at_512_pixels(decoding, tmp_path):
+    need_half()
+    rng = np.random.default_rng(0)
+    maps = np.full([84, 128, 128], -8.0, np.float32)
+    peaks = rng.choice(32 * 32, 100, replace=False)  # on every fourth cell: none is another's neighbor
+    for i, peak in enumerate(peaks):
+        maps[i % 80, peak // 32 * 4, peak % 32 * 4] = 4 - 0.05 * i
+    maps[80:] = rng.integers(0, 256, [4, 128, 128])
+    inputs = {"image": maps[None], "scale_factor": np.ones([1, 2], np.float32)}
+    path = tmp_path / "half.onnx"
+    path.write_bytes(decoding.read_bytes())
+    to_half(path)
+    (boxes, scores), (half_boxes, half_scores) = (OnnxNetwork(file).run(inputs) for file in (decoding, path))
+    assert sorted(np.argwhere(scores[0] > 0.1)[:, 0]) == sorted(i % 80 for i in range(100) if 4 - 0.05 * i > -2.19)
+    np.testing.assert_array_equal(half_boxes, boxes)  # whole numbers up to 255 are exact in FP16
+    np.testing.assert_allclose(half_scores, scores, atol=1e-3)
+
+
+# Exports -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_boxes_in_low_precisions_are_nearly_the_eager_models(name, folder):
+    family = Family(name, folder)
+    for kind in ("Paddle bf16", "ONNX Runtime fp16"):
+        cell = family.cell(KINDS_BY_NAME[kind])
+        if kind == "Paddle bf16" and not installed_build().bfloat16:
+            continue
+        if isinstance(cell, str) and "onnx" in cell and "not installed" in cell:
+            continue
+        assert isinstance(cell, Cell), cell
+        assert cell.total > 0 and cell.again >= KINDS_BY_NAME[kind].share * cell.total, (kind, cell)
+        assert cell.pixels <= KINDS_BY_NAME[kind].pixels, (kind, cell)
+
+
+def test_int8_is_simulated_with_each_paddle(folder):
+    family = Family("pafnet", folder)
+    exact, simulated = (family.cell(KINDS_BY_NAME[name]) for name in ("Paddle int8", "Paddle int8, simulated"))
+    for cell in (exact, simulated):
+        assert isinstance(cell, Cell) and cell.again >= 0.7 * cell.total and cell.pixels < 4
+
+
+@pytest.fixture(scope="module")
+def yolof(folder):
+    cfg = small_config("yolof", write_images(folder / "yolof_data"))
+    return cfg, taught_model(cfg, SMALL["yolof"].steps)
+
+
+def test_fp16_is_half_the_size_takes_and_gives_float32_and_is_verified(yolof, tmp_path):
+    need_half()
+    cfg, model = yolof
+    plain = export_model(model, cfg, tmp_path / "fp32", "onnx")
+    folder = export_model(model, cfg, tmp_path, "onnx", "fp16", verify_on=choose_files(cfg, 2, None))
+    assert (folder / "model.onnx").stat().st_size < 0.6 * (plain / "model.onnx").stat().st_size
+    session = OnnxNetwork(folder / "model.onnx").session
+    assert {entry.type for entry in (*session.get_inputs(), *session.get_outputs())} == {"tensor(float)"}
+
+
+def test_a_fixed_batch_leaves_no_shape_arithmetic(yolof, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("paddle2onnx")
+    cfg, model = yolof
+    folder = export_model(model, cfg, tmp_path, "onnx", batch=2)
+    graph = onnx.load(str(folder / "model.onnx")).graph
+    assert {entry.name: [d.dim_value for d in entry.type.tensor_type.shape.dim] for entry in graph.input} == {
+        "image": [2, 3, 64, 64], "im_shape": [2, 2], "scale_factor": [2, 2],
+    }  # fmt: skip
+    assert not {"Shape", "Range", "ConstantOfShape"} & {node.op_type for node in graph.node}
+
+
+def test_without_a_package_one_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="onnx is not installed; install it with: pip install 'ppdet-repro.onnx.'"):
+        to_half(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ({"precision": "fp16", "target": "paddle"}, "--precision fp16 is for --target onnx or lite"),
+        ({"precision": "int8", "target": "onnx"}, "--precision int8 is for --target lite"),
+        ({"target": "lite", "batch": 2}, "--batch: Paddle-Lite's models take one image"),
+        ({"batch": 8, "verify": 3}, "--verify runs one image at a time; verify with --batch 1"),
+    ],
+)
+def test_flags_that_contradict_are_one_line(flags, message):
+    plain = {"precision": "fp32", "target": "onnx", "batch": None, "verify": None, "verify_images": None}
+    check_flags(Namespace(**plain, for_fd=False))
+    with pytest.raises(UserError, match=message):
+        check_flags(Namespace(**{**plain, "for_fd": False, **flags}))
