@@ -15,6 +15,7 @@ from ppdet_repro.utils.logger import get_logger
 
 TRACKING = "it is for tracking; this package detects objects in single images"
 KEYPOINTS = "it is for keypoints; this package detects boxes"
+SNIPER = "it is for SNIPER, training on chips of large pictures; tools/slice_image.py cuts pictures and their boxes"
 ACTIONS = "it is for action recognition; this package detects objects in single images"
 
 NO_EFFECT: Dict[str, Dict[str, str]] = {  # command -> flag -> why it has no effect
@@ -24,6 +25,7 @@ NO_EFFECT: Dict[str, Dict[str, str]] = {  # command -> flag -> why it has no eff
         "--cache": "reading the boxes takes seconds",
         "--cache_path": "reading the boxes takes seconds",
     },
+    "train": {"--fleet": "processes that paddle.distributed.launch or --processes has started always train together"},
     "eval": {"--amp": "evaluation always computes in float32"},
     "infer": {"--rtn_im_file": "results always name their image files"},
     "cam": {
@@ -33,6 +35,14 @@ NO_EFFECT: Dict[str, Dict[str, str]] = {  # command -> flag -> why it has no eff
     },
 }
 REFUSED: Dict[str, Dict[str, str]] = {  # command -> flag -> why it is refused, and what to do
+    "train": {
+        "--use_wandb": "log.jsonl in the folder of the run has all numbers, an object a line, for wandb.log; --use_vdl "
+        "writes curves for VisualDL",
+        "--save_prediction_only": "evaluation in training needs scores to find the best weights; afterwards, "
+        "ppdet-repro eval --save_prediction_only writes the detections",
+        "--save_proposals": SNIPER,
+        "--proposals_path": SNIPER,
+    },
     "export": {
         "--export_serving_model": "Paddle Serving makes its folders of an export with python -m "
         "paddle_serving_client.convert --dirname DIR --model_filename model.pdmodel --params_filename model.pdiparams"

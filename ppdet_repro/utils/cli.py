@@ -37,7 +37,7 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Add `-o KEY=VALUE ...`, which may be repeated."""
     text = "override a value of the config; the key is a path such as TrainReader.batch_size; may be repeated"
-    parser.add_argument("-o", "--opt", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
+    parser.add_argument("-o", "--opt", nargs="*", action="extend", default=[], metavar="KEY=VALUE", help=text)
 
 
 def add_slim_config(parser: argparse.ArgumentParser, required: bool = False) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Callable, Dict, Iterator, Optional, Tuple
 
+import paddle
 from paddle import nn
 
 from ppdet_repro.core.config import Config, RunSettings, build, show
@@ -24,6 +25,7 @@ from ppdet_repro.engine.pruning import starting_channels
 from ppdet_repro.engine.training import run_folder
 from ppdet_repro.engine.training.data import TrainData
 from ppdet_repro.engine.training.loop import Run, seed_everything
+from ppdet_repro.engine.training.profiling import UpdateProfiler
 from ppdet_repro.engine.training.run_length import run_schedule, scaled_mixing, scaled_phases
 from ppdet_repro.engine.training.step import NanGuard, Precision
 from ppdet_repro.modeling.architectures.detector import Detector
@@ -66,6 +68,7 @@ def assemble(
     model = detector if cfg.teacher is None else with_teacher(detector, cfg.teacher, offline)
     if settings.norm_type == "sync_bn":
         distributed.synchronize_batch_norms(model, world)
+    trace_network(detector, cfg, phases)
 
     scale = learning_rate_scale(settings, readers[0].batch_size, world.size)
     schedule = run_schedule(make("LearningRate"), phases, settings, data.updates_per_epoch, scale, world.rank == 0)
@@ -91,8 +94,20 @@ def assemble(
         eval_error=settings.eval_error,
         log_iter=settings.log_iter,
         vdl_dir=settings.vdl_log_dir if settings.use_vdl else None,
+        profiler=UpdateProfiler(settings.profiler_options, folder) if settings.profiler_options else None,
         page=page_of(cfg, data, dataset, validation),
     )
+
+
+def trace_network(detector: Detector, cfg: Config, phases: TrainPhases) -> None:
+    """With `to_static`, let the backbone and the neck of a detector run as static graphs. Paddle traces them anew for
+    each size of the images. UserError: the training changes the network, or looks inside it."""
+    if not cfg.run.to_static:
+        return
+    if len(phases.phases) > 1 or cfg.run.quantized or cfg.teacher is not None:
+        raise UserError(f"{cfg.path}: to_static does not work with several TrainPhases, QAT or a teacher; leave it out")
+    for part in (detector.backbone, detector.neck):
+        paddle.jit.to_static(part, full_graph=True)  # changes its `forward`
 
 
 def page_of(cfg: Config, data: TrainData, dataset: Source, validation: Optional[Source]) -> RunPage:
@@ -100,7 +115,8 @@ def page_of(cfg: Config, data: TrainData, dataset: Source, validation: Optional[
     best = run_folder.FINAL_MODEL if validation is None else run_folder.BEST_MODEL
     weights = quote(f"weights={Path(cfg.run.save_dir) / cfg.name / best}")
     config = f"-c {quote(str(cfg.path))}" + (f" --slim_config {quote(str(cfg.slim_path))}" if cfg.slim_path else "")
-    facts = [("training", dataset.summary), ("updates", f"{data.updates_per_epoch:,} per epoch")]
+    updates = f"{data.updates_per_epoch:,} per epoch"
+    facts = [("training", dataset.summary), ("updates", updates)]
     if validation is not None:
         facts.append(("evaluation", validation.summary))
     same = "with the same values for -o as in training, if it had any"

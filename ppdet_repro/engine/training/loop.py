@@ -20,6 +20,7 @@ from ppdet_repro.engine.model_weights import Weights, weights_of, weights_within
 from ppdet_repro.engine.training import run_folder
 from ppdet_repro.engine.training.checkpoint import Checkpointed, RunState, epochs_done, restore_checkpoint, weights_file
 from ppdet_repro.engine.training.data import TrainData
+from ppdet_repro.engine.training.profiling import UpdateProfiler
 from ppdet_repro.engine.training.progress import TrainLog
 from ppdet_repro.engine.training.run_length import resumed_otherwise
 from ppdet_repro.engine.training.step import NanGuard, Precision, StepReport, TrainStep
@@ -77,6 +78,7 @@ class Run:
 
     log_iter: int  # updates from one log line to the next
     vdl_dir: Optional[str]  # receives curves for VisualDL
+    profiler: Optional[UpdateProfiler]  # measures some updates
     page: RunPage  # shows how the run is getting on
 
 
@@ -170,7 +172,8 @@ class TrainingLoop:
         batches = run.data.batches(state.epoch, state.seed)
         if log is not None:
             log.start_epoch()
-        train_one_epoch(run.model, batches, self.step, log)
+        step = self.step if run.profiler is None else run.profiler.watch(self.step)
+        train_one_epoch(run.model, batches, step, log)
         state.epoch += 1
         state.step = run.schedule.last_epoch
 
