@@ -20,6 +20,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--device", choices=("cpu", "gpu"), help="what to train on (default: a GPU if Paddle finds one)")
     text = "format of the labels, for a folder with labels in several formats"
     add("--format", choices=("coco", "voc", "yolo", "labelme"), help=text)
+    text = "class names, one per line (default: label_list.txt, data.yaml or classes.txt in the folder)"
+    add("--label_list", metavar="FILE", help=text)
     add("--force", action="store_true", help="overwrite a config and labels that have changed")
 
 
@@ -28,5 +30,5 @@ def run(arguments: Namespace) -> None:
     from ppdet_repro.utils.printable import printable
 
     a = arguments
-    started = init(a.folder, a.output, a.base, a.device, a.format, a.force)
+    started = init(a.folder, a.output, a.base, a.device, a.format, a.label_list, a.force)
     print(printable("\n".join(started.lines)))

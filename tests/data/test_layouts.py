@@ -67,6 +67,14 @@ def test_folders_that_data_yaml_names(tmp_path):
     }
 
 
+def test_lists_outside_the_folder_are_not_read(tmp_path):
+    pictures(tmp_path / "set", "a.jpg")
+    write(tmp_path / "set/a.txt", BOX)
+    write(tmp_path / "secret.txt", "a.jpg\n")
+    write(tmp_path / "set/data.yaml", f"train: {tmp_path}/secret.txt\nval: ../secret.txt\nnames: [cat]\n")
+    assert list(find_layout(str(tmp_path / "set")).splits) == [""]
+
+
 def test_roboflow_in_three_formats(tmp_path):
     for form in ("yolo", "voc", "coco"):
         for split in ("train", "valid"):

@@ -13,7 +13,7 @@ from typing import NamedTuple, Optional
 from ppdet_repro.data.source.base import count, natural_key
 from ppdet_repro.data.source.coco_file import read_document
 from ppdet_repro.data.source.dataset_files import DatasetFiles, find_dataset
-from ppdet_repro.data.source.files import require_folder
+from ppdet_repro.data.source.files import require_file, require_folder
 from ppdet_repro.data.source.folder_files import (
     FolderFiles,
     PictureIndex,
@@ -63,6 +63,8 @@ def find_layout(
         passed_over: Folders that are not searched.
         image_folder: The folder of the pictures, if they are not in `folder`.
     """
+    if label_list is not None:
+        require_file(label_list, "give a text file with one class name per line, or a data.yaml")
     require_folder(folder, "give the folder that contains the pictures and the labels (unpack archives first)")
     files = look_into(folder, passed_over)
     if image_folder is not None:
@@ -231,6 +233,9 @@ def _yolo_splits(files: FolderFiles, document: Optional[DataYaml]) -> dict[str, 
     for split, paths in (document.splits if document else {}).items():
         for path in paths:
             found = _resolved(path, document.folder if document else "", files.folder)
+            outside = found and os.path.relpath(found, files.folder).split(os.sep)[0] == os.pardir
+            if outside:
+                continue  # a list elsewhere names no pictures of this folder
             if found and os.path.isfile(found):
                 places.append((found, split))
             elif found:

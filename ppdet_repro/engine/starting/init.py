@@ -40,6 +40,7 @@ def init(
     base: Optional[str] = None,
     device: Optional[str] = None,
     form: Optional[str] = None,
+    label_list: Optional[str] = None,
     force: bool = False,
 ) -> Started:
     """Find the dataset in a folder, check it, and write its labels as COCO files and a config.
@@ -53,12 +54,13 @@ def init(
         base: The recipe: "pafnet", "ppyolov2" or "yolof". By default the one that fits the machine.
         device: "cpu" or "gpu". By default a GPU if Paddle finds one.
         form: The format of the labels, needed if there are several: "coco", "voc", "yolo" or "labelme".
+        label_list: The class names, one per line, or YOLO's data.yaml. By default they are looked for in the folder.
         force: Overwrite files with other content.
     """
     require_folder(folder, "give the folder that contains the pictures and the labels (unpack archives first)")
     output = output or os.path.join(folder, OWN)
     _require_writable(output)
-    found = survey(folder, form, passed_over=[output])
+    found = survey(folder, form, label_list, passed_over=[output])
     choices = _choose(found, folder, output, base, device)
     config = os.path.join(output, f"{choices.name}.yml")
     files = {config: config_text(choices)}
@@ -66,9 +68,8 @@ def init(
         files[os.path.join(output, f"{split}.json")] = _coco_text(found.names, pictures, folder)
     written = _write(files, force)
     load_config(config)  # a mistake of ours shows here, and not in the training
-    photos = os.path.relpath(os.path.dirname(found.splits["val"][0].file) or ".")
-    photos = photos if not photos.startswith(os.pardir) else os.path.dirname(found.splits["val"][0].file)
-    commands = next_commands(quote(config), choices.run, quote(photos))
+    held_out = found.splits.get("test", found.splits["val"])
+    commands = next_commands(quote(config), choices.run, quote(os.path.dirname(held_out[0].file)))
     return Started(config, [*found.lines, _chosen(choices), written, "next:", *(f"  {line}" for line in commands)])
 
 

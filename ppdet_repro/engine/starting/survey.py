@@ -47,12 +47,14 @@ class Checked(NamedTuple):
     resized: bool = False  # whether its labels give another size
 
 
-def survey(folder: str, form: Optional[str] = None, passed_over: Collection[str] = ()) -> Survey:
+def survey(
+    folder: str, form: Optional[str] = None, label_list: Optional[str] = None, passed_over: Collection[str] = ()
+) -> Survey:
     """Read the dataset in a folder; see `find_layout`. Pictures that cannot be decoded are left out.
 
     UserError if there is nothing to train on, if a label cannot be used, or if a picture is labelled twice.
     """
-    layout = find_layout(folder, form, passed_over=passed_over)
+    layout = find_layout(folder, form, label_list, passed_over)
     lines = [_found(folder, layout)]
     names, sets, notes = _read(layout)
     lines += notes

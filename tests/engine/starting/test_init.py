@@ -174,6 +174,16 @@ def test_few_pictures_one_class_and_chinese_names(tmp_path):
     assert load_config(started.config).run.num_classes == 1
 
 
+def test_class_names_that_are_given(tmp_path, command):
+    write_flat(tmp_path / "set", 10)
+    write(tmp_path / "names.txt", "bird\ndog\ncat\n")
+    code, out, _ = command("init", tmp_path / "set", "--label_list", tmp_path / "names.txt")
+    assert code == 0 and "classes without objects in train: bird; they are not learned" in out
+    assert load_config(tmp_path / "set/ppdet_repro/set.yml").run.num_classes == 3
+    code, _, error = command("init", tmp_path / "set", "--label_list", "absent.txt", "--force")
+    assert code == 2 and "absent.txt does not exist: give a text file with one class name per line" in error
+
+
 def test_classes_that_one_split_lacks_are_said(tmp_path):
     write_flat(tmp_path, 10, name=lambda i: "rare" if i == 0 else "cat")
     assert "classes without objects in val: rare; they are not evaluated" in init(str(tmp_path)).lines
