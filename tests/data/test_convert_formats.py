@@ -137,6 +137,14 @@ def test_text_of_yolo_given_as_a_list_of_voc(tmp_path, tool):
     assert "a.txt contains boxes in YOLO's format, and lists no images: give data.yaml, or the folder" in error
 
 
+def test_a_list_of_pictures_of_yolo_given_as_one_of_voc(folders, tool):
+    write("yolo/some.txt", "images/train/000000.jpg\n")
+    code, _, error = tool("check", "yolo/some.txt")
+    assert code == 2 and "yolo/some.txt lists pictures without XML files, as YOLO does: give data.yaml or" in error
+    write("voc/JPEGImages/some.txt", "000000.jpg\n")  # a list of VOC with suffixes stays one
+    assert tool("check", "voc/JPEGImages/some.txt", "--image_dir", "voc")[0] == 0
+
+
 def test_a_labelme_file_given_as_coco(tmp_path, tool):
     write(tmp_path / "a.json", labelme("a.jpg"))
     code, _, error = tool("check", tmp_path / "a.json")

@@ -69,6 +69,11 @@ def read_set(path: str, folder: str, findings: Optional[Findings] = None) -> lis
     if lines and all(YOLO_LINE.match(line) for _, line in lines):
         fix = "give data.yaml, or the folder that contains the pictures and labels"
         raise UserError(f"{path} contains boxes in YOLO's format, and lists no images: {fix}")
+    if lines and all(line.lower().endswith(IMAGE_SUFFIXES) for _, line in lines):
+        first = os.path.join(os.path.dirname(path), lines[0][1])
+        if os.path.isfile(first) and not any(map(os.path.isfile, _entry(lines[0][1], folder, path)[0][:2])):
+            fix = "give data.yaml or the folder, or write 'image annotation.xml' on each line"
+            raise UserError(f"{path} lists pictures without XML files, as YOLO does: {fix}")
     for number, line in lines:
         where = f"{path}:{number}"
         if is_hidden(line):
