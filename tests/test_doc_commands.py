@@ -209,6 +209,19 @@ def make_weights(words: List[str]) -> None:
         save(load_config(config, [*CPU.split(), *opt]), path)
 
 
+def make_checkpoint(words: List[str]) -> None:
+    """Write the checkpoint of PaddleDetection that a command resumes, before its first epoch."""
+    path = Path(value_after(words, "-r") or "auto")
+    if str(path) == "auto" or path.with_suffix(".pdopt").exists():
+        return
+    overrides = [word for word in words if re.fullmatch(r"[\w.]+=.*", word)]
+    model = build_model(load_config(str(value_after(words, "-c")), overrides))
+    optimizer = paddle.optimizer.Momentum(parameters=model.parameters())
+    progress = {"last_epoch": 0, "LR_Scheduler": {"last_epoch": 0, "last_lr": 0.1}}
+    paddle.save(model.state_dict(), f"{path}.pdparams")
+    paddle.save({**optimizer.state_dict(), **progress}, f"{path}.pdopt")
+
+
 def save(cfg: Config, path: Path) -> None:
     """Write weights of a config: those of the demo are taught for a moment, so that they find boxes."""
     model = taught_model(cfg, 12) if cfg.name == "yolof_demo" else build_model(cfg)
@@ -248,6 +261,7 @@ def check_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a command of a page. Without Paddle-Lite, what needs it ends with one line."""
     words = shortened(command)
     make_weights(words)
+    make_checkpoint(words)
     with contextlib.redirect_stderr(io.StringIO()) as stream:
         code = run(words, monkeypatch)
     errors = stream.getvalue()
