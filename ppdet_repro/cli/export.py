@@ -81,8 +81,8 @@ def run(arguments: Namespace) -> None:
     paddle.set_device("cpu")
     files = choose_files(cfg, arguments.verify, arguments.verify_images) if arguments.verify else []
     model = load_trained(cfg, arguments.offline)
-    settings = {name: getattr(arguments, name) for name in ("target", "precision", "batch")}
-    export = partial(export_model, model, cfg, **settings, verify_on=files)
+    target, precision, batch = arguments.target, arguments.precision, arguments.batch
+    export = partial(export_model, model, cfg, target=target, precision=precision, verify_on=files, batch=batch)
     if arguments.for_fd:
         export_for_fastdeploy(export, arguments.output_dir)
     else:

@@ -49,7 +49,7 @@ def open_network(model: ModelFolder, flags: Namespace) -> Network:
     if not model.checked:
         try_out(model, flags)
     if flags.engine == "onnxruntime":
-        return OnnxNetwork(model.network_file, flags.cpu_threads)
+        return OnnxNetwork(model.network_file, flags.cpu_threads, getattr(flags, "device", "cpu"))
     if flags.engine == "openvino":
         return OpenVinoNetwork(model.network_file, flags.cpu_threads)
     if flags.engine == "lite":

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import List, Mapping, Protocol
+from typing import Any, List, Mapping, Protocol
 
 import numpy as np
 
@@ -18,6 +18,10 @@ FILES = {  # engine -> the files that it runs, of which a folder has one
     "openvino": ("model.onnx",),
     "lite": ("model_x86.nb",),
 }
+GPU_PROVIDERS = {"TensorrtExecutionProvider": "TensorRT", "CUDAExecutionProvider": "CUDA"}  # by preference
+    "TensorrtExecutionProvider": "TensorRT",
+    "CUDAExecutionProvider": "CUDA",
+}  # in this order, then the CPU
 WRONG_IN_ONNX_RUNTIME = ["QDQS8ToU8Transformer"]  # it ruined the boxes of int8 models in version 1.23.2
 
 
@@ -46,10 +50,35 @@ def first_line(error: Exception) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
-class OnnxNetwork:
-    """A .onnx file in ONNX Runtime, on the CPU."""
+def gpu_session(onnxruntime: Any, path: Path, options: Any) -> Any:
+    """A session with the first of `GPU_PROVIDERS` that starts; None if none does. A line says why one does not.
 
-    def __init__(self, path: Path, threads: int = 1):
+    Behind the first provider are the others that exist, for the operators that it lacks. Never run on a GPU.
+    """
+    names = list(GPU_PROVIDERS)
+    exist = [name for name in names if name in onnxruntime.get_available_providers()]
+    for i, name in enumerate(names):
+        reason = "the installed onnxruntime does not have it; onnxruntime-gpu does"
+        if name in exist:
+            providers = [*(other for other in names[i:] if other in exist), "CPUExecutionProvider"]
+            try:
+                session = onnxruntime.InferenceSession(
+                    str(path), options, providers=providers, disabled_optimizers=WRONG_IN_ONNX_RUNTIME
+                )
+                if name in session.get_providers():
+                    return session
+                reason = "its libraries, or a GPU, are missing"
+            except Exception as error:  # as in `OnnxNetwork`
+                reason = first_line(error)
+        following = GPU_PROVIDERS[names[i + 1]] if i + 1 < len(names) else "the CPU"
+        get_logger().warning(f"ONNX Runtime cannot use {GPU_PROVIDERS[name]}: {reason}; {following} is next")
+    return None
+
+
+class OnnxNetwork:
+    """A .onnx file in ONNX Runtime, on the CPU, or on a GPU if there is one and `device` is "gpu"."""
+
+    def __init__(self, path: Path, threads: int = 1, device: str = "cpu"):
         """Load a file. UserError if ONNX Runtime is not installed or cannot load it."""
         try:
             import onnxruntime
@@ -59,7 +88,8 @@ class OnnxNetwork:
         options.intra_op_num_threads = threads
         options.log_severity_level = 4  # errors are raised as exceptions
         try:
-            self.session = onnxruntime.InferenceSession(
+            session = gpu_session(onnxruntime, path, options) if device == "gpu" else None
+            self.session = session or onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=WRONG_IN_ONNX_RUNTIME
             )
         except Exception as error:  # RuntimeError, and classes of an extension module

@@ -36,8 +36,10 @@ class LowPrecision(NamedTuple):
 
 
 def low_precision(model: ModelFolder, flags: Namespace) -> Optional[LowPrecision]:
-    """The low precision in which Paddle computes a model with these flags; None in float32 and for other engines. A
-    quantized model has no float32 form: int8 is simulated in float32 then."""
+    """The low precision in which an engine computes a model with these flags; None in float32, and for engines on which
+    the flags have no influence. A quantized model has no float32 form: int8 is simulated in float32 then."""
+    if flags.engine == "onnxruntime" and getattr(flags, "device", "cpu") == "gpu":  # and a model in FP16, for example
+        return LowPrecision("the GPU's precision", "--device=gpu", Namespace(**{**vars(flags), "device": "cpu"}))
     if flags.engine != "paddle" or getattr(flags, "collect_trt_shape_info", False):
         return None
     exact = {"run_mode": "paddle", "enable_mkldnn_bfloat16": False, "enable_mkldnn_int8": False}
