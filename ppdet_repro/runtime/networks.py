@@ -19,9 +19,6 @@ FILES = {  # engine -> the files that it runs, of which a folder has one
     "lite": ("model_x86.nb",),
 }
 GPU_PROVIDERS = {"TensorrtExecutionProvider": "TensorRT", "CUDAExecutionProvider": "CUDA"}  # by preference
-    "TensorrtExecutionProvider": "TensorRT",
-    "CUDAExecutionProvider": "CUDA",
-}  # in this order, then the CPU
 WRONG_IN_ONNX_RUNTIME = ["QDQS8ToU8Transformer"]  # it ruined the boxes of int8 models in version 1.23.2
 
 
