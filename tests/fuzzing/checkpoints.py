@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import random
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Dict, List
@@ -14,7 +15,7 @@ from typing import Dict, List
 import numpy as np
 
 from ppdet_repro.utils.pickle_machine import INSTRUCTIONS
-from ppdet_repro.utils.weights import read_state
+from ppdet_repro.utils.weights import named_arrays, read_entries, read_state
 from tests.fuzzing.mutations import EXTREMES, damaged
 from tests.paths import FIXTURES
 
@@ -37,7 +38,11 @@ def generate(rng: random.Random) -> Dict[str, bytes]:
 
 
 def read(folder: Path) -> None:
+    """Read the file as weights, and as the optimizer's file of a checkpoint of PaddleDetection."""
     (path,) = folder.iterdir()
+    _, others = read_entries(path, ("LR_Scheduler", "last_epoch", "master_weights"))
+    with suppress(ValueError, TypeError):  # see paddledet_checkpoint.restore
+        named_arrays(others.get("master_weights", {}))
     read_state(path)
 
 
@@ -50,7 +55,8 @@ def genuine() -> List:
     detection = collections.OrderedDict((name, np.ones((2, i), np.float32)) for i, name in enumerate(table))
     detection["StructuredToParameterName@@"] = table
     schedule = {"last_epoch": 3, "last_lr": 0.1}
-    optimizer = {"a.w_0_moment1_0": np.zeros(3), "LR_Scheduler": schedule, "master_weights": {}}
+    optimizer = {"a.w_0_moment1_0": np.zeros(3), "LR_Scheduler": schedule, "last_epoch": 2}
+    optimizer["master_weights"] = {"a.w_0": ("a.w_0", np.arange(3, dtype=np.uint16))}
     pieces = {"a@@.0": np.zeros(4), "a@@.1": np.zeros(2), "b": np.arange(3, dtype=np.uint16)}
     pieces["UnpackBigParamInfor@@"] = {"a": {"OriginShape": (2, 3), "slices": ["a@@.0", "a@@.1"]}}
     pairs = {"a": ("conv2d_0.w_0", np.zeros((1, 2)))}
