@@ -115,6 +115,16 @@ def test_cvats_yolo_lists_the_pictures_of_a_split(tmp_path):
     assert names == ["cat"] and [name for name, _ in found["train"]] == ["obj_train_data/a.jpg", "obj_train_data/b.jpg"]
 
 
+def test_darknets_lists_of_pictures(tmp_path):
+    pictures(tmp_path, "obj/a.jpg", "obj/b.jpg")
+    for name in "ab":
+        write(tmp_path / f"obj/{name}.txt", BOX)
+    write(tmp_path / "obj.names", "cat\n")
+    write(tmp_path / "train.txt", "data/obj/a.jpg\n")
+    write(tmp_path / "valid.txt", "data\\obj\\b.jpg\n")
+    assert contents(tmp_path)[0] == {"train": [("obj/a.jpg", CAT)], "val": [("obj/b.jpg", CAT)]}
+
+
 def test_cvats_voc_and_coco(tmp_path):
     pictures(tmp_path / "voc", "JPEGImages/a.jpg")
     write(tmp_path / "voc/Annotations/a.xml", XML)

@@ -34,6 +34,14 @@ def test_neither_the_order_nor_other_pictures_of_a_class_matter_much():
     assert chosen == dict(zip((keys[i] for i in order), again))
 
 
+def test_rare_classes_come_first():
+    """Each of 20 rare classes is in 5 pictures, which all have the common one, too: a fifth is exactly one."""
+    classes = [{"common", f"rare {i // 5}"} for i in range(100)] + [{"common"}] * 100
+    chosen = chosen_for_evaluation(classes, [str(i) for i in range(200)])
+    there = Counter(name for names, flag in zip(classes, chosen) if flag for name in names)
+    assert there == {"common": 40, **{f"rare {i}": 1 for i in range(20)}}
+
+
 def test_rare_classes_and_few_pictures():
     assert sum(chosen_for_evaluation([{"a"}] * 3, ["1", "2", "3"])) == 1  # of three pictures one
     assert sum(chosen_for_evaluation([{"a"}] * 2, ["1", "2"])) == 1  # an evaluation needs a picture

@@ -147,6 +147,7 @@ def test_pictures_in_two_splits_are_taken_out_of_train(tmp_path):
         write(tmp_path / f"instances_{split}.json", document)
     lines = init(str(tmp_path)).lines
     assert "left out of train: 1 picture that val or test have, too" in lines
+    assert boxes_of(tmp_path / "ppdet_repro/train.json")[1] == ["0.jpg", "1.jpg", "2.jpg"]
     write(tmp_path / "instances_train_2.json", coco([("0.jpg", 100, 50)], [BOX], ["cat"]))
     with pytest.raises(UserError, match="0.jpg is labelled 2 times in the files of train: leave one of its labels"):
         init(str(tmp_path))
