@@ -116,11 +116,13 @@ OVER = {  # the config over which a page's YAML block with this first key is loa
     "_BASE_": ("", "TrainDataset"),
     "architecture": ("datasets/synthetic.yml", "RetinaNet"),
     "TrainPhases": ("bifpn/bifpn_r18vd_256_synthetic.yml", "TrainPhases"),
+    "schedule_epochs": ("yolof/yolof_r18vd_bccd.yml", "LearningRate"),
     "YOLOFHead": ("yolof/yolof_r18vd_bccd.yml", "YOLOF"),
     "distill_loss": ("slim/distill/yolof_demo_distill.yml", "TrainDataset"),
 }
 MADE_BEFORE = {  # what a page takes for granted: weights or the exported model of CONFIG
     "deploy_run.md": "output_inference/yolof_demo",
+    "python_api.md": "output_inference/yolof_demo",
     "reliability.md": "output/yolof_demo/best_model.pdparams",
     "slim.md": "output/demo/yolof_demo/best_model.pdparams",
 }

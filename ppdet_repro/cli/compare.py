@@ -1,5 +1,7 @@
 """Print the last evaluations of several training runs side by side, as a Markdown table.
 
+A column names the metric. The mean AP of VOC is for an IoU of 0.5, and stands under AP50.
+
 ppdet-repro compare output/mini_table4_{neither,dilated,uniform,both}
 """
 

@@ -14,7 +14,8 @@ from ppdet_repro.utils.table import text_table
 Entry = Dict[str, Any]
 Entries = Dict[str, List[Entry]]
 
-METRICS = {"bbox_mAP": "AP", "bbox_mAP_50": "AP50"}  # VOC's mean AP is also logged as bbox_mAP
+METRICS = {"bbox_mAP": "AP", "bbox_mAP_50": "AP50"}
+VOC_METRICS = {"bbox_mAP": "AP50 (VOC)"}  # VOC's mean AP is for an IoU of 0.5
 COLUMNS = {"AP": "", "AP50": "_50", "AP75": "_75", "AP_S": "_s", "AP_M": "_m", "AP_L": "_l"}  # after bbox_mAP
 
 
@@ -56,7 +57,8 @@ def curves_png(entries: Entries) -> bytes:
     left.legend(handles=[*left.lines, *rate.lines])
 
     epochs = [entry["epoch"] for entry in evaluations]
-    for name, label in METRICS.items():
+    is_voc = evaluations and "bbox_mAP_50" not in evaluations[0]
+    for name, label in (VOC_METRICS if is_voc else METRICS).items():
         if evaluations and name in evaluations[0]:
             right.plot(epochs, [entry[name] for entry in evaluations], marker=".", label=label)
             right.legend()
@@ -89,6 +91,8 @@ def even_lines(train: Sequence[Entry]) -> List[Entry]:
 def runs_table(folders: Sequence[str]) -> str:
     """A Markdown table with the last evaluation in percent of the run in each folder; a dash where a number is missing.
 
+    The mean AP of a run with `metric: VOC` is for an IoU of 0.5, so it stands under AP50.
+
     Raises a `UserError` if a folder has no `log.jsonl`, or if its run was never evaluated.
     """
     rows: List[List[object]] = []
@@ -97,7 +101,10 @@ def runs_table(folders: Sequence[str]) -> str:
         if not evaluations:
             raise UserError(f"{folder}: the run was never evaluated; train with --eval")
         last = evaluations[-1]
+        metric = "COCO" if "bbox_mAP_50" in last else "VOC"
+        if metric == "VOC":
+            last = {"epoch": last["epoch"], "bbox_mAP_50": last.get("bbox_mAP", -1)}
         values = [last.get(f"bbox_mAP{ending}", -1) for ending in COLUMNS.values()]
         cells = [f"{100 * value:.1f}" if value >= 0 else None for value in values]
-        rows.append([Path(folder).name, *cells, last["epoch"]])
-    return text_table(["run", *COLUMNS, "epochs"], rows, "github")
+        rows.append([Path(folder).name, metric, *cells, last["epoch"]])
+    return text_table(["run", "metric", *COLUMNS, "epochs"], rows, "github")

@@ -101,7 +101,10 @@ def test_runs_stand_side_by_side_with_their_last_evaluation(tmp_path):
     scores = {"bbox_mAP": 0.1234, "bbox_mAP_50": 0.3, "bbox_mAP_75": 0.1, "bbox_mAP_s": 0.0, "bbox_mAP_m": -1.0}
     first = run(tmp_path / "one", (2, {"bbox_mAP": 0.9}), (4, scores))
     lines = [" ".join(line.split()) for line in runs_table([first]).splitlines()]
-    assert lines[0] == "| run | AP | AP50 | AP75 | AP_S | AP_M | AP_L | epochs |"
-    assert lines[2] == "| one | 12.3 | 30.0 | 10.0 | 0.0 | - | - | 4 |"
+    assert lines[0] == "| run | metric | AP | AP50 | AP75 | AP_S | AP_M | AP_L | epochs |"
+    assert lines[2] == "| one | COCO | 12.3 | 30.0 | 10.0 | 0.0 | - | - | 4 |"
+    voc = run(tmp_path / "voc", (3, {"bbox_mAP": 0.5, "bbox_AP/cat": 0.5}))
+    line = " ".join(runs_table([first, voc]).splitlines()[3].split())
+    assert line == "| voc | VOC | - | 50.0 | - | - | - | - | 3 |"  # VOC counts boxes with an IoU of 0.5
     with pytest.raises(UserError, match="never evaluated"):
         runs_table([run(tmp_path / "two")])
