@@ -167,12 +167,12 @@ def test_a_worker_elsewhere_is_dead_when_its_number_stands_still(tmp_path):
 def test_what_a_dead_worker_left_running_is_ended(tmp_path):
     plan = fake_plan(tmp_path)
     queue, run = Queue(plan), plan.runs[0]
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True) as left:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True) as left:
         training = Process.of(left.pid)
         dead = Process(training.machine, training.pid, "0")  # another process had the number before
         write_json(queue.lease_path(run), {"worker": "dead", "process": dead, "training": training, "beat": 3})
         assert queue.take() == run
-        assert left.wait(PATIENCE) == -signal.SIGKILL
+        assert left.wait(30) == -signal.SIGKILL
 
 
 def test_a_worker_that_lost_its_run_writes_no_result(tmp_path):
