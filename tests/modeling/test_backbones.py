@@ -98,6 +98,15 @@ def test_fused_maps_are_the_sum_of_all_maps_at_their_sizes():
         np.testing.assert_allclose(out.numpy(), 111, rtol=1e-3)  # batch norms divide by the root of 1 + 1e-5
 
 
+def test_extra_blocks_of_mobilenet_do_not_exceed_six():
+    block = MobileNet(with_extra_blocks=True, extra_block_filters=[[8, 16]], feature_maps=[14]).conv7_1
+    block.eval()
+    x = 1000 * paddle.ones([1, 1024, 4, 4])
+    for layer in (block.pointwise_conv, block.normal_conv):
+        x = 1000 * layer(x)
+        assert float(x.max()) == 6000
+
+
 @pytest.mark.parametrize(
     "build, message",
     [
