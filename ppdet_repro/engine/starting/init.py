@@ -85,7 +85,8 @@ def _require_writable(output: str) -> None:
     parent = os.path.abspath(output)
     while not os.path.isdir(parent):
         parent = os.path.dirname(parent)
-    if not os.access(parent, os.W_OK):
+    nobody_may = not os.stat(parent).st_mode & 0o222  # root could, but the folder is meant to stay as it is
+    if nobody_may or not os.access(parent, os.W_OK):
         raise UserError(f"{parent} cannot be written: choose a folder for the config and labels with --output")
 
 

@@ -223,6 +223,10 @@ def test_folders_that_cannot_be_written(tmp_path, command, monkeypatch):
     write(tmp_path / "file", "")
     code, _, error = command("init", tmp_path / "set", "--output", tmp_path / "file")
     assert code == 2 and "file is a file, not a folder: choose another folder with --output" in error
+    (tmp_path / "set").chmod(0o555)
+    code, _, error = command("init", tmp_path / "set")
+    assert code == 2 and "set cannot be written: choose a folder for the config and labels with --output" in error
+    (tmp_path / "set").chmod(0o755)
     monkeypatch.setattr(os, "access", lambda path, mode: "set" not in str(path))  # root may write everywhere
     code, _, error = command("init", tmp_path / "set")
     assert code == 2 and "set cannot be written: choose a folder for the config and labels with --output" in error
