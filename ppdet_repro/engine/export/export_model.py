@@ -75,13 +75,12 @@ def export_model(
         verify_on: Image files on which the exported model must find what the detector finds.
         quantize: Replaces the float32 model in a folder by an int8 one, given a function that reads an image file as
             inputs of the network. A model that was trained with `slim: QAT` is exported in int8 without it.
-        batch: The fixed number of images per batch; any number without it. Paddle-Lite's models take one.
+        batch: The fixed number of images per batch; any number without it.
 
     Returns:
         The folder, `output_dir`/NAME, NAME_onnx or NAME_lite, where NAME is the config's. It replaces an older one.
 
-    Raises:
-        UserError: Target, model, config and installed Paddle do not fit, or converting, verifying or writing fails.
+    Raises UserError if target, model, config and installed Paddle do not fit, or a step fails.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -93,14 +92,11 @@ def export_model(
     """
     if cfg.run.quantized:
         if verify_on:
-            raise UserError("--verify: an int8 model is not its float32 one; compare their AP (deploy/python/infer.py)")
+            raise UserError("--verify: an int8 model is not its float32 one; compare their AP (infer --eval_json)")
         detector, quantize = without_clipping(detector), to_int8
-    if quantize is not None and (target, precision) == ("onnx", "fp16"):
-        raise UserError("--precision fp16: the model is quantized and computes in int8; leave the flag out")
-    check_target(target, quantized=quantize is not None)
-    without_nms = target != "paddle" or cfg.run.exclude_nms
-    settings = replace(cfg.run.export, nms=False) if without_nms else cfg.run.export
-    network_input = for_one_image(read_input(cfg), cfg) if target == "lite" else with_batch(read_input(cfg), batch)
+    check_precision(target, precision, quantized=quantize is not None)
+    settings, given = export_settings(cfg, target), read_input(cfg)
+    network_input = for_one_image(given, cfg) if target == "lite" else with_batch(given, batch)
     content = infer_config(cfg, network_input, remaining_suppression(detector, settings))
     destination = Path(output_dir) / (cfg.name if target == "paddle" else f"{cfg.name}_{target}")
     try:
@@ -112,12 +108,25 @@ def export_model(
                 quantize(folder, lambda file: from_list(network_input.steps)([file])._asdict())
             finish(folder, cfg, target, precision)
             if verify_on:
-                found = verify(detector, folder, target, precision, network_input.eager, verify_on)
-                get_logger().info(f"{destination} agrees with the eager model\n{found.table()}")
+                found = verify(detector, folder, target, precision, network_input.eager, verify_on).table()
+                get_logger().info(f"{destination} agrees with the eager model\n{found}")
     except OSError as error:
         raise UserError(f"cannot write the export to {destination}: {error.strerror or error}") from error
     get_logger().info(f"exported to {destination}")
     return destination
+
+
+def export_settings(cfg: Config, target: str) -> ExportSettings:
+    """The config's section `export`, without the suppression where the target or the config leaves it out."""
+    without_nms = target != "paddle" or cfg.run.exclude_nms
+    return replace(cfg.run.export, nms=False) if without_nms else cfg.run.export
+
+
+def check_precision(target: str, precision: str, quantized: bool) -> None:
+    """UserError if the installed Paddle cannot export a model, quantized or not, for the target in the precision."""
+    if quantized and (target, precision) == ("onnx", "fp16"):
+        raise UserError("--precision fp16: the model is quantized and computes in int8; leave the flag out")
+    check_target(target, quantized=quantized)
 
 
 def remaining_suppression(detector: Detector, settings: ExportSettings) -> Optional[Dict[str, Any]]:
