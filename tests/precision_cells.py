@@ -56,7 +56,8 @@ BF16 = "--enable_mkldnn_bfloat16"
 KINDS = [
     Kind("Paddle fp32", "paddle", "fp32", (), "paddle", 1e-3),
     Kind("Paddle fp32, no oneDNN", "paddle", "fp32", ("--enable_mkldnn=False",), "paddle", 1e-3),
-    Kind("Paddle bf16", "paddle", "fp32", (BF16,), "paddle", 2.0, 0.9),
+    # 0.85: the small PAFNet-lite has a level heat map, and rounding decides which of two neighbors is its peak
+    Kind("Paddle bf16", "paddle", "fp32", (BF16,), "paddle", 2.0, 0.85),
     Kind("Paddle int8", "paddle", "ptq", (), "paddle", 4.0, 0.7),
     Kind("Paddle int8, simulated", "paddle", "ptq", ("--enable_mkldnn_int8=False",), "paddle", 4.0, 0.7),
     Kind("ONNX Runtime fp32", "onnx", "fp32", ("--engine=onnxruntime",), "onnxruntime", 1e-3),
