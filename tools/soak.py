@@ -47,6 +47,21 @@ class Serve:
         self.server = requests.Server()
         self.clients = ThreadPoolExecutor(CLIENTS)
         self.seed, self.done, self.failed = seed, 0, 0
+        self.fill_caches()
+
+    def fill_caches(self) -> None:
+        """Send pictures of many shapes. The network keeps the kernels of its last 10 input sizes, about 45 MB for each
+        with this model, and random requests have a new size only now and then."""
+        import cv2
+        import numpy as np
+
+        from tests.fuzzing.requests import upload_headers
+
+        for side in (int(1000 * 0.8**i) for i in range(24)):  # up to 211 times as high as wide, or as wide as high
+            for shape in ((side, 1000, 3), (1000, side, 3)):
+                body = cv2.imencode(".png", np.zeros(shape, np.uint8))[1].tobytes()
+                head = "\r\n".join(["POST /api/detect HTTP/1.1", *upload_headers(body), "", ""])
+                self.server({"0": head.encode() + body})
 
     @property
     def pid(self) -> int:
