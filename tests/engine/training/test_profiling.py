@@ -82,6 +82,7 @@ def test_static_graphs_have_the_same_losses(tmp_path, monkeypatch):
 
 def test_static_graphs_are_refused_where_the_network_changes(tmp_path):
     config = write_config(tmp_path)
-    config.write_text(config.read_text() + "to_static: true\nTrainPhases: {phases: [{name: Phase}, {name: Phase, start: 1}]}\n")
+    phases = "TrainPhases: {phases: [{name: Phase}, {name: Phase, start: 1}]}"
+    config.write_text(f"{config.read_text()}to_static: true\n{phases}\n")
     with pytest.raises(UserError, match="to_static does not work with several TrainPhases"):
         train(load_config(config))
