@@ -34,9 +34,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *s
 FOLDERS = ("benchmarks", "configs", "deploy", "docs", "ppdet_repro", "tests", "tools")
 SUFFIXES = (".py", ".md", ".yml", ".sh", ".toml", ".lock", ".html", ".j2")
 YOURS = (
-    "output*", "dataset/*", ".venv*", "/*", "infer_cfg.yml", "inference.yml", "report.html", "index.html",
-    "configs/yolof/cells.yml", "shapes/*", "data.yaml", "ppdet_repro/train.json", "ppdet_repro/val.json", "images/train", "labels/train",
-    "lite/tools/build_android.sh",  # of Paddle-Lite
+    "output*", "dataset/*", ".venv*", "/*", "infer_cfg.yml", "inference.yml", "report.html", "index.html", "data.yaml",
+    "configs/yolof/cells.yml", "shapes/*", "ppdet_repro/train.json", "ppdet_repro/val.json", "images/train",
+    "labels/train", "lite/tools/build_android.sh",  # the last is Paddle-Lite's
 )  # fmt: skip
 OTHERS_FLAGS = {"--check", "--gpus", "--with_benchmark", "--x"}  # of ruff, Paddle's launcher and Paddle-Lite; any flag
 
