@@ -66,7 +66,7 @@ def test_only_the_best_detections_count():
 
 @pytest.mark.parametrize(
     "flags, name",
-    [([], None), ([BFLOAT16], "bfloat16"), (["--engine=onnxruntime"], None), (["--run_mode=trt_fp32"], None),
+    [([], None), ([BFLOAT16], "bfloat16"), (["--engine=openvino"], None), (["--run_mode=trt_fp32"], None),
      (["--run_mode=trt_fp16"], "fp16"), (["--run_mode=trt_int8"], "int8"),
      (["--run_mode=trt_fp16", "--collect_trt_shape_info"], None)],
 )  # fmt: skip

@@ -120,7 +120,7 @@ def test_a_single_checkpoint_or_a_wrong_file_name_is_refused(tiny):
 def test_a_cycle_falls_to_its_lowest_rate_and_starts_again():
     # 2 epochs of 3 updates per cycle: 6 updates, half a cosine over 5 steps
     decay = CyclicCosineDecay(cycle_epochs=2, min_lr_ratio=0.01)
-    rates = [decay.rate(t, 3, 0, 1.0, 1.0) for t in range(7)]
+    rates = [decay.rate(t, 3, 0, 1.0) for t in range(7)]
     assert rates[0] == rates[6] == 1.0 and rates[5] == pytest.approx(0.01)
     assert rates[2] == pytest.approx(0.01 + 0.99 * 0.5 * (np.cos(0.4 * np.pi) + 1))
     with pytest.raises(UserError, match="cycle_epochs 0"):
