@@ -115,4 +115,7 @@ def test_who_is_killed(victim, left, tmp_path):
         while len(alive := training.members()) > left and time.monotonic() < deadline:
             time.sleep(0.01)
         assert len(alive) == left and (training.process.pid in alive) == (victim == "other")
+    deadline = time.monotonic() + 10
+    while training.members() and time.monotonic() < deadline:  # SIGKILL takes a moment
+        time.sleep(0.01)
     assert training.members() == []

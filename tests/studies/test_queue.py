@@ -124,7 +124,8 @@ def test_a_study_that_is_killed_has_the_table_of_one_that_is_not(tmp_path):
     assert without_times(output / "results.json") == without_times(tmp_path / "undisturbed" / "results.json")
     starts = {name: number for name, number in trace(output).items() if name.endswith("start")}
     assert sum(starts.values()) > 4  # the kills were during trainings
-    assert all(number == 1 for name, number in trace(output).items() if name.endswith("end"))
+    ends = {name: number for name, number in trace(output).items() if name.endswith("end")}
+    assert len(ends) == 4 and sum(ends.values()) <= 4 + 3  # a kill between an end and its record repeats the end
 
 
 def test_two_workers_on_one_folder_do_each_run_once(tmp_path):
