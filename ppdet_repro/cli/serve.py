@@ -40,9 +40,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(arguments: Namespace) -> None:
+    from ppdet_repro.data.transform.jpeg_end import allowed_share
     from ppdet_repro.runtime.engines import open_pipeline
     from ppdet_repro.runtime.model_folder import open_model_folder
 
+    allowed_share()  # an invalid value ends the start of the server, not a request
     model = open_model_folder(arguments.model_dir, arguments.use_fd_format, arguments.engine)
     try:
         from ppdet_repro.serve.app import create_app

@@ -51,9 +51,11 @@ def test_decode_turns_images_as_exif_says():
 def test_the_end_of_a_jpeg_is_that_behind_its_scan():
     thumbnail = encoded(".jpg", noise_image(8, 8))
     whole = jpeg_with_exif(noise_image(32, 32), 1, thumbnail)
-    assert find_end(whole, 1024) == find_end(whole + b"camera's trailing bytes", 1024) == (whole[:-2], True, False)
-    assert find_end(whole[:-2], 1024) == find_end(whole[:-1], 1024) == (whole[:-2], False, False)
-    assert find_end(whole[:-99], 1024) == (whole[:-99], False, False)  # the end marker of the thumbnail does not count
+    for data in (whole, whole + b"camera's trailing bytes", whole[:-1], whole[:-2]):
+        stream = find_end(data, 1024)
+        assert stream.with_end() == whole and stream.ends == (len(data) >= len(whole)) and not stream.progressive
+    cut = find_end(whole[:-99], 1024)  # the end marker of the thumbnail does not count
+    assert not cut.ends and cut.with_end() == whole[:-99] + b"\xff\xd9"
     with pytest.raises(ValueError, match="is cut off"):
         find_end(whole[: whole.rindex(b"\xff\xda")], 1024)
 

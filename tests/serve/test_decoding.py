@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from argparse import Namespace
 from pathlib import Path
 
 import cv2
@@ -14,11 +15,14 @@ from png_bomb import png_bomb
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 from live import image
 
+from ppdet_repro.cli.serve import run
 from ppdet_repro.data.transform.decode import decode_image
+from ppdet_repro.data.transform.jpeg_end import MISSING_ROWS
 from ppdet_repro.serve import decoding
 from ppdet_repro.serve.decoding import DecodingProcess
 from ppdet_repro.serve.decoding_process import MAX_SCANS, START_OF_SCAN
 from ppdet_repro.serve.limits import Refusal
+from ppdet_repro.utils.errors import UserError
 
 MAX_PIXELS = 1_000_000
 
@@ -134,3 +138,9 @@ def test_the_process_is_not_started_anew_for_an_image(decoder):
     for data in (image(), image(30, 30)):
         decoder(data)
         assert decoder._process.pid == child
+
+
+def test_an_invalid_share_of_missing_rows_ends_the_start_of_the_server(monkeypatch):
+    monkeypatch.setenv(MISSING_ROWS, "half")
+    with pytest.raises(UserError, match=f"{MISSING_ROWS} is 'half'"):
+        run(Namespace())

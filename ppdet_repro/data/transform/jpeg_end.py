@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -26,25 +26,28 @@ ROWS = 64  # compared at a time
 
 
 class Stream(NamedTuple):
-    """The parts of a JPEG file.
+    """Where the parts of a JPEG file are.
 
     Attributes:
-        body: The bytes up to the end marker.
-        ends: Whether there is an end marker.
+        data: All bytes of the file.
+        start: Where the data of the first scan is.
+        ends: Whether there is an end marker behind it.
         progressive: Whether a scan refines pixels that others have drawn.
     """
 
-    body: bytes
+    data: bytes
+    start: int
     ends: bool
     progressive: bool
 
     def with_end(self, filler: bytes = b"") -> bytes:
-        """The bytes with an end marker, which some versions of OpenCV ask for."""
-        return self.body + filler + END
+        """The bytes up to the end marker, then `filler`, then an end marker: some versions of OpenCV ask for one."""
+        end = scans_and_end(self.data, self.start)[1]
+        return self.data[:end].removesuffix(b"\xff") + filler + END
 
 
 def find_end(data: bytes, pixels: int) -> Stream:
-    """Find the end of a JPEG of so many pixels. ValueError if it has no data, or too many scans.
+    """Find out whether a JPEG of so many pixels ends. ValueError if it has no data, or too many scans.
 
     Segments are skipped by their length, because the thumbnail in an EXIF segment has an end marker of its own. A scan
     of few bytes can cover all pixels, and a decoder goes through them for each scan.
@@ -59,29 +62,20 @@ def find_end(data: bytes, pixels: int) -> Stream:
     if start >= len(data):
         raise ValueError("is cut off (a JPEG file without pixels)")
     if not one and (1 + len(SCAN.findall(data, start))) * pixels > MAX_SCANNED:  # some may be in segments or at the end
-        scans = count_scans(data, start)
+        scans = scans_and_end(data, start)[0]
         if scans * pixels > MAX_SCANNED:
             raise ValueError(f"is a JPEG file of {scans:,} scans, which would take long to decode")
-    if data.rfind(END) < start:
-        return Stream(data[:-1] if data.endswith(b"\xff") else data, False, progressive)
-    end = data.find(END, start) if one else _end(data, start)
-    return Stream(data[:end], True, progressive)
+    return Stream(data, start, data.rfind(END) >= start, progressive)
 
 
-def count_scans(data: bytes, start: int) -> int:
-    """Return the number of scans of a JPEG, whose first scan has its data at `start`."""
+def scans_and_end(data: bytes, start: int) -> Tuple[int, int]:
+    """The number of scans of a JPEG, whose first scan has its data at `start`, and where its end marker is, or the end
+    of the file."""
     scans = 1
     while (found := MARKER.search(data, start)) and found[1][0] != EOI:
         scans += found[1][0] == SOS
         start = _after(data, found)
-    return scans
-
-
-def _end(data: bytes, start: int) -> int:
-    """Where the end marker is, behind all scans."""
-    while (found := MARKER.search(data, start)) and found[1][0] != EOI:
-        start = _after(data, found)
-    return found.start() if found else data.rfind(END)
+    return scans, found.start() if found else len(data)
 
 
 def _after(data: bytes, marker: re.Match) -> int:
