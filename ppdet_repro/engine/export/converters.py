@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Sequence
 
+from ppdet_repro.engine.export.onnx_int8 import leave_outputs_exact
 from ppdet_repro.paddle_private.lite_program import compatible_program, slices_of_weights
 from ppdet_repro.paddle_private.program import operator_types, read_program, write_program
 from ppdet_repro.paddle_private.saved_program import is_pir, read_operators
@@ -67,6 +68,7 @@ def to_onnx(program: Path, parameters: Path, target: Path) -> None:
             remedy = f"ppdet-repro export --target onnx {NOT_IN_ONNX[kind]}"
             raise UserError(f"{program} contains {kind}, which paddle2onnx cannot convert; {remedy}")
     run_converter("paddle2onnx", PADDLE2ONNX, [*map(str, (program, parameters, target)), str(OPSET)], target)
+    leave_outputs_exact(target)
 
 
 def to_lite_files(program: Path, parameters: Path, folder: Path, precision: str = "fp32") -> None:
