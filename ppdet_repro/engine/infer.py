@@ -16,7 +16,8 @@ from ppdet_repro.data.source.base import Source
 from ppdet_repro.data.source.image_folder import find_images
 from ppdet_repro.data.source.text import is_hidden, read_lines
 from ppdet_repro.data.transform.decode import read_image
-from ppdet_repro.engine.evaluation.evaluate import detect, write_rows
+from ppdet_repro.engine.evaluation.evaluate import detect
+from ppdet_repro.engine.evaluation.result_files import write_rows
 from ppdet_repro.engine.sliced import detect_sliced, sliced_pipeline
 from ppdet_repro.engine.training.progress import open_visualdl
 from ppdet_repro.metrics.detections import ImageDetections, coco_rows

@@ -10,12 +10,11 @@ from typing import Dict, List, NamedTuple, Optional, Sequence
 import numpy as np
 
 from ppdet_repro.metrics.coco import defined_mean
-from ppdet_repro.metrics.detections import ImageDetections, Objects
+from ppdet_repro.metrics.detections import Objects
 from ppdet_repro.utils.boxes import overlaps
 
 FALSE_POSITIVE, IGNORED = -1, -2
 LEAST_OVERLAP = 0.5  # the IoU of a match, and the share of an ignored detection that lies in a difficult object
-THRESHOLDS = [round(0.05 * i, 2) for i in range(1, 20)]
 
 
 class MatchedDetections(NamedTuple):
@@ -75,24 +74,6 @@ def confusion_matrix(images: Sequence[MatchedDetections], truth: Sequence[Object
         for label in labels[matches.missed]:
             matrix[label, classes] += 1
     return matrix
-
-
-def best_threshold(detections: Sequence[ImageDetections], truth: Dict[int, Objects]) -> float:
-    """The score threshold with the best F1 score, among 0.05, 0.10, ..., 0.95; the lowest of several.
-
-    One matching serves all thresholds: higher scores are matched first, so dropping lower ones changes no match.
-    """
-    scores, right, total = [np.zeros(0)], [np.zeros(0, bool)], 0
-    for image in detections:
-        objects = truth[image.im_id]
-        matches = match_image(image.rows, objects, THRESHOLDS[0])
-        counted = matches.objects != IGNORED
-        scores.append(matches.rows[counted, 1])
-        right.append(((matches.objects >= 0) & ~confused(matches, objects))[counted])
-        total += int((~objects.difficult.reshape(-1).astype(bool)).sum())
-    score, hit = np.concatenate(scores), np.concatenate(right)
-    f1 = [2 * int(hit[score >= t].sum()) / max(int((score >= t).sum()) + total, 1) for t in THRESHOLDS]
-    return THRESHOLDS[int(np.argmax(f1))]
 
 
 class Curves(NamedTuple):

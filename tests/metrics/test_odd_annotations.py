@@ -9,7 +9,8 @@ import pytest
 from voc_devkit import write_devkit, xml
 
 from ppdet_repro.core.config import RunSettings
-from ppdet_repro.engine.evaluation.evaluate import evaluate_detections, file_names
+from ppdet_repro.engine.evaluation.evaluate import evaluate_detections
+from ppdet_repro.engine.evaluation.result_files import file_names
 from ppdet_repro.metrics.coco import evaluate_coco, load_coco_json
 from ppdet_repro.metrics.detections import ImageDetections, Objects, read_rows
 from ppdet_repro.metrics.voc import evaluate_voc

@@ -6,11 +6,9 @@ the metric, so the result is that of a single process.
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Union
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Union
 
 import numpy as np
 import paddle
@@ -28,6 +26,7 @@ from ppdet_repro.engine.analysis.report import EvaluationResult, write_report
 from ppdet_repro.engine.analysis.tide import import_tidecv, tide_errors
 from ppdet_repro.engine.distributed import gather_results
 from ppdet_repro.engine.evaluation import multi_scale
+from ppdet_repro.engine.evaluation.result_files import RESULT_FILE, write_rows, write_scores, write_server_files
 from ppdet_repro.engine.models import mode
 from ppdet_repro.engine.sliced import detect_sliced, sliced_pipeline
 from ppdet_repro.metrics.coco import COCOScores, evaluate_coco, load_coco_json
@@ -38,32 +37,37 @@ from ppdet_repro.metrics.detections import (
     Rows,
     coco_document,
     coco_rows,
+    from_coco_document,
     from_coco_rows,
     merge_ranks,
     read_rows,
     split_batch,
 )
+from ppdet_repro.metrics.f1 import best_f1
 from ppdet_repro.metrics.voc import VOCScores, evaluate_voc
 from ppdet_repro.runtime.slicing import SliceOptions
 from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.files import write_output
 from ppdet_repro.utils.logger import get_logger
-
-RESULT_FILE = "bbox.json"
 
 Scores = Union[COCOScores, VOCScores]
 AnyBatch = Union[Batch, multi_scale.ViewBatches]
+Examine = Callable[[EvaluationResult], None]
 
 
 def evaluate(
-    model: nn.Layer, cfg: Config, dataset: Optional[Source] = None, slices: Optional[SliceOptions] = None
+    model: nn.Layer,
+    cfg: Config,
+    dataset: Optional[Source] = None,
+    slices: Optional[SliceOptions] = None,
+    examine: Optional[Examine] = None,
 ) -> Dict[str, float]:
     """Evaluate a detector on a config's EvalDataset.
 
     The config also says which metric to compute, which files to write and whether to test at several sizes; see
     "evaluation" in `RunSettings`. The model is in eval mode while it runs. Returns the scores by name, such as
     `bbox_mAP`, on every process; none with `save_prediction_only`. Raises UserError if the dataset, the metric and the
-    model do not fit together, or a file cannot be written.
+    model do not fit together, or a file cannot be written. The first process calls `examine`, if it is given, with the
+    detections and the ground truth.
 
     With `slices`, or if the dataset is a `SlicedCOCODataSet`, the detector sees overlapping slices of each image. The
     dataset's size and overlap of slices beat those of `slices`.
@@ -112,7 +116,7 @@ def evaluate(
         detections = merge_ranks(parts, dataset.table.ids.tolist())
         seconds = time.perf_counter() - start
         get_logger().info(f"{len(detections)} images in {seconds:.1f} s, {len(detections) / seconds:.2f} img/s")
-        return evaluate_detections(detections, dataset, run)
+        return evaluate_detections(detections, dataset, run, examine)
 
     return gather_results(scores_of_all)[0]
 
@@ -141,7 +145,9 @@ def detect(model: nn.Layer, batches: Iterable[AnyBatch], images: int) -> Iterato
             bar.update(min(len(rows) * dist.get_world_size(), images - bar.n))
 
 
-def evaluate_detections(detections: Sequence[ImageDetections], dataset: Source, run: RunSettings) -> Dict[str, float]:
+def evaluate_detections(
+    detections: Sequence[ImageDetections], dataset: Source, run: RunSettings, examine: Optional[Examine] = None
+) -> Dict[str, float]:
     """Write the detections if the settings ask for it, then compute and log the scores and return them by name.
 
     If a COCO file has no ground truth, as that of test-dev, the detections are written in any case, for COCO's
@@ -164,8 +170,7 @@ def evaluate_detections(detections: Sequence[ImageDetections], dataset: Source, 
         objects = voc_truth(dataset)
         truth = coco_document(objects, dataset.category_ids, dataset.class_names)
         scores = evaluate_voc(objects, detections, dataset.class_names, run.map_type)
-    report(f"evaluation of {len(detections)} images", truth, rows, detections, dataset, scores, run)
-    return scores.values()
+    return finish(f"evaluation of {len(detections)} images", truth, rows, detections, dataset, scores, run, examine)
 
 
 def evaluate_file(cfg: Config) -> Dict[str, float]:
@@ -180,11 +185,10 @@ def evaluate_file(cfg: Config) -> Dict[str, float]:
     truth, ids = load_coco_json(annotation_file(dataset)), dataset.table.ids.tolist()
     scores = evaluate_coco(truth, rows, ids)
     detections = from_coco_rows(rows, dataset.category_ids, ids, run.bias)
-    report(f"evaluation of {path}", truth, rows, detections, dataset, scores, run)
-    return scores.values()
+    return finish(f"evaluation of {path}", truth, rows, detections, dataset, scores, run)
 
 
-def report(
+def finish(
     title: str,
     truth: Document,
     rows: Rows,
@@ -192,63 +196,37 @@ def report(
     dataset: Source,
     scores: Scores,
     run: RunSettings,
-) -> None:
-    """Log the scores as tables; also log TIDE's errors and write the HTML report, if the settings ask for them. Without
-    ground truth, log only that there are no scores."""
+    examine: Optional[Examine] = None,
+) -> Dict[str, float]:
+    """Add precision, recall and F1 to the scores, log them as tables, and return all of them by name. Also log TIDE's
+    errors, and write the scores and the HTML report, if the settings ask for them. Without ground truth, log only that
+    there are no scores."""
+    objects = from_coco_document(truth, dataset.category_ids, [image.im_id for image in detections])
+    f1 = best_f1(objects, detections, dataset.class_names)
+    values = {**scores.values(), **f1.values()}
     if not truth["annotations"]:
         get_logger().warning(f"{title}: no scores, because the annotations have no ground truth")
-        return
-    get_logger().info(f"{title}\n{scores.table()}")
+        return values
+    get_logger().info(f"{title}\n{scores.table()}\n\n{f1.line()}")
     if run.classwise:
-        get_logger().info(f"per class\n{scores.class_table()}")
+        get_logger().info(f"per class\n{scores.class_table()}\n\n{f1.table()}")
+    if run.output_eval is not None:
+        write_scores(values, run.output_eval)
     errors = None
     if run.tide:
         errors = tide_errors(truth, rows, [image.im_id for image in detections])
         get_logger().info(f"AP50 lost per kind of error\n{errors.table()}")
+    files = dict(zip(dataset.table.ids.tolist(), dataset.table.files))
+    tables = f"{scores.table()}\n\n{f1.line()}\n\n{scores.class_table()}"
+    result = EvaluationResult(
+        truth, rows, objects, detections, files, dataset.class_names, dataset.category_ids, tables, f1
+    )
     if run.report is not None:
-        files = dict(zip(dataset.table.ids.tolist(), dataset.table.files))
-        tables = f"{scores.table()}\n\n{scores.class_table()}"
-        result = EvaluationResult(truth, rows, detections, files, dataset.class_names, dataset.category_ids, tables)
         path = write_report(f"{run.architecture}: {len(detections)} images", result, errors, run.report)
         get_logger().info(f"report in {path}")
-
-
-def write_rows(rows: Rows, folder: Union[str, Path]) -> None:
-    """Write the rows of a COCO result file to `folder`/bbox.json. Raises UserError if it cannot be written."""
-    path = Path(folder) / RESULT_FILE
-    write_output(path, json.dumps(rows).encode())
-    get_logger().info(f"{len(rows)} detections written to {path}")
-
-
-def write_server_files(detections: Sequence[ImageDetections], dataset: Source, folder: str) -> None:
-    """Write detections as the PASCAL VOC evaluation server takes them: `folder`/comp4_det_SPLIT_CLASS.txt per class.
-
-    The dataset's annotation file names the split. Files have lines "image score x1 y1 x2 y2" with the coordinates of
-    the annotations, in which VOC counts pixels from 1.
-    """
-    names = {int(im_id): Path(file).stem for im_id, file in zip(dataset.table.ids, dataset.table.files)}
-    lines: List[List[str]] = [[] for _ in dataset.class_names]
-    for image in detections:
-        for label, score, *box in image.rows.tolist():
-            sides = " ".join(f"{side:.2f}" for side in box)
-            lines[int(label)].append(f"{names[image.im_id]} {score:.6f} {sides}\n")
-    split = Path(dataset.anno_path or "set").stem
-    paths = [Path(folder) / f"comp4_det_{split}_{name}.txt" for name in file_names(dataset.class_names)]
-    for path, of_class in zip(paths, lines):
-        write_output(path, "".join(of_class).encode(errors="surrogateescape"))
-    get_logger().info(f"for the VOC server: {paths[0]} and {len(paths) - 1} more")
-
-
-def file_names(names: Sequence[str]) -> List[str]:
-    """Names of classes as parts of file names: without slashes, at most 50 characters, and no two alike in capitals.
-
-    Example:
-        >>> file_names(["cat", "cat/dog", "cat:dog", "Cat"])
-        ['cat', 'cat_dog', 'cat_dog_2', 'Cat_3']
-    """
-    plain = [re.sub(r"[/\\\x00-\x1f:*?\"<>|]", "_", name)[:50] for name in names]
-    first: Dict[str, int] = {}
-    return [name if first.setdefault(name.lower(), i) == i else f"{name}_{i}" for i, name in enumerate(plain)]
+    if examine is not None:
+        examine(result)
+    return values
 
 
 def check_classes(dataset: Source, cfg: Config, name: str = "EvalDataset") -> None:

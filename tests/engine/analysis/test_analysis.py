@@ -14,7 +14,6 @@ from ppdet_repro.engine.analysis.report import EvaluationResult, write_report
 from ppdet_repro.metrics.analysis import (
     FALSE_POSITIVE,
     IGNORED,
-    best_threshold,
     confusion_matrix,
     count_mistakes,
     match_image,
@@ -28,6 +27,7 @@ from ppdet_repro.metrics.detections import (
     from_coco_document,
     from_coco_rows,
 )
+from ppdet_repro.metrics.f1 import best_f1
 from ppdet_repro.utils.errors import UserError
 
 
@@ -77,14 +77,6 @@ def test_images_without_objects_or_detections():
     assert count_mistakes(match_image(FOUND[:1], empty, 0.3), empty) == 1
 
 
-def test_the_best_threshold_is_where_f1_is_best():
-    # one object: right at 0.62, wrong at 0.33 and 0.12. Up to 0.1 there are three, F1 2/4; two up
-    # to 0.3, 2/3; one from 0.35 to 0.6, 1
-    truth = {1: objects((0, 0, 0, 10, 10))}
-    found = rows((0, 0.62, 0, 0, 10, 10), (0, 0.33, 20, 0, 30, 10), (0, 0.12, 40, 0, 50, 10))
-    assert best_threshold([ImageDetections(1, found)], truth) == 0.35
-
-
 def test_curves_are_means_over_classes_that_have_objects():
     # 10 thresholds, 2 recall thresholds, 3 classes (the last without objects), 4 sizes, 1 limit
     precision = np.full((10, 2, 3, 4, 1), -1.0)
@@ -108,7 +100,9 @@ def result(tmp_path):
     ids, names = [3, 5], ["disc & co", "ring"]
     truth = coco_document({7: TRUTH, 8: objects()}, ids, names)
     detections = [ImageDetections(7, FOUND), ImageDetections(8, rows())]
-    return EvaluationResult(truth, coco_rows(detections, ids), detections, files, names, ids, "the scores")
+    found, objects_of = coco_rows(detections, ids), {7: TRUTH, 8: objects()}
+    f1 = best_f1(objects_of, detections, names)
+    return EvaluationResult(truth, found, objects_of, detections, files, names, ids, "the scores", f1)
 
 
 def test_objects_survive_the_conversion_to_a_coco_document_and_back(result):
@@ -136,6 +130,10 @@ def test_the_report_is_one_file_that_needs_no_network(result, tmp_path):
     sources = re.findall(r'src="([^"]{5})', page)
     assert sources == ["data:"] * 4  # errors, curves, confusions, one image
     assert not re.search(r"https?://|<script|<link", page)
+    # 3 objects. Scores from .81 on keep one detection, which is right: F1 2 / (1 + 3); from .01 on 2 of 6 are: 4 / 9
+    assert "precision 1.000, recall 0.333, F1 0.500 at the score threshold 0.81" in page
+    assert re.search("disc &amp; co</td>.*<td>1.000</td><td>0.500</td><td>0.667</td></tr>", page)
+    assert re.search("ring</td>.*<td>-</td><td>0.000</td><td>0.000</td></tr>", page)
     assert "TIDE" not in write_report("A", result, None, str(tmp_path)).read_text(encoding="utf-8")
     assert r"a\udce9" in write_report("a\udce9", result, None, str(tmp_path)).read_text(encoding="utf-8")  # not UTF-8
 
@@ -147,7 +145,7 @@ def test_a_report_that_cannot_be_written_is_one_clear_error(result, tmp_path):
 
 
 def test_an_evaluation_without_objects_can_be_reported(result, tmp_path):
-    bare = result._replace(truth={**result.truth, "annotations": []})
+    bare = result._replace(truth={**result.truth, "annotations": []}, objects={7: objects(), 8: objects()})
     assert "6 detections" in write_report("A", bare, None, str(tmp_path)).read_text(encoding="utf-8")
 
 

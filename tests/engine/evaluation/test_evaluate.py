@@ -55,7 +55,11 @@ def test_scores_are_those_of_the_detections_and_the_mode_is_restored(tiny, model
     assert model.training
     model.eval()
     rows = json.loads((tmp_path / "bbox.json").read_text())
-    assert scores == evaluate_coco(load_coco_json(tiny / "data" / "truth.json"), rows).values()
+    expected = evaluate_coco(load_coco_json(tiny / "data" / "truth.json"), rows).values()
+    assert expected.items() <= scores.items()
+    more = {"bbox_precision", "bbox_recall", "bbox_F1", "bbox_threshold"}
+    assert set(scores) - set(expected) == more and all(0 < scores[name] <= 1 for name in more)
+    assert json.loads((tmp_path / "scores.json").read_text()) == scores
     assert 0 < scores["bbox_mAP"] < 1
     assert {"bbox_mAP_50", "bbox_AR_100", "bbox_AP/square", "bbox_AP/disc"} <= set(scores)
 
@@ -136,7 +140,7 @@ def test_two_processes_find_what_one_finds(tiny, model, tmp_path):
     assert logs.count("evaluation of 7 images") == 1
     expected = evaluate(model, config(tiny, f"output_eval={tmp_path / 'one'}", "EvalReader.batch_size=2"))
     one, two = (json.loads((tmp_path / name / "bbox.json").read_text()) for name in ("one", "two"))
-    assert evaluate_coco(load_coco_json(tiny / "data" / "truth.json"), two).values() == expected
+    assert evaluate_coco(load_coco_json(tiny / "data" / "truth.json"), two).values().items() <= expected.items()
     for a, b in zip(one, two):  # the last bits differ, because the processes have other numbers of threads
         assert (a["image_id"], a["category_id"]) == (b["image_id"], b["category_id"])
         np.testing.assert_allclose(a["bbox"], b["bbox"], atol=1e-3)
