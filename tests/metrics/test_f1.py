@@ -45,6 +45,8 @@ def test_each_detection_is_right_or_wrong_or_does_not_count():
     assert judge(FOUND[0].rows, TRUTH[1]).tolist() == [RIGHT, WRONG, RIGHT, IGNORED]
     assert judge(FOUND[0].rows[::-1], TRUTH[1]).tolist() == [IGNORED, RIGHT, WRONG, RIGHT]  # the best score comes first
     assert judge(FOUND[1].rows, TRUTH[2]).tolist() == [WRONG, RIGHT, WRONG]
+    in_difficult = rows((0, 0.9, 40, 0, 60, 20), (0, 0.8, 40, 0, 60, 20), (1, 0.7, 40, 0, 60, 20))
+    assert judge(in_difficult, TRUTH[1]).tolist() == [IGNORED, IGNORED, WRONG]  # the last is of another class
     assert judge(rows(), TRUTH[1]).tolist() == [] and judge(FOUND[1].rows, objects()).tolist() == [WRONG] * 3
 
 
