@@ -60,6 +60,9 @@ class FeatureSelectionNet(nn.Layer):
     """One logit per level from crops of all levels. SAPD, Table 1, and section 3.4 for the initialization.
 
     `norm_type` bn adds a batch norm after each convolution, as in table 1 of the BiFPN paper; SAPD's network has none.
+
+    Args:
+        channels: channels of the hidden convolutions
     """
 
     def __init__(self, in_channels: Upstream[List[int]], channels: int = 256, norm_type: Optional[str] = None):

@@ -70,7 +70,12 @@ class SGD(Optimizer):
 
 @register
 class Momentum(Optimizer):
-    """Gradient descent with momentum: v = momentum * v + gradient + decay; weight -= learning rate * v."""
+    """Gradient descent with momentum: v = momentum * v + gradient + decay; weight -= learning rate * v.
+
+    Args:
+        momentum: what is kept of the previous step
+        use_nesterov: take the gradient as if the step had been taken already
+    """
 
     def __init__(self, momentum: float = 0.9, use_nesterov: bool = False, param_groups: Optional[Groups] = None):
         super().__init__(param_groups, momentum=momentum, use_nesterov=use_nesterov)
@@ -78,7 +83,12 @@ class Momentum(Optimizer):
 
 @register
 class Adam(Optimizer):
-    """Adam, where the regularizer's decay is added to the gradient. Source: Kingma and Ba, ICLR 2015."""
+    """Adam, where the regularizer's decay is added to the gradient. Source: Kingma and Ba, ICLR 2015.
+
+    Args:
+        beta1, beta2: decay of the average of the gradient, and of its square
+        epsilon: added to the root of the average square
+    """
 
     def __init__(
         self, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8, param_groups: Optional[Groups] = None
@@ -91,6 +101,10 @@ class AdamW(Optimizer):
     """Adam with decoupled weight decay, `weight_decay`; the regularizer is ignored.
 
     Source: Loshchilov and Hutter, ICLR 2019.
+
+    Args:
+        beta1, beta2: decay of the average of the gradient, and of its square
+        epsilon: added to the root of the average square
     """
 
     def __init__(

@@ -48,6 +48,9 @@ class TrainPhases:
 
     By default there is one phase. Each phase starts with a new optimizer, without accumulated momentum; the learning
     rate schedule continues.
+
+    Args:
+        phases: `Phase` components in the order of their starts
     """
 
     def __init__(self, phases: Optional[List[Part[Phase]]] = None):

@@ -213,7 +213,11 @@ def changed(schedule: Any, **values: Any) -> Any:
 
 @register
 class LearningRate:
-    """The section `LearningRate`: a base rate and its `schedulers`, one decay and at most one warmup."""
+    """The section `LearningRate`: a base rate and its `schedulers`, one decay and at most one warmup.
+
+    Args:
+        base_lr: the learning rate after the warmup, for batches of `base_batch_size` images if the config gives that
+    """
 
     def __init__(self, base_lr: float = 0.01, schedulers: Optional[List[Part[Any]]] = None):
         if schedulers is None:

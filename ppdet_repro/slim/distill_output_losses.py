@@ -85,6 +85,9 @@ class DistillYOLOv3Loss(PassLoss):
     weighted by the teacher's objectness. Predicted IoUs are not compared, so either head may have them or not. This is
     PaddleDetection's loss of this name; there the teacher runs in training mode, here in evaluation mode. Source:
     Mehta and Ozturk, "Object detection at 200 Frames Per Second", 2018, from which it departs.
+
+    Args:
+        weight: factor on all three
     """
 
     def __init__(self, weight: float = 1000.0):

@@ -14,6 +14,10 @@ class RandomSelect:
     """Applies the transforms of one of two lists: those of `transforms1` with probability `p`, else the others.
 
     Both lists may be empty. Transforms of a whole batch are not allowed in them.
+
+    Args:
+        transforms1, transforms2: the two lists
+        p: probability of the first list
     """
 
     def __init__(self, transforms1: list[Part[Any]], transforms2: list[Part[Any]], p: float = 0.5):

@@ -53,6 +53,9 @@ class Mixup:
 
     Both images are placed at the top left of a canvas large enough for both. The result is truncated to 8 bits and
     has the boxes of both images, with scores of f and 1 - f.
+
+    Args:
+        alpha, beta: parameters of the Beta distribution that the share of the first image is drawn from
     """
 
     def __init__(self, alpha: float = 1.5, beta: float = 1.5):

@@ -152,7 +152,11 @@ class RandomErasingCrop:
 
 @register
 class StrongAugImage:
-    """Applies transforms that move no boxes. The image is truncated to 8 bits before and after them."""
+    """Applies transforms that move no boxes. The image is truncated to 8 bits before and after them.
+
+    Args:
+        transforms: the transforms, applied in this order
+    """
 
     def __init__(self, transforms: list[Part[Any]]):
         self.transforms = Compose(transforms)

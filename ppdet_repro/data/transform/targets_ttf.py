@@ -99,6 +99,10 @@ class Gt2TTFTarget(BatchTransform):
 
     If images were mixed, `gt_score` multiplies the regression weights, and `ttf_score` (see `center_scores`) gives
     the heatmap loss the weights of its positive cells (PAFNet, equation 6). PaddleDetection ignores the scores.
+
+    Args:
+        down_ratio: stride of the heatmap in pixels of the input
+        alpha: size of the Gaussian relative to that of the box
     """
 
     def __init__(self, num_classes: Shared[int] = 80, down_ratio: int = 4, alpha: float = 0.54):

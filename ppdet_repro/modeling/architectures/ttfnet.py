@@ -15,7 +15,12 @@ from ppdet_repro.utils.errors import UserError
 
 @register
 class TTFNet(Detector):
-    """A backbone, a neck that upsamples to stride 4, a head of two maps, and the map's peaks as detections."""
+    """A backbone, a neck that upsamples to stride 4, a head of two maps, and the map's peaks as detections.
+
+    Args:
+        ttf_head: heat map and box distances
+        post_process: what makes detections of the peaks
+    """
 
     post_process: BBoxPostProcess
 

@@ -15,7 +15,12 @@ from ppdet_repro.utils.errors import UserError
 
 @register
 class YOLOv3(Detector):
-    """A backbone, a neck with several levels, a head that predicts on all of them, decoding and suppression."""
+    """A backbone, a neck with several levels, a head that predicts on all of them, decoding and suppression.
+
+    Args:
+        yolo_head: a `YOLOv3Head`
+        post_process: decoding and suppression
+    """
 
     post_process: BBoxPostProcess
 

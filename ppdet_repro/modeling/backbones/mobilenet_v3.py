@@ -178,6 +178,7 @@ class MobileNetV3(nn.Layer):
         multiplier: factor on the channels of the last stage
         norm_decay: L2 coefficient of the batch norms
         freeze_norm: all batch norms use their running statistics and compute no gradients
+        model_name: large or small
     """
 
     def __init__(

@@ -51,7 +51,11 @@ def conv_norm_relu(in_channels: int, out_channels: int, norm_type: Optional[str]
 
 @register
 class RetinaFeat(nn.Layer):
-    """The two subnets without their last layers, shared by all levels. `norm_type` is bn, sync_bn, gn or None."""
+    """The two subnets without their last layers, shared by all levels. `norm_type` is bn, sync_bn, gn or None.
+
+    Args:
+        use_dcn: must be false
+    """
 
     def __init__(
         self,

@@ -36,7 +36,12 @@ class YOLOFOutputs(NamedTuple):
 
 @register
 class YOLOFFeat(nn.Layer):
-    """The two branches of the head, of different depths. `norm_type` is bn or sync_bn."""
+    """The two branches of the head, of different depths. `norm_type` is bn or sync_bn.
+
+    Args:
+        num_cls_convs, num_reg_convs: number of 3x3 convolutions in each branch
+        act: activation after every convolution
+    """
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class YOLOv3Head(nn.Layer):
             f = `iou_aware_factor`.
         prior_prob: The objectness that a new head predicts, for training from scratch (RetinaNet, section 4.1). With
             None it is 0.5, and the first hundreds of updates are spent on reducing it.
+        iou_aware_factor: f above: 0 leaves the objectness as it is
     """
 
     def __init__(

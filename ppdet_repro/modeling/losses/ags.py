@@ -32,6 +32,9 @@ class AdaptiveGaussianSampling:
       TTFNet's loss as it is; the selection sets in as the heat map learns.
     - No gradient flows into the heat map; otherwise the loss would reward a flat response.
     - lambda is 0.9, the constant in PaddleDetection's GIoU loss.
+
+    Args:
+        trade_off: the lambda of equation 3; 0 leaves the GIoU as it is
     """
 
     def __init__(self, trade_off: float = 0.9):
@@ -52,6 +55,9 @@ class ChannelSoftmaxAGS:
     """PaddleDetection's AGS, which `TTFHead: {ags_module: true}` selects.
 
     The softmax runs over one channel, the maximum over the classes: S is 1 everywhere and the loss is TTFNet's.
+
+    Args:
+        trade_off: the lambda of equation 3; 0 leaves the GIoU as it is
     """
 
     def __init__(self, trade_off: float = 0.9):

@@ -17,6 +17,9 @@ class CTFocalLoss(nn.Layer):
     target is to 1.
 
     Source: Law and Deng, "CornerNet", ECCV 2018, equation 1; used by CenterNet, TTFNet and PAFNet.
+
+    Args:
+        gamma: how much less predictions count that are nearly right
     """
 
     def __init__(self, loss_weight: float = 1.0, gamma: float = 2.0):

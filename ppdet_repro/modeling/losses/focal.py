@@ -12,7 +12,13 @@ from ppdet_repro.utils.errors import UserError
 
 @register
 class FocalLoss(nn.Layer):
-    """Sigmoid focal loss, elementwise."""
+    """Sigmoid focal loss, elementwise.
+
+    Args:
+        use_sigmoid: must be true
+        alpha: weight of positive entries; that of negative ones is 1 - alpha
+        gamma: how much less predictions count that are nearly right; 0 is cross-entropy
+    """
 
     def __init__(self, use_sigmoid: bool = True, alpha: float = 0.25, gamma: float = 2.0, loss_weight: float = 1.0):
         super().__init__()

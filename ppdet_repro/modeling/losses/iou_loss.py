@@ -103,6 +103,9 @@ class IouAwareLoss(nn.Layer):
                  as well.
     soft_weight  -t log s(p): PP-YOLO's, in its first code. The IoU is only a weight, so the best p is infinite for
                  any t: the loss that "will drop to 1e-5 in hundreds of iterations" (PP-YOLOv2, section 4.2).
+
+    Args:
+        form: soft_label or soft_weight
     """
 
     def __init__(self, loss_weight: float = 1.0, form: Literal["soft_label", "soft_weight"] = "soft_label"):

@@ -64,6 +64,8 @@ class PPYOLOFPN(nn.Layer):
             where there are no pairs
         spp: pool in the coarsest block, before its last 3x3 convolution, or at the start where there are no pairs
         width: channels of the coarsest block, for small models; None: 512 for three levels, 256 for two
+        block_size: side of a square that DropBlock sets to zero, in cells
+        keep_prob: share of the map that DropBlock keeps
     """
 
     def __init__(
@@ -166,6 +168,8 @@ class PPYOLOTinyFPN(nn.Layer):
         detection_block_channels: channels of the blocks, coarsest first
         drop_block: start every block with a DropBlock
         spp: pool the coarsest map
+        block_size: side of a square that DropBlock sets to zero, in cells
+        keep_prob: share of the map that DropBlock keeps
     """
 
     def __init__(

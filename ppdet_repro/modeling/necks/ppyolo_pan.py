@@ -45,6 +45,8 @@ class PPYOLOPAN(nn.Layer):
         spp: in the coarsest block on the way down, pool instead of the 3x3 convolution of the second pair
         width: channels of the coarsest block, 512 in the paper. Every finer block has half as many. An output map has
             twice the channels of its block.
+        block_size: side of a square that DropBlock sets to zero, in cells
+        keep_prob: share of the map that DropBlock keeps
     """
 
     def __init__(
