@@ -32,6 +32,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_switch(parser, "--fp16", False, "mixed precision on a GPU, in float16 (default: False)")
     add_switch(parser, "--use_vdl", False, "write training curves for VisualDL (default: False)")
     add("--vdl_log_dir", metavar="DIR", help="folder for VisualDL's files (default: vdl_log_dir/scalar)")
+    add("--logger", nargs="+", choices=("tensorboard", "mlflow"), metavar="NAME",
+        help="write training curves for tensorboard (into the folder of the run), mlflow, or both")  # fmt: skip
     add_switch(parser, "--to_static", False, "run backbone and neck as static graphs (default: False)")
     add(
         "--profiler_options",
@@ -50,9 +52,10 @@ def run(arguments: Namespace) -> Optional[int]:
 
     amp, dtype = arguments.amp or arguments.fp16, "float16" if arguments.fp16 else None
     seed = 0 if arguments.enable_ce and arguments.seed is None else arguments.seed
+    logger = arguments.logger and f"[{','.join(arguments.logger)}]"
     names = ("use_vdl", "vdl_log_dir", "to_static", "profiler_options")
     values = {name: getattr(arguments, name) for name in names}
-    cfg = read_config(arguments, amp=amp, amp_dtype=dtype, seed=seed, **values)
+    cfg = read_config(arguments, amp=amp, amp_dtype=dtype, seed=seed, logger=logger, **values)
     if arguments.processes > 1 and "PADDLE_TRAINER_ID" not in os.environ:
         return run_processes(arguments.processes, [*rerun_arguments(), *sys.argv[1:]])
     end_with_launcher()

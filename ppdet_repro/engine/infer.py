@@ -19,7 +19,7 @@ from ppdet_repro.data.transform.decode import read_image
 from ppdet_repro.engine.evaluation.evaluate import detect
 from ppdet_repro.engine.evaluation.result_files import write_rows
 from ppdet_repro.engine.sliced import detect_sliced, sliced_pipeline
-from ppdet_repro.engine.training.progress import open_visualdl
+from ppdet_repro.engine.training.curves import open_visualdl
 from ppdet_repro.metrics.detections import ImageDetections, coco_rows
 from ppdet_repro.runtime.slicing import SliceOptions
 from ppdet_repro.runtime.sources import ImageList, coco_images

@@ -40,5 +40,10 @@ def test_static_graphs_and_the_profiler(settings):
     assert settings("--profiler_options", options).profiler_options == options
 
 
+def test_programs_for_curves(settings):
+    assert settings().logger is None
+    assert settings("--logger", "tensorboard", "mlflow").logger == ["tensorboard", "mlflow"]
+
+
 def test_paddledetection_takes_o_without_a_value(settings):
     assert settings("--fleet", "-o").epoch == 6

@@ -133,6 +133,7 @@ class RunSettings:
     paper: PaperRow = field(default_factory=PaperRow)  # what a paper says about the network's size
     print_flops: bool = False  # log the multiply-adds before training
     print_params: bool = False  # log the number of parameters before training
+    logger: Optional[List[Literal["tensorboard", "mlflow"]]] = None  # programs to write curves for
     use_vdl: bool = False  # write curves for VisualDL
     vdl_log_dir: str = "vdl_log_dir/scalar"  # folder for these curves
     # slimming

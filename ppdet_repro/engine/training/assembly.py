@@ -23,6 +23,7 @@ from ppdet_repro.engine.evaluation.evaluate import check_classes, check_evaluati
 from ppdet_repro.engine.models import build_untrained, with_teacher
 from ppdet_repro.engine.pruning import starting_channels
 from ppdet_repro.engine.training import run_folder
+from ppdet_repro.engine.training.curves import Loggers
 from ppdet_repro.engine.training.data import TrainData
 from ppdet_repro.engine.training.loop import Run, seed_everything
 from ppdet_repro.engine.training.profiling import UpdateProfiler
@@ -93,7 +94,7 @@ def assemble(
         early_stop=settings.early_stop,
         eval_error=settings.eval_error,
         log_iter=settings.log_iter,
-        vdl_dir=settings.vdl_log_dir if settings.use_vdl else None,
+        loggers=Loggers(settings.vdl_log_dir if settings.use_vdl else None, settings.logger or ()),
         profiler=UpdateProfiler(settings.profiler_options, folder) if settings.profiler_options else None,
         page=page_of(cfg, data, dataset, validation),
     )

@@ -19,6 +19,7 @@ from ppdet_repro.engine.distributed import World
 from ppdet_repro.engine.model_weights import Weights, weights_of, weights_within
 from ppdet_repro.engine.training import run_folder
 from ppdet_repro.engine.training.checkpoint import Checkpointed, RunState, epochs_done, restore_checkpoint, weights_file
+from ppdet_repro.engine.training.curves import Loggers
 from ppdet_repro.engine.training.data import TrainData
 from ppdet_repro.engine.training.profiling import UpdateProfiler
 from ppdet_repro.engine.training.progress import TrainLog
@@ -77,7 +78,7 @@ class Run:
     eval_error: Literal["stop", "skip"]  # whether training ends when an evaluation fails because of the user's data
 
     log_iter: int  # updates from one log line to the next
-    vdl_dir: Optional[str]  # receives curves for VisualDL
+    loggers: Loggers  # receive curves
     profiler: Optional[UpdateProfiler]  # measures some updates
     page: RunPage  # shows how the run is getting on
 
@@ -149,7 +150,7 @@ class TrainingLoop:
         run_folder.prepare(run.folder)
         path, epochs, steps = run.folder / run_folder.LOG, run.data.epochs, run.data.updates_per_epoch
         done, evaluated = self.state.step, self.state.evaluated
-        return TrainLog(path, epochs, steps, done, evaluated, run.log_iter, run.world.size, run.vdl_dir)
+        return TrainLog(path, epochs, steps, done, evaluated, run.log_iter, run.world.size, run.loggers)
 
     def out_of_patience(self) -> bool:
         """Whether the last `early_stop` evaluations brought no better score."""

@@ -1,4 +1,4 @@
-"""How a training run reports its progress: a progress bar or log lines, `log.jsonl`, and curves for VisualDL.
+"""How a training run reports its progress: a progress bar or log lines, `log.jsonl`, and curves for other programs.
 
 `log.jsonl` has a line {kind: train, epoch, step, lr, the losses, images_per_second} every `log_iter` updates, and a
 line {kind: eval, epoch, step, the metrics} for every evaluation. Epochs and updates are counted from 1.
@@ -14,13 +14,13 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Sequence
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ppdet_repro.engine.training.curves import Loggers
 from ppdet_repro.engine.training.step import StepReport
-from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.files import atomic_file
 from ppdet_repro.utils.logger import get_logger
 
@@ -38,7 +38,7 @@ class TrainLog:
     evaluated: bool = True  # whether the evaluation of the last epoch ended; if not, its line is removed, too
     log_iter: int = 20  # updates from one line to the next
     processes: int = 1  # each of them trains on as many images as this one
-    vdl_dir: Optional[str] = None  # receives the curves for VisualDL; None: no curves
+    loggers: Loggers = Loggers()  # receive the curves
 
     def __post_init__(self) -> None:
         self.seconds: List[float] = []  # per recent update, with the time that its data took
@@ -47,9 +47,7 @@ class TrainLog:
         self.bar = tqdm(disable=True)
         self.closing = ExitStack()
         keep_lines_until(self.path, self.done, self.evaluated)
-        self.writer = None if self.vdl_dir is None else open_visualdl(self.vdl_dir)
-        if self.writer is not None:
-            self.closing.callback(self.writer.close)
+        self.curves = self.loggers.open(self.path.parent, self.done)
 
     def __enter__(self) -> TrainLog:
         if sys.stderr.isatty():
@@ -58,6 +56,8 @@ class TrainLog:
 
     def __exit__(self, *exception: object) -> None:
         self.bar.close()
+        for curves in self.curves:
+            curves.close()
         self.closing.close()
 
     def start_epoch(self) -> None:
@@ -83,7 +83,7 @@ class TrainLog:
     def evaluation(self, metrics: Mapping[str, float]) -> None:
         """Log the metrics of the epoch that just ended."""
         self._append({"kind": "eval", "epoch": self.done // self.steps, "step": self.done, **metrics})
-        self._curves("eval", metrics)
+        self._draw("eval", metrics)
 
     def _line(self, in_epoch: int) -> None:
         window, self.window = self.window, []
@@ -94,15 +94,15 @@ class TrainLog:
         left = (self.epochs * self.steps - self.done) * sum(self.seconds) / len(self.seconds)
         eta = datetime.timedelta(seconds=int(left))
         epoch, lr = (self.done - 1) // self.steps + 1, window[-1].learning_rate
-        numbers = " ".join(f"{name} {value:.4g}" for name, value in losses.items())
-        text = f"lr {lr:.3g} {numbers}, {rate:.1f} img/s, {waiting:.0%} waiting for data, eta {eta}"
+        shown = " ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        text = f"lr {lr:.3g} {shown}, {rate:.1f} img/s, {waiting:.0%} waiting for data, eta {eta}"
         if self.bar.disable:
             get_logger().info(f"epoch {epoch}/{self.epochs} [{in_epoch}/{self.steps}] {text}")
         else:
             self.bar.set_postfix_str(text)
-        entry = {"kind": "train", "epoch": epoch, "step": self.done, "lr": lr, **losses}
-        self._append({**entry, "images_per_second": round(rate, 3)})
-        self._curves("train", {"lr": lr, **losses})
+        numbers = {"lr": lr, **losses, "images_per_second": round(rate, 3)}
+        self._append({"kind": "train", "epoch": epoch, "step": self.done, **numbers})
+        self._draw("train", numbers)
 
     def _append(self, entry: Dict[str, Any]) -> None:
         try:
@@ -112,10 +112,14 @@ class TrainLog:
         except OSError as error:
             get_logger().error(f"{self.path}: cannot write the log: {error.strerror}; training continues")
 
-    def _curves(self, group: str, values: Mapping[str, float]) -> None:
-        if self.writer is not None:
-            for name, value in values.items():
-                self.writer.add_scalar(f"{group}/{name}", value, self.done)
+    def _draw(self, group: str, values: Mapping[str, float]) -> None:
+        named = {f"{group}/{name}": value for name, value in values.items()}
+        for curves in list(self.curves):
+            try:
+                curves.add(named, self.done)
+            except OSError as error:
+                self.curves.remove(curves)
+                get_logger().error(f"cannot write curves: {error.strerror or error}; training continues without them")
 
 
 def finite_mean(values: Sequence[float]) -> float:
@@ -137,12 +141,3 @@ def keep_lines_until(path: Path, step: int, evaluated: bool = True) -> None:
                 kept.append(line)
     with atomic_file(path) as file:
         file.write("".join(kept).encode())
-
-
-def open_visualdl(folder: str) -> Any:
-    """A writer for VisualDL. UserError: VisualDL is not installed."""
-    try:
-        from visualdl import LogWriter
-    except ImportError as error:
-        raise UserError("--use_vdl needs VisualDL: pip install visualdl") from error
-    return LogWriter(folder)

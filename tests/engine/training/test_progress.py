@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 
-import pytest
-
 from ppdet_repro.engine.training.progress import TrainLog
 from ppdet_repro.engine.training.step import StepReport
 
@@ -44,13 +42,6 @@ class TestLog:
             for loss in (1.0, float("nan"), 3.0):
                 log(self.report(loss))
         assert [entry["loss"] for entry in self.entries(tmp_path / "log.jsonl")] == [1.0, 3.0]
-
-    def test_curves_for_visualdl(self, tmp_path):
-        pytest.importorskip("visualdl", reason="an extra: pip install visualdl")
-        with TrainLog(tmp_path / "log.jsonl", epochs=1, steps=1, vdl_dir=str(tmp_path / "vdl")) as log:
-            log.start_epoch()
-            log(self.report(1.0))
-        assert list((tmp_path / "vdl").iterdir())
 
     def test_a_full_disk_does_not_end_the_training(self, tmp_path, logged):
         (tmp_path / "log.jsonl").mkdir()
