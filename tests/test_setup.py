@@ -35,6 +35,7 @@ SCRIPTS = [
     path for folder in ("tools", "deploy/python") for path in sorted(ROOT.glob(f"{folder}/*.py")) if path.stem[0] != "_"
 ]
 MODULES = {  # that are not named like their package
+    "cuda": "cuda-bindings",
     "cv2": "opencv-python-headless",
     "google": "paddlepaddle",  # protobuf, which Paddle itself needs
     "paddle": "paddlepaddle",
