@@ -82,7 +82,7 @@ class Detector:
             path: A folder that `ppdet-repro export` wrote, or a YAML file, or the name of a packaged config.
             weights: For a config: the path or URL of its weights; by default its `weights`.
             overrides: For a config: values of the form `a.b.c=value`, as for -o.
-            engine: For an export: paddle, onnxruntime, openvino or lite.
+            engine: For an export: paddle, onnxruntime, openvino, lite or tensorrt.
             device: cpu or gpu, for an export also xpu or npu; by default the config's `use_gpu`, or for an export cpu.
             run_mode: For an export on a GPU: paddle, trt_fp32, trt_fp16 or trt_int8.
             cpu_threads: For an export: the number of threads on a CPU.

@@ -17,6 +17,7 @@ from ppdet_repro.runtime.networks import Network, OnnxNetwork, OpenVinoNetwork
 from ppdet_repro.runtime.pipeline import Engine, Pipeline
 from ppdet_repro.runtime.precision import ComparedEngine, low_precision
 from ppdet_repro.runtime.suppress import open_suppress, suppress_batch
+from ppdet_repro.runtime.tensorrt_network import open_tensorrt
 from ppdet_repro.runtime.trial import try_out
 from ppdet_repro.utils.errors import UserError
 
@@ -44,8 +45,10 @@ def open_engine(model: ModelFolder, flags: Namespace) -> Engine:
 
 
 def open_network(model: ModelFolder, flags: Namespace) -> Network:
-    """The model in the engine that the flags name, tried out before if no manifest vouches for its files. Paddle is
-    imported only for its own engine: the others need none."""
+    """The model in the engine that the flags name, tried out before if no manifest vouches for its files (but not in
+    TensorRT, which has no CPU). Paddle is imported only for its own engine: the others need none."""
+    if flags.engine == "tensorrt":
+        return open_tensorrt(model, flags)
     if not model.checked:
         try_out(model, flags)
     if flags.engine == "onnxruntime":

@@ -17,6 +17,7 @@ FILES = {  # engine -> the files that it runs, of which a folder has one
     "onnxruntime": ("model.onnx",),
     "openvino": ("model.onnx",),
     "lite": ("model_x86.nb",),
+    "tensorrt": ("model.onnx",),
 }
 GPU_PROVIDERS = {"TensorrtExecutionProvider": "TensorRT", "CUDAExecutionProvider": "CUDA"}  # by preference
 WRONG_IN_ONNX_RUNTIME = ["QDQS8ToU8Transformer"]  # it ruined the boxes of int8 models in version 1.23.2

@@ -6,7 +6,7 @@ import argparse
 
 from ppdet_repro.utils.cli import add_switch, at_least_one
 
-ENGINES = ("paddle", "onnxruntime", "openvino", "lite")
+ENGINES = ("paddle", "onnxruntime", "openvino", "lite", "tensorrt")
 DEVICES = ("cpu", "gpu", "xpu", "npu")
 RUN_MODES = ("paddle", "trt_fp32", "trt_fp16", "trt_int8")
 
@@ -84,7 +84,8 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     engine = parser.add_argument_group("engine")
     add = engine.add_argument
     add("--engine", choices=ENGINES, default="paddle",
-        help="onnxruntime and openvino run an ONNX export, lite a Paddle-Lite export (default: paddle)")  # fmt: skip
+        help="onnxruntime, openvino and tensorrt (on a GPU) run an ONNX export, lite a Paddle-Lite export "
+             "(default: paddle)")  # fmt: skip
     add("--device", type=str.lower, choices=DEVICES, default="cpu", help="device to run on (default: cpu)")
     rename = {"fluid": "paddle"}  # an old name
     add("--run_mode", type=lambda text: rename.get(text, text), choices=RUN_MODES, default="paddle",

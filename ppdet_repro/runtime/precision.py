@@ -40,6 +40,9 @@ def low_precision(model: ModelFolder, flags: Namespace) -> Optional[LowPrecision
     the flags have no influence. A quantized model has no float32 form: int8 is simulated in float32 then."""
     if flags.engine == "onnxruntime" and getattr(flags, "device", "cpu") == "gpu":  # and a model in FP16, for example
         return LowPrecision("the GPU's precision", "--device=gpu", Namespace(**{**vars(flags), "device": "cpu"}))
+    if flags.engine == "tensorrt":  # computes in the types of the file
+        cpu = Namespace(**{**vars(flags), "engine": "onnxruntime", "device": "cpu"})
+        return LowPrecision("TensorRT", "--engine=tensorrt", cpu)
     if flags.engine != "paddle" or getattr(flags, "collect_trt_shape_info", False):
         return None
     exact = {"run_mode": "paddle", "enable_mkldnn_bfloat16": False, "enable_mkldnn_int8": False}
