@@ -9,13 +9,20 @@ Several GPUs, or several machines:
     python -m paddle.distributed.launch --gpus 0,1 tools/train.py -c CONFIG --eval
 """
 
+from __future__ import annotations
+
 import os
 import sys
 from argparse import ArgumentParser, Namespace
-from typing import Optional
+from pathlib import Path
+from typing import TYPE_CHECKING, List, Optional
 
-from ppdet_repro.cli import read_config
+from ppdet_repro.cli import overrides_of
 from ppdet_repro.utils.cli import add_config, add_offline, add_slim_config, add_switch, at_least_one
+from ppdet_repro.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from ppdet_repro.core.config import Config
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -44,10 +51,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--seed", type=int, help="random seed (default: the config's, which is 0 unless set)")
     add("--processes", type=at_least_one, default=1, metavar="N",
         help="number of processes that train on this machine's CPU (default: 1)")  # fmt: skip
+    text = "use the largest batch that fits into the memory, and scale the learning rate (default: False)"
+    add_switch(parser, "--auto_batch", False, text)
     add_offline(parser)
 
 
 def run(arguments: Namespace) -> Optional[int]:
+    from ppdet_repro.core.config import load_config
     from ppdet_repro.utils.launch import end_with_launcher, rerun_arguments, run_processes
 
     amp, dtype = arguments.amp or arguments.fp16, "float16" if arguments.fp16 else None
@@ -55,12 +65,34 @@ def run(arguments: Namespace) -> Optional[int]:
     logger = arguments.logger and f"[{','.join(arguments.logger)}]"
     names = ("use_vdl", "vdl_log_dir", "to_static", "profiler_options")
     values = {name: getattr(arguments, name) for name in names}
-    cfg = read_config(arguments, amp=amp, amp_dtype=dtype, seed=seed, logger=logger, **values)
+    overrides = overrides_of(arguments, amp=amp, amp_dtype=dtype, seed=seed, logger=logger, **values)
+    cfg = load_config(arguments.config, overrides, arguments.slim_config)
+    more: List[str] = []
+    if arguments.auto_batch:
+        more = chosen_batch(arguments, cfg, overrides)
+        cfg = load_config(arguments.config, [*overrides, *more], arguments.slim_config)
     if arguments.processes > 1 and "PADDLE_TRAINER_ID" not in os.environ:
-        return run_processes(arguments.processes, [*rerun_arguments(), *sys.argv[1:]])
+        chosen = ["--auto_batch=False", "-o", *more] if more else []
+        return run_processes(arguments.processes, [*rerun_arguments(), *sys.argv[1:], *chosen])
     end_with_launcher()
 
     from ppdet_repro.engine.training.train import train
 
     train(cfg, resume=arguments.resume, evaluate=arguments.eval, offline=arguments.offline)
     return None
+
+
+def chosen_batch(arguments: Namespace, cfg: Config, overrides: List[str]) -> List[str]:
+    """The values for -o of --auto_batch. UserError: there is another process per GPU, or nothing fits."""
+    if "PADDLE_TRAINER_ID" in os.environ:
+        raise UserError(
+            "--auto_batch measures one process: start it without the launcher and stop it when it names the batch "
+            "size, then give that with -o TrainReader.batch_size"
+        )
+    from ppdet_repro.engine.training.checkpoint import list_checkpoints
+    from ppdet_repro.engine.tuning.auto_batch import auto_batch
+    from ppdet_repro.engine.tuning.batch_memory import Request
+
+    resumed = arguments.resume is not None and bool(list_checkpoints(Path(cfg.run.save_dir) / cfg.name))
+    request = Request(arguments.config, overrides, arguments.slim_config, arguments.offline)
+    return auto_batch(cfg, request, arguments.processes, resumed)
