@@ -6,8 +6,9 @@ from typing import Iterator, List, NamedTuple, Optional
 
 from ppdet_repro.core.config import Config, build, build_model, load_config
 from ppdet_repro.data.transform.preprocess import Preprocess
-from ppdet_repro.engine.analysis.counting import TYPICAL_SIZES, count_images
+from ppdet_repro.engine.analysis.counting import TYPICAL_SIZES, count_images, count_input
 from ppdet_repro.engine.analysis.model_info import network_size, steps_to_paper
+from ppdet_repro.utils.logger import get_logger
 from ppdet_repro.utils.packaged import packaged_configs
 from ppdet_repro.utils.table import text_table
 
@@ -53,18 +54,29 @@ def size_of(cfg: Config) -> Size:
     """The size of a config's network, and its size as the paper counts."""
     model, paper = build_model(cfg), cfg.run.paper
     images = count_images(model, Preprocess(build(cfg, "EvalReader").preprocess), TYPICAL_SIZES[-1:])
-    ours = theirs = network_size(model, images[-1].padded)
+    ours = theirs = network_size(model, images[-1].cost)
     if paper.overrides:
-        theirs = network_size(build_model(load_config(cfg.path, paper.overrides)), images[-1].padded)
+        other = build_model(load_config(cfg.path, paper.overrides))
+        theirs = network_size(other, count_input(other, images[-1].padded))
     steps = steps_to_paper(paper, images, ours, theirs)
     words = [f"{what} {parameters / 1e6:.2f} M, {macs / 1e9:.2f} GFLOPs" for what, parameters, macs in steps]
     _, parameters, macs = steps[-1]
     return Size(cfg, ours.parameters / 1e6, ours.macs / 1e9, parameters / 1e6, macs / 1e9, words)
 
 
+def all_sizes() -> List[Size]:
+    """The sizes of all rows, with a line in the log for each."""
+    configs, sizes = list(configs_with_sizes()), []
+    for number, cfg in enumerate(configs, 1):
+        sizes.append(size_of(cfg))
+        parameters, gflops = sizes[-1].differences
+        get_logger().info(f"{number} of {len(configs)}: {cfg.name}: parameters {parameters:+.1%}, GFLOPs {gflops:+.1%}")
+    return sizes
+
+
 def sizes_table(sizes: Optional[List[Size]] = None) -> str:
     """A Markdown table of all rows, and below it what explains differences of more than 1 %."""
-    sizes = [size_of(cfg) for cfg in configs_with_sizes()] if sizes is None else sizes
+    sizes = all_sizes() if sizes is None else sizes
     rows: List[List[object]] = []
     for size in sizes:
         paper, (parameters, gflops) = size.config.run.paper, size.differences

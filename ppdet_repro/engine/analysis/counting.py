@@ -39,6 +39,7 @@ class Cost(NamedTuple):
 
     parts: Dict[str, int]  # multiply-adds by the name of the part
     idle: List[str]  # layers that have weights but were not counted: they were not called, or are of another kind
+    deformable: int = 0  # the part of deformable convolutions, without the convolutions that predict their offsets
 
     @property
     def total(self) -> int:
@@ -71,22 +72,25 @@ def multiply_adds(layer: nn.Layer, source: paddle.Tensor, output: paddle.Tensor)
     return math.prod(output.shape) * math.prod(shape[1:])  # weight [out, in / groups, kh, kw]
 
 
-def count(model: nn.Layer, run: Callable[[], object], kinds: Tuple[type, ...] = COUNTED) -> Cost:
-    """Count the multiply-adds of layers of these kinds while `run` calls the model, which is in eval mode meanwhile.
+def count(model: nn.Layer, run: Callable[[], object]) -> Cost:
+    """Count the multiply-adds while `run` calls the model, which is in eval mode meanwhile.
     The parts of the cost are the children of the model; "" is the model itself."""
     parts: Dict[str, int] = {name: 0 for name, _ in model.named_children()}
+    deformable: List[int] = []
     called = set()
 
     def watch(name: str, layer: nn.Layer):
         def hook(layer, inputs, output):
-            part = name.split(".")[0]
-            parts[part] = parts.get(part, 0) + multiply_adds(layer, inputs[0], output)
+            part, cost = name.split(".")[0], multiply_adds(layer, inputs[0], output)
+            parts[part] = parts.get(part, 0) + cost
             called.add(name)
+            if isinstance(layer, DeformConv2D):
+                deformable.append(cost)
 
         return layer.register_forward_post_hook(hook)
 
     layers = dict(model.named_sublayers(include_self=True))
-    hooks = [watch(name, layer) for name, layer in layers.items() if isinstance(layer, kinds)]
+    hooks = [watch(name, layer) for name, layer in layers.items() if isinstance(layer, COUNTED)]
     try:
         with mode(model, training=False), paddle.no_grad():
             run()
@@ -94,13 +98,14 @@ def count(model: nn.Layer, run: Callable[[], object], kinds: Tuple[type, ...] = 
         for hook in hooks:
             hook.remove()
     weights = {name: layer.parameters(include_sublayers=False) for name, layer in layers.items() if name not in called}
-    return Cost(parts, [name for name, own in weights.items() if any(len(p.shape) > 1 for p in own)])
+    idle = [name for name, own in weights.items() if any(len(p.shape) > 1 for p in own)]
+    return Cost(parts, idle, sum(deformable))
 
 
-def count_input(model: Detector, size: Size, kinds: Tuple[type, ...] = COUNTED) -> Cost:
+def count_input(model: Detector, size: Size) -> Cost:
     """Count the multiply-adds of the network on one image of that input size."""
     image = paddle.zeros([1, 3, *size])
-    return count(model, lambda: model.raw(image), kinds)
+    return count(model, lambda: model.raw(image))
 
 
 def input_size(preprocess: Preprocess, original: Size) -> Tuple[Size, Size]:

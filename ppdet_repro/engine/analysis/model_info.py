@@ -12,7 +12,7 @@ from ppdet_repro.core.config import build, build_model, load_config
 from ppdet_repro.core.config.run import PaperRow
 from ppdet_repro.data.transform.preprocess import Preprocess
 from ppdet_repro.engine.analysis import counting
-from ppdet_repro.engine.analysis.counting import CountedImage, Size
+from ppdet_repro.engine.analysis.counting import Cost, CountedImage, Size
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.utils.table import text_table
 
@@ -56,23 +56,19 @@ def model_info(
         lines.append(f"Not run, so not counted: {', '.join(counted[0].cost.idle)}")
     paper = config.run.paper
     if paper.config == config.name:
-        sizes = [network_size(model, counted[-1].padded)]
+        sizes = [network_size(model, counted[-1].cost)]
         if paper.overrides:
             theirs = build_model(load_config(path, [*overrides, *paper.overrides]))
-            sizes.append(network_size(theirs, counted[-1].padded))
+            sizes.append(network_size(theirs, counting.count_input(theirs, counted[-1].padded)))
         lines += ["", *comparison(paper, counted, sizes[0], sizes[-1])]
     return "\n".join(lines)
 
 
-def network_size(model: Detector, size: Size) -> NetworkSize:
-    """The size of a network; multiply-adds are those of one input of that size."""
+def network_size(model: Detector, cost: Cost) -> NetworkSize:
+    """The size of a network that costs so much on one image."""
     deformable = [layer for layer in model.sublayers() if isinstance(layer, DeformConv2D)]
-    return NetworkSize(
-        counting.count_parameters(model).total,
-        counting.count_input(model, size).total,
-        sum(layer.weight.size for layer in deformable),
-        counting.count_input(model, size, (DeformConv2D,)).total if deformable else 0,
-    )
+    parameters = counting.count_parameters(model).total
+    return NetworkSize(parameters, cost.total, sum(layer.weight.size for layer in deformable), cost.deformable)
 
 
 def parts_table(model: nn.Layer, macs: Dict[str, float]) -> str:

@@ -124,7 +124,8 @@ def test_the_deformable_part_of_a_network_is_without_the_offsets():
             return self.conv(image)
 
     # 8 x 3 x 9 weights at 6 x 6 positions; besides, 27 channels of offsets with biases, and 8 norms
-    found = network_size(Network(), (6, 6))
+    network = Network()
+    found = network_size(network, count_input(network, (6, 6)))
     assert found[2:] == (8 * 3 * 9, 36 * 8 * 3 * 9)
     assert found[:2] == (8 * 27 + 27 * 27 + 27 + 16, 36 * (8 * 27 + 27 * 27))
 
