@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent
 PAGE = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
+    **{f"/{name}": (name, "text/javascript") for name in ("page.js", "view.js", "formats.js")},
 }
 IMAGE_BODY = {
     "requestBody": {

@@ -1,4 +1,4 @@
-"""tools/serve.py: the JSON API, its limits, and the page; `in_browser.py` tests the page in a browser.
+"""tools/serve.py: the JSON API, its limits, and the page; `test_in_browser.py` tests the page in a browser.
 
 Connections, browsers' rules, uploads and the decoding process have files of their own.
 """
@@ -22,8 +22,10 @@ from tiny_yolof import tiny_model, write_config, write_images
 
 from ppdet_repro.core.config import load_config
 from ppdet_repro.engine.export.export_model import export_model
-from ppdet_repro.serve.app import FOLDER, create_app
+from ppdet_repro.serve.app import FOLDER, PAGE, create_app
 from ppdet_repro.serve.limits import Limits
+
+PARTS = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 
 
 @pytest.fixture
@@ -72,8 +74,11 @@ def test_the_schema_is_documented_and_nothing_is_loaded_from_elsewhere(served):
     assert "application/octet-stream" in detect["requestBody"]["content"]
     assert {"200", "400", "403", "408", "413", "415", "422", "429", "504"} <= set(detect["responses"])
     assert set(schema["components"]["schemas"]["Box"]["properties"]) == {"class_id", "name", "score", "box"}
-    for path, name in (("/", "page.html"), ("/page.css", "page.css"), ("/page.js", "page.js")):
-        text = client.get(path).text
+    assert {name for name, _ in PAGE.values()} == {path.name for path in FOLDER.iterdir() if path.suffix[1:] in PARTS}
+    for path, (name, media_type) in PAGE.items():
+        answer = client.get(path)
+        text = answer.text
+        assert answer.headers["content-type"].split(";")[0] == media_type == PARTS[name.rpartition(".")[2]]
         assert text == (FOLDER / name).read_text(encoding="utf-8")
         assert not re.search(r"https?:|@import|innerHTML|<style|style=|<script>|\bon\w+=", text)
     assert re.findall(r"(?:src|href)=\"(.*?)\"", client.get("/").text) == ["data:,", "page.css", "page.js"]
