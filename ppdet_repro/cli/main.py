@@ -24,7 +24,7 @@ HELP_FORMAT = argparse.RawDescriptionHelpFormatter  # keeps the lines of a docst
 COMMANDS = (
     "init", "train", "eval", "infer", "export", "quantize", "data", "serve", "report", "info", "config", "verify",
     "anchors", "assignment", "average", "cam", "compare", "convert", "positives",
-    "reproduce",
+    "reproduce", "lr_find", "tune",
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Iterator, Optional, Sequence, Union
@@ -53,6 +54,15 @@ def write_output(path: Path, data: bytes) -> None:
             file.write(data)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def make_output_dir(folder: Path) -> None:
+    """Create the folder of a flag `--output_dir` if needed. UserError: no file can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; give another --output_dir") from error
 
 
 def check_output_dir(
