@@ -1,6 +1,7 @@
 # make demo   generate data, train, evaluate, export, run the exported model: images and curves in output/demo/
 # make test   ruff, mypy and pytest
-# Both create a virtual environment first. PADDLE=2.6 or PADDLE=3.2 selects its Paddle: `make demo PADDLE=3.2`. The
+# make docs   the documentation as a site in build/site; broken links end the build
+# All three create a virtual environment first. PADDLE=2.6 or PADDLE=3.2 selects its Paddle: `make demo PADDLE=3.2`. The
 # default version is in .venv, the other one beside it in .venv-paddleVERSION. PYTHON=/path/to/python selects its Python.
 
 DEFAULT_PADDLE := 2.6
@@ -13,7 +14,7 @@ ifeq ($(wildcard $(LOCK)),)
 $(error PADDLE is '$(PADDLE)', but must be one of: $(patsubst requirements-paddle%.lock,%,$(wildcard requirements-paddle*.lock)))
 endif
 
-.PHONY: demo test lint pytest venv clean
+.PHONY: demo test lint pytest docs venv clean
 
 demo: venv
 	$(VENV)/bin/python tools/demo.py
@@ -27,6 +28,9 @@ lint: venv
 
 pytest: venv
 	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+docs: venv
+	$(VENV)/bin/mkdocs build --strict
 
 venv:
 	@tools/make_venv.sh $(VENV) $(PADDLE)

@@ -181,9 +181,9 @@ def configuration() -> str:
     parts = [
         "# Configuration reference",
         "This page is made from the code whenever the site is built. A config is a YAML file; `_BASE_` lists files "
-        "whose values it takes over and may replace. `ppdet-repro config -c CONFIG` prints every value of a config with "
-        "the file and the line that it comes from, and `-o a.b.c=value` replaces a value on the command line. An unknown "
-        "key, or a value of another type, is an error that names the file and the line.",
+        "whose values it takes over and may replace. `ppdet-repro config -c CONFIG` prints every value of a config "
+        "with the file and the line that it comes from, and `-o a.b.c=value` replaces a value on the command line. An "
+        "unknown key, or a value of another type, is an error that names the file and the line.",
         "## The run",
         "Keys at the top level of a config.",
         key_table(list(keys_of_run(RunSettings()))),
