@@ -25,6 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--scale", default="miniature", choices=("miniature", "paper"),
         help="size: the study's miniature, or the paper's configs (default: miniature)")  # fmt: skip
     add("--seeds", nargs="+", type=int, metavar="N", help="seeds (default: the study's; at the paper's size 0)")
+    add("--rows", nargs="+", default=[], metavar="ROW", help="rows to run (default: all rows of the study)")
     add("--workers", type=at_least_one, default=1, metavar="N",
         help="runs at the same time on this machine; they share its cores (default: 1)")  # fmt: skip
     add("--gpus", metavar="LIST", help="GPUs that each run uses, such as 0,1 (default: one process per run)")
@@ -60,7 +61,7 @@ def run(arguments: Namespace) -> None:
     if arguments.dry_run:
         from ppdet_repro.studies.cost import dry_run
 
-        print(dry_run(study, arguments.scale, output, arguments.data, seeds, arguments.opt))
+        print(dry_run(study, arguments.scale, output, arguments.data, seeds, arguments.opt, arguments.rows))
         return
 
     from ppdet_repro.studies.plan import make_plan
@@ -68,7 +69,7 @@ def run(arguments: Namespace) -> None:
     from ppdet_repro.studies.results import collect
     from ppdet_repro.studies.worker import run_study
 
-    plan = make_plan(study, arguments.scale, output, arguments.data, seeds, arguments.opt)
+    plan = make_plan(study, arguments.scale, output, arguments.data, seeds, arguments.opt, arguments.rows)
     run_study(plan, arguments.workers, arguments.gpus)
     print(write_report(collect(plan), output))
     print(f"\n{output}: results.json, report.html, bars.png, curves.png")

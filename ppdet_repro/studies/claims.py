@@ -16,7 +16,7 @@ from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ppdet_repro.studies.statistics import Difference, paired
 
-HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "not decidable"
+HOLDS, FAILS, UNDECIDED, NOT_RUN = "holds", "does not hold", "not decidable", "not run"
 NAME = r"[A-Za-z_]\w*"
 TOKEN = re.compile(rf"\s*(?P<sign>[+-]?)\s*(?:(?P<number>\d+(?:\.\d+)?)|(?P<row>{NAME})(?:\.(?P<metric>{NAME}))?)")
 
@@ -52,6 +52,8 @@ class Comparison:
 
     def verdict(self, difference: Difference) -> str:
         """Whether the confidence interval of the differences decides the comparison."""
+        if not difference.number:
+            return NOT_RUN
         if difference.low is None or difference.high is None:
             return UNDECIDED
         if difference.low > 0:
@@ -117,6 +119,4 @@ def judge(comparison: Comparison, scores: Scores, paper: Scores, metric: str) ->
 def verdict_of(parts: Sequence[Judged]) -> str:
     """The verdict on a claim that consists of several comparisons: it holds if all of them hold."""
     verdicts = {part.verdict for part in parts}
-    if FAILS in verdicts:
-        return FAILS
-    return UNDECIDED if UNDECIDED in verdicts else HOLDS
+    return next((verdict for verdict in (FAILS, NOT_RUN, UNDECIDED) if verdict in verdicts), HOLDS)

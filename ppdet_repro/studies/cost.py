@@ -10,7 +10,7 @@ import datetime
 import json
 import math
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from ppdet_repro.core.config import Config, build, build_model, load_config
 from ppdet_repro.data.transform.preprocess import Preprocess
@@ -42,12 +42,14 @@ class Cost(NamedTuple):
         return self.gflops * (TRAINING_FACTOR * self.training * self.ratio + self.evaluated)
 
 
-def estimate(study: Study, scale: str, output: Path, data: Optional[str], extra: List[str]) -> List[Cost]:
+def estimate(
+    study: Study, scale: str, output: Path, data: Optional[str], extra: Sequence[str], rows: Sequence[str] = ()
+) -> List[Cost]:
     """The costs of a run of every row. Nothing is trained, and no data are generated."""
     folder = data_folder(study, scale, output, data)
     synthetic = study.synthetic if scale == MINIATURE and data is None else None
     costs = []
-    for row in study.rows:
+    for row in study.chosen(rows):
         config = config_of(row, scale)
         costs.append(
             cost_of(row, config, load_config(config, row_overrides(study, row, scale, folder, extra)), synthetic)
@@ -97,7 +99,7 @@ def count_of(cfg: Config, name: str) -> Optional[int]:
     return sum(numbers) if numbers else None
 
 
-def measured_speed(costs: List[Cost], output: Path, seeds: List[int]) -> Optional[float]:
+def measured_speed(costs: List[Cost], output: Path, seeds: Sequence[int]) -> Optional[float]:
     """GFLOPs a second of the runs in a folder that are done and were not interrupted; None if there are none."""
     work = seconds = 0.0
     for cost in costs:
@@ -108,9 +110,12 @@ def measured_speed(costs: List[Cost], output: Path, seeds: List[int]) -> Optiona
     return work / seconds if seconds else None
 
 
-def dry_run(study: Study, scale: str, output: Path, data: Optional[str], seeds: List[int], extra: List[str]) -> str:
-    """All runs with their costs and times, as text."""
-    costs = estimate(study, scale, output, data, extra)
+def dry_run(
+    study: Study, scale: str, output: Path, data: Optional[str], seeds: Sequence[int], extra: Sequence[str],
+    chosen: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """All runs with their costs and times, as text; of all rows, or of those chosen."""
+    costs = estimate(study, scale, output, data, extra, chosen)
     measured = measured_speed(costs, output, seeds)
     speed = measured or study.speed
     rows: List[List[object]] = []

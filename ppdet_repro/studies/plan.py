@@ -79,13 +79,14 @@ def data_folder(study: Study, scale: str, output: Path, given: Optional[str]) ->
 
 
 def make_plan(
-    study: Study, scale: str, output: Path, data: Optional[str], seeds: Sequence[int], extra: Sequence[str]
-) -> Plan:
-    """The runs of a study, whose data are made if they are synthetic and missing.
+    study: Study, scale: str, output: Path, data: Optional[str], seeds: Sequence[int], extra: Sequence[str],
+    rows: Sequence[str] = (),
+) -> Plan:  # fmt: skip
+    """The runs of a study, whose data are made if they are synthetic and missing; of all rows, or of those named.
 
     Order: all rows with the first seed, then all with the second, so that an unfinished study compares rows.
 
-    UserError if a config has a mistake, or if data are missing.
+    UserError if a row is unknown, if a config has a mistake, or if data are missing.
     """
     folder = data_folder(study, scale, output, data)
     if study.synthetic is not None and scale == MINIATURE and data is None:
@@ -93,7 +94,7 @@ def make_plan(
     common = {"code": identity.code_hash(), "paddle": identity.paddle_version()}
     runs: Dict[str, List[Run]] = {}
     hashes: Dict[str, str] = {}  # of the data, by their configuration
-    for row in study.rows:
+    for row in study.chosen(rows):
         config, overrides = config_of(row, scale), row_overrides(study, row, scale, folder, extra)
         cfg = load_config(config, overrides)
         key = json.dumps([str(file) for name in identity.DATASETS for file in dataset_files(cfg, name)])

@@ -51,7 +51,7 @@ def as_text(results: Results, style: str = "github") -> str:
 
 def header(results: Results) -> List[str]:
     """The names of the columns of the table of rows."""
-    first = results.study.rows[0].label
+    first = results.first().label
     metrics = results.metrics()
     return [
         "row",
@@ -115,7 +115,8 @@ def needed(difference: Difference) -> Optional[str]:
 
 def bars_plot(results: Results) -> bytes:
     """The mean of every row, with its standard deviation and its single runs; beside it the paper's."""
-    metric, lines = results.study.metric, results.table()
+    metric = results.study.metric
+    lines = [line for line in results.table() if line.summaries[metric].number] or results.table()
     papers = any(metric in line.row.paper.scores for line in lines)
     plot, axes = figure(2 if papers else 1, max(5.0, 0.9 * len(lines)))
     places, labels = np.arange(len(lines)), [line.row.label for line in lines]

@@ -21,7 +21,7 @@ class Line(NamedTuple):
 
     row: Row
     summaries: Dict[str, Summary]  # by metric
-    difference: Optional[Difference]  # to the study's first row; None for that row
+    difference: Optional[Difference]  # to the first row that was run; None for that row
 
 
 class Verdict(NamedTuple):
@@ -53,16 +53,21 @@ class Results(NamedTuple):
         found = self.scores().values()
         return [metric for metric in METRICS.values() if any(metric in row for row in found)]
 
+    def first(self) -> Row:
+        """The row that the table compares the others with: the first one that was run."""
+        names = {run["row"] for run in self.runs}
+        return next((row for row in self.study.rows if row.name in names), self.study.rows[0])
+
     def table(self) -> List[Line]:
         """A line per row."""
         scores, metric = self.scores(), self.study.metric
-        first = scores[self.study.rows[0].name].get(metric, {})
+        first = scores[self.first().name].get(metric, {})
         lines = []
         for row in self.study.rows:
             own = scores[row.name]
             mine = own.get(metric, {})
             both = sorted(set(mine) & set(first))
-            difference = None if row == self.study.rows[0] else paired([mine[seed] - first[seed] for seed in both])
+            difference = None if row == self.first() else paired([mine[seed] - first[seed] for seed in both])
             summaries = {name: summarize(list(own.get(name, {}).values())) for name in METRICS.values()}
             lines.append(Line(row, summaries, difference))
         return lines

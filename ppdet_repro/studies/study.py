@@ -71,9 +71,12 @@ class Study:
     claims: Tuple[Claim, ...]
     document: Dict[str, Any]
 
-    def row(self, name: str) -> Row:
-        """The row of this name."""
-        return next(row for row in self.rows if row.name == name)
+    def chosen(self, names: Sequence[str]) -> Tuple[Row, ...]:
+        """The rows of these names, in the study's order; all rows without names. UserError if there is no such row."""
+        for name in names:
+            if name not in [row.name for row in self.rows]:
+                raise UserError(f"--rows: there is no row {name}; the rows are {', '.join(r.name for r in self.rows)}")
+        return tuple(row for row in self.rows if not names or row.name in names)
 
 
 def find_study(text: str) -> Study:

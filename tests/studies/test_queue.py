@@ -101,6 +101,17 @@ def test_a_study_from_end_to_end_has_the_numbers_of_a_hand(tmp_path, fake):
     assert "b is better" in page and page.count("data:image/png;base64") == 2
 
 
+def test_the_rows_that_were_not_run_have_no_scores_and_no_verdict(tmp_path, fake):
+    plan = fake_plan(tmp_path)
+    plan = plan._replace(runs=[run for run in plan.runs if run.row == "b"])
+    run_study(plan)
+    text = write_report(collect(plan), tmp_path)
+    first, second = json.loads((tmp_path / "results.json").read_text())["table"]
+    assert first["scores"] == {} and second["scores"]["AP"]["mean"] == 14.5
+    assert second["difference"] is None and "AP minus that of b" in text  # the first row that was run
+    assert text.count("not run") == 4 and "2 of 2 runs" in text
+
+
 def test_a_finished_study_trains_nothing_again(tmp_path, fake):
     plan = fake_plan(tmp_path)
     for _ in range(2):
@@ -196,7 +207,7 @@ def test_a_run_that_is_taken_over_while_it_trains_is_left(tmp_path, fake, monkey
     queue, run = Queue(plan), plan.runs[0]
 
     def steal():
-        wait_for(lambda: "training" in read_json(queue.lease_path(run)))
+        wait_for(lambda: (tmp_path / "trace.txt").is_file() and "training" in read_json(queue.lease_path(run)))
         with queue.lock():
             write_json(queue.lease_path(run), foreign_lease(run, 0))
 

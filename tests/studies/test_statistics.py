@@ -6,7 +6,7 @@ Quantiles 0.975 of Student's t are from a table: 12.7062 for 1 degree of freedom
 import pytest
 
 from ppdet_repro.studies import claims
-from ppdet_repro.studies.claims import FAILS, HOLDS, UNDECIDED, judge, parse, verdict_of
+from ppdet_repro.studies.claims import FAILS, HOLDS, NOT_RUN, UNDECIDED, judge, parse, verdict_of
 from ppdet_repro.studies.statistics import paired, seeds_needed, summarize
 
 
@@ -94,3 +94,8 @@ def test_a_claim_of_several_comparisons_needs_all_of_them():
     assert verdict(HOLDS, HOLDS) == HOLDS
     assert verdict(HOLDS, UNDECIDED) == UNDECIDED
     assert verdict(HOLDS, UNDECIDED, FAILS) == FAILS
+    assert verdict(HOLDS, UNDECIDED, NOT_RUN) == NOT_RUN
+
+
+def test_a_comparison_with_a_row_that_was_not_run():
+    assert judge(parse("a > b"), {"a": {"AP": {0: 1.0}}, "b": {}}, {}, "AP").verdict == NOT_RUN

@@ -37,8 +37,8 @@ def write(folder, text):
 def test_a_study_file(tmp_path):
     study = find_study(str(write(tmp_path, GOOD)))
     assert (study.name, study.metric, study.seeds, study.folder) == ("mine", "AP", (0, 1), "here")
-    assert study.row("a").label == "a" and study.row("b").overrides == ("x=1",)
-    assert study.row("b").paper.scores == {"AP": 30.0}
+    assert study.rows[0].label == "a" and study.rows[1].overrides == ("x=1",)
+    assert study.rows[1].paper.scores == {"AP": 30.0}
     assert study.claims[0].comparisons[0].rows() == ["b", "a"]
 
 
@@ -116,6 +116,15 @@ def test_the_plan_takes_the_rows_in_turn(tiny, tmp_path):
     assert plan.runs[1].identity == run.identity != plan.runs[0].identity
 
 
+def test_a_plan_of_chosen_rows(tiny, tmp_path):
+    _, study = tiny
+    plan = make_plan(study, MINIATURE, tmp_path / "out", None, [0, 1], [], ["b"])
+    assert [run.name for run in plan.runs] == ["b-s0", "b-s1"]
+    assert "a-s0" not in dry_run(study, MINIATURE, tmp_path / "out", None, [0, 1], [], ["b"])
+    with pytest.raises(UserError, match="--rows: there is no row c; the rows are a, b"):
+        study.chosen(["c"])
+
+
 def test_what_the_identity_of_a_run_depends_on(tiny, tmp_path):
     config, study = tiny
 
@@ -159,7 +168,7 @@ def test_a_voc_set_is_its_list_and_all_its_xml_files(tmp_path):
 def test_the_cost_of_a_run(tiny):
     """6 images, 2 epochs, evaluated after each: 3 x 12 in training, 12 in evaluation."""
     config, study = tiny
-    cost = cost_of(study.row("a"), str(config), load_config(config), None)
+    cost = cost_of(study.rows[0], str(config), load_config(config), None)
     assert (cost.training, cost.evaluated, cost.ratio) == (12, 12, 1.0)
     assert cost.total == pytest.approx(cost.gflops * 48)
 
