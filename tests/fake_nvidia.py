@@ -1,4 +1,5 @@
-"""Replacements of NVIDIA's packages: CUDA whose memory is this process's, and TensorRT that computes with ONNX Runtime.
+"""Replacements of what needs a GPU: CUDA whose memory is this process's, TensorRT that computes with ONNX Runtime, and
+an ONNX Runtime whose GPU is the CPU.
 
 Pointers are real addresses, so a wrong one gives wrong numbers, and a leak is a pointer that is left in `allocated`.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -44,6 +46,21 @@ class FakeCuda:
     def cudaStreamSynchronize(self, stream):
         assert stream == 7
         return (0,)
+
+    def cudaEventCreate(self):
+        return 0, {}
+
+    def cudaEventRecord(self, event, stream):
+        assert stream == 7
+        event["time"] = time.perf_counter()
+        return (0,)
+
+    def cudaEventSynchronize(self, event):
+        assert "time" in event
+        return (0,)
+
+    def cudaEventElapsedTime(self, start, end):
+        return 0, 1000 * (end["time"] - start["time"])
 
     def cudaMalloc(self, size):
         if size > 1 << 30:
@@ -179,15 +196,18 @@ class FakeEngine:
 
 class FakeContext:
     def __init__(self, engine):
-        self.engine, self.shapes, self.addresses = engine, {}, {}
+        self.engine, self.shapes, self.addresses, self.found = engine, {}, {}, {}
 
     def set_input_shape(self, name, shape):
         self.shapes[name] = shape
 
     def get_tensor_shape(self, name):
         """What a network makes of the inputs' shapes, found by a run on zeros."""
-        zeros = {given: np.zeros(self.shapes[given], np.float32) for given in self.engine.given}
-        return self.engine.session.run([name], zeros)[0].shape
+        key = (name, tuple(self.shapes.values()))
+        if key not in self.found:
+            zeros = {given: np.zeros(self.shapes[given], np.float32) for given in self.engine.given}
+            self.found[key] = self.engine.session.run([name], zeros)[0].shape
+        return self.found[key]
 
     def set_tensor_address(self, name, pointer):
         self.addresses[name] = pointer
@@ -203,3 +223,44 @@ class FakeContext:
         for name, array in zip(outputs, self.engine.session.run(outputs, inputs)):
             ctypes.memmove(self.addresses[name], np.ascontiguousarray(array).ctypes.data, array.nbytes)
         return True
+
+
+class FakeOrt:
+    """The module `onnxruntime` with a provider for CUDA. `asked` are the providers of its sessions."""
+
+    SessionOptions = onnxruntime.SessionOptions
+
+    def __init__(self):
+        self.asked = []
+        self.OrtValue = SimpleNamespace(ortvalue_from_numpy=lambda array, device, i: (device, array))
+
+    def get_available_providers(self):
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def InferenceSession(self, path, options, providers):
+        self.asked.append(providers)
+        return FakeOrtSession(session_of(path))
+
+
+class FakeOrtSession:
+    def __init__(self, real):
+        self.real, self.get_inputs, self.get_outputs = real, real.get_inputs, real.get_outputs
+
+    def get_providers(self):
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    def io_binding(self):
+        given, wanted, found = {}, [], []
+        return SimpleNamespace(
+            given=given,
+            wanted=wanted,
+            found=found,
+            bind_ortvalue_input=lambda name, value: given.update({name: value}),
+            bind_output=lambda name, device, i: wanted.append(name),
+            copy_outputs_to_cpu=lambda: found,
+        )
+
+    def run_with_iobinding(self, binding):
+        assert {device for device, _ in binding.given.values()} == {"cuda"}
+        inputs = {name: array for name, (_, array) in binding.given.items()}
+        binding.found[:] = self.real.run(binding.wanted, inputs)
