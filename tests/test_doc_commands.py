@@ -52,6 +52,7 @@ NOT_RUN = {  # a pattern of commands, and why they do not run here
 
 PLACEHOLDERS = {  # in the order in which they are replaced
     "CONFIG": "configs/demo/yolof_demo.yml",
+    "FOLDER": "dataset/yolo",
     "slim/quant/NAME": "slim/quant/yolof_demo_qat",
     "slim/distill/NAME": "slim/distill/yolof_demo_distill",
     "slim/prune/NAME": "slim/prune/yolof_demo_prune",
@@ -85,6 +86,7 @@ COMMANDS = {
     "cam": Shorter(CPU),
     "export": Shorter(CPU),
     "quantize": Shorter(f"{CPU} PTQ.quant_batch_num=1 EvalReader.batch_size=2"),
+    "anchors": Shorter(CPU),
     "assignment": Shorter(f"{CPU} pretrain_weights=null"),
     "positives": Shorter(CPU, "--number 2"),
     "init": Shorter(),
@@ -104,6 +106,7 @@ SMALL_RESNET = "ResNet.depth=18 ResNet.width_mult=0.25"
 MORE = {  # more for -o where these words are in a command
     "yolof_r50_c5_1x": SMALL_RESNET,
     "cells.yml": SMALL_RESNET,
+    "retinanet_r50": SMALL_RESNET,
     "table6_r101": SMALL_RESNET,
     "slim/quant": "pretrain_weights=PATH",
     "slim/prune": "pretrain_weights=PATH",
@@ -125,6 +128,7 @@ MADE_BEFORE = {  # what a page takes for granted: weights or the exported model 
     "python_api.md": "output_inference/yolof_demo",
     "reliability.md": "output/yolof_demo/best_model.pdparams",
     "slim.md": "output/demo/yolof_demo/best_model.pdparams",
+    "troubleshooting.md": "output_inference/yolof_demo",
 }
 OUTPUT = ("text", "json")
 TESTED_ELSEWHERE = {("add_a_detector.md", "python"): "tests/test_add_a_detector.py consists of these blocks"}

@@ -240,7 +240,7 @@ def command_line() -> str:
     ]
     for words, parser in parsers():
         title, _, text = (parser.description or "").strip().partition("\n")
-        parts += [f"## {PROGRAM} {words}", title, f"```text\n{text.strip()}\n```" if text.strip() else ""]
+        parts += [f"## {PROGRAM} {words}", title, text.strip("\n")]  # indented lines are code in Markdown, too
         rows = [(f"`{flag}`", text) for flag, text in flags_of(parser)]
         parts.append(table(("flag", ""), rows) if rows else "")
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -264,6 +264,9 @@ def notebook(path: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+TITLES: Dict[str, str] = {}  # of the pages in the navigation, by file name
+
+
 def on_files(files: Any, config: Any) -> Any:
     """Called by mkdocs: adds the pages."""
     from mkdocs.structure.files import File
@@ -272,9 +275,14 @@ def on_files(files: Any, config: Any) -> Any:
     pages.update({f"{path.stem}_notebook.md": notebook(path) for path in (ROOT / "docs" / "notebooks").glob("*.ipynb")})
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
+    TITLES.update(
+        {name: title for tab in config.nav for page in tab.values() for item in page for title, name in item.items()}
+    )
     return files
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Called by mkdocs: of links to files outside of docs/, which the site has not, only the text stays."""
-    return re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", markdown)
+    """Called by mkdocs: links whose text is a file name get the page's title. Of links to files outside of docs/, which
+    the site has not, only the text stays."""
+    markdown = re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", markdown)
+    return re.sub(r"\[(\w+\.md)\]\(\1", lambda found: f"[{TITLES.get(found[1], found[1])}]({found[1]}", markdown)
