@@ -28,6 +28,7 @@ def make_folder(folder: Path) -> None:
     name_images(Path("dataset/demo"), "train", "000000001234.jpg", 5678)
     write_coco(made)
     write_own_data()
+    write_space()
     write_pictures(made / "val")
     convert_splits(find_datasets("dataset/synthetic"), "dataset/yolo", to="yolo")
 
@@ -78,6 +79,12 @@ def write_own_data() -> None:
     shutil.copy("data/VOC/label_list.txt", "labels.txt")
     for split, chosen in (("train", names[:6]), ("test", names[6:])):
         (cells / f"{split}.txt").write_text("".join(f"{name}.jpg {name}.xml\n" for name in chosen))
+
+
+def write_space() -> None:
+    """The space of a tuner, as docs/tuning.md prints it."""
+    page = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8")
+    Path("space.yml").write_text(page.split("This is `space.yml`:\n\n```text\n")[1].split("```")[0])
 
 
 def write_pictures(folder: Path) -> None:

@@ -45,6 +45,8 @@ NOT_RUN = {  # a pattern of commands, and why they do not run here
     r"python -c 'import paddle; paddle\.utils\.run_check\(\)'": "Paddle's own test of a GPU",
     r"(python tools/serve\.py|ppdet-repro serve) .*": "waits for requests: tests/serve",
     r"ppdet-repro reproduce .*": "trains for hours, or builds all large networks: tests/studies",
+    r".*pretrain_weights=https://.*": "downloads weights: tests/utils/test_weights.py",
+    r".* --auto_batch": "measures in processes of its own: tests/engine/tuning/test_auto_batch.py",
     r"curl .*": "needs the server: tests/serve",
     r"python tools/mobile\.py( --recipe pafnet)?": "takes 20 minutes, or needs GPUs: tests/cli/test_mobile.py",
     r"deploy/lite/benchmark_arm\.sh .*": "needs a phone: tests/deploy/test_benchmark_arm.py has a replacement",
@@ -98,6 +100,8 @@ COMMANDS = {
     "compare": Shorter(),
     "convert": Shorter(),
     "deploy/lite/convert.py": Shorter(),
+    "lr_find": Shorter(f"{CPU} pretrain_weights=null TrainReader.batch_size=2", "--updates 2"),
+    "tune": Shorter(f"{CPU} EvalReader.batch_size=2 TrainReader.batch_size=2", "--trials 1"),
     "tools/mobile.py": Shorter(),
     "tar": Shorter(),
     "mv": Shorter(),
@@ -134,7 +138,9 @@ OUTPUT = ("text", "json")
 TESTED_ELSEWHERE = {("add_a_detector.md", "python"): "tests/test_add_a_detector.py consists of these blocks"}
 
 LITE = find_spec("paddlelite") is not None and paddle.__version__.startswith("2.")
+OPTUNA = find_spec("optuna") is not None
 NEEDS_LITE = r".*(--target lite|deploy/lite/convert\.py).*"
+NEEDS_OPTUNA = r"ppdet-repro tune .*"
 
 
 class Block(NamedTuple):
@@ -273,6 +279,8 @@ def check_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     errors = stream.getvalue()
     if re.fullmatch(NEEDS_LITE, command) and not LITE:
         assert code == 2 and re.search(r"^error: .*Paddle-?Lite.*\n\Z", errors, re.MULTILINE | re.IGNORECASE), errors
+    elif re.fullmatch(NEEDS_OPTUNA, command) and not OPTUNA:
+        assert code == 2 and re.search(r"^error: tune needs Optuna.*\n\Z", errors, re.MULTILINE), errors
     else:
         assert code == 0, f"{command}\n{shlex.join(words)}\n{errors[-4000:]}"
 

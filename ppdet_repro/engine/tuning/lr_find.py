@@ -36,7 +36,7 @@ from ppdet_repro.utils.logger import get_logger
 SMOOTHING = 0.9  # share of the earlier losses in the smoothed loss
 DIVERGED = 4.0  # times the lowest smoothed loss: the sweep ends
 WARMUP = 0.1  # of the sweep, in which the smoothed loss of few updates is no lowest one
-MARGIN = 10.0  # the suggestion is the rate of the lowest smoothed loss over this
+TENTH = 10.0  # the suggestion is the rate of the lowest smoothed loss over this
 JSON, PLOT = "lr_find.json", "lr_find.png"
 
 
@@ -72,7 +72,7 @@ class Sweep:
         """The base_lr to train with; None if no rate lowered the loss."""
         if self.lowest == 0 or self.smoothed[self.lowest] >= self.smoothed[0]:
             return None
-        return float(f"{self.rates[self.lowest] / MARGIN / self.scale:.2g}")
+        return float(f"{self.rates[self.lowest] / TENTH / self.scale:.2g}")
 
 
 def lr_find(cfg: Config, low: float, high: float, updates: int, offline: bool = False) -> Sweep:
@@ -141,7 +141,7 @@ def describe(found: Sweep, cfg: Config) -> List[str]:
     if not found.diverged and found.lowest > 0.9 * len(found.rates):
         lines.append("it still falls where the sweep ends: raise --max_lr")
     scaled = f", as base_lr is multiplied by {found.scale:g} in this run" if found.scale != 1 else ""
-    lines.append(f"suggestion, a {MARGIN:g}th of that{scaled}: -o LearningRate.base_lr={found.suggestion:g}")
+    lines.append(f"suggestion, a tenth of that{scaled}: -o LearningRate.base_lr={found.suggestion:g}")
     decay = build(cfg, "LearningRate").decay
     if isinstance(decay, PiecewiseDecay) and decay.values is not None:
         lines.append("PiecewiseDecay has values, which base_lr does not change: change the values in its place")

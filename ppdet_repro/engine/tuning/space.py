@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 import yaml
 
 from ppdet_repro.core.config import Config
+from ppdet_repro.core.config.document import COMMAND_LINE
 from ppdet_repro.core.config.plan import Plan
 from ppdet_repro.core.config.yaml_text import read_yaml
 from ppdet_repro.utils.errors import UserError
@@ -80,7 +81,8 @@ def read_space(path: Path, load: Callable[[Sequence[str]], Config]) -> Space:
             try:
                 load([override(str(key), value)])
             except UserError as error:
-                raise UserError(f"{where}: {' '.join(str(error).split())}") from error
+                reason = " ".join(str(error).replace(f"{COMMAND_LINE}: ", "").split())
+                raise UserError(f"{where}: {reason}") from error
     return space
 
 

@@ -104,9 +104,10 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def facts_of(cfg: Config, space: Space) -> Dict[str, Any]:
-    """What all trials of a study have in common: the values of the config, but for its folder, and the space."""
-    lines = [line.text for name, setting in cfg.tree().items() for line in entry(f"{name}:", setting, "")]
-    config = [line for line in lines if not line.startswith("save_dir:")]
+    """What all trials of a study have in common: the space, and the values of the config but for defaults, of which a
+    later version has more, and its folder."""
+    lines = [line for name, setting in cfg.tree().items() for line in entry(f"{name}:", setting, "")]
+    config = [line.text for line in lines if line.origin != "default" and not line.text.startswith("save_dir:")]
     return {"config": config, "space": {key: repr(values) for key, values in space.items()}}
 
 
