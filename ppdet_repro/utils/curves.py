@@ -57,8 +57,7 @@ def curves_png(entries: Entries) -> bytes:
     left.legend(handles=[*left.lines, *rate.lines])
 
     epochs = [entry["epoch"] for entry in evaluations]
-    is_voc = evaluations and "bbox_mAP_50" not in evaluations[0]
-    for name, label in (VOC_METRICS if is_voc else METRICS).items():
+    for name, label in (VOC_METRICS if evaluations and is_voc(evaluations[0]) else METRICS).items():
         if evaluations and name in evaluations[0]:
             right.plot(epochs, [entry[name] for entry in evaluations], marker=".", label=label)
             right.legend()
@@ -88,6 +87,17 @@ def even_lines(train: Sequence[Entry]) -> List[Entry]:
     return joined
 
 
+def is_voc(entry: Entry) -> bool:
+    """Whether the scores of an evaluation are VOC's: COCO's have an AP50 of their own."""
+    return "bbox_mAP_50" not in entry
+
+
+def run_names(folders: Sequence[str]) -> List[str]:
+    """The names of the runs in these folders: their last parts, or the whole paths if two are the same."""
+    names = [Path(folder).resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+
+
 def runs_table(folders: Sequence[str]) -> str:
     """A Markdown table with the last evaluation in percent of the run in each folder; a dash where a number is missing.
 
@@ -96,15 +106,15 @@ def runs_table(folders: Sequence[str]) -> str:
     Raises a `UserError` if a folder has no `log.jsonl`, or if its run was never evaluated.
     """
     rows: List[List[object]] = []
-    for folder in folders:
+    for name, folder in zip(run_names(folders), folders):
         evaluations = read_log(Path(folder) / "log.jsonl")["eval"]
         if not evaluations:
             raise UserError(f"{folder}: the run was never evaluated; train with --eval")
         last = evaluations[-1]
-        metric = "COCO" if "bbox_mAP_50" in last else "VOC"
+        metric = "VOC" if is_voc(last) else "COCO"
         if metric == "VOC":
             last = {"epoch": last["epoch"], "bbox_mAP_50": last.get("bbox_mAP", -1)}
         values = [last.get(f"bbox_mAP{ending}", -1) for ending in COLUMNS.values()]
         cells = [f"{100 * value:.1f}" if value >= 0 else None for value in values]
-        rows.append([Path(folder).name, metric, *cells, last["epoch"]])
+        rows.append([name, metric, *cells, last["epoch"]])
     return text_table(["run", "metric", *COLUMNS, "epochs"], rows, "github")

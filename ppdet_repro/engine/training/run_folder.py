@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator
 
-from ppdet_repro.engine.analysis.run_page import CURVES, PAGE, RunPage
+from ppdet_repro.engine.analysis import run_page
+from ppdet_repro.engine.analysis.report import EvaluationResult
+from ppdet_repro.engine.analysis.run_page import RunPage
 from ppdet_repro.engine.model_weights import Weights
 from ppdet_repro.engine.training import checkpoint
 from ppdet_repro.engine.training.checkpoint import Checkpointed, RunState, checkpoints_folder, list_checkpoints
@@ -18,6 +20,7 @@ from ppdet_repro.utils.weights import save_state
 
 LOG = "log.jsonl"
 BEST_MODEL, FINAL_MODEL = "best_model.pdparams", "model_final.pdparams"
+FILES = (LOG, BEST_MODEL, FINAL_MODEL, run_page.PAGE, run_page.CURVES, run_page.EVALUATION)
 
 
 def set_aside(folder: Path) -> None:
@@ -27,7 +30,7 @@ def set_aside(folder: Path) -> None:
     previous = folder / "previous"
     shutil.rmtree(previous, ignore_errors=True)
     previous.mkdir()
-    for path in (checkpoints_folder(folder), *(folder / name for name in (LOG, BEST_MODEL, FINAL_MODEL, PAGE, CURVES))):
+    for path in (checkpoints_folder(folder), *(folder / name for name in FILES)):
         if path.exists():
             path.rename(previous / path.name)
     get_logger().warning(f"{folder} held an earlier run; it is now in {previous} (the one before it is deleted)")
@@ -90,6 +93,14 @@ def write_page(folder: Path, page: RunPage) -> None:
         page.write(folder / LOG)
     except UserError as error:
         get_logger().error(f"the page of the run could not be written: {error}")
+
+
+def save_details(folder: Path, result: EvaluationResult) -> None:
+    """Write what the page of the run shows of an evaluation. A failure is logged, not raised."""
+    try:
+        run_page.save_last_evaluation(folder, result)
+    except UserError as error:
+        get_logger().error(f"the page of the run will lack the last evaluation: {error}")
 
 
 def newest(folder: Path) -> str:

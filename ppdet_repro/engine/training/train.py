@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Optional, Sequence, Union
 
@@ -27,7 +28,7 @@ def train(
     resume: Optional[str] = None,
     evaluate: bool = False,
     offline: bool = False,
-    evaluation: Evaluation = evaluate_detector,
+    evaluation: Optional[Evaluation] = None,
 ) -> RunState:
     """Train the model of a config on its TrainDataset.
 
@@ -41,7 +42,8 @@ def train(
             or `auto` for the newest checkpoint of this run, if any.
         evaluate: Evaluate every snapshot on EvalDataset, and keep the weights of the best one.
         offline: Take pretrained weights that are a URL from the cache only.
-        evaluation: Computes the scores of a model by name, `bbox_mAP` among them. Every process calls it.
+        evaluation: Computes the scores of a model by name, `bbox_mAP` among them. Every process calls it. Without it,
+            that is the function `evaluate`, and the page of the run also shows the images with the most mistakes.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -61,6 +63,9 @@ def train(
     warnings.filterwarnings("ignore", message="When training, we now always track global mean")
     world = distributed.start(cfg.run.use_gpu)
     checkpoint = checkpoint_to_resume(resume, Path(cfg.run.save_dir) / cfg.name)
+    if evaluation is None:
+        folder = Path(cfg.run.save_dir) / cfg.name
+        evaluation = partial(evaluate_detector, examine=partial(run_folder.save_details, folder))
     run = assemble(cfg, world, evaluation if evaluate else None, offline, checkpoint)
     loop = TrainingLoop(run)
     if checkpoint is not None:
