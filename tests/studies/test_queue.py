@@ -120,10 +120,13 @@ def test_a_finished_study_trains_nothing_again(tmp_path, fake):
     assert list((tmp_path / "leases").iterdir()) == []
 
 
-def test_a_study_that_is_killed_has_the_table_of_one_that_is_not(tmp_path):
+def check_kills(tmp_path, kills):
+    """Kill a study at random moments, and compare it with one that is not killed. Ten kills:
+    PYTHONPATH=.:tests python -c "from studies.test_queue import *; check_kills(Path('/tmp/kills'), 10)"
+    """
     undisturbed = finish(start(tmp_path / "undisturbed"))
     rng, output = random.Random(0), tmp_path / "killed"
-    for kill in range(3):
+    for kill in range(kills):
         before = len((output / "trace.txt").read_text().splitlines()) if kill else 0
         process = start(output, seconds=0.3)
         # a training has started again (or for the first time); the kill is at a random moment of its epochs
@@ -136,7 +139,11 @@ def test_a_study_that_is_killed_has_the_table_of_one_that_is_not(tmp_path):
     starts = {name: number for name, number in trace(output).items() if name.endswith("start")}
     assert sum(starts.values()) > 4  # the kills were during trainings
     ends = {name: number for name, number in trace(output).items() if name.endswith("end")}
-    assert len(ends) == 4 and sum(ends.values()) <= 4 + 3  # a kill between an end and its record repeats the end
+    assert len(ends) == 4 and sum(ends.values()) <= 4 + kills  # a kill between an end and its record repeats the end
+
+
+def test_a_study_that_is_killed_has_the_table_of_one_that_is_not(tmp_path):
+    check_kills(tmp_path, 3)
 
 
 def test_two_workers_on_one_folder_do_each_run_once(tmp_path):
