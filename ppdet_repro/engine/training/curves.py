@@ -84,12 +84,10 @@ class MlflowRun:
         found = self.client.get_experiment_by_name(name)
         experiment = self.client.create_experiment(name) if found is None else found.experiment_id
         tags: Dict[str, Any] = {"folder": str(folder.resolve())}
-        quoted = tags["folder"].replace("'", "\\'")
-        if done:
-            same = self.client.search_runs([experiment], f"tags.folder = '{quoted}'", max_results=1)  # newest first
-            if same:
-                self.client.update_run(same[0].info.run_id, status="RUNNING")
-                return same[0].info.run_id
+        for run in self.client.search_runs([experiment]) if done else ():  # newest first
+            if run.data.tags.get("folder") == tags["folder"]:
+                self.client.update_run(run.info.run_id, status="RUNNING")
+                return run.info.run_id
         return self.client.create_run(experiment, tags=tags, run_name=folder.name).info.run_id
 
     def add(self, values: Mapping[str, float], step: int) -> None:
