@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -54,6 +55,29 @@ def test_the_page_of_commands_has_all_of_them():
     for words in ("train", "data check", "data convert", "infer", "infer --model_dir=DIR", "reproduce"):
         assert f"\n## ppdet-repro {words}\n" in page
     assert "| `-n, --number NUMBER` | number of images if --image is not given (default: 4) |" in page
+
+
+def test_links_of_a_page_are_those_of_the_site(monkeypatch):
+    monkeypatch.setitem(reference.TITLES, "slim.md", "Int8")
+    for text, on_the_site in [
+        ("[slim.md](slim.md#pruning)", "[Int8](slim.md#pruning)"),
+        ("[int8](slim.md), [slim.md](other.md)", "[int8](slim.md), [slim.md](other.md)"),
+        ("[a notebook](notebooks/first_hour.ipynb)", "[a notebook](first_hour_notebook.md)"),
+        ("[README](../README.md)", "README"),
+    ]:
+        assert reference.on_page_markdown(text) == on_the_site
+
+
+def test_a_notebook_becomes_a_page(tmp_path):
+    path = tmp_path / "small.ipynb"
+    picture = {"output_type": "display_data", "data": {"image/png": "iVBO\nRw==", "text/plain": "<Figure>"}}
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "text"]},
+        {"cell_type": "code", "source": "1 + 1", "outputs": [{"data": {"text/plain": "2"}}, picture]},
+    ]
+    path.write_text(json.dumps({"cells": cells}))
+    shown = '<img alt="output" src="data:image/png;base64,iVBORw==">'
+    assert reference.notebook(path) == f"# Title\ntext\n\n```python\n1 + 1\n```\n\n```text\n2\n```\n\n{shown}\n"
 
 
 def build(folder) -> subprocess.CompletedProcess:

@@ -282,7 +282,8 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Called by mkdocs: links whose text is a file name get the page's title. Of links to files outside of docs/, which
-    the site has not, only the text stays."""
+    """Called by mkdocs: links whose text is a file name get the page's title; notebooks are linked as pages. Of links
+    to files outside of docs/, which the site has not, only the text stays."""
     markdown = re.sub(r"\[([^\]]+)\]\(\.\./[^)]*\)", r"\1", markdown)
+    markdown = re.sub(r"\]\(notebooks/(\w+)\.ipynb\)", r"](\1_notebook.md)", markdown)
     return re.sub(r"\[(\w+\.md)\]\(\1", lambda found: f"[{TITLES.get(found[1], found[1])}]({found[1]}", markdown)
