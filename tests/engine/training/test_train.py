@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -334,6 +335,12 @@ class TestCommand:
         assert "has no checkpoint; starting at the beginning" in done.stderr
         assert "done: " in done.stderr
         assert json.loads((tmp_path / "output/tiny/checkpoints/epoch_0001/state.json").read_text())["seed"] == 3
+        folder = tmp_path / "output/tiny"
+        f1 = re.search("precision .*, F1 .* at the score threshold .*", done.stderr).group()
+        assert f1 in (folder / "index.html").read_text(encoding="utf-8") and (folder / "curves.png").exists()
+        assert json.loads((folder / "last_evaluation.json").read_text())["line"] == f1
+        (line,) = (line for line in (folder / "log.jsonl").read_text().splitlines() if '"eval"' in line)
+        assert {"bbox_precision", "bbox_recall", "bbox_F1", "bbox_threshold"} <= set(json.loads(line))
 
     def test_weights_that_would_run_code_are_refused_in_one_line(self, tiny, tmp_path):
         mark = tmp_path / "mark"
