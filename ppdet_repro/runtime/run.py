@@ -13,6 +13,7 @@ from ppdet_repro.data.source.categories import COCO
 from ppdet_repro.metrics.coco import evaluate_coco, load_coco_json
 from ppdet_repro.metrics.detections import ImageDetections, coco_rows
 from ppdet_repro.runtime.background import BackgroundCalls
+from ppdet_repro.runtime.faster import compare_engines
 from ppdet_repro.runtime.pipeline import Detected, Pipeline, batched
 from ppdet_repro.runtime.results import csv_writer, video_writer, write_json
 from ppdet_repro.runtime.slicing import SlicedPipeline
@@ -36,6 +37,9 @@ def run_images(pipeline: AnyPipeline, labels: List[str], flags: Namespace) -> No
     if flags.run_benchmark:
         for batch in batches:
             pipeline.benchmark([images.files[i] for i in batch])
+        if isinstance(pipeline, Pipeline):
+            inputs = pipeline.preprocess([images.files[i] for i in batches[0]])._asdict()
+            compare_engines(pipeline.engine, flags, inputs)
         return
     folder, names = Path(flags.output_dir), output_names(images.files)
     if flags.save_images:
