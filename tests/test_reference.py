@@ -81,7 +81,7 @@ def test_a_notebook_becomes_a_page(tmp_path):
 
 
 def build(folder) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "mkdocs", "build", "-q", "-d", "site"]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", "site"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
