@@ -76,6 +76,19 @@ def test_inputs_and_weights_stay_rounded(written):
     assert list(nodes[5].input) == ["c"]
 
 
+def test_a_file_that_lost_most_of_its_int8_is_a_warning(written, logged):
+    path = written(bias=0.0)
+    leave_outputs_exact(path)
+    assert not logged.records
+    model = onnx.load(str(path))
+    for i in range(2):
+        model.graph.node.insert(6, onnx.helper.make_node("Conv", ["x", "w", "b"], [f"exact{i}"]))
+    onnx.save(model, str(path))
+    leave_outputs_exact(path)
+    (record,) = logged.records
+    assert record.getMessage().startswith("only 1 of 3 convolutions of the ONNX file compute in int8, ")
+
+
 def test_a_file_in_float32_is_not_touched(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"Conv, Relu")  # is not even read as ONNX
