@@ -181,7 +181,7 @@ def test_the_readmes_commands_exist():
     text = README + (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
     for target in re.findall(r"(?:^|`)make ([a-z]+)", text, re.MULTILINE):
         assert target in make_targets(), f"make {target}"
-    for command in re.findall(r"(?:^|`)ppdet-repro ([a-z]+)", text, re.MULTILINE):
+    for command in re.findall(r"(?:^|`)ppdet-repro ([a-z_]+)", text, re.MULTILINE):
         assert command in COMMANDS, command
     for path in re.findall(r"\b(?:tools|deploy|benchmarks|docs)/[\w/]+\.(?:py|md)\b", text):
         assert (ROOT / path).is_file(), path
