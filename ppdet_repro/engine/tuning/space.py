@@ -46,7 +46,7 @@ class Range:
         """A value for a trial of Optuna."""
         if self.choices:
             return trial.suggest_categorical(key, self.choices)
-        options = {"log": self.log} if self.step is None else {"step": self.step}
+        options: Dict[str, Any] = {"log": self.log} if self.step is None else {"step": self.step}
         return (trial.suggest_int if self.whole else trial.suggest_float)(key, self.low, self.high, **options)
 
     def has(self, value: Any) -> bool:
