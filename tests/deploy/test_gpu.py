@@ -98,12 +98,14 @@ def test_a_measurement_is_a_process_of_its_own(models):
 
 def test_what_matters_most_comes_first(models, tmp_path, monkeypatch):
     facts = json.loads((models / "tiny" / "facts.json").read_text())
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "facts.json").write_text(json.dumps({**facts, "batches": [1, 8]}))
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "facts.json").write_text(json.dumps({**facts, "batches": [1, 8]}))
     monkeypatch.setattr(sys, "argv", ["gpu.py", str(tmp_path)])
     found = [(job["batch"], job["part"], job["precision"], job["engine"]) for job in gpu.jobs(gpu.parse_flags())]
-    assert found[0] == (1, "network", "fp16", "TensorRT") and found[-1][:3] == (8, "whole", "fp32")
-    assert len(found) == len(set(found)) == 2 * 2 * 3 * 3
+    assert found[:2] == [(1, "network", "fp16", "TensorRT")] * 2  # of both models
+    assert [batch for batch, *_ in found] == [1] * 36 + [8] * 36  # 2 models, 2 parts, 3 precisions, 3 engines
+    assert [part for _, part, *_ in found[:36]] == ["network"] * 18 + ["whole"] * 18
 
 
 # Weights and pictures from seeds ----------------------------------------------------------------------------
