@@ -10,7 +10,7 @@ from tiny_yolof import write_training_config
 
 from ppdet_repro.core.config import load_config
 from ppdet_repro.studies import identity
-from ppdet_repro.studies.cost import cost_of, dry_run, mean_training_area
+from ppdet_repro.studies.cost import cost_of, count_of, dry_run, mean_training_area
 from ppdet_repro.studies.plan import MINIATURE, PAPER, config_of, make_plan, row_overrides
 from ppdet_repro.studies.study import PACKAGED, find_study
 from ppdet_repro.utils.errors import UserError
@@ -176,6 +176,14 @@ def test_the_cost_of_a_run(tiny):
 def test_the_cost_of_several_training_sizes_is_that_of_their_mean_area():
     reader = {"batch_transforms": [{"BatchRandomResize": {"target_size": [96, 128]}}]}
     assert mean_training_area(reader, 128 * 128) == (96 * 96 + 128 * 128) / 2 / (128 * 128)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_costs_of_every_row_at_the_papers_size_are_known_without_coco(name):
+    study = find_study(name)
+    for row in study.rows:
+        cfg = load_config(config_of(row, PAPER), row_overrides(study, row, PAPER, None, []))
+        assert count_of(cfg, "TrainDataset") in (118287, 25000) and count_of(cfg, "EvalDataset") == 5000
 
 
 def test_a_dry_run_lists_every_run_and_makes_nothing(tiny, tmp_path):
