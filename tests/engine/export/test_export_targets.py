@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ from ppdet_repro.engine.export import verify as verify_module
 from ppdet_repro.engine.export.export_model import export_model
 from ppdet_repro.engine.export.infer_cfg import read_input
 from ppdet_repro.engine.export.verify import TOLERANCES, Tolerance, choose_files, output_differences, stage_of, verify
+from ppdet_repro.metrics.agreement import agreement
 from ppdet_repro.paddle_private import targets
 from ppdet_repro.paddle_private.targets import check_target
 from ppdet_repro.runtime.manifest import MANIFEST, read_manifest
@@ -50,6 +52,21 @@ def taught(data):
     return get
 
 
+@pytest.fixture(scope="module")
+def exported(data, taught, tmp_path_factory):
+    """Returns the folder of a small detector's export, which is written once. What changes it copies it before."""
+    found = {}
+
+    def get(name, target="paddle", *overrides):
+        key = name, target, *overrides
+        if key not in found:
+            cfg = small_config(name, data, *overrides)
+            found[key] = export_model(taught(name)[1], cfg, tmp_path_factory.mktemp("exported"), target)
+        return found[key]
+
+    return get
+
+
 def need(target):
     """Skip a test where a package is missing, or Paddle-Lite cannot read the programs of the installed Paddle."""
     for package in TARGETS[target]:
@@ -69,10 +86,10 @@ def checked(cfg, model, folder, target, precision="fp32", images=3):
 
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("target", TARGETS)
-def test_an_export_finds_the_eager_models_boxes(name, target, taught, tmp_path):
+def test_an_export_finds_the_eager_models_boxes(name, target, taught, exported):
     need(target)
     cfg, model = taught(name)
-    folder = export_model(model, cfg, tmp_path, target)
+    folder = exported(name, target)
     found = checked(cfg, model, folder, target)
     tolerance = {"paddle": (1e-3, 1e-5)}.get(target, (0.05, 1e-4))
     assert found.unmatched == 0 and found.box <= tolerance[0] and found.score <= tolerance[1]
@@ -83,12 +100,12 @@ def test_an_export_finds_the_eager_models_boxes(name, target, taught, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["int16", "int8", "fp16"])
-def test_other_precisions_of_paddle_lite_agree_within_their_tolerances(precision, taught, tmp_path):
+def test_other_precisions_of_paddle_lite_agree_within_their_tolerances(precision, taught, exported, tmp_path):
     need("lite")
     cfg, model = taught("pafnet_lite")
     folder = export_model(model, cfg, tmp_path, "lite", precision)
     checked(cfg, model, folder, "lite", precision)
-    plain = export_model(model, cfg, tmp_path / "plain", "lite")
+    plain = exported("pafnet_lite", "lite")
     if precision != "fp16":
         for file in ("model_arm.nb", "model_x86.nb"):
             assert (folder / file).stat().st_size < 0.7 * (plain / file).stat().st_size
@@ -208,20 +225,17 @@ def infer(data, tmp_path):
 
 
 def as_rows(found, image):
-    rows = [[row["category_id"], row["score"], *row["bbox"]] for row in found if row["image_id"] == image]
+    rows = [(row["category_id"], row["score"], *row["bbox"]) for row in found if row["image_id"] == image]
     return np.array(rows).reshape(-1, 6)
 
 
 @pytest.mark.parametrize("engine, target", [("onnxruntime", "onnx"), ("openvino", "onnx"), ("lite", "lite")])
-def test_every_engine_gives_paddles_boxes(engine, target, taught, infer, tmp_path):
-    from ppdet_repro.metrics.agreement import agreement
-
+def test_every_engine_gives_paddles_boxes(engine, target, exported, infer):
     need(target)
     if engine == "openvino" and not find_spec("openvino"):
         pytest.skip("openvino is not installed")
-    cfg, model = taught("yolof")
-    expected = infer(export_model(model, cfg, tmp_path))
-    found = infer(export_model(model, cfg, tmp_path, target), f"--engine={engine}", "--batch_size=2", "--cpu_threads=2")
+    expected = infer(exported("yolof"))
+    found = infer(exported("yolof", target), f"--engine={engine}", "--batch_size=2", "--cpu_threads=2")
     assert len(expected) > 0
     for image in range(6):
         assert agreement(as_rows(expected, image), as_rows(found, image), 1e-4, 0.05).unmatched == 0
@@ -229,11 +243,10 @@ def test_every_engine_gives_paddles_boxes(engine, target, taught, infer, tmp_pat
 
 @pytest.mark.parametrize("engine, target", [("onnxruntime", "onnx"), ("lite", "lite")])
 @pytest.mark.parametrize("name", ["yolof", "pafnet_lite"])
-def test_images_without_any_detection_give_no_rows(name, engine, target, taught, infer, tmp_path):
+def test_images_without_any_detection_give_no_rows(name, engine, target, exported, infer, tmp_path):
     """No score reaches the threshold. With the suppression in the network, Paddle-Lite would abort."""
     need(target)
-    cfg, model = taught(name)
-    folder = export_model(model, cfg, tmp_path, target)
+    folder = shutil.copytree(exported(name, target), tmp_path / "export")
     content = yaml.safe_load((folder / "infer_cfg.yml").read_text())
     (threshold,) = {"score_threshold", "score_thresh"} & set(content["PostProcess"])
     content["PostProcess"][threshold] = 1.0
@@ -241,10 +254,9 @@ def test_images_without_any_detection_give_no_rows(name, engine, target, taught,
     assert infer(folder, f"--engine={engine}") == []
 
 
-def test_a_damaged_paddle_lite_model_is_an_error_of_one_line(taught, infer, tmp_path):
+def test_a_damaged_paddle_lite_model_is_an_error_of_one_line(exported, infer, tmp_path):
     need("lite")
-    cfg, model = taught("yolof")
-    folder = export_model(model, cfg, tmp_path, "lite")
+    folder = shutil.copytree(exported("yolof", "lite"), tmp_path / "export")
     file = folder / "model_x86.nb"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(UserError, match="model_x86.nb is not what was exported: it has 1,000 bytes"):
@@ -255,9 +267,8 @@ def test_a_damaged_paddle_lite_model_is_an_error_of_one_line(taught, infer, tmp_
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_for_another_engine_is_an_error(taught, infer, data, tmp_path):
-    cfg, model = taught("yolof")
-    folder = export_model(model, cfg, tmp_path)
+def test_a_folder_for_another_engine_is_an_error(exported, infer, tmp_path):
+    folder = shutil.copytree(exported("yolof"), tmp_path / "export")
     message = r"lacks model.onnx \(or it is empty\); it is for --engine=paddle; export"
     with pytest.raises(UserError, match=message):
         infer(folder, "--engine=onnxruntime")
@@ -279,12 +290,9 @@ def convert(tmp_path, monkeypatch):
     return run
 
 
-def test_an_exported_paddle_model_is_converted_and_runs(taught, data, infer, tmp_path, convert):
-    from ppdet_repro.metrics.agreement import agreement
-
+def test_an_exported_paddle_model_is_converted_and_runs(exported, infer, tmp_path, convert):
     need("lite")
-    _, model = taught("yolof")
-    plain = export_model(model, small_config("yolof", data, "export.nms=false"), tmp_path / "plain")
+    plain = exported("yolof", "paddle", "export.nms=false")
     assert convert(plain) == 0
     before, after = (read_manifest(folder) for folder in (plain, tmp_path / "lite"))
     assert sorted(after["files"]) == ["infer_cfg.yml", "model_arm.nb", "model_x86.nb"]
@@ -292,27 +300,23 @@ def test_an_exported_paddle_model_is_converted_and_runs(taught, data, infer, tmp
         before[key] for key in ("name", "config", "inputs", "outputs")
     ]
     found = infer(tmp_path / "lite", "--engine=lite")
-    expected = infer(export_model(model, small_config("yolof", data), tmp_path))
+    expected = infer(exported("yolof"))
     assert len(expected) > 0
     for image in range(6):
         assert agreement(as_rows(expected, image), as_rows(found, image), 1e-4, 0.05).unmatched == 0
 
 
-def test_numpy_suppresses_like_the_suppression_in_the_network(taught, data, infer, tmp_path):
-    from ppdet_repro.metrics.agreement import agreement
-
-    _, model = taught("yolof")
-    without = infer(export_model(model, small_config("yolof", data, "export.nms=false"), tmp_path / "plain"))
-    expected = infer(export_model(model, small_config("yolof", data), tmp_path))
+def test_numpy_suppresses_like_the_suppression_in_the_network(exported, infer):
+    without = infer(exported("yolof", "paddle", "export.nms=false"))
+    expected = infer(exported("yolof"))
     assert len(expected) > 0
     for image in range(6):
         assert agreement(as_rows(expected, image), as_rows(without, image), 1e-5, 1e-3).unmatched == 0
 
 
-def test_what_cannot_be_converted_to_paddle_lite_is_an_error_of_one_line(taught, tmp_path, convert, capsys):
+def test_what_cannot_be_converted_to_paddle_lite_is_an_error_of_one_line(exported, tmp_path, convert, capsys):
     need("lite")
-    cfg, model = taught("yolof")
-    folder = export_model(model, cfg, tmp_path)
+    folder = exported("yolof")
     capsys.readouterr()
     assert convert(folder) == 2
     error = capsys.readouterr().err
