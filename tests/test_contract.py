@@ -51,7 +51,7 @@ def images(tmp_path_factory):
     return folder
 
 
-def shrunk(path, folder):
+def shrunk(path, folder, *more):
     """The config with tiny inputs, two images per batch, and the tiny dataset."""
     overrides = ["use_gpu=false", "worker_num=0", f"num_classes={CLASSES}", *small_inputs(load_config(path))]
     overrides += ["TrainReader.batch_size=2", "EvalReader.batch_size=2", "TestReader.fuse_normalize=false"]
@@ -60,7 +60,15 @@ def shrunk(path, folder):
         overrides += [f"{name}.anno_path=truth.json", f"{name}.data_fields=[image,gt_bbox,gt_class,is_crowd,gt_poly]"]
     overrides += ["TestDataset.name=ImageFolder", f"TestDataset.anno_path={folder}/labels.txt"]
     overrides += FAINT_OVERRIDES if identify(path) in FAINT else []
-    return load_config(path, overrides)
+    return load_config(path, [*overrides, *more])
+
+
+def shallow(path):
+    """The overrides with which a ResNet of 101 layers has 50, which are of the same kinds."""
+    tree = TREES[path]
+    (backbone, *_) = plans(tree[tree["architecture"].value].value.settings["backbone"].value)
+    deep = backbone.component.name == "ResNet" and backbone.settings["depth"].value == 101
+    return ["ResNet.depth=50"] if deep else []
 
 
 def signature(value):
@@ -162,7 +170,7 @@ def test_every_network_builds(path, last_backbone):
 
 @pytest.mark.parametrize("path", firsts(pieces), ids=identify)
 def test_every_kind_of_network_trains_evaluates_and_exports(path, images, tmp_path):
-    cfg = shrunk(path, images)
+    cfg = shrunk(path, images, *shallow(path))
     model = build_model(cfg)
     weights = filled_state(model)
     model.set_state_dict(weights)
