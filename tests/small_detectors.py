@@ -97,9 +97,9 @@ def small_config(name: str, data: Path, *overrides: str, slim: Optional[Path] = 
     return load_config(path, changes, slim)
 
 
-def taught_model(cfg: Config, steps: int) -> paddle.nn.Layer:
+def taught_model(cfg: Config, steps: int, normalize: bool = False) -> paddle.nn.Layer:
     """The config's model in eval mode; its neck and head have seen one batch `steps` times, so it finds boxes of all
-    scores."""
+    scores. With `normalize`, the batch norms of its backbone have the statistics of the batch."""
     paddle.seed(0)
     with mock.patch.object(YOLOv3FPN, "coarsest_width", staticmethod(lambda levels: 64)):  # no config narrows its 512
         model = build_model(cfg)
@@ -109,6 +109,11 @@ def taught_model(cfg: Config, steps: int) -> paddle.nn.Layer:
     batch = next(iter(reader.batches(dataset, epoch=0, epochs_total=1, seed=0, workers=0)))
     model.eval()
     with paddle.no_grad():
+        if normalize:
+            model.backbone.train()
+            for _ in range(40):  # 0.9 ** 40 of the initial statistics remains
+                model.backbone(batch["image"])
+            model.backbone.eval()
         features = model.backbone(batch["image"])
     optimizer = paddle.optimizer.Adam(2e-3, parameters=[*model.neck.parameters(), *model.head.parameters()])
     for part in (model.neck, model.head):

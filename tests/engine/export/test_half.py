@@ -8,7 +8,6 @@ import numpy as np
 import paddle
 import pytest
 from paddle import nn
-from precision_cells import FAMILIES, KINDS, Cell, Family
 from small_detectors import SMALL, small_config, taught_model
 from tiny_yolof import write_images
 
@@ -22,10 +21,7 @@ from ppdet_repro.modeling.heads.ttf_head import TTFOutputs
 from ppdet_repro.modeling.ttf_box import TTFBox
 from ppdet_repro.paddle_private.saved_program import saved_program
 from ppdet_repro.runtime.networks import OnnxNetwork
-from ppdet_repro.runtime.paddle_options import installed_build
 from ppdet_repro.utils.errors import UserError
-
-KINDS_BY_NAME = {kind.name: kind for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
@@ -135,27 +131,6 @@ def test_every_box_survives_fp16_at_512_pixels(decoding, tmp_path):
 
 
 # Exports -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_boxes_in_low_precisions_are_nearly_the_eager_models(name, folder):
-    family = Family(name, folder)
-    for kind in ("Paddle bf16", "ONNX Runtime fp16"):
-        cell = family.cell(KINDS_BY_NAME[kind])
-        if kind == "Paddle bf16" and not installed_build().bfloat16:
-            continue
-        if isinstance(cell, str) and "onnx" in cell and "not installed" in cell:
-            continue
-        assert isinstance(cell, Cell), cell
-        assert cell.total > 0 and cell.again >= KINDS_BY_NAME[kind].share * cell.total, (kind, cell)
-        assert cell.pixels <= KINDS_BY_NAME[kind].pixels, (kind, cell)
-
-
-def test_int8_is_simulated_with_each_paddle(folder):
-    family = Family("pafnet", folder)
-    exact, simulated = (family.cell(KINDS_BY_NAME[name]) for name in ("Paddle int8", "Paddle int8, simulated"))
-    for cell in (exact, simulated):
-        assert isinstance(cell, Cell) and cell.again >= 0.7 * cell.total and cell.pixels < 4
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,83 @@
+"""Each family's boxes in each engine and precision: a few cells are computed here, the recorded table has all."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from half_rounding import round_like_half
+from precision_cells import EMULATED, KINDS, PAGE, RESULTS, Cell, Family, distances, rendered
+
+KINDS_BY_NAME = {kind.name: kind for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cells")
+
+
+@pytest.mark.parametrize(
+    "name, kinds",
+    [
+        ("yolof", ["Paddle bf16", EMULATED]),  # anchors, exponentials
+        ("sapd", ["Paddle bf16", EMULATED]),  # distances times strides, sums over levels
+        ("pafnet", ["Paddle bf16", EMULATED, "Paddle int8", "ONNX Runtime int8, simulated", "OpenVINO int8"]),
+    ],
+)
+def test_boxes_in_low_precisions_are_nearly_the_eager_models(name, kinds, folder):
+    family = Family(name, folder)
+    assert family.inside > 0.7
+    for kind in (KINDS_BY_NAME[name] for name in kinds):
+        cell = family.cell(kind)
+        if isinstance(cell, str) and any(r in cell for r in ("not installed", "AVX-512", "Paddle 2.6", "process")):
+            continue  # the installed packages, or the CPU, do not offer it
+        assert isinstance(cell, Cell), cell
+        assert not cell.failure(kind), (kind.name, cell)
+
+
+# The recorded table ----------------------------------------------------------------------------------------------
+
+
+def test_no_recorded_cell_fails():
+    for name, result in json.loads(RESULTS.read_text("utf-8")).items():
+        for kind, cell in result["cells"].items():
+            if not isinstance(cell, str):  # a string is the reason why infer.py refuses
+                assert not Cell(*cell).failure(KINDS_BY_NAME[kind]), (name, kind, cell)
+
+
+def test_the_page_shows_the_recorded_cells():
+    page = PAGE.read_text("utf-8")
+    assert rendered(page, json.loads(RESULTS.read_text("utf-8"))) == page
+
+
+# What is measured ------------------------------------------------------------------------------------------------
+
+
+def test_distances_are_relative_to_the_larger_side():
+    expected = np.array([[0, 0.8, 0, 0, 10, 20], [1, 0.5, 5, 5, 6, 6], [1, 0.39, 0, 0, 1, 1]])
+    found = np.array([[0, 0.8, 1, 0, 10, 18], [1, 0.5, 5, 5, 6, 8], [0, 0.1, 30, 30, 40, 40]])
+    assert distances(expected, found) == [2 / 20, 2 / 4]  # the third box is not one of the best
+    assert distances(expected, found[:1]) == [2 / 20, 1.0]  # no box of its class
+
+
+def test_values_are_rounded_to_eleven_bits(tmp_path):
+    onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    node, value = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    half = onnx.numpy_helper.from_array(np.array(0.1, np.float16), "tenth")
+    nodes = [
+        node("Cast", ["x"], ["h"], to=10),
+        node("Mul", ["h", "tenth"], ["m"]),
+        node("Cast", ["h"], ["y"], to=1),
+        node("Cast", ["m"], ["z"], to=1),
+    ]
+    outputs = [value("y", 1, [6]), value("z", 1, [6])]
+    graph = onnx.helper.make_graph(nodes, "g", [value("x", 1, [6])], outputs, [half])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 16)], ir_version=8)
+    onnx.save(model, str(tmp_path / "half.onnx"))
+    round_like_half(tmp_path / "half.onnx", tmp_path / "float.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "float.onnx"), providers=["CPUExecutionProvider"])
+    x = np.array([1 + 2**-12, 1 + 3 * 2**-12, 2049, -2051, 65504, -70000], np.float32)
+    y, z = session.run(None, {"x": x})
+    assert y.tolist() == [1, 1 + 2**-10, 2048, -2052, 65504, np.inf]
+    assert z[:5].tolist() == (y[:5].astype(np.float16) * np.float16(0.1)).astype(np.float32).tolist()
