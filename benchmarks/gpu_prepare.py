@@ -5,7 +5,7 @@
 
 Each model is exported alone (without decoding, as papers time it) and whole, in float32 and FP16, for each batch, at
 the size to which its config resizes. Its weights are random. Those of at least 4096 numbers are replaced by numbers of
-the same spread made from seeds, and left out of the files, so that the folder has a few megabytes.
+the same spread made from seeds, and left out of the files, so that the folder is small.
 """
 
 from __future__ import annotations

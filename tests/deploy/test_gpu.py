@@ -7,18 +7,15 @@ import json
 import sys
 from types import ModuleType
 
+import _gpu_models
+import gpu
+import gpu_prepare
 import numpy as np
 import pytest
 from fake_nvidia import FakeCuda, FakeOrt, FakeTensorRt
 from paths import ROOT
 
 from ppdet_repro.utils.errors import UserError
-
-sys.path.append(str(ROOT / "benchmarks"))
-
-import _gpu_models  # noqa: E402
-import gpu  # noqa: E402
-import gpu_prepare  # noqa: E402
 
 pytest.importorskip("onnx")
 
