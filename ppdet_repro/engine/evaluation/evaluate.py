@@ -66,9 +66,7 @@ def evaluate(
     The config also says which metric to compute, which files to write and whether to test at several sizes; see
     "evaluation" in `RunSettings`. The model is in eval mode while it runs. Returns the scores by name, such as
     `bbox_mAP`, on every process; none with `save_prediction_only`. Raises UserError if the dataset, the metric and the
-    model do not fit together, or a file cannot be written. The first process calls `examine`, if it is given, with the
-    detections and the ground truth.
-
+    model do not fit together, or a file cannot be written. The first process gives the result to `examine`.
     With `slices`, or if the dataset is a `SlicedCOCODataSet`, the detector sees overlapping slices of each image. The
     dataset's size and overlap of slices beat those of `slices`.
 
@@ -91,13 +89,10 @@ def evaluate(
     def batches_of(reader: EvalReader) -> Iterable[Batch]:
         return reader.batches(dataset, epoch=0, epochs_total=1, seed=0, workers=run.worker_num, rank=rank, world=world)
 
-    batches: Iterable[AnyBatch] = batches_of(reader)
     views = multi_scale.list_views(run.test_scales or [], run.test_flip)
     slices = slices_of(dataset, slices, len(views))
+    batches = view_batches(reader, views, batches_of) if views else batches_of(reader)
     if views:
-        readers = [multi_scale.reader_of_view(reader, view) for view in views]
-        groups = zip(*(batches_of(reader) for reader in readers))  # the same images in the same order
-        batches = (multi_scale.ViewBatches(im_id=group[0]["im_id"], views=group) for group in groups)
         model = multi_scale.MultiViewDetector(model, views)
     start = time.perf_counter()
 
@@ -105,8 +100,8 @@ def evaluate(
         if slices is None:
             return list(detect(model, batches, len(dataset)))
         pipeline = sliced_pipeline(model, reader.preprocess, slices, reader.batch_size)
-        files, ids = dataset.table.files[rank::world], dataset.table.ids[rank::world].tolist()
-        return list(detect_sliced(pipeline, files, ids))
+        table = dataset.table
+        return list(detect_sliced(pipeline, table.files[rank::world], table.ids[rank::world].tolist()))
 
     parts = gather_results(detect_all)
 
@@ -119,6 +114,15 @@ def evaluate(
         return evaluate_detections(detections, dataset, run, examine)
 
     return gather_results(scores_of_all)[0]
+
+
+def view_batches(
+    reader: EvalReader, views: Sequence[multi_scale.View], batches_of: Callable[[EvalReader], Iterable[Batch]]
+) -> Iterable[AnyBatch]:
+    """The batches of a dataset in several views of each image."""
+    readers = [multi_scale.reader_of_view(reader, view) for view in views]
+    groups = zip(*(batches_of(reader) for reader in readers))  # the same images in the same order
+    return (multi_scale.ViewBatches(im_id=group[0]["im_id"], views=group) for group in groups)
 
 
 def slices_of(dataset: Source, slices: Optional[SliceOptions], views: int) -> Optional[SliceOptions]:

@@ -42,8 +42,7 @@ def train(
             or `auto` for the newest checkpoint of this run, if any.
         evaluate: Evaluate every snapshot on EvalDataset, and keep the weights of the best one.
         offline: Take pretrained weights that are a URL from the cache only.
-        evaluation: Computes the scores of a model by name, `bbox_mAP` among them. Every process calls it. Without it,
-            that is the function `evaluate`, and the page of the run also shows the images with the most mistakes.
+        evaluation: Computes scores by name, `bbox_mAP` among them; all processes call it. None: `evaluate`.
 
     Example:
         >>> from tempfile import TemporaryDirectory
@@ -64,8 +63,8 @@ def train(
     world = distributed.start(cfg.run.use_gpu)
     checkpoint = checkpoint_to_resume(resume, Path(cfg.run.save_dir) / cfg.name)
     if evaluation is None:
-        folder = Path(cfg.run.save_dir) / cfg.name
-        evaluation = partial(evaluate_detector, examine=partial(run_folder.save_details, folder))
+        save = partial(run_folder.save_details, Path(cfg.run.save_dir) / cfg.name)
+        evaluation = partial(evaluate_detector, examine=save)
     run = assemble(cfg, world, evaluation if evaluate else None, offline, checkpoint)
     loop = TrainingLoop(run)
     if checkpoint is not None:
