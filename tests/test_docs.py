@@ -37,7 +37,8 @@ SUFFIXES = (".py", ".md", ".yml", ".sh", ".toml", ".lock", ".html", ".j2")
 YOURS = (
     "output*", "dataset/*", ".venv*", "/*", "infer_cfg.yml", "inference.yml", "report.html", "index.html", "data.yaml",
     "configs/yolof/cells.yml", "shapes/*", "ppdet_repro/train.json", "ppdet_repro/val.json", "images/train",
-    "labels/train", "space.yml", "checkpoints/epoch_0003", "out/0", "lite/tools/build_android.sh",  # the last is Paddle-Lite's
+    "labels/train", "space.yml", "checkpoints/epoch_0003", "out/0", "compare.html", "studies/results/*",
+    "lite/tools/build_android.sh",  # Paddle-Lite's
 )  # fmt: skip
 OTHERS_FLAGS = {
     "--check",
