@@ -32,12 +32,12 @@ from ppdet_repro.cli.main import COMMANDS, PROGRAM, build_parser, load
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 MADE = ("configuration.md", "commands.md", "first_hour_notebook.md")  # by mkdocs: tools/_reference.py
-FOLDERS = ("benchmarks", "configs", "deploy", "docs", "ppdet_repro", "tests", "tools")
+FOLDERS = ("benchmarks", "configs", "deploy", "docs", "ppdet_repro", "studies", "tests", "tools")
 SUFFIXES = (".py", ".md", ".yml", ".sh", ".toml", ".lock", ".html", ".j2")
 YOURS = (
     "output*", "dataset/*", ".venv*", "/*", "infer_cfg.yml", "inference.yml", "report.html", "index.html", "data.yaml",
     "configs/yolof/cells.yml", "shapes/*", "ppdet_repro/train.json", "ppdet_repro/val.json", "images/train",
-    "labels/train", "space.yml", "checkpoints/epoch_0003", "out/0", "compare.html", "studies/results/*",
+    "labels/train", "space.yml", "checkpoints/epoch_0003", "out/0", "compare.html",
     "lite/tools/build_android.sh",  # Paddle-Lite's
 )  # fmt: skip
 OTHERS_FLAGS = {
