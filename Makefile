@@ -26,8 +26,9 @@ lint: venv
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+# Threads that wait (OMP_WAIT_POLICY) would otherwise take a processor from another worker.
 pytest: venv
-	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 docs: venv
 	$(VENV)/bin/mkdocs build --strict

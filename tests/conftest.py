@@ -12,11 +12,8 @@ from pathlib import Path
 
 import pytest
 
-# Threads that wait would otherwise take a processor from another worker.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-import ppdet_repro  # noqa: E402, F401
-from ppdet_repro.utils.logger import get_logger  # noqa: E402
+import ppdet_repro  # noqa: F401
+from ppdet_repro.utils.logger import get_logger
 
 # Paddle 2.6 asks for the callers of many operators that it traces, of which it needs file and line. With the lines of
 # source around each of them, which are looked for in all modules, exports take half as long again.

@@ -11,10 +11,8 @@ from importlib.util import find_spec
 import pytest
 from paths import ROOT
 
-sys.path.insert(0, str(ROOT / "tools"))
-import _reference as reference  # noqa: E402
-
-from ppdet_repro.core.config import components  # noqa: E402
+from ppdet_repro.core.config import components
+from tools import _reference as reference
 
 needs_mkdocs = pytest.mark.skipif(find_spec("material") is None, reason="mkdocs-material (extra docs) is not installed")
 

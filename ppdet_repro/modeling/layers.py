@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Callable, Dict, Optional, Tuple, Union
+from typing import Callable, Dict, Optional, Sequence, Tuple, Union
 
 import paddle
-import paddle.nn.functional as F
 from paddle import ParamAttr, nn
 from paddle.nn.initializer import Constant, Normal, Uniform
 from paddle.regularizer import L2Decay
 from paddle.vision.ops import DeformConv2D
 
+from ppdet_repro.modeling import functional as F
 from ppdet_repro.utils.errors import UserError
 
 NORM_TYPES = ("bn", "sync_bn")
@@ -165,6 +165,10 @@ class SqueezeExcitation(nn.Layer):
             self.add_sublayer(name, nn.Linear(c_in, c_out, weight_attr=attr))
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return F.by_paddle(self.scaled, x)
+
+    def scaled(self, x: paddle.Tensor) -> paddle.Tensor:
+        """[B, C, H, W] -> the same shape."""
         squeeze, excite = (getattr(self, name) for name in self.names)
         scale = F.sigmoid(excite(F.relu(squeeze(x.mean(axis=[2, 3])))))  # [B, C]
         return x * scale.unsqueeze([2, 3])
@@ -182,6 +186,11 @@ def nearest(x: paddle.Tensor, height: int, width: int) -> paddle.Tensor:
         return F.interpolate(x, size=[height, width], mode="nearest")
     if all(new % old == 0 for _, old, new in sizes):
         return F.interpolate(x, size=[height, width], mode="nearest")
+    return F.by_paddle(partial(gather_nearest, sizes=sizes), x)
+
+
+def gather_nearest(x: paddle.Tensor, sizes: Sequence[Tuple[int, int, int]]) -> paddle.Tensor:
+    """`nearest` by gathering along each (axis, old size, new size)."""
     for axis, old, new in sizes:
         x = paddle.gather(x, paddle.to_tensor([i * old // new for i in range(new)], "int32"), axis=axis)
     return x
@@ -209,7 +218,11 @@ def offset_conv(
 
 def deform(x: paddle.Tensor, conv_offset: nn.Conv2D, conv: DeformConv2D) -> paddle.Tensor:
     """Modulated deformable convolution of [B, C, H, W]; `conv_offset` predicts offsets and mask from the same map."""
-    predicted = conv_offset(x)  # [B, 3 * k * k, H, W]
+    return F.by_paddle(partial(deform_by, conv=conv), x, conv_offset(x))
+
+
+def deform_by(x: paddle.Tensor, predicted: paddle.Tensor, conv: DeformConv2D) -> paddle.Tensor:
+    """Deformable convolution by predicted offsets and mask logits [B, 3 * k * k, H, W]."""
     positions = predicted.shape[1] // 3  # of the kernel, k * k
     offset, mask = paddle.split(predicted, [2 * positions, positions], axis=1)
     return conv(x, offset, mask=F.sigmoid(mask))

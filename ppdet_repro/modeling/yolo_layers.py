@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Sequence
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
+from ppdet_repro.modeling import functional as F
 from ppdet_repro.modeling.layers import ACTIVATIONS, ConvNorm, Norm, conv2d
 from ppdet_repro.utils.errors import UserError
 
@@ -48,7 +48,7 @@ def with_coordinates(x: paddle.Tensor) -> paddle.Tensor:
     down, right = (indices / (2 * indices[-1:].clip(min=1.0)) - 1 for indices in (rows, columns))
     down, right = paddle.meshgrid(down, right)  # [H, W] each
     coordinates = paddle.stack([right, down]).unsqueeze(0).astype(x.dtype)  # [1, 2, H, W]
-    return paddle.concat([x, coordinates.expand([x.shape[0], -1, -1, -1])], axis=1)
+    return F.concat([x, coordinates.expand([x.shape[0], -1, -1, -1])], axis=1)
 
 
 class SPP(nn.Layer):
@@ -66,7 +66,7 @@ class SPP(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         pooled = [F.max_pool2d(x, size, stride=1, padding=size // 2) for size in self.windows]
-        return self.conv(paddle.concat([x, *pooled], axis=1))
+        return self.conv(F.concat([x, *pooled], axis=1))
 
 
 class DropBlock(nn.Layer):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Tuple
+from typing import List, NamedTuple, Sequence, Tuple, Union
 
 import paddle
 from paddle import nn
@@ -44,6 +44,25 @@ def set_momentum(norm: nn.Layer, value: float) -> None:
 def geometry(layer: DeformConv2D) -> Tuple[List[int], List[int], List[int], int, int]:
     """Stride, padding and dilation per axis, groups and deformable groups of a deformable convolution."""
     return layer._stride, layer._padding, layer._dilation, layer._groups, layer._deformable_groups
+
+
+class ConvolutionGeometry(NamedTuple):
+    """The arguments with which a convolution was made; a number counts for both axes."""
+
+    stride: Union[int, Sequence[int]]
+    padding: Union[int, str, Sequence[int]]
+    dilation: Union[int, Sequence[int]]
+    groups: int
+
+
+def convolution_geometry(layer: Union[nn.Conv2D, nn.Conv2DTranspose]) -> ConvolutionGeometry:
+    """Stride, padding, dilation and groups of a convolution, plain or transposed."""
+    return ConvolutionGeometry(layer._stride, layer._padding, layer._dilation, layer._groups)
+
+
+def negative_slope(layer: nn.LeakyReLU) -> float:
+    """The slope of a leaky ReLU for negative values."""
+    return layer._negative_slope
 
 
 def replace_sublayer(model: nn.Layer, old: nn.Layer, new: nn.Layer) -> None:

@@ -23,6 +23,7 @@ from ppdet_repro.engine.evaluation.evaluate import check_classes, check_evaluati
 from ppdet_repro.engine.models import build_untrained, with_teacher
 from ppdet_repro.engine.pruning import starting_channels
 from ppdet_repro.engine.training import run_folder
+from ppdet_repro.engine.training.cpu_kernels import choose_kernels
 from ppdet_repro.engine.training.curves import Loggers
 from ppdet_repro.engine.training.data import TrainData
 from ppdet_repro.engine.training.loop import Run, seed_everything
@@ -69,7 +70,7 @@ def assemble(
     model = detector if cfg.teacher is None else with_teacher(detector, cfg.teacher, offline)
     if settings.norm_type == "sync_bn":
         distributed.synchronize_batch_norms(model, world)
-    trace_network(detector, cfg, phases)
+    speed_up(detector, cfg, phases, world)
 
     scale = learning_rate_scale(settings, readers[0].batch_size, world.size)
     schedule = run_schedule(make("LearningRate"), phases, settings, data.updates_per_epoch, scale, world.rank == 0)
@@ -100,9 +101,10 @@ def assemble(
     )
 
 
-def trace_network(detector: Detector, cfg: Config, phases: TrainPhases) -> None:
-    """With `to_static`, let the backbone and the neck of a detector run as static graphs. Paddle traces them anew for
-    each size of the images. UserError: the training changes the network, or looks inside it."""
+def speed_up(detector: Detector, cfg: Config, phases: TrainPhases, world: World) -> None:
+    """Choose what computes the network. With `to_static`, its backbone and neck run as static graphs, which Paddle
+    traces anew for each size of the images. UserError: the training changes the network, or looks inside it."""
+    choose_kernels(detector, cfg, world)
     if not cfg.run.to_static:
         return
     if len(phases.phases) > 1 or cfg.run.quantized or cfg.teacher is not None:
@@ -129,6 +131,7 @@ def page_of(cfg: Config, data: TrainData, dataset: Source, validation: Optional[
             (f"Evaluate, with a report of the worst images, {same}:", f"ppdet-repro report {config} -o {weights}"),
             ("Detect:", f"ppdet-repro infer {config} --infer_dir FOLDER -o {weights}"),
             ("Export for deployment:", f"ppdet-repro export {config} -o {weights}"),
+            ("Try the export in a browser:", f"ppdet-repro serve --model_dir {quote(f'output_inference/{cfg.name}')}"),
             ("Try the export in a browser:", f"ppdet-repro serve --model_dir {quote(f'output_inference/{cfg.name}')}"),
             ("Continue a run that was interrupted:", f"ppdet-repro train {config} --resume auto"),
         ],

@@ -20,7 +20,7 @@ from ppdet_repro.utils.weights import save_state
 
 LOG = "log.jsonl"
 BEST_MODEL, FINAL_MODEL = "best_model.pdparams", "model_final.pdparams"
-FILES = (LOG, BEST_MODEL, FINAL_MODEL, run_page.PAGE, run_page.CURVES, run_page.EVALUATION)
+FILES = (LOG, BEST_MODEL, FINAL_MODEL, run_page.PAGE, run_page.CURVES, run_page.EVALUATION, "tensorboard")
 
 
 def set_aside(folder: Path) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import List, Literal, Optional
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
 from ppdet_repro.core.registry import Shared, register
+from ppdet_repro.modeling import functional as F
 from ppdet_repro.modeling.layers import ConvNorm, batch_norm, conv2d, freeze
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.utils.errors import UserError
@@ -63,7 +63,7 @@ class Stage(nn.Layer):
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
         x = self.down(x)
-        return self.join(paddle.concat([self.long(x), self.short(x)], axis=1))
+        return self.join(F.concat([self.long(x), self.short(x)], axis=1))
 
 
 @register

@@ -13,10 +13,10 @@ from functools import partial
 from typing import List, Literal, NamedTuple, Optional, Tuple
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
 from ppdet_repro.core.registry import Shared, register
+from ppdet_repro.modeling import functional as F
 from ppdet_repro.modeling.backbones.mobilenet_v3 import divisible
 from ppdet_repro.modeling.layers import Activation, ConvNorm, Norm, batch_norm, conv2d
 from ppdet_repro.modeling.shape_spec import ShapeSpec
@@ -89,7 +89,7 @@ class SqueezeExcite(nn.Layer):
         self._conv2 = conv(squeezed, channels, 1, bias=True)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        mean = x.mean(axis=[2, 3], keepdim=True)  # [B, C, 1, 1]
+        mean = F.mean_of_locations(x)  # [B, C, 1, 1]
         return x * F.sigmoid(self._conv2(F.swish(self._conv1(mean))))
 
 

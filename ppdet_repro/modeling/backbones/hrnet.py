@@ -9,11 +9,11 @@ from functools import partial
 from typing import List, Literal, Optional, Sequence, Union
 
 import paddle
-import paddle.nn.functional as F
 from paddle import ParamAttr, nn
 from paddle.nn.initializer import Normal
 
 from ppdet_repro.core.registry import register
+from ppdet_repro.modeling import functional as F
 from ppdet_repro.modeling.layers import Activation, ConvNorm, Norm, SqueezeExcitation, batch_norm, conv2d
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.utils.errors import UserError

@@ -10,11 +10,11 @@ from functools import partial
 from typing import List, Literal, NamedTuple, Optional, Tuple, Union
 
 import paddle
-import paddle.nn.functional as F
 from paddle import ParamAttr, nn
 from paddle.regularizer import L2Decay
 
 from ppdet_repro.core.registry import Shared, register
+from ppdet_repro.modeling import functional as F
 from ppdet_repro.modeling.layers import ACTIVATIONS, ConvNorm, Norm, batch_norm, conv2d
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.utils.errors import UserError

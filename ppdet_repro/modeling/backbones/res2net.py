@@ -9,10 +9,10 @@ from functools import partial
 from typing import List, Literal, Optional, Union
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
 from ppdet_repro.core.registry import Shared, register
+from ppdet_repro.modeling import functional as F
 from ppdet_repro.modeling.backbones.resnet import StageSettings, choose_conv3x3, conv_norm, make_stem, stage_indices
 from ppdet_repro.modeling.layers import batch_norm
 from ppdet_repro.modeling.shape_spec import ShapeSpec
@@ -55,7 +55,7 @@ class Block(nn.Layer):
         for conv, group in zip(self.branch2b, groups):
             outs.append(conv(group + outs[-1] if outs and self.stride == 1 else group))
         outs.append(last if self.stride == 1 else F.avg_pool2d(last, 3, self.stride, 1))
-        return F.relu(self.branch2c(paddle.concat(outs, axis=1)) + self.branch1(x))
+        return F.relu(self.branch2c(F.concat(outs, axis=1)) + self.branch1(x))
 
 
 @register

@@ -10,11 +10,11 @@ from functools import partial
 from typing import Callable, List, Literal, NamedTuple, Optional, Tuple, Union
 
 import paddle
-import paddle.nn.functional as F
 from paddle import ParamAttr, nn
 from paddle.vision.ops import DeformConv2D
 
 from ppdet_repro.core.registry import Shared, register
+from ppdet_repro.modeling import functional as F
 from ppdet_repro.modeling.layers import (
     Activation,
     ConvNorm,
@@ -73,7 +73,9 @@ class DeformConvNorm(ConvNorm):
         self.modulated = modulated
 
     def convolve(self, x: paddle.Tensor) -> paddle.Tensor:
-        return deform(x, self.conv_offset, self.conv) if self.modulated else self.conv(x, self.conv_offset(x))
+        if self.modulated:
+            return deform(x, self.conv_offset, self.conv)
+        return F.by_paddle(self.conv, x, self.conv_offset(x))
 
 
 def choose_conv3x3(dcn_v1: bool, dcn_v2: bool, dilated: bool) -> Callable[..., ConvNorm]:

@@ -12,12 +12,12 @@ import math
 from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import paddle
-import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 from paddle.nn.initializer import Constant, Normal
 
 from ppdet_repro.core.contract import Batch, Losses, Suppressor
 from ppdet_repro.core.registry import Part, Shared, register
+from ppdet_repro.modeling import functional as F
 from ppdet_repro.modeling.anchors import rows_per_anchor
 from ppdet_repro.modeling.assigners.matches import Matcher, Matches
 from ppdet_repro.modeling.assignment_drawing import Assignment, anchor_assignment

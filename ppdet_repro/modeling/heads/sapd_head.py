@@ -12,11 +12,11 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ppdet_repro.core.contract import Batch, Losses, Suppressor
 from ppdet_repro.core.registry import Part, Shared, Upstream, register
+from ppdet_repro.modeling import functional as F
 from ppdet_repro.modeling.anchor_points import make_grid, make_points, rows
 from ppdet_repro.modeling.assigners.anchor_point_assigner import NOBODY, Objects, PointTargets
 from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, LevelBars, WeightMap

@@ -12,12 +12,12 @@ from typing import Any, Callable, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 from paddle.nn.initializer import Normal
 
 from ppdet_repro.core.contract import Batch, Losses
 from ppdet_repro.core.registry import Part, Shared, Upstream, register
+from ppdet_repro.modeling import functional as F
 from ppdet_repro.modeling.assignment_drawing import AssignedBoxes, Assignment, WeightMap, cells, owners_of
 from ppdet_repro.modeling.boxes import xyxy_from_distances
 from ppdet_repro.modeling.layers import prior_bias

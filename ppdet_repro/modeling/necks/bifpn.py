@@ -11,11 +11,11 @@ import math
 from typing import Dict, List, Literal, NamedTuple, Sequence, Tuple
 
 import paddle
-import paddle.nn.functional as F
 from paddle import ParamAttr, nn
 from paddle.nn.initializer import Constant, TruncatedNormal
 
 from ppdet_repro.core.registry import Shared, Upstream, register
+from ppdet_repro.modeling import functional as F
 from ppdet_repro.modeling.layers import ConvNorm, batch_norm, conv2d, nearest
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.utils.errors import UserError
@@ -102,7 +102,7 @@ class Fusion(nn.Layer):
 
     def forward(self, maps: Sequence[paddle.Tensor]) -> paddle.Tensor:
         """Maps [B, C, H, W] of the same size -> one such map."""
-        return self.convolve(sum(share * x for share, x in zip(self.shares().unbind(), maps)))
+        return self.convolve(F.weighted_sum(self.shares(), maps))
 
     def shares(self) -> paddle.Tensor:
         """The factor of each map, [inputs]."""

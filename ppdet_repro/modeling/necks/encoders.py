@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import List
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
 from ppdet_repro.core.registry import Upstream, register
+from ppdet_repro.modeling import functional as F
 from ppdet_repro.modeling.necks.fpn import add_coarser, conv
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.utils.errors import UserError

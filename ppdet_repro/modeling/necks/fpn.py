@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import List, Optional
 
 import paddle
-import paddle.nn.functional as F
 from paddle import ParamAttr, nn
 from paddle.nn.initializer import XavierUniform
 
 from ppdet_repro.core.registry import Upstream, register
+from ppdet_repro.modeling import functional as F
 from ppdet_repro.modeling.layers import conv2d
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.utils.errors import UserError

@@ -9,10 +9,10 @@ from functools import partial
 from typing import Callable, List, Literal, Optional, Sequence, Tuple
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
 from ppdet_repro.core.registry import Shared, Upstream, register
+from ppdet_repro.modeling import functional as F
 from ppdet_repro.modeling.layers import batch_norm
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.modeling.yolo_layers import SPP, CoordConv, DropBlock, conv_norm_act
@@ -46,7 +46,7 @@ def top_down(
     tips = [tip]
     for x, transition, block in zip(feats[-2::-1], transitions, blocks[1:]):
         route = F.interpolate(transition(route), scale_factor=2.0)
-        route, tip = block(paddle.concat([route, x], axis=1))
+        route, tip = block(F.concat([route, x], axis=1))
         tips.append(tip)
     return tips
 

@@ -9,10 +9,10 @@ from functools import partial
 from typing import List, Literal, Tuple
 
 import paddle
-import paddle.nn.functional as F
 from paddle import nn
 
 from ppdet_repro.core.registry import Shared, Upstream, register
+from ppdet_repro.modeling import functional as F
 from ppdet_repro.modeling.layers import Norm, batch_norm
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.modeling.yolo_layers import SPP, DropBlock, conv_norm_act
@@ -30,7 +30,7 @@ class SplitBlock(nn.Layer):
         self.conv_module = nn.Sequential(*layers)
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return self.conv3(paddle.concat([self.conv_module(self.conv1(x)), self.conv2(x)], axis=1))
+        return self.conv3(F.concat([self.conv_module(self.conv1(x)), self.conv2(x)], axis=1))
 
 
 @register
@@ -103,9 +103,9 @@ class PPYOLOPAN(nn.Layer):
         down = [self.fpn[0](feats[-1])]
         for x, transition, block in zip(feats[-2::-1], self.fpn_transition, self.fpn[1:]):
             route = F.interpolate(transition(down[-1]), scale_factor=2.0)
-            down.append(block(paddle.concat([route, x], axis=1)))
+            down.append(block(F.concat([route, x], axis=1)))
         up = [down[-1]]
         for i in reversed(range(len(self.pan))):
             route = self.pan_transition[i](up[-1])
-            up.append(self.pan[i](paddle.concat([route, down[i]], axis=1)))
+            up.append(self.pan[i](F.concat([route, down[i]], axis=1)))
         return up[::-1]

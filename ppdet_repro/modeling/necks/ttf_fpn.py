@@ -10,11 +10,11 @@ import math
 from typing import Callable, List, Literal, Optional, Tuple
 
 import paddle
-import paddle.nn.functional as F
 from paddle import ParamAttr, nn
 from paddle.nn.initializer import Normal, Uniform, XavierUniform
 
 from ppdet_repro.core.registry import Shared, Upstream, register
+from ppdet_repro.modeling import functional as F
 from ppdet_repro.modeling.layers import ConvNorm, batch_norm, conv2d
 from ppdet_repro.modeling.shape_spec import ShapeSpec
 from ppdet_repro.modeling.ttf_layers import DeformConv, LiteConv, bias_attr, conv_norm
@@ -155,5 +155,5 @@ class TTFFPN(nn.Layer):
             x = upsample(x)
             if i < len(self.shortcut):
                 side = self.shortcut[i](lateral[i])
-                x = paddle.concat([x, side], axis=1) if self.concatenates else x + side
+                x = F.concat([x, side], axis=1) if self.concatenates else x + side
         return [x]

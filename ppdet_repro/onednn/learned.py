@@ -1,0 +1,141 @@
+"""Functions of feature maps that have parameters, with their gradients."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import List, Optional, Tuple
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ppdet_repro.onednn import library as dnn
+from ppdet_repro.onednn.convolution import Convolution, Geometry, convolution
+from ppdet_repro.onednn.memory import POOL, Buffer
+from ppdet_repro.onednn.primitives import BatchNorm, Pair, batch_normalization, reorder
+from ppdet_repro.onednn.tape import FeatureMap
+from ppdet_repro.paddle_private import layers as private
+
+
+def vector(address: int, count: int) -> np.ndarray:
+    """The float32 numbers at an address, without a copy."""
+    return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address))
+
+
+def convolve(
+    x: FeatureMap,
+    weight: paddle.Tensor,
+    bias: Optional[paddle.Tensor],
+    stride: Pair,
+    padding: Tuple[Pair, Pair],
+    dilation: Pair,
+    groups: int,
+) -> FeatureMap:
+    """A convolution; weight [O, C / groups, kh, kw], padding ((top, left), (bottom, right))."""
+    (n, _, *size), (channels, _, *kernel), (before, after) = x.shape, weight.shape, padding
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel)]
+    out = [(s + b + a - r) // st + 1 for s, b, a, r, st in zip(size, before, after, reach, stride)]
+    shape = (n, channels, *out)
+    geometry = Geometry(x.shape, tuple(weight.shape), shape, stride, dilation, before, after, groups, False)
+    return _convolve(x, weight, bias, geometry)
+
+
+def convolve_transposed(
+    x: FeatureMap,
+    weight: paddle.Tensor,
+    bias: Optional[paddle.Tensor],
+    stride: Pair,
+    padding: Pair,
+    extra: Pair,
+    groups: int,
+) -> FeatureMap:
+    """A transposed convolution; weight [C, O / groups, kh, kw]; `extra` rows and columns are added at the end."""
+    (n, _, *size), (_, per_group, *kernel) = x.shape, weight.shape
+    out = [(s - 1) * st - 2 * p + k + e for s, st, p, k, e in zip(size, stride, padding, kernel, extra)]
+    shape, after = (n, per_group * groups, *out), (padding[0] - extra[0], padding[1] - extra[1])
+    geometry = Geometry(x.shape, tuple(weight.shape), shape, stride, (1, 1), padding, after, groups, True)
+    return _convolve(x, weight, bias, geometry)
+
+
+def _convolve(x: FeatureMap, weight: paddle.Tensor, bias: Optional[paddle.Tensor], geometry: Geometry) -> FeatureMap:
+    tape = x.tape
+    learns = tape.records and not weight.stop_gradient
+    made = convolution(geometry, bias is not None, tape.dtype, learns, x.needs_grad)
+    y = FeatureMap(tape, geometry.dst, x.needs_grad or learns)
+    packed = _packed(weight, made, made.weights)
+    biases = [] if bias is None else [bias.data_ptr()]
+    made.forward(x.address, packed.address, *biases, y.address)
+
+    def back() -> None:
+        gradient = y.take_grad()
+        if gradient is None:
+            return
+        if learns:
+            _learn(x, weight, bias, made, gradient)
+        if x.needs_grad:
+            packed, result = _packed(weight, made, made.data_weights), x.new_buffer()
+            made.backward_data(gradient.address, packed.address, result.address)
+            x.add_grad(result)
+
+    if y.needs_grad:
+        tape.record(back)
+    return y
+
+
+def _packed(weight: paddle.Tensor, made: Convolution, layout: ctypes.c_void_p) -> Buffer:
+    """The weights in the layout of a primitive."""
+    packed = POOL.take(dnn.size_of(layout))
+    reorder(made.plain.value, layout.value)(weight.data_ptr(), packed.address)
+    return packed
+
+
+def _learn(
+    x: FeatureMap, weight: paddle.Tensor, bias: Optional[paddle.Tensor], made: Convolution, gradient: Buffer
+) -> None:
+    """Compute the gradients of a convolution's parameters."""
+    found, packed = paddle.empty(weight.shape, "float32"), POOL.take(dnn.size_of(made.diff_weights))
+    biases = [] if bias is None else [paddle.empty(bias.shape, "float32")]
+    made.backward_weights(x.address, gradient.address, packed.address, *[b.data_ptr() for b in biases])
+    reorder(made.diff_weights.value, made.plain.value)(packed.address, found.data_ptr())
+    x.tape.learn(weight, found)
+    if bias is not None and not bias.stop_gradient:
+        x.tape.learn(bias, biases[0])
+
+
+def batch_norm(x: FeatureMap, layer: nn.BatchNorm2D) -> FeatureMap:
+    """Batch normalization, with the running statistics of the layer where it is frozen. A ReLU may join it."""
+    tape, channels = x.tape, x.shape[1]
+    frozen = private.is_frozen(layer) or not layer.training
+    learns = tape.records and not layer.weight.stop_gradient
+    running = [statistic.data_ptr() for statistic in private.running_statistics(layer)]
+    parameters = [layer.weight.data_ptr(), layer.bias.data_ptr()]
+
+    def compute(y: FeatureMap, relu: bool) -> None:
+        made = batch_normalization(x.shape, tape.dtype, private.epsilon(layer), relu, frozen)
+        own = POOL.take(8 * channels)
+        statistics = running if frozen else [own.address, own.address + 4 * channels]
+        marks = [POOL.take(made.workspace_bytes)] if made.workspace_bytes else []
+        made.forward(x.address, *statistics, *parameters, y.address, *[m.address for m in marks])
+        if not frozen:
+            keep = private.momentum(layer)
+            for old, new in zip(running, statistics):
+                values = vector(old, channels)
+                values *= keep
+                values += (1 - keep) * vector(new, channels)
+        if y.needs_grad:
+            tape.record(lambda: back(y, made, own, statistics, marks))
+
+    def back(y: FeatureMap, made: BatchNorm, own: Buffer, statistics: List[int], marks: List[Buffer]) -> None:
+        gradient = y.take_grad()
+        if gradient is None:
+            return
+        result, scale, shift = x.new_buffer(), paddle.empty([channels], "float32"), paddle.empty([channels], "float32")
+        addresses = [gradient.address, result.address, scale.data_ptr(), shift.data_ptr(), *[m.address for m in marks]]
+        made.backward(x.address, *statistics, parameters[0], *addresses)
+        if learns:
+            tape.learn(layer.weight, scale)
+            tape.learn(layer.bias, shift)
+        if x.needs_grad:
+            x.add_grad(result)
+
+    return FeatureMap(tape, x.shape, x.needs_grad or learns, compute, joins_relu=True)

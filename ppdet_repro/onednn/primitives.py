@@ -1,0 +1,232 @@
+"""oneDNN's primitives, each made once for its shapes and kept: the next update of a network calls the same ones."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import byref, c_float, c_uint, c_void_p
+from functools import cache
+from typing import List, Optional, Sequence, Tuple
+
+from ppdet_repro.onednn import library as dnn
+from ppdet_repro.onednn.library import call_library, channels_last, check, descriptor, dims, engine
+
+Shape = Tuple[int, ...]
+Pair = Tuple[int, int]
+
+
+class Primitive:
+    """A computation on arrays of fixed shapes and layouts.
+
+    It is called with one address per argument, in the order of `arguments`: (oneDNN's name of it, descriptor).
+    """
+
+    def __init__(self, description: c_void_p, arguments: Sequence[Tuple[int, c_void_p]]):
+        lib, self.handle = call_library(), c_void_p()
+        self.memories: List[c_void_p] = []
+        check(lib.dnnl_primitive_create(byref(self.handle), description), "a primitive")
+        self.arguments = (dnn.ExecArgument * len(arguments))()
+        for i, (name, layout) in enumerate(arguments):
+            memory = c_void_p()
+            check(lib.dnnl_memory_create(byref(memory), layout, engine(), c_void_p(None)), "a memory object")
+            self.memories.append(memory)
+            self.arguments[i] = dnn.ExecArgument(name, memory)
+        self._set, self._run = lib.dnnl_memory_set_data_handle, lib.dnnl_primitive_execute
+        self._stream, self._count = dnn.stream(), len(arguments)
+
+    def __call__(self, *addresses: int) -> None:
+        for memory, address in zip(self.memories, addresses):
+            self._set(memory, address)
+        check(self._run(self.handle, self._stream, self._count, self.arguments), "a primitive")
+
+
+def query(description: c_void_p, what: int) -> c_void_p:
+    """A memory descriptor of a primitive."""
+    return c_void_p(call_library().dnnl_primitive_desc_query_md(description, what, 0))
+
+
+def implementation(description: c_void_p) -> str:
+    """The name of the code that computes a primitive."""
+    name = ctypes.c_char_p()
+    check(call_library().dnnl_primitive_desc_query(description, dnn.QUERY_IMPLEMENTATION, 0, byref(name)), "a query")
+    return (name.value or b"").decode()
+
+
+def workspace_of(description: c_void_p) -> Tuple[int, List[Tuple[int, c_void_p]]]:
+    """The bytes of what a forward primitive keeps for its backward one, and its argument, if there is any."""
+    layout = query(description, dnn.QUERY_WORKSPACE)
+    size = dnn.size_of(layout) if layout.value else 0
+    return size, [(dnn.WORKSPACE, layout)] if size else []
+
+
+@cache
+def reorder(source: int, target: int) -> Primitive:
+    """Copies an array into another layout or data type. The arguments are the addresses of the descriptors."""
+    made, src, dst = c_void_p(), c_void_p(source), c_void_p(target)
+    check(call_library().dnnl_reorder_primitive_desc_create(byref(made), src, engine(), dst, engine(), None), "a copy")
+    return Primitive(made, [(dnn.SRC, src), (dnn.DST, dst)])
+
+
+@cache
+def attribute(relu: bool = False, adds: bool = False) -> Optional[c_void_p]:
+    """What is joined to a primitive: adding what the result already holds, a ReLU; None: nothing."""
+    lib, operations, made = call_library(), c_void_p(), c_void_p()
+    if not relu and not adds:
+        return None
+    check(lib.dnnl_post_ops_create(byref(operations)), "an attribute")
+    if adds:
+        check(lib.dnnl_post_ops_append_sum(operations, c_float(1.0), 0, 0), "an attribute")
+    if relu:
+        check(lib.dnnl_post_ops_append_eltwise(operations, dnn.RELU, c_float(0.0), c_float(0.0)), "an attribute")
+    check(lib.dnnl_primitive_attr_create(byref(made)), "an attribute")
+    check(lib.dnnl_primitive_attr_set_post_ops(made, operations), "an attribute")
+    return made
+
+
+@cache
+def add(shape: Shape, dtype: int) -> Primitive:
+    """The sum of two maps."""
+    layout, made = channels_last(shape, dtype), c_void_p()
+    sources, scales = (c_void_p * 2)(layout, layout), (c_float * 2)(1.0, 1.0)
+    status = call_library().dnnl_sum_primitive_desc_create(byref(made), engine(), layout, 2, scales, sources, None)
+    check(status, f"the sum of maps {shape}")
+    return Primitive(made, [(dnn.SOURCES, layout), (dnn.SOURCES + 1, layout), (dnn.DST, layout)])
+
+
+@cache
+def elementwise(
+    shape: Shape, dtype: int, kind: int, alpha: float = 0.0, beta: float = 0.0
+) -> Tuple[Primitive, Primitive]:
+    """A function of each value, and its backward pass: (values, gradient, result).
+
+    The values are the function's inputs, or its outputs if the kind is one BY_OUTPUT.
+    """
+    lib, layout, forward, made = call_library(), channels_last(shape, dtype), c_void_p(), c_void_p()
+    numbers = c_float(alpha), c_float(beta)
+    status = lib.dnnl_eltwise_forward_primitive_desc_create(
+        byref(forward), engine(), dnn.FORWARD_TRAINING, kind, layout, layout, *numbers, None
+    )
+    check(status, f"function {kind:#x} of a map {shape}")
+    status = lib.dnnl_eltwise_backward_primitive_desc_create(
+        byref(made), engine(), kind, layout, layout, layout, *numbers, forward, None
+    )
+    check(status, f"the gradient of function {kind:#x} of a map {shape}")
+    values = dnn.DST if kind in dnn.BY_OUTPUT else dnn.SRC
+    backward = Primitive(made, [(values, layout), (dnn.DIFF_DST, layout), (dnn.DIFF_SRC, layout)])
+    return Primitive(forward, [(dnn.SRC, layout), (dnn.DST, layout)]), backward
+
+
+@cache
+def binary(first: Shape, second: Shape, dtype: int, kind: int, relu: bool = False) -> Primitive:
+    """A function of two maps, of which the second one is broadcast; `relu` is joined."""
+    x, y, made = channels_last(first, dtype), channels_last(second, dtype), c_void_p()
+    status = call_library().dnnl_binary_primitive_desc_create(
+        byref(made), engine(), kind, x, y, x, attribute(relu=relu)
+    )
+    check(status, f"function {kind:#x} of maps {first} and {second}")
+    return Primitive(made, [(dnn.SRC, x), (dnn.SRC_1, y), (dnn.DST, x)])
+
+
+@cache
+def scaled(shape: Shape, dtype: int, adds: bool) -> Primitive:
+    """A map times one factor per channel, which is in memory in float32; with `adds` it is added to the result."""
+    layout, factors, made = channels_last(shape, dtype), channels_last((1, shape[1], 1, 1), dnn.F32), c_void_p()
+    status = call_library().dnnl_binary_primitive_desc_create(
+        byref(made), engine(), dnn.MULTIPLY, layout, factors, layout, attribute(adds=adds)
+    )
+    check(status, f"a map {shape} times a number")
+    return Primitive(made, [(dnn.SRC, layout), (dnn.SRC_1, factors), (dnn.DST, layout)])
+
+
+class BatchNorm:
+    """The two primitives of a batch normalization, which may include the ReLU behind it."""
+
+    def __init__(self, shape: Shape, dtype: int, epsilon: float, relu: bool, frozen: bool):
+        lib, layout, vector = call_library(), channels_last(shape, dtype), descriptor((shape[1],), dnn.F32)
+        joined, fixed = dnn.FUSED_RELU if relu else 0, dnn.GLOBAL_STATISTICS if frozen else 0
+        settings = c_float(epsilon), c_uint(dnn.SCALE_FLAG | dnn.SHIFT_FLAG | joined | fixed)
+        forward, backward = c_void_p(), c_void_p()
+        status = lib.dnnl_batch_normalization_forward_primitive_desc_create(
+            byref(forward), engine(), dnn.FORWARD_TRAINING, layout, layout, *settings, None
+        )
+        check(status, f"the normalization of a map {shape}")
+        status = lib.dnnl_batch_normalization_backward_primitive_desc_create(
+            byref(backward), engine(), dnn.BACKWARD, layout, layout, layout, *settings, forward, None
+        )
+        check(status, f"the gradient of the normalization of a map {shape}")
+        self.workspace_bytes, marks = workspace_of(forward)
+        inputs = [(dnn.SRC, layout), (dnn.MEAN, vector), (dnn.VARIANCE, vector), (dnn.SCALE, vector)]
+        self.forward = Primitive(forward, [*inputs, (dnn.SHIFT, vector), (dnn.DST, layout), *marks])
+        learned = [(dnn.DIFF_SCALE, vector), (dnn.DIFF_SHIFT, vector)]
+        gradients = [(dnn.DIFF_DST, layout), (dnn.DIFF_SRC, layout), *learned]
+        self.backward = Primitive(backward, [*inputs, *gradients, *marks])
+
+
+@cache
+def batch_normalization(shape: Shape, dtype: int, epsilon: float, relu: bool, frozen: bool) -> BatchNorm:
+    """The primitives, made once."""
+    return BatchNorm(shape, dtype, epsilon, relu, frozen)
+
+
+class Pooling:
+    """The two primitives of a pooling."""
+
+    def __init__(
+        self, src: Shape, dst: Shape, dtype: int, kind: int, kernel: Pair, stride: Pair, before: Pair, after: Pair
+    ):
+        lib, x, y = call_library(), channels_last(src, dtype), channels_last(dst, dtype)
+        geometry = [dims(stride), dims(kernel), dims((0, 0)), dims(before), dims(after)]
+        forward, backward = c_void_p(), c_void_p()
+        status = lib.dnnl_pooling_forward_primitive_desc_create(
+            byref(forward), engine(), dnn.FORWARD_TRAINING, kind, x, y, *geometry, None
+        )
+        check(status, f"the pooling of a map {src}")
+        status = lib.dnnl_pooling_backward_primitive_desc_create(
+            byref(backward), engine(), kind, x, y, *geometry, forward, None
+        )
+        check(status, f"the gradient of the pooling of a map {src}")
+        self.workspace_bytes, marks = workspace_of(forward)
+        self.forward = Primitive(forward, [(dnn.SRC, x), (dnn.DST, y), *marks])
+        self.backward = Primitive(backward, [(dnn.DIFF_DST, y), (dnn.DIFF_SRC, x), *marks])
+
+
+@cache
+def pooling(
+    src: Shape, dst: Shape, dtype: int, kind: int, kernel: Pair, stride: Pair, before: Pair, after: Pair
+) -> Pooling:
+    """The primitives, made once."""
+    return Pooling(src, dst, dtype, kind, kernel, stride, before, after)
+
+
+@cache
+def resampling(src: Shape, dst: Shape, dtype: int, kind: int) -> Tuple[Primitive, Primitive]:
+    """Resizing, and its backward pass."""
+    lib, x, y = call_library(), channels_last(src, dtype), channels_last(dst, dtype)
+    forward, backward = c_void_p(), c_void_p()
+    status = lib.dnnl_resampling_forward_primitive_desc_create(
+        byref(forward), engine(), dnn.FORWARD_TRAINING, kind, None, x, y, None
+    )
+    check(status, f"the resizing of a map {src} to {dst}")
+    status = lib.dnnl_resampling_backward_primitive_desc_create(
+        byref(backward), engine(), kind, None, x, y, forward, None
+    )
+    check(status, f"the gradient of the resizing of a map {src} to {dst}")
+    return Primitive(forward, [(dnn.SRC, x), (dnn.DST, y)]), Primitive(backward, [(dnn.DIFF_DST, y), (dnn.DIFF_SRC, x)])
+
+
+@cache
+def concatenation(shapes: Tuple[Shape, ...], dtype: int) -> Primitive:
+    """Maps side by side along their channels."""
+    layouts, count = [channels_last(shape, dtype) for shape in shapes], len(shapes)
+    n, _, h, w = shapes[0]
+    out, made = channels_last((n, sum(shape[1] for shape in shapes), h, w), dtype), c_void_p()
+    status = call_library().dnnl_concat_primitive_desc_create(
+        byref(made), engine(), out, count, 1, (c_void_p * count)(*layouts), None
+    )
+    check(status, f"the concatenation of maps {shapes}")
+    return Primitive(made, [*[(dnn.SOURCES + i, layout) for i, layout in enumerate(layouts)], (dnn.DST, out)])
+
+
+def some_channels(shape: Shape, of: int, dtype: int) -> c_void_p:
+    """The descriptor of a map [N, C, H, W] that is a part of a map with `of` channels."""
+    _, _, height, width = shape
+    return descriptor(shape, dtype, (height * width * of, 1, width * of, of))
