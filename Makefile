@@ -26,9 +26,10 @@ lint: venv
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
-# Threads that wait (OMP_WAIT_POLICY) would otherwise take a processor from another worker.
+# Threads that wait would otherwise take a processor from another worker of pytest.
+pytest: export OMP_WAIT_POLICY = PASSIVE
 pytest: venv
-	OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 docs: venv
 	$(VENV)/bin/mkdocs build --strict

@@ -93,7 +93,7 @@ def chosen(cfg, model, logged):
 
 
 def test_the_choice_is_said_and_leaves_no_trace(images, logged):
-    cfg = small_config("yolof", images)
+    cfg = small_config("yolof", images, "cpu_kernels=auto")
     model = build_model(cfg)
     start = {key: value.numpy() for key, value in model.state_dict().items()}
     paddle.seed(11)
@@ -109,7 +109,7 @@ def test_the_choice_is_said_and_leaves_no_trace(images, logged):
 
 @pytest.mark.parametrize(("backbone", "reason"), [(Strange, "relu"), (Wrong, "differs by")])
 def test_a_network_that_onednn_cannot_compute_stays_with_paddle(images, logged, backbone, reason):
-    cfg = small_config("yolof", images)
+    cfg = small_config("yolof", images, "cpu_kernels=auto")
     model = build_model(cfg)
     model.backbone = backbone(model.backbone)
     line = chosen(cfg, model, logged)
@@ -128,12 +128,12 @@ def test_asking_for_onednn_where_it_does_not_work_is_an_error(images):
 
 def test_a_paddle_without_onednn(images, monkeypatch, logged):
     monkeypatch.setattr(library, "library", lambda: None)
-    cfg = small_config("yolof", images)
+    cfg = small_config("yolof", images, "cpu_kernels=auto")
     assert "this Paddle has no oneDNN 3" in chosen(cfg, build_model(cfg), logged)
 
 
-def test_the_settings_paddle_and_gpu_leave_the_model_alone(images):
+def test_paddles_kernels_and_a_gpu_leave_the_model_alone(images):
     model = build_model(small_config("yolof", images))
-    cpu_kernels.choose_kernels(model, small_config("yolof", images, "cpu_kernels=paddle"), World(0, 1, gpu=False))
-    cpu_kernels.choose_kernels(model, small_config("yolof", images), World(0, 1, gpu=True))
+    cpu_kernels.choose_kernels(model, small_config("yolof", images), World(0, 1, gpu=False))
+    cpu_kernels.choose_kernels(model, small_config("yolof", images, "cpu_kernels=auto"), World(0, 1, gpu=True))
     assert "raw" not in vars(model)

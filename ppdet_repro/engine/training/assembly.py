@@ -205,6 +205,7 @@ def choose_precision(settings: RunSettings, world: World) -> Precision:
     if settings.amp_level != "O1":
         raise UserError(f"amp_level: {settings.amp_level} is not supported; set it to O1")
     if not world.gpu:
-        get_logger().info("amp: mixed precision needs a GPU; training in float32")
+        if settings.cpu_kernels == "paddle":
+            get_logger().info("amp: training in float32; on a CPU mixed precision needs cpu_kernels: auto or onednn")
         return Precision()
     return Precision(settings.amp_dtype)

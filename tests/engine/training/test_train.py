@@ -131,8 +131,9 @@ KILLED = """
 
 
 class TestRuns:
-    def test_a_run_killed_in_the_third_epoch_and_resumed_equals_an_uninterrupted_one(self, tiny, tmp_path):
-        tiny.write_text(tiny.read_text() + "use_ema: true\n")
+    @pytest.mark.parametrize("kernels", ["paddle", "auto"])
+    def test_a_run_killed_in_the_third_epoch_and_resumed_equals_an_uninterrupted_one(self, tiny, tmp_path, kernels):
+        tiny.write_text(tiny.read_text() + f"use_ema: true\ncpu_kernels: {kernels}\n")
         whole = train(load_config(tiny, [f"save_dir={tmp_path}/whole"]), evaluate=True)
 
         done = run_in_process(KILLED, tiny, 5)  # the first update of the third epoch
