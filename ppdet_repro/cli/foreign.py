@@ -37,7 +37,7 @@ NO_EFFECT: Dict[str, Dict[str, str]] = {  # command -> flag -> why it has no eff
 REFUSED: Dict[str, Dict[str, str]] = {  # command -> flag -> why it is refused, and what to do
     "train": {
         "--use_wandb": "log.jsonl in the folder of the run has all numbers, an object a line, for wandb.log; --use_vdl "
-        "writes curves for VisualDL",
+        "and --logger write curves for VisualDL, TensorBoard and MLflow",
         "--save_prediction_only": "evaluation in training needs scores to find the best weights; afterwards, "
         "ppdet-repro eval --save_prediction_only writes the detections",
         "--save_proposals": SNIPER,

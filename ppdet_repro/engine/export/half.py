@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Sequence, Set, Tuple
 
 from ppdet_repro.runtime.networks import first_line, missing
 from ppdet_repro.utils.errors import UserError
@@ -27,16 +27,57 @@ def to_half(path: Path) -> None:
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     model = onnx.load(str(path))
+    copy_constant_outputs(model.graph, onnx.helper.make_node)
     name_nodes(model.graph.node)
     blocked = exact_nodes([(n.name, n.op_type, list(n.input), list(n.output)) for n in model.graph.node])
     options: Dict[str, Any] = {"op_block_list": DEFAULT_OP_BLOCK_LIST, "node_block_list": sorted(blocked)}
     try:
         half = convert_float_to_float16(model, keep_io_types=True, **options)
+        pass_on_exact_values(half.graph)
         OnnxModel(half).topological_sort()  # the conversion appends what it inserts
         onnx.checker.check_model(half)
     except Exception as error:  # classes of an extension module
         raise UserError(f"ONNX Runtime cannot convert {path.name} to FP16: {first_line(error)}") from error
     onnx.save(half, str(path))
+
+
+def copy_constant_outputs(graph: Any, make_node: Callable[..., Any]) -> None:
+    """Let outputs that are weights, such as the anchors of images of a fixed size, come from nodes: the conversion
+    looks for a node that writes each output."""
+    weights = {weight.name: weight for weight in graph.initializer}
+    for name in {output.name for output in graph.output} & weights.keys():
+        for node in graph.node:
+            node.input[:] = [f"{name}.weight" if value == name else value for value in node.input]
+        weights[name].name = f"{name}.weight"
+        graph.node.append(make_node("Identity", [f"{name}.weight"], [name]))
+
+
+def pass_on_exact_values(graph: Any) -> None:
+    """Remove roundings between nodes in float32.
+
+    The conversion casts everything that such a node reads from FP16 and everything that it writes to FP16, also where
+    another one in float32 reads it or it is an output. Coordinates above 1024 would lose their fractions.
+    """
+    casts = [node for node in graph.node if node.op_type == "Cast"]
+    inserted = [node for node in casts if "_output_cast" in node.name or node.name.startswith("graph_input_cast")]
+    exact = {node.output[0]: node.input[0] for node in inserted if not node.name.startswith("graph_output_cast")}
+    outputs = {output.name for output in graph.output}
+    instead: Dict[str, str] = {}
+    for node in casts:
+        if node.input[0] not in exact or node.output[0] in exact:
+            continue
+        if node.output[0] in outputs:
+            node.op_type, node.input[0] = "Identity", exact[node.input[0]]
+            del node.attribute[:]
+        else:
+            instead[node.output[0]] = exact[node.input[0]]
+    for node in [node for node in casts if node.output[0] in instead]:
+        graph.node.remove(node)
+    for node in graph.node:
+        node.input[:] = [instead.get(value, value) for value in node.input]
+    read = {value for node in graph.node for value in node.input} | outputs
+    for node in [node for node in inserted if node.output[0] not in read]:
+        graph.node.remove(node)
 
 
 def name_nodes(nodes: Iterable[Any]) -> None:

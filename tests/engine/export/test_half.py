@@ -139,6 +139,47 @@ def yolof(folder):
     return cfg, taught_model(cfg, SMALL["yolof"].steps)
 
 
+def test_a_weight_that_is_an_output_stays_one_in_float32(tmp_path):
+    """Such as the anchors of images of a fixed size; 65537 is beyond FP16."""
+    onnx, runtime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    helper, numbers = onnx.helper, onnx.numpy_helper.from_array
+    kernel, anchors = np.full((3, 3, 1, 1), 0.5, np.float32), np.array([1, 65537], np.float32)
+    nodes = [helper.make_node("Conv", ["x", "kernel"], ["y"]), helper.make_node("Conv", ["y", "kernel"], ["z"])]
+    outputs = [helper.make_tensor_value_info("z", 1, [1, 3, 2, 2]), helper.make_tensor_value_info("anchors", 1, [2])]
+    image = helper.make_tensor_value_info("x", 1, [1, 3, 2, 2])
+    graph = helper.make_graph(nodes, "g", [image], outputs, [numbers(kernel, "kernel"), numbers(anchors, "anchors")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    path = tmp_path / "model.onnx"
+    onnx.save(model, str(path))
+    to_half(path)
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    z, found = session.run(["z", "anchors"], {"x": np.ones((1, 3, 2, 2), np.float32)})
+    np.testing.assert_array_equal(found, anchors)
+    np.testing.assert_allclose(z, 2.25)  # (3 * 0.5)^2
+
+
+def test_float32_passes_unrounded_between_nodes_that_stay_in_it(tmp_path):
+    """A chain before the first convolution, one behind the last one, and one that is output on the way."""
+    onnx = pytest.importorskip("onnx")
+    helper, numbers = onnx.helper, onnx.numpy_helper.from_array
+    rows = [("Sub", "x", "mean", "a"), ("Mul", "a", "scale", "b"), ("Conv", "b", "kernel", "c")]
+    rows += [("Relu", "c", None, "d"), ("Conv", "d", "kernel", "e"), ("Mul", "e", "scale", "f")]
+    rows += [("Add", "f", "mean", "g"), ("Mul", "g", "scale", "boxes")]
+    nodes = [helper.make_node(kind, [one] + ([other] if other else []), [out]) for kind, one, other, out in rows]
+    weights = [numbers(np.full((3, 3, 1, 1), 0.5, np.float32), "kernel")]
+    weights += [numbers(np.array(value, np.float32), name) for name, value in (("mean", 0.25), ("scale", 3.0))]
+    shaped = [helper.make_tensor_value_info(name, 1, [1, 3, 2, 2]) for name in ("x", "g", "boxes")]
+    graph = helper.make_graph(nodes, "g", shaped[:1], shaped[1:], weights)
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), str(path))
+    to_half(path)
+    found = onnx.load(str(path)).graph.node
+    writers = {node.output[0]: node for node in found}
+    casts = [node for node in found if node.op_type == "Cast"]
+    assert len(casts) == 2  # to FP16 before the first convolution, and back behind the last one
+    assert not any(node.input[0] in writers and writers[node.input[0]].op_type == "Cast" for node in casts)
+
+
 def test_fp16_is_half_the_size_takes_and_gives_float32_and_is_verified(yolof, tmp_path):
     need_half()
     cfg, model = yolof
