@@ -1,11 +1,12 @@
-"""Measure the training speed on the CPU with and without the package's CPU settings (see `ppdet_repro.utils.cpu_env`).
+"""Measure the training speed on the CPU: Paddle as it comes, the package's CPU settings, and oneDNN's kernels.
 
-    python benchmarks/train_cpu.py
+    python benchmarks/train_cpu.py -c ttfnet/pafnet_lite_mbv3_256_bccd.yml --size 320 320
     python benchmarks/train_cpu.py -o ResNet.depth=18 --size 320 320 --batch 4
 
-Each measurement is a process of its own, because the settings must be made before Paddle is loaded. It trains the model
-of a config on random images with random boxes. Measurements with and without the settings alternate; the figures are
-medians over the rounds.
+Each measurement is a process of its own, because the settings (see `ppdet_repro.utils.cpu_env`) must be made before
+Paddle is loaded. It trains the model of a config on random images with random boxes: forward and backward pass, losses
+and optimizer. Measurements of all kinds alternate; the figures are medians over the rounds, and ratios to Paddle as it
+comes within a round.
 """
 
 from __future__ import annotations
@@ -21,13 +22,22 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 import _checkout
+from tabulate import tabulate
+from tqdm import tqdm
 
+from ppdet_repro.onednn import library
 from ppdet_repro.utils import cpu_env
 from ppdet_repro.utils.cli import at_least_one
 from ppdet_repro.utils.errors import UserError, run_command
 
 CONFIG = "yolof/yolof_r50_c5_1x_coco.yml"
 BOXES = 4  # per image
+KINDS = {  # name -> the package's settings are made, who computes the network, in bfloat16
+    "Paddle as it comes": (False, "paddle", False),
+    "with CPU settings": (True, "paddle", False),
+    "oneDNN, float32": (True, "onednn", False),
+    "oneDNN, bfloat16": (True, "onednn", True),
+}
 
 
 def images_per_second(options: argparse.Namespace) -> float:
@@ -35,11 +45,15 @@ def images_per_second(options: argparse.Namespace) -> float:
     import paddle
 
     from ppdet_repro import build_model, load_config
+    from ppdet_repro.engine.distributed import World
+    from ppdet_repro.engine.training.cpu_kernels import choose_kernels
 
     paddle.set_device("cpu")
     paddle.seed(0)
-    config = load_config(options.config, options.opt)
+    _, kernels, low = KINDS[options.kind]
+    config = load_config(options.config, [*options.opt, f"cpu_kernels={kernels}", f"amp={str(low).lower()}"])
     model = build_model(config)
+    choose_kernels(model, config, World(rank=0, size=1, gpu=False))
     model.train()
     optimizer = paddle.optimizer.Momentum(1e-4, parameters=model.parameters())
     height, width = options.size
@@ -70,12 +84,12 @@ def random_batch(images: int, height: int, width: int, num_classes: int) -> Dict
     }
 
 
-def measure_in_child(apply_settings: bool) -> Dict[str, Any]:
-    """Run this command with --child and return its {rate, settings}. UserError if it fails."""
+def measure_in_child(kind: str) -> Dict[str, Any]:
+    """Run this command with --kind and return its {rate, settings}. UserError if it fails."""
     environ = {k: v for k, v in os.environ.items() if k not in (cpu_env.MKL, cpu_env.THREADS, cpu_env.RECORD)}
-    if not apply_settings:
+    if not KINDS[kind][0]:
         environ[cpu_env.RECORD] = "off"
-    command = [sys.executable, __file__, *sys.argv[1:], "--child"]
+    command = [sys.executable, __file__, *sys.argv[1:], "--kind", kind]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.stderr.write(done.stderr)
@@ -83,9 +97,9 @@ def measure_in_child(apply_settings: bool) -> Dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def summary(rates: List[float]) -> str:
-    """Median and range, in images per second."""
-    return f"{statistics.median(rates):.2f} img/s ({min(rates):.2f} to {max(rates):.2f})"
+def spread(values: List[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def main() -> None:
@@ -109,30 +123,26 @@ def main() -> None:
         help="image size in pixels (default: 256 256)",
     )
     parser.add_argument("--batch", type=at_least_one, default=4, help="batch size (default: 4)")
-    parser.add_argument("--steps", type=at_least_one, default=3, help="updates per measurement (default: 3)")
-    parser.add_argument(
-        "--rounds", type=at_least_one, default=3, help="measurements with, and without, the settings (default: 3)"
-    )
-    parser.add_argument(
-        "--child", action="store_true", help="make one measurement in this process and print it as JSON"
-    )
+    parser.add_argument("--steps", type=at_least_one, default=8, help="updates per measurement (default: 8)")
+    parser.add_argument("--rounds", type=at_least_one, default=5, help="measurements of each kind (default: 5)")
+    parser.add_argument("--kind", choices=KINDS, help="make one measurement in this process and print it as JSON")
     options = parser.parse_args()
-    if options.child:
+    if options.kind:
         print(json.dumps({"rate": images_per_second(options), "settings": cpu_env.describe()}))
         return
 
-    rates: Dict[bool, List[float]] = {True: [], False: []}
+    kinds = [kind for kind, (_, _, low) in KINDS.items() if not low or library.has_bfloat16()]
+    rates: Dict[str, List[float]] = {kind: [] for kind in kinds}
     settings = ""
-    for _ in range(options.rounds):
-        for applied in rates:
-            measured = measure_in_child(applied)
-            rates[applied].append(measured["rate"])
-            settings = measured["settings"] if applied else settings
-    ratio = statistics.median(rates[True]) / statistics.median(rates[False])
-    height, width = options.size
-    print(f"{Path(options.config).stem}, {options.batch} x {height} x {width}, {options.rounds} rounds")
-    print(settings)
-    print(f"with     {summary(rates[True])}\nwithout  {summary(rates[False])}\nratio    {ratio:.2f}")
+    for _ in tqdm(range(options.rounds), unit="round"):
+        for kind in kinds:
+            measured = measure_in_child(kind)
+            rates[kind].append(measured["rate"])
+            settings = measured["settings"]
+    first, (height, width) = rates[kinds[0]], options.size
+    rows = [(k, spread(rates[k]), spread([a / b for a, b in zip(rates[k], first)])) for k in kinds]
+    print(f"{Path(options.config).stem}, {options.batch} x {height} x {width}, {options.rounds} rounds\n{settings}")
+    print(tabulate(rows, ["", "images/s", "ratio"], tablefmt="github"))
 
 
 if __name__ == "__main__":
