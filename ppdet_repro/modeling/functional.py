@@ -5,7 +5,8 @@ Each takes a tensor, or a `FeatureMap`, on which oneDNN computes it (training on
 
 from __future__ import annotations
 
-from typing import Callable, Optional, Sequence, TypeVar, Union
+from functools import partial
+from typing import Any, Callable, Optional, Sequence, TypeVar, Union
 
 import paddle
 import paddle.nn.functional as F
@@ -108,6 +109,8 @@ def weighted_sum(weights: paddle.Tensor, maps: Sequence[Map]) -> Map:
     return sum(weight * x for weight, x in zip(weights.unbind(), maps))
 
 
-def by_paddle(function: Callable[..., paddle.Tensor], *maps: Map) -> Map:
-    """What a function of tensors, which only Paddle computes, returns for maps."""
-    return onednn.through_paddle(function, *maps) if isinstance(maps[0], FeatureMap) else function(*maps)
+def by_paddle(function: Callable[..., paddle.Tensor], *maps: Map, **settings: Any) -> Map:
+    """What a function of tensors, which only Paddle computes, returns for maps. It also gets the settings."""
+    if isinstance(maps[0], FeatureMap):
+        return onednn.through_paddle(partial(function, **settings), *maps)
+    return function(*maps, **settings)  # not a `partial`, which Paddle cannot trace

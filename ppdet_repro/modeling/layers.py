@@ -186,7 +186,7 @@ def nearest(x: paddle.Tensor, height: int, width: int) -> paddle.Tensor:
         return F.interpolate(x, size=[height, width], mode="nearest")
     if all(new % old == 0 for _, old, new in sizes):
         return F.interpolate(x, size=[height, width], mode="nearest")
-    return F.by_paddle(partial(gather_nearest, sizes=sizes), x)
+    return F.by_paddle(gather_nearest, x, sizes=sizes)
 
 
 def gather_nearest(x: paddle.Tensor, sizes: Sequence[Tuple[int, int, int]]) -> paddle.Tensor:
@@ -218,7 +218,7 @@ def offset_conv(
 
 def deform(x: paddle.Tensor, conv_offset: nn.Conv2D, conv: DeformConv2D) -> paddle.Tensor:
     """Modulated deformable convolution of [B, C, H, W]; `conv_offset` predicts offsets and mask from the same map."""
-    return F.by_paddle(partial(deform_by, conv=conv), x, conv_offset(x))
+    return F.by_paddle(deform_by, x, conv_offset(x), conv=conv)
 
 
 def deform_by(x: paddle.Tensor, predicted: paddle.Tensor, conv: DeformConv2D) -> paddle.Tensor:
