@@ -45,7 +45,7 @@ NOT_RUN = {  # a pattern of commands, and why they do not run here
     r"python -c 'import paddle; paddle\.utils\.run_check\(\)'": "Paddle's own test of a GPU",
     r"(python tools/serve\.py|ppdet-repro serve) .*": "waits for requests: tests/serve",
     r"ppdet-repro compare output/NAME output/OTHER .*": "needs two runs: tests/engine/analysis/test_compare_page.py",
-    r"PYTHONPATH=\. python tests/precision_cells\.py.*": "trains all families: tests/engine/export/test_precision_cells.py",
+    r"PYTHONPATH=\. python tests/precision_cells\.py.*": "trains all: tests/engine/export/test_precision_cells.py",
     r"python deploy/benchmark/export_random\.py .*": "exports full-size models: tests/deploy/test_benchmark.py",
     r"python benchmarks/gpu(_build|_prepare)?\.py .*": "full-size models, or a GPU: tests/deploy/test_gpu.py",
     r"ppdet-repro reproduce .*": "trains for hours, or builds all large networks: tests/studies",
