@@ -18,9 +18,6 @@ from ppdet_repro.onednn.tape import FeatureMap
 Map = TypeVar("Map", paddle.Tensor, FeatureMap)
 Size = Union[int, Sequence[int]]
 
-softmax = F.softmax
-adaptive_max_pool2d = F.adaptive_max_pool2d
-
 
 def relu(x: Map) -> Map:
     return onednn.relu(x) if isinstance(x, FeatureMap) else F.relu(x)

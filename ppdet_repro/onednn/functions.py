@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import Callable, Sequence, Tuple, Union
 
 import numpy as np
@@ -10,7 +9,7 @@ import paddle
 
 from ppdet_repro.onednn import library as dnn
 from ppdet_repro.onednn import primitives
-from ppdet_repro.onednn.memory import POOL, Buffer
+from ppdet_repro.onednn.memory import POOL, Buffer, vector
 from ppdet_repro.onednn.primitives import Pair, Shape
 from ppdet_repro.onednn.tape import OPERATORS, FeatureMap, dense_tensor, packed
 
@@ -215,7 +214,7 @@ def weighted_sum(maps: Sequence[FeatureMap], weights: paddle.Tensor) -> FeatureM
 def _repeated(value: float, count: int) -> Buffer:
     """A float32 number `count` times."""
     buffer = POOL.take(4 * count)
-    np.ctypeslib.as_array((ctypes.c_float * count).from_address(buffer.address))[:] = value
+    vector(buffer.address, count)[:] = value
     return buffer
 
 

@@ -5,21 +5,15 @@ from __future__ import annotations
 import ctypes
 from typing import List, Optional, Tuple
 
-import numpy as np
 import paddle
 from paddle import nn
 
 from ppdet_repro.onednn import library as dnn
 from ppdet_repro.onednn.convolution import Convolution, Geometry, convolution
-from ppdet_repro.onednn.memory import POOL, Buffer
+from ppdet_repro.onednn.memory import POOL, Buffer, vector
 from ppdet_repro.onednn.primitives import BatchNorm, Pair, batch_normalization, reorder
 from ppdet_repro.onednn.tape import FeatureMap
 from ppdet_repro.paddle_private import layers as private
-
-
-def vector(address: int, count: int) -> np.ndarray:
-    """The float32 numbers at an address, without a copy."""
-    return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address))
 
 
 def convolve(

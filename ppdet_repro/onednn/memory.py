@@ -10,6 +10,8 @@ import mmap
 from bisect import bisect_left, insort
 from typing import List, Tuple
 
+import numpy as np
+
 PAGE = 4096
 WASTE = 1.25  # a block may be larger than what is asked for by this factor
 SPARE = 1.1  # blocks that are kept, in bytes, over the largest need of the last updates
@@ -37,6 +39,11 @@ class Buffer:
 
     def __del__(self) -> None:
         self.pool.give_back(self.block)
+
+
+def vector(address: int, count: int) -> np.ndarray:
+    """The float32 numbers at an address, without a copy."""
+    return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address))
 
 
 class Pool:

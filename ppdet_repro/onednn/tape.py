@@ -190,17 +190,11 @@ class _Leave(PyLayer):
         return paddle.zeros([1])
 
 
-def enter(
-    tensor: paddle.Tensor, parameters: Sequence[paddle.Tensor], dtype: int, after: Optional[paddle.Tensor] = None
-) -> FeatureMap:
-    """A tensor [N, C, H, W] as a feature map. Functions of the map may use `parameters`, which get their gradients.
-
-    `after` is the token of the part of the network that the tensor was computed from, if any.
-    """
+def enter(tensor: paddle.Tensor, parameters: Sequence[paddle.Tensor], dtype: int) -> FeatureMap:
+    """A tensor [N, C, H, W] as a feature map. Functions of the map may use `parameters`, which get their gradients."""
     tape = Tape(dtype, paddle.is_grad_enabled())
     entered = FeatureMap(tape, tuple(tensor.shape), not tensor.stop_gradient)
     entered.write(tensor)
     if tape.records:
-        tokens = [] if after is None else [after]
-        tape.token = _Enter.apply(tape, entered, tensor, *parameters, *tokens)
+        tape.token = _Enter.apply(tape, entered, tensor, *parameters)
     return entered

@@ -4,23 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from detection_rows import objects, rows
 
 from ppdet_repro.metrics.detections import ImageDetections, Objects
 from ppdet_repro.metrics.f1 import IGNORED, RIGHT, WRONG, best_f1, judge
-
-
-def objects(*items):
-    """Ground truth from one tuple (class, x1, y1, x2, y2[, difficult]) per object."""
-    return Objects(
-        np.array([item[1:5] for item in items], float).reshape(-1, 4),
-        np.array([item[0] for item in items], int),
-        np.array([len(item) > 5 and item[5] for item in items], bool),
-    )
-
-
-def rows(*items):
-    return np.array(items, np.float32).reshape(-1, 6)
-
 
 TRUTH = {
     1: objects((0, 0, 0, 10, 10), (1, 0, 0, 10, 10), (0, 40, 0, 60, 20, True)),

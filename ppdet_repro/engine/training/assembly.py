@@ -132,7 +132,6 @@ def page_of(cfg: Config, data: TrainData, dataset: Source, validation: Optional[
             ("Detect:", f"ppdet-repro infer {config} --infer_dir FOLDER -o {weights}"),
             ("Export for deployment:", f"ppdet-repro export {config} -o {weights}"),
             ("Try the export in a browser:", f"ppdet-repro serve --model_dir {quote(f'output_inference/{cfg.name}')}"),
-            ("Try the export in a browser:", f"ppdet-repro serve --model_dir {quote(f'output_inference/{cfg.name}')}"),
             ("Continue a run that was interrupted:", f"ppdet-repro train {config} --resume auto"),
         ],
         config=show(cfg),

@@ -16,14 +16,14 @@ from ppdet_repro.onednn.tape import FeatureMap, enter
 def use_feature_maps(detector: Detector, dtype: int) -> None:
     """Let oneDNN compute what `detector.raw` computes in training mode; the rest of the detector sees tensors."""
     take_feature_maps(detector)
-    plain = type(detector).raw
+    plain, parameters = type(detector).raw, detector.parameters()
 
     def raw(self: Detector, image: paddle.Tensor) -> Any:
         if not self.training:
             return plain(self, image)
         POOL.trim()
-        learned = [p for p in self.parameters() if not p.stop_gradient]
-        return tensors(plain(self, enter(image, learned, dtype)))
+        learned = [p for p in parameters if not p.stop_gradient]  # phases freeze some
+        return paddle.utils.map_structure(as_tensor, plain(self, enter(image, learned, dtype)))
 
     detector.raw = MethodType(raw, detector)  # type: ignore[method-assign]
 
@@ -34,12 +34,6 @@ def use_tensors(detector: Detector) -> None:
     take_tensors(detector)
 
 
-def tensors(value: Any) -> Any:
-    """A head's outputs with tensors in place of feature maps."""
-    if isinstance(value, FeatureMap):
-        return value.tensor()
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*[tensors(item) for item in value])
-    if isinstance(value, (list, tuple)):
-        return type(value)(tensors(item) for item in value)
-    return value
+def as_tensor(value: Any) -> Any:
+    """An output of a head, as a tensor if it is a feature map."""
+    return value.tensor() if isinstance(value, FeatureMap) else value

@@ -8,6 +8,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from detection_rows import objects, rows
 
 from ppdet_repro.engine.analysis import tide
 from ppdet_repro.engine.analysis.report import EvaluationResult, write_report
@@ -19,30 +20,9 @@ from ppdet_repro.metrics.analysis import (
     match_image,
     precision_recall_curves,
 )
-from ppdet_repro.metrics.detections import (
-    ImageDetections,
-    Objects,
-    coco_document,
-    coco_rows,
-    from_coco_document,
-    from_coco_rows,
-)
+from ppdet_repro.metrics.detections import ImageDetections, coco_document, coco_rows, from_coco_document, from_coco_rows
 from ppdet_repro.metrics.f1 import best_f1
 from ppdet_repro.utils.errors import UserError
-
-
-def objects(*items):
-    """Ground truth from one tuple (class, x1, y1, x2, y2[, difficult]) per object."""
-    return Objects(
-        np.array([item[1:5] for item in items], float).reshape(-1, 4),
-        np.array([item[0] for item in items], int),
-        np.array([len(item) > 5 and item[5] for item in items], bool),
-    )
-
-
-def rows(*items):
-    return np.array(items, np.float32).reshape(-1, 6)
-
 
 TRUTH = objects((0, 0, 0, 10, 10), (1, 20, 0, 30, 10), (0, 40, 0, 50, 10), (0, 60, 0, 80, 20, True))
 FOUND = rows(
