@@ -33,6 +33,7 @@ LAYERS = [
     ("tools", "deploy"),
 ]
 READS_PARSERS = "_reference.py"  # it lists the flags of all commands
+ARGPARSE = {"_actions", "_get_formatter", "_format_args", "_expand_help", "_get_default_metavar_for_optional"}
 READS_YAML = "runtime.model_folder"  # it reads infer_cfg.yml with the loader and the types of configs
 ENGINE = LAYERS.index(("engine",))
 WITHOUT_PADDLE = ("core", "utils", "data.transform", "data.source", "runtime")  # but for runtime/paddle_*.py
@@ -108,8 +109,6 @@ def private_names(path: Path) -> Dict[int, str]:
     for what a parser takes.
     """
     found: Dict[int, str] = {}
-    if path.name == READS_PARSERS:
-        return found
     for name, line in all_imported(path):
         if name.startswith(("paddle.base", "paddle.fluid", "paddle._")) or name.endswith(".LayerHelper"):
             found[line] = name
@@ -119,7 +118,8 @@ def private_names(path: Path) -> Dict[int, str]:
         owner = node.value
         own = isinstance(owner, ast.Name) and owner.id in ("self", "cls", "argparse")
         own = own or (isinstance(owner, ast.Call) and isinstance(owner.func, ast.Name) and owner.func.id == "super")
-        private = node.attr.startswith("_") and not node.attr.endswith("__") and node.attr not in NAMEDTUPLES
+        public = NAMEDTUPLES | (ARGPARSE if path.name == READS_PARSERS else set())
+        private = node.attr.startswith("_") and not node.attr.endswith("__") and node.attr not in public
         if (private and not own) or ast.unparse(node) in ("paddle.base", "paddle.fluid"):
             found[node.lineno] = ast.unparse(node)
     return found
