@@ -8,6 +8,7 @@ convolutions with its coordinates, and the inputs and outputs. ONNX Runtime's pa
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Sequence, Set, Tuple
 
@@ -58,12 +59,12 @@ def pass_on_exact_values(graph: Any) -> None:
     The conversion casts everything that such a node reads from FP16 and everything that it writes to FP16, also where
     another one in float32 reads it or it is an output. Coordinates above 1024 would lose their fractions.
     """
-    casts = [node for node in graph.node if node.op_type == "Cast"]
-    inserted = [node for node in casts if "_output_cast" in node.name or node.name.startswith("graph_input_cast")]
-    exact = {node.output[0]: node.input[0] for node in inserted if not node.name.startswith("graph_output_cast")}
+    inserted = [node for node in graph.node if node.op_type == "Cast" and re.search("_(in|out)put_cast", node.name)]
+    rounding = [node for node in inserted if re.match("graph_input_cast|(?!graph_).*_output_cast", node.name)]
+    exact = {node.output[0]: node.input[0] for node in rounding}
     outputs = {output.name for output in graph.output}
     instead: Dict[str, str] = {}
-    for node in casts:
+    for node in inserted:
         if node.input[0] not in exact or node.output[0] in exact:
             continue
         if node.output[0] in outputs:
@@ -71,12 +72,12 @@ def pass_on_exact_values(graph: Any) -> None:
             del node.attribute[:]
         else:
             instead[node.output[0]] = exact[node.input[0]]
-    for node in [node for node in casts if node.output[0] in instead]:
+    for node in [node for node in inserted if node.output[0] in instead]:
         graph.node.remove(node)
     for node in graph.node:
         node.input[:] = [instead.get(value, value) for value in node.input]
     read = {value for node in graph.node for value in node.input} | outputs
-    for node in [node for node in inserted if node.output[0] not in read]:
+    for node in [node for node in rounding if node.output[0] not in read]:
         graph.node.remove(node)
 
 

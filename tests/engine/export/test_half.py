@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from functools import partial
 
 import numpy as np
 import paddle
@@ -178,6 +179,25 @@ def test_float32_passes_unrounded_between_nodes_that_stay_in_it(tmp_path):
     casts = [node for node in found if node.op_type == "Cast"]
     assert len(casts) == 2  # to FP16 before the first convolution, and back behind the last one
     assert not any(node.input[0] in writers and writers[node.input[0]].op_type == "Cast" for node in casts)
+
+
+def test_a_cast_of_the_network_stays():
+    """It reads what a node in float32 wrote, and makes integers of it between two convolutions."""
+    helper = pytest.importorskip("onnx").helper
+    cast = partial(helper.make_node, "Cast")
+    nodes = [
+        helper.make_node("Floor", ["x"], ["Floor_0_output_cast_0"], name="Floor_0"),
+        cast(["Floor_0_output_cast_0"], ["y"], name="Floor_0_output_cast0", to=10),
+        cast(["y"], ["integers"], name="Cast_1", to=7),
+        cast(["y"], ["Sqrt_2_input_cast_0"], name="Sqrt_2_input_cast0", to=1),
+        helper.make_node("Sqrt", ["Sqrt_2_input_cast_0"], ["z"], name="Sqrt_2"),
+    ]
+    outputs = [helper.make_tensor_value_info(name, kind, [1]) for name, kind in (("z", 1), ("integers", 7))]
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", 1, [1])], outputs)
+    module.pass_on_exact_values(graph)
+    assert [node.name for node in graph.node] == ["Floor_0", "Floor_0_output_cast0", "Cast_1", "Sqrt_2"]
+    assert graph.node[2].op_type == "Cast" and list(graph.node[2].input) == ["y"]
+    assert list(graph.node[3].input) == ["Floor_0_output_cast_0"]
 
 
 def test_fp16_is_half_the_size_takes_and_gives_float32_and_is_verified(yolof, tmp_path):
