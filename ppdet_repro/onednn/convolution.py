@@ -60,22 +60,22 @@ class Convolution:
         made = self.describe("forward", arguments)
         self.weights = query(made, dnn.QUERY_WEIGHTS)
         ends = [(dnn.BIAS, layout) for layout in self.biases]
-        self.forward = Primitive(made, [(dnn.SRC, self.x), (dnn.WEIGHTS, self.weights), *ends, (dnn.DST, self.y)])
+        inputs = [(dnn.SRC, self.x), (dnn.WEIGHTS, self.weights), *ends]
+        self.forward = Primitive("convolution", made, [*inputs, (dnn.DST, self.y)])
         self.description = made
         if needs_input:
             made = self.describe("backward_data", [kind, self.x, weights, self.y])
             self.data_weights = query(made, dnn.QUERY_WEIGHTS)
-            self.backward_data = Primitive(
-                made, [(dnn.DIFF_DST, self.y), (dnn.WEIGHTS, self.data_weights), (dnn.DIFF_SRC, self.x)]
-            )
+            inputs = [(dnn.DIFF_DST, self.y), (dnn.WEIGHTS, self.data_weights)]
+            name = "convolution, gradient of its input"
+            self.backward_data = Primitive(name, made, [*inputs, (dnn.DIFF_SRC, self.x)])
         if learns:
             gradients = dnn.any_layout(shape, dnn.F32)
             made = self.describe("backward_weights", [kind, self.x, gradients, bias_layout, self.y])
             self.diff_weights = query(made, dnn.QUERY_DIFF_WEIGHTS)
             ends = [(dnn.DIFF_BIAS, layout) for layout in self.biases]
-            self.backward_weights = Primitive(
-                made, [(dnn.SRC, self.x), (dnn.DIFF_DST, self.y), (dnn.DIFF_WEIGHTS, self.diff_weights), *ends]
-            )
+            inputs, name = [(dnn.SRC, self.x), (dnn.DIFF_DST, self.y)], "convolution, gradient of its weights"
+            self.backward_weights = Primitive(name, made, [*inputs, (dnn.DIFF_WEIGHTS, self.diff_weights), *ends])
 
     def describe(self, direction: str, arguments: List[Any]) -> c_void_p:
         """The description of one of the primitives."""

@@ -7,6 +7,8 @@ from ctypes import byref, c_float, c_uint, c_void_p
 from functools import cache
 from typing import List, Optional, Sequence, Tuple
 
+from paddle.profiler import RecordEvent
+
 from ppdet_repro.onednn import library as dnn
 from ppdet_repro.onednn.library import call_library, channels_last, check, descriptor, dims, engine
 
@@ -17,11 +19,12 @@ Pair = Tuple[int, int]
 class Primitive:
     """A computation on arrays of fixed shapes and layouts.
 
-    It is called with one address per argument, in the order of `arguments`: (oneDNN's name of it, descriptor).
+    It is called with one address per argument, in the order of `arguments`: (oneDNN's name of it, descriptor). Paddle's
+    profiler shows it under its name.
     """
 
-    def __init__(self, description: c_void_p, arguments: Sequence[Tuple[int, c_void_p]]):
-        lib, self.handle = call_library(), c_void_p()
+    def __init__(self, name: str, description: c_void_p, arguments: Sequence[Tuple[int, c_void_p]]):
+        lib, self.handle, self.name = call_library(), c_void_p(), f"oneDNN {name}"
         self.memories: List[c_void_p] = []
         check(lib.dnnl_primitive_create(byref(self.handle), description), "a primitive")
         self.arguments = (dnn.ExecArgument * len(arguments))()
@@ -36,7 +39,8 @@ class Primitive:
     def __call__(self, *addresses: int) -> None:
         for memory, address in zip(self.memories, addresses):
             self._set(memory, address)
-        check(self._run(self.handle, self._stream, self._count, self.arguments), "a primitive")
+        with RecordEvent(self.name):
+            check(self._run(self.handle, self._stream, self._count, self.arguments), self.name)
 
 
 def query(description: c_void_p, what: int) -> c_void_p:
@@ -63,7 +67,7 @@ def reorder(source: int, target: int) -> Primitive:
     """Copies an array into another layout or data type. The arguments are the addresses of the descriptors."""
     made, src, dst = c_void_p(), c_void_p(source), c_void_p(target)
     check(call_library().dnnl_reorder_primitive_desc_create(byref(made), src, engine(), dst, engine(), None), "a copy")
-    return Primitive(made, [(dnn.SRC, src), (dnn.DST, dst)])
+    return Primitive("copy", made, [(dnn.SRC, src), (dnn.DST, dst)])
 
 
 @cache
@@ -89,7 +93,7 @@ def add(shape: Shape, dtype: int) -> Primitive:
     sources, scales = (c_void_p * 2)(layout, layout), (c_float * 2)(1.0, 1.0)
     status = call_library().dnnl_sum_primitive_desc_create(byref(made), engine(), layout, 2, scales, sources, None)
     check(status, f"the sum of maps {shape}")
-    return Primitive(made, [(dnn.SOURCES, layout), (dnn.SOURCES + 1, layout), (dnn.DST, layout)])
+    return Primitive("sum", made, [(dnn.SOURCES, layout), (dnn.SOURCES + 1, layout), (dnn.DST, layout)])
 
 
 @cache
@@ -111,8 +115,9 @@ def elementwise(
     )
     check(status, f"the gradient of function {kind:#x} of a map {shape}")
     values = dnn.DST if kind in dnn.BY_OUTPUT else dnn.SRC
-    backward = Primitive(made, [(values, layout), (dnn.DIFF_DST, layout), (dnn.DIFF_SRC, layout)])
-    return Primitive(forward, [(dnn.SRC, layout), (dnn.DST, layout)]), backward
+    gradients = [(dnn.DIFF_DST, layout), (dnn.DIFF_SRC, layout)]
+    backward = Primitive("function of values, gradient", made, [(values, layout), *gradients])
+    return Primitive("function of values", forward, [(dnn.SRC, layout), (dnn.DST, layout)]), backward
 
 
 @cache
@@ -123,7 +128,7 @@ def binary(first: Shape, second: Shape, dtype: int, kind: int, relu: bool = Fals
         byref(made), engine(), kind, x, y, x, attribute(relu=relu)
     )
     check(status, f"function {kind:#x} of maps {first} and {second}")
-    return Primitive(made, [(dnn.SRC, x), (dnn.SRC_1, y), (dnn.DST, x)])
+    return Primitive("function of two maps", made, [(dnn.SRC, x), (dnn.SRC_1, y), (dnn.DST, x)])
 
 
 @cache
@@ -134,7 +139,7 @@ def scaled(shape: Shape, dtype: int, adds: bool) -> Primitive:
         byref(made), engine(), dnn.MULTIPLY, layout, factors, layout, attribute(adds=adds)
     )
     check(status, f"a map {shape} times a number")
-    return Primitive(made, [(dnn.SRC, layout), (dnn.SRC_1, factors), (dnn.DST, layout)])
+    return Primitive("scaling", made, [(dnn.SRC, layout), (dnn.SRC_1, factors), (dnn.DST, layout)])
 
 
 class BatchNorm:
@@ -155,10 +160,11 @@ class BatchNorm:
         check(status, f"the gradient of the normalization of a map {shape}")
         self.workspace_bytes, marks = workspace_of(forward)
         inputs = [(dnn.SRC, layout), (dnn.MEAN, vector), (dnn.VARIANCE, vector), (dnn.SCALE, vector)]
-        self.forward = Primitive(forward, [*inputs, (dnn.SHIFT, vector), (dnn.DST, layout), *marks])
+        outputs = [(dnn.DST, layout), *marks]
+        self.forward = Primitive("normalization", forward, [*inputs, (dnn.SHIFT, vector), *outputs])
         learned = [(dnn.DIFF_SCALE, vector), (dnn.DIFF_SHIFT, vector)]
         gradients = [(dnn.DIFF_DST, layout), (dnn.DIFF_SRC, layout), *learned]
-        self.backward = Primitive(backward, [*inputs, *gradients, *marks])
+        self.backward = Primitive("normalization, gradient", backward, [*inputs, *gradients, *marks])
 
 
 @cache
@@ -185,8 +191,8 @@ class Pooling:
         )
         check(status, f"the gradient of the pooling of a map {src}")
         self.workspace_bytes, marks = workspace_of(forward)
-        self.forward = Primitive(forward, [(dnn.SRC, x), (dnn.DST, y), *marks])
-        self.backward = Primitive(backward, [(dnn.DIFF_DST, y), (dnn.DIFF_SRC, x), *marks])
+        self.forward = Primitive("pooling", forward, [(dnn.SRC, x), (dnn.DST, y), *marks])
+        self.backward = Primitive("pooling, gradient", backward, [(dnn.DIFF_DST, y), (dnn.DIFF_SRC, x), *marks])
 
 
 @cache
@@ -210,7 +216,8 @@ def resampling(src: Shape, dst: Shape, dtype: int, kind: int) -> Tuple[Primitive
         byref(backward), engine(), kind, None, x, y, forward, None
     )
     check(status, f"the gradient of the resizing of a map {src} to {dst}")
-    return Primitive(forward, [(dnn.SRC, x), (dnn.DST, y)]), Primitive(backward, [(dnn.DIFF_DST, y), (dnn.DIFF_SRC, x)])
+    gradient = Primitive("resizing, gradient", backward, [(dnn.DIFF_DST, y), (dnn.DIFF_SRC, x)])
+    return Primitive("resizing", forward, [(dnn.SRC, x), (dnn.DST, y)]), gradient
 
 
 @cache
@@ -223,7 +230,8 @@ def concatenation(shapes: Tuple[Shape, ...], dtype: int) -> Primitive:
         byref(made), engine(), out, count, 1, (c_void_p * count)(*layouts), None
     )
     check(status, f"the concatenation of maps {shapes}")
-    return Primitive(made, [*[(dnn.SOURCES + i, layout) for i, layout in enumerate(layouts)], (dnn.DST, out)])
+    sources = [(dnn.SOURCES + i, layout) for i, layout in enumerate(layouts)]
+    return Primitive("concatenation", made, [*sources, (dnn.DST, out)])
 
 
 def some_channels(shape: Shape, of: int, dtype: int) -> c_void_p:

@@ -13,6 +13,7 @@ from paddle import Tensor, nn
 
 from ppdet_repro.core.contract import Losses, RawOutputs
 from ppdet_repro.modeling.architectures.detector import Detector
+from ppdet_repro.modeling.architectures.feature_maps import as_tensors
 
 Call = Tuple[Tuple[Any, ...], Any]
 """The inputs and the output of one call of a layer."""
@@ -50,15 +51,15 @@ def run(detector: Detector, image: Tensor, watched: Sequence[str] = ()) -> Pass:
     with ExitStack() as stack:
         for name in calls:
             stack.callback(layers[name].register_forward_post_hook(recorder(calls[name])).remove)
-        maps = detector.neck(detector.backbone(image))
-        return Pass(detector, maps, detector.head(maps), calls)
+        maps = detector.neck(detector.backbone(detector.enter(image)))
+        return Pass(detector, as_tensors(maps), as_tensors(detector.head(maps)), calls)
 
 
 def recorder(calls: List[Call]) -> Any:
     """A hook that appends the calls of its layer to the list, and leaves the layer's output as it is."""
 
     def record(layer: nn.Layer, inputs: Tuple[Any, ...], output: Any) -> None:
-        calls.append((inputs, output))
+        calls.append((as_tensors(inputs), as_tensors(output)))
 
     return record
 

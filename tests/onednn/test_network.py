@@ -18,6 +18,9 @@ from ppdet_repro.modeling.architectures.feature_maps import use_feature_maps
 from ppdet_repro.onednn import library
 from ppdet_repro.onednn.tape import FeatureMap
 from ppdet_repro.paddle_private.layers import BATCH_NORMS, set_frozen
+from ppdet_repro.slim.distill import Distilled
+from ppdet_repro.slim.distill_losses import CWDFeatureLoss
+from ppdet_repro.slim.distill_paddleslim import PaddleSlimLoss
 from ppdet_repro.utils.errors import UserError
 
 pytestmark = pytest.mark.skipif(library.library() is None, reason="this Paddle has no oneDNN 3")
@@ -66,6 +69,30 @@ def test_losses_and_gradients(name, images):
     small = 1e-3 * max(norms.values())  # biases before a batch norm have no gradient but rounding errors
     for key, norm in norms.items():
         assert abs(found_norms[key] - norm) <= 1e-3 * (norm + small), key
+
+
+def test_distillation(images):
+    """Losses between the necks' maps and between layers that are looked into, of a student and a teacher."""
+    cfg = small_config("yolof", images)
+    paddle.seed(0)
+    student, teacher, batch = build_model(cfg), build_model(cfg), one_batch(cfg)
+    conv, norm = "neck.lateral_conv", "backbone.res2.res2a.branch2a.norm"  # a ReLU follows the second one
+    layers = [{"layers_name": [conv, conv]}, {"layers_name": [norm, norm]}]
+    between = PaddleSlimLoss([{"loss_function": "MSELoss", "layers": layers}])
+    between.connect(student, teacher)
+    channels = student.neck.out_shape[0].channels
+    losses = {"maps": CWDFeatureLoss(channels, channels)}
+    model = Distilled(student, teacher, losses, {"maps": (0, 0)}, {"PaddleSlimLoss": between})
+    for layer in student.sublayers():
+        if isinstance(layer, BATCH_NORMS):
+            set_frozen(layer, True)
+    model.train()
+    losses, norms = learned(model, batch)
+    use_feature_maps(student, library.F32)
+    use_feature_maps(teacher, library.F32, always=True)
+    found, found_norms = learned(model, batch)
+    assert found == pytest.approx(losses, rel=1e-4)
+    assert found_norms == pytest.approx(norms, rel=1e-3, abs=1e-3 * max(norms.values()))
 
 
 class Strange(nn.Layer):
@@ -134,6 +161,6 @@ def test_a_paddle_without_onednn(images, monkeypatch, logged):
 
 def test_paddles_kernels_and_a_gpu_leave_the_model_alone(images):
     model = build_model(small_config("yolof", images))
-    cpu_kernels.choose_kernels(model, small_config("yolof", images), World(0, 1, gpu=False))
+    cpu_kernels.choose_kernels(model, small_config("yolof", images, "cpu_kernels=paddle"), World(0, 1, gpu=False))
     cpu_kernels.choose_kernels(model, small_config("yolof", images, "cpu_kernels=auto"), World(0, 1, gpu=True))
     assert "raw" not in vars(model)

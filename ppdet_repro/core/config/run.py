@@ -104,7 +104,7 @@ class RunSettings:
     eval_error: Literal["stop", "skip"] = "stop"  # what to do when an evaluation fails; its epoch is saved either way
     nan_action: Literal["stop", "skip"] = "stop"  # what to do when the loss is not finite
     # what computes the network in training on a CPU; auto: oneDNN, if it computes the same as Paddle
-    cpu_kernels: Literal["paddle", "onednn", "auto"] = "paddle"
+    cpu_kernels: Literal["paddle", "onednn", "auto"] = "auto"
     to_static: bool = False  # run backbone and neck as static graphs in training
     profiler_options: Optional[str] = None  # which updates paddle.profiler measures, such as "batch_range=[10, 20]"
     find_unused_parameters: bool = False  # no effect, see NO_EFFECT

@@ -33,6 +33,7 @@ from ppdet_repro.engine.training.step import NanGuard, Precision
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.optimizer.ema import ModelEMA
 from ppdet_repro.optimizer.phases import PhaseFreezer, TrainPhases
+from ppdet_repro.slim.distill import Distilled
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 
@@ -70,7 +71,7 @@ def assemble(
     model = detector if cfg.teacher is None else with_teacher(detector, cfg.teacher, offline)
     if settings.norm_type == "sync_bn":
         distributed.synchronize_batch_norms(model, world)
-    speed_up(detector, cfg, phases, world)
+    speed_up(detector, cfg, phases, world, model.teacher if isinstance(model, Distilled) else None)
 
     scale = learning_rate_scale(settings, readers[0].batch_size, world.size)
     schedule = run_schedule(make("LearningRate"), phases, settings, data.updates_per_epoch, scale, world.rank == 0)
@@ -101,10 +102,10 @@ def assemble(
     )
 
 
-def speed_up(detector: Detector, cfg: Config, phases: TrainPhases, world: World) -> None:
+def speed_up(detector: Detector, cfg: Config, phases: TrainPhases, world: World, teacher: Optional[Detector]) -> None:
     """Choose what computes the network. With `to_static`, its backbone and neck run as static graphs, which Paddle
     traces anew for each size of the images. UserError: the training changes the network, or looks inside it."""
-    choose_kernels(detector, cfg, world)
+    choose_kernels(detector, cfg, world, teacher)
     if not cfg.run.to_static:
         return
     if len(phases.phases) > 1 or cfg.run.quantized or cfg.teacher is not None:

@@ -21,8 +21,8 @@ TRIED = (2, 3, 256, 256)  # the shape of the images on which both are compared
 AGREE = 0.01  # the largest distance of outputs, relative to their norm; a wrong layout gives about 1
 
 
-def choose_kernels(detector: Detector, cfg: Config, world: World) -> None:
-    """Let oneDNN compute the network in training mode, if `cpu_kernels` says so or leaves the choice.
+def choose_kernels(detector: Detector, cfg: Config, world: World, teacher: Optional[Detector] = None) -> None:
+    """Let oneDNN compute the network in training mode, and its teacher, if `cpu_kernels` says so or leaves the choice.
 
     With `auto`, the outputs of both are compared first, and one line of the log says which is used and why. UserError:
     the setting is `onednn`, and oneDNN cannot compute this network.
@@ -31,9 +31,11 @@ def choose_kernels(detector: Detector, cfg: Config, world: World) -> None:
     if world.gpu or wanted == "paddle":
         return
     low = cfg.run.amp and library.has_bfloat16()
-    reason = hindrance(cfg) or difference(detector)
+    reason = hindrance(cfg) or difference(detector) or (None if teacher is None else difference(teacher))
     if reason is None:
         use_feature_maps(detector, library.BF16 if low else library.F32)
+        if teacher is not None:
+            use_feature_maps(teacher, library.BF16 if low else library.F32, always=True)
     if wanted == "onednn" and reason is not None:
         raise UserError(f"{cfg.path}: cpu_kernels: onednn does not work here: {reason}; use auto or paddle")
     if world.rank == 0:
@@ -47,8 +49,8 @@ def hindrance(cfg: Config) -> Optional[str]:
     """Why oneDNN cannot be used with a config on this machine, if so."""
     if library.library() is None:
         return "this Paddle has no oneDNN 3"
-    if cfg.run.quantized or cfg.teacher is not None or cfg.run.to_static:
-        return "QAT, distillation and to_static need them"
+    if cfg.run.quantized or cfg.run.to_static:
+        return "QAT and to_static need them"
     if cfg.run.norm_type == "sync_bn" and paddle.distributed.get_world_size() > 1:
         return "synchronized batch norms need them"
     return None

@@ -41,6 +41,10 @@ class Detector(nn.Layer):
         """Images [B, 3, H, W] -> the head's outputs."""
         return self.head(self.neck(self.backbone(image)))
 
+    def enter(self, image: Tensor) -> Any:
+        """Images as the backbone takes them: a tensor, unless `feature_maps` says otherwise."""
+        return image
+
     def losses(self, raw: RawOutputs, batch: Batch) -> Losses:
         """The head's losses on a batch with ground truth."""
         return self.head.losses(raw, batch)

@@ -13,27 +13,31 @@ from ppdet_repro.onednn.memory import POOL
 from ppdet_repro.onednn.tape import FeatureMap, enter
 
 
-def use_feature_maps(detector: Detector, dtype: int) -> None:
-    """Let oneDNN compute what `detector.raw` computes in training mode; the rest of the detector sees tensors."""
+def use_feature_maps(detector: Detector, dtype: int, always: bool = False) -> None:
+    """Let oneDNN compute what `detector.raw` computes in training mode, or always; its losses see tensors."""
     take_feature_maps(detector)
     plain, parameters = type(detector).raw, detector.parameters()
 
-    def raw(self: Detector, image: paddle.Tensor) -> Any:
-        if not self.training:
-            return plain(self, image)
+    def entered(self: Detector, image: paddle.Tensor) -> Any:
+        if not self.training and not always:
+            return image
         POOL.trim()
-        learned = [p for p in parameters if not p.stop_gradient]  # phases freeze some
-        return paddle.utils.map_structure(as_tensor, plain(self, enter(image, learned, dtype)))
+        return enter(image, [p for p in parameters if not p.stop_gradient], dtype)  # phases freeze some
 
+    def raw(self: Detector, image: paddle.Tensor) -> Any:
+        return as_tensors(plain(self, self.enter(image)))
+
+    detector.enter = MethodType(entered, detector)  # type: ignore[method-assign]
     detector.raw = MethodType(raw, detector)  # type: ignore[method-assign]
 
 
 def use_tensors(detector: Detector) -> None:
     """Undo `use_feature_maps`."""
-    detector.__dict__.pop("raw", None)
+    for name in ("enter", "raw"):
+        detector.__dict__.pop(name, None)
     take_tensors(detector)
 
 
-def as_tensor(value: Any) -> Any:
-    """An output of a head, as a tensor if it is a feature map."""
-    return value.tensor() if isinstance(value, FeatureMap) else value
+def as_tensors(values: Any) -> Any:
+    """Nested values of a network, with tensors in place of feature maps."""
+    return paddle.utils.map_structure(lambda x: x.tensor() if isinstance(x, FeatureMap) else x, values)

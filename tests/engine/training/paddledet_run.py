@@ -22,6 +22,7 @@ CONFIG = """
 metric: COCO
 num_classes: 2
 use_gpu: false
+cpu_kernels: paddle
 log_iter: 1
 worker_num: 0
 epoch: 3

@@ -11,6 +11,7 @@ from ppdet_repro.core.config import load_config
 from ppdet_repro.engine.training.profiling import UpdateProfiler
 from ppdet_repro.engine.training.step import StepReport
 from ppdet_repro.engine.training.train import train
+from ppdet_repro.onednn.library import library
 from ppdet_repro.utils.errors import UserError
 
 
@@ -56,12 +57,16 @@ def test_options_that_are_not_understood(options, message, tmp_path):
         UpdateProfiler(options, tmp_path)
 
 
-def test_a_run_with_a_trace_of_its_operators(tmp_path, capsys):
+@pytest.mark.parametrize(("kernels", "name"), [("paddle", "conv2d"), ("auto", "oneDNN convolution")])
+def test_a_run_with_a_trace_of_its_operators(tmp_path, capsys, kernels, name):
+    if kernels == "auto" and library() is None:
+        pytest.skip("this Paddle has no oneDNN 3")
     options = "batch_range=[1,2]; timer_only=False; exit_on_finished=False"
-    train(load_config(write_config(tmp_path), ["epoch=1", f"profiler_options={options}"]))
+    settings = ["epoch=1", f"cpu_kernels={kernels}", f"profiler_options={options}"]
+    train(load_config(write_config(tmp_path), settings))
     (trace,) = (tmp_path / "output/tiny/profiler_log").glob("*.json")
-    assert any("conv2d" in event.get("name", "") for event in json.loads(trace.read_text())["traceEvents"])
-    assert "conv2d" in capsys.readouterr().out
+    assert any(name in event.get("name", "") for event in json.loads(trace.read_text())["traceEvents"])
+    assert name in capsys.readouterr().out
     assert (tmp_path / "output/tiny/model_final.pdparams").is_file()
 
 
