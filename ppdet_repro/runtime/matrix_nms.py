@@ -6,11 +6,13 @@ Source: Wang et al., "SOLOv2", NeurIPS 2020 ("Matrix NMS").
 
 from __future__ import annotations
 
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 import numpy as np
 
 from ppdet_repro.utils.boxes import overlaps
+
+FIRST = 256  # pairs that are computed first; all are only if these do not settle the result
 
 
 def matrix_nms(
@@ -27,28 +29,65 @@ def matrix_nms(
     candidates: Optional[int] = 2048,
 ) -> np.ndarray:
     """Suppress an image's boxes: boxes [N, 4] xyxy and scores [C, N] -> rows [M, 6] (class, decayed score, x1, y1,
-    x2, y2) in order of descending score. The settings are those of `MatrixNMS` in modeling/nms.py."""
+    x2, y2) in order of descending score. The settings are those of `MatrixNMS` in modeling/nms.py.
+
+    The work grows with the square of the pairs, so the best ones go first, until no other can be kept.
+    """
+    sigma = gaussian_sigma if use_gaussian else None
     places = best_pairs(scores, score_threshold, candidates)  # [P]
     classes, index = np.divmod(places, scores.shape[1])
     raw = scores.ravel()[places]
-    kept: List[np.ndarray] = [np.zeros(0, np.int64)]
-    decayed: List[np.ndarray] = [np.zeros(0, scores.dtype)]
-    for label in np.unique(classes[classes != background_label]):
-        pairs = np.flatnonzero(classes == label)
-        pairs = pairs[np.argsort(-raw[pairs], kind="stable")]  # [n]
-        if nms_top_k > -1:
-            pairs = pairs[:nms_top_k]
-        found = boxes[index[pairs]]  # [n, 4]
-        ious = overlaps(found[:, None], found, extra=0.0 if normalized else 1.0)  # [n, n]
-        kept.append(pairs)
-        decayed.append(raw[pairs] * decay(ious, gaussian_sigma if use_gaussian else None))
-    pairs, final = np.concatenate(kept), np.concatenate(decayed)
-    above = np.flatnonzero(final > post_threshold)
-    best = above[np.argsort(-final[above], kind="stable")]
-    if keep_top_k > -1:
-        best = best[:keep_top_k]
+    ranked = np.argsort(-raw, kind="stable")
+    ranked = ranked[classes[ranked] != background_label]
+    taken = len(ranked) if keep_top_k < 0 else max(FIRST, keep_top_k)
+    while True:
+        pairs, final = decayed(ranked[:taken], classes, boxes[index], raw, nms_top_k, sigma, normalized)
+        above = np.flatnonzero(final > post_threshold)
+        best = above[np.argsort(-final[above], kind="stable")]
+        if keep_top_k > -1:
+            best = best[:keep_top_k]
+        if are_best(final[best], raw[ranked[taken:]], keep_top_k, post_threshold):
+            break
+        taken *= 2
     pairs, final = pairs[best], final[best]
     return np.concatenate([classes[pairs][:, None], final[:, None], boxes[index[pairs]]], axis=1).astype(boxes.dtype)
+
+
+def are_best(found: np.ndarray, others: np.ndarray, keep_top_k: int, post_threshold: float) -> bool:
+    """Whether none of the other pairs, whose scores are given in descending order, can be among the best ones that
+    are kept, whose decayed scores are `found`, in descending order: scores only decrease."""
+    if not len(others) or others[0] <= post_threshold:
+        return True
+    return len(found) == keep_top_k and (not keep_top_k or bool(found[-1] > others[0]))
+
+
+def decayed(
+    ranked: np.ndarray,
+    classes: np.ndarray,
+    boxes: np.ndarray,
+    raw: np.ndarray,
+    nms_top_k: int,
+    sigma: Optional[float],
+    normalized: bool,
+) -> Tuple[np.ndarray, np.ndarray]:
+    """The pairs, grouped by class, and their decayed scores.
+
+    Args:
+        ranked: Indices of pairs in order of descending score, with all better ones of their classes.
+        classes, boxes, raw: Class, box [4] and score of each pair.
+        sigma: That of the Gaussian decay, None for the linear one.
+    """
+    kept: List[np.ndarray] = [np.zeros(0, np.int64)]
+    scores: List[np.ndarray] = [np.zeros(0, raw.dtype)]
+    for label in np.unique(classes[ranked]):
+        pairs = ranked[classes[ranked] == label]
+        if nms_top_k > -1:
+            pairs = pairs[:nms_top_k]
+        found = boxes[pairs]  # [n, 4]
+        ious = overlaps(found[:, None], found, extra=0.0 if normalized else 1.0)  # [n, n]
+        kept.append(pairs)
+        scores.append(raw[pairs] * decay(ious, sigma))
+    return np.concatenate(kept), np.concatenate(scores)
 
 
 def best_pairs(scores: np.ndarray, threshold: float, limit: Optional[int]) -> np.ndarray:

@@ -9,6 +9,7 @@ import pytest
 from ppdet_repro.metrics.agreement import agreement
 from ppdet_repro.modeling.nms import MatrixNMS, MultiClassNMS
 from ppdet_repro.modeling.ttf_box import TTFBox
+from ppdet_repro.runtime import matrix_nms as numpy_matrix_nms
 from ppdet_repro.runtime.suppress import multiclass_nms, open_suppress, suppress_batch
 from ppdet_repro.utils.errors import UserError
 
@@ -55,6 +56,32 @@ def test_flat_boxes_fare_as_in_the_operator(second):
     expected = nms(paddle.to_tensor(boxes[None]), paddle.to_tensor(scores[None])).bbox.numpy()
     found = multiclass_nms(boxes, scores, 0.1, -1, -1, 0.5, True, -1)
     np.testing.assert_array_equal(found, expected)
+
+
+SETTINGS = {"score_threshold": 0.05, "post_threshold": 0.05, "keep_top_k": 20, "candidates": None}
+
+
+@pytest.mark.parametrize("first", [1, 20, 60])
+@pytest.mark.parametrize("changed", [{}, {"use_gaussian": True}, {"nms_top_k": 3}, {"post_threshold": 0.6}])
+@pytest.mark.parametrize("decimals", [7, 1])  # with one decimal, many scores are equal
+def test_matrix_nms_of_the_best_pairs_is_that_of_all_pairs(monkeypatch, first, changed, decimals):
+    boxes, scores = candidates(0, images=1)
+    scores = scores[0].round(decimals)
+    found = []
+    for count in (scores.size, first):
+        monkeypatch.setattr(numpy_matrix_nms, "FIRST", count)
+        found.append(numpy_matrix_nms.matrix_nms(boxes[0], scores, **{**SETTINGS, **changed}))
+    assert len(found[0]) > 5
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_pair_outside_the_first_ones_can_be_among_the_best(monkeypatch):
+    """The second box is the first again, so its score becomes 0, and the third, far away, is kept instead."""
+    monkeypatch.setattr(numpy_matrix_nms, "FIRST", 2)
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 10], [50, 50, 60, 60]], np.float32)
+    scores = np.array([[0.9, 0.8, 0.3]], np.float32)
+    rows = numpy_matrix_nms.matrix_nms(boxes, scores, keep_top_k=2)
+    np.testing.assert_array_equal(rows[:, 1], np.float32([0.9, 0.3]))
 
 
 def test_peaks_are_the_rows_of_ttfbox_without_its_filler():
