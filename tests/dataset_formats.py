@@ -11,8 +11,6 @@ import cv2
 import numpy as np
 
 from ppdet_repro.data.source.convert import convert_splits
-from ppdet_repro.data.source.dataset_files import read_labelled
-from ppdet_repro.data.source.findings import Findings
 from ppdet_repro.data.source.layouts import find_datasets
 from ppdet_repro.data.source.synthetic import generate
 
@@ -51,22 +49,23 @@ def coco(images, annotations, names, **more):
 
 
 def write_in_all_formats(folder, monkeypatch, train=8, val=4):
-    """Write the same pictures, train and val, as COCO, VOC, YOLO and labelme. Returns the folders by format."""
+    """Write a VOC devkit as BCCD is one, and what `convert_splits` makes of it. Returns the folders by format.
+
+    Folder `made` has the same boxes, written independently: boxes_of("made/annotations/instances_train.json").
+    """
     monkeypatch.chdir(folder)
-    made = generate("coco", train=train, val=val, size=(64, 96), classes=3, seed=3)
+    made = generate("made", train=train, val=val, size=(64, 96), classes=3, seed=3)
     for path in (made / "val").iterdir():  # no picture of train and val has the same name
         path.rename(path.with_name(f"v{path.name}"))
     file = made / "annotations" / "instances_val.json"
     file.write_text(file.read_text().replace('"file_name": "', '"file_name": "v'))
-    for form in ("voc", "yolo"):
-        convert_splits(find_datasets("coco"), form, to=form)
-    for split, files in find_datasets("coco").items():
-        for picture in read_labelled(files, Findings()).pictures:
-            name = os.path.basename(picture.file)
-            shapes = [rectangle(item.name, *item.box) for item in picture.objects]
-            document = labelme(name, *shapes, width=picture.width, height=picture.height)
-            write(f"labelme/{split}/{Path(name).stem}.json", document)
-            shutil.copy(picture.file, f"labelme/{split}/{name}")
+    convert_splits(find_datasets("made"), "voc", to="voc")
+    sets = Path("voc/ImageSets/Main")
+    (sets / "trainval.txt").write_text((sets / "train.txt").read_text() + (sets / "val.txt").read_text())
+    Path("voc/label_list.txt").unlink()
+    for form in ("coco", "yolo", "labelme"):
+        convert_splits(find_datasets("voc"), form, to=form)
+    shutil.copytree("voc/JPEGImages", "coco/images")  # a COCO file names pictures, which stay where they are
     return {form: Path(form) for form in ("coco", "voc", "yolo", "labelme")}
 
 

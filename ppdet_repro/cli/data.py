@@ -93,7 +93,7 @@ def add_convert(parser: ArgumentParser) -> None:
     parser.add_argument("anno_file", help=ANNO_FILE_HELP)
     parser.add_argument("target", help="JSON file or folder to write")
     text = "format to write (default: COCO into a JSON file, VOC into a folder for COCO files)"
-    parser.add_argument("--to", choices=FORMATS[:3], default="", help=text)
+    parser.add_argument("--to", choices=FORMATS, default="", help=text)
     parser.add_argument("--force", action="store_true", help="overwrite existing files")
     add_layout(parser)
 
@@ -200,9 +200,9 @@ def show(arguments: Namespace) -> None:
 
 
 def convert(arguments: Namespace) -> None:
-    """Convert a dataset of COCO, VOC, YOLO or labelme to a COCO JSON file, a VOC devkit or a YOLO folder.
+    """Convert a dataset of COCO, VOC, YOLO or labelme to another of these formats.
 
-    Pictures are copied for VOC and YOLO.
+    Pictures are copied, except for COCO.
     """
     from ppdet_repro.data.source.convert import convert_splits
 

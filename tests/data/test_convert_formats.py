@@ -34,17 +34,16 @@ def folders(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("form", ["coco", "voc", "yolo", "labelme"])
-@pytest.mark.parametrize("to", ["coco", "voc", "yolo"])
+@pytest.mark.parametrize("to", ["coco", "voc", "yolo", "labelme"])
 def test_every_box_survives_every_conversion(folders, form, to):
-    convert_splits(find_datasets("coco"), "given", to="coco")
     convert_splits(find_datasets(str(folders[form])), "there", to=to)
     if to != "coco":
         convert_splits(find_datasets("there"), "back", to="coco")
     back = "there" if to == "coco" else "back"
-    splits = {"train": "train.json", "val": "val.json"}
-    assert sum(len(boxes_of(f"given/{name}")[0]) for name in splits.values()) > 30
-    for name in splits.values():
-        assert boxes_of(f"{back}/{name}") == boxes_of(f"given/{name}")
+    given = {split: boxes_of(f"made/annotations/instances_{split}.json") for split in ("train", "val")}
+    assert sum(len(boxes) for boxes, _ in given.values()) > 30
+    for split, expected in given.items():
+        assert boxes_of(f"{back}/{split}.json") == expected
 
 
 def test_what_yolo_files_look_like(tmp_path, tool):
@@ -63,12 +62,33 @@ def test_what_yolo_files_look_like(tmp_path, tool):
     assert code == 2 and "exists (and 2 more): choose another path, or overwrite it with --force" in error
 
 
+def test_what_labelme_files_look_like(tmp_path, tool):
+    write_picture(tmp_path / "sub" / "a b.png", 100, 50)
+    annotations = [(1, 2, 10, 20, 30.25, 10), (1, 1, 0, 0, 100, 50), (1, 1, 0, 0, 100, 50)]
+    document = coco([("sub/a b.png", 100, 50)], annotations, ["犬", " cat"])
+    document["annotations"][1]["iscrowd"] = 1
+    document["annotations"][2]["difficult"] = 1
+    write(tmp_path / "instances_val.json", document)
+    command = "convert", tmp_path / "instances_val.json", tmp_path / "there", "--to", "labelme"
+    code, out, _ = tool(*command)
+    assert code == 0 and "there/val: 1 image, 3 boxes, 2 classes" in out
+    assert (tmp_path / "there/val/sub/a b.png").read_bytes() == (tmp_path / "sub/a b.png").read_bytes()
+    found = json.loads((tmp_path / "there/val/sub/a b.json").read_text(encoding="utf-8"))
+    assert {key: found[key] for key in ("imagePath", "imageData", "imageHeight", "imageWidth")} == {
+        "imagePath": "a b.png", "imageData": None, "imageHeight": 50, "imageWidth": 100,
+    }  # fmt: skip
+    cat, dog = found["shapes"]  # the crowd region has no shape
+    assert (cat["label"], cat["points"], cat["shape_type"]) == ("cat", [[10, 20], [40.25, 30]], "rectangle")
+    assert (dog["label"], dog["points"], dog["difficult"]) == ("犬", [[0, 0], [100, 50]], True)
+    assert "difficult" not in cat and "exists (and 1 more)" in tool(*command)[2]
+
+
 def test_several_splits_are_files_in_a_folder(folders, tool):
     assert tool("convert", "yolo", "all.json")[0] == 2
     code, _, error = tool("convert", "yolo", "all.json")
     assert "all.json: the dataset has the splits train, val: give a folder, and --to coco" in error
     code, _, error = tool("convert", "labelme", "there")
-    assert code == 2 and "say with --to voc, --to yolo or --to coco what to write into a folder" in error
+    assert code == 2 and "or say what to write into a folder: --to coco, voc, yolo or labelme" in error
     code, out, _ = tool("convert", "labelme", "there", "--to", "coco")
     assert code == 0 and out.count("images, ") == 2 and "there/val.json: 4 images" in out
 

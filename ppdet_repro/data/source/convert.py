@@ -1,4 +1,4 @@
-"""Converts datasets between the formats of COCO, VOC, YOLO and labelme; labelme is read only.
+"""Converts datasets between the formats of COCO, VOC, YOLO and labelme.
 
 VOC's (xmin, ymin, xmax, ymax) and COCO's (x, y, x + w, y + h) are treated as the same corners, as in `VOCDataSet` and
 `COCODataSet`. Boxes are neither shifted by one pixel nor clipped. Objects that the reading leaves out are not written.
@@ -18,10 +18,10 @@ from ppdet_repro.data.source.folder_files import split_of_name
 from ppdet_repro.data.source.labelled import Labelled, with_same_names
 from ppdet_repro.data.source.text import is_json
 from ppdet_repro.data.source.write_labels import refuse_existing, refuse_names, write_coco, write_voc
-from ppdet_repro.data.source.write_yolo import write_yolo
+from ppdet_repro.data.source.write_pairs import write_labelme, write_yolo
 from ppdet_repro.utils.errors import UserError
 
-TARGETS = ("coco", "voc", "yolo")
+TARGETS = ("coco", "voc", "yolo", "labelme")
 
 
 def convert(dataset: DatasetFiles, target: str, force: bool = False, to: str = "") -> str:
@@ -34,10 +34,10 @@ def convert_splits(splits: Mapping[str, DatasetFiles], target: str, force: bool 
 
     Args:
         splits: The splits by name. In the target it becomes the name of a JSON file, of a VOC set file, or a folder of
-            YOLO's.
+            YOLO's or labelme's.
         target: The JSON file to write, or the folder: that of the JSON files of several splits, that of the VOC devkit
-            (JPEGImages with copies of the images, Annotations, ImageSets/Main, label_list.txt), or that of YOLO's
-            (images with copies, labels, data.yaml).
+            (JPEGImages with copies of the images, Annotations, ImageSets/Main, label_list.txt), that of YOLO's (images
+            with copies, labels, data.yaml), or that of labelme's (copies with a JSON file beside each).
         force: Overwrite existing files, which are a UserError otherwise.
         to: The format to write: one of `TARGETS`. By default, COCO if the target is a JSON file, and VOC for COCO
             files.
@@ -62,18 +62,19 @@ def _target_format(splits: Mapping[str, DatasetFiles], target: str) -> str:
         return "coco"
     if all(files.is_coco for files in splits.values()):
         return "voc"
-    fix = "give a name that ends in .json, or say with --to voc, --to yolo or --to coco what to write into a folder"
+    fix = "give a name that ends in .json, or say what to write into a folder: --to coco, voc, yolo or labelme"
     raise UserError(f"{target}: a VOC, YOLO or labelme set is converted to a COCO JSON file by default; {fix}")
 
 
 def _write(sets: dict[str, Labelled], splits: dict[str, DatasetFiles], target: str, to: str, force: bool) -> list[str]:
     """Write the splits in the format `to`. Returns a line about each."""
-    if to == "yolo":
+    if to in ("yolo", "labelme"):
         named = {split_of_name(split) or split or "train": one for split, one in sets.items()}
         roots = [_root(files, [one]) for files, one in zip(splits.values(), sets.values())]
-        write_yolo(named, dict(zip(named, roots)), target, force)
-        data = os.path.join(target, "data.yaml")
-        return [f"{data}, {name}: {_sizes(one)}" for name, one in named.items()]
+        write = write_yolo if to == "yolo" else write_labelme
+        write(named, dict(zip(named, roots)), target, force)
+        place = os.path.join(target, "data.yaml, " if to == "yolo" else "")
+        return [f"{place}{name}: {_sizes(one)}" for name, one in named.items()]
     if to == "voc":
         lines = []
         for split, files in splits.items():

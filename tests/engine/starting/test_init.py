@@ -6,6 +6,9 @@ import json
 import os
 import re
 import sys
+import threading
+import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from ppdet_repro.cli import main as cli
 from ppdet_repro.core.config import build
 from ppdet_repro.engine.starting.init import init
 from ppdet_repro.engine.starting.recipes import CPU, GPU, Measures, input_size, measured, run_for
+from ppdet_repro.serve.server import make_server
 from ppdet_repro.utils.errors import UserError
 
 BOX = [1, 1, 25, 15, 50, 20]
@@ -53,15 +57,29 @@ def text_of(started):
     return Path(started.config).read_text(encoding="utf-8")
 
 
+def loaded_boxes(config, section):
+    """What a dataset of a config contains, as `boxes_of` returns it."""
+    dataset = build(load_config(config), section)
+    dataset.load()
+    records = [dataset.record(i) for i in range(len(dataset))]
+    boxes = []
+    for record in records:
+        assert os.path.isfile(record["im_file"])
+        for (x1, y1, x2, y2), label in zip(record["gt_bbox"].tolist(), record["gt_class"].ravel().tolist()):
+            name = os.path.basename(record["im_file"])
+            boxes.append((name, dataset.class_names[label], (x1, y1, x2 - x1, y2 - y1)))
+    return sorted(boxes), sorted(os.path.basename(record["im_file"]) for record in records)
+
+
 def test_four_formats_give_the_same_dataset(tmp_path, monkeypatch):
     folders = write_in_all_formats(tmp_path, monkeypatch)
-    made = {form: Path(init(str(folder)).config).parent for form, folder in folders.items()}
-    for split, number in (("train", 8), ("val", 4)):
-        expected = boxes_of(made["coco"] / f"{split}.json")
-        assert len(expected[1]) == number and len(expected[0]) > 10
-        for form in folders:
-            assert boxes_of(made[form] / f"{split}.json") == expected, form
-    texts = {form: (folder / f"{form}.yml").read_text() for form, folder in made.items()}
+    configs = {form: init(str(folder)).config for form, folder in folders.items()}
+    for section, split, number in (("TrainDataset", "train", 8), ("EvalDataset", "val", 4)):
+        boxes, pictures = boxes_of(f"made/annotations/instances_{split}.json")
+        assert len(pictures) == number and len(boxes) > 10
+        for form, config in configs.items():
+            assert loaded_boxes(config, section) == (boxes, pictures), form
+    texts = {form: Path(config).read_text() for form, config in configs.items()}
     plain = {text.replace(f"output/{form}", "").replace(str(tmp_path / form), "") for form, text in texts.items()}
     assert len(plain) == 1
 
@@ -291,11 +309,37 @@ def test_configs_for_a_gpu_load(tmp_path, base):
         build(cfg, section)
 
 
-@pytest.mark.parametrize("base", ["pafnet", "ppyolov2", "yolof"])
-def test_the_commands_that_follow_run(tmp_path, command, monkeypatch, base):
+def asked_of(monkeypatch, picture):
+    """Let `serve` answer one request, for the boxes of a picture, and end. Returns a list that will hold the answer."""
+    answers = []
+
+    def ask(server):
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            port = server.servers[0].sockets[0].getsockname()[1]
+            url = f"http://127.0.0.1:{port}/api/detect?threshold=0"
+            with urllib.request.urlopen(url, data=picture.read_bytes(), timeout=20) as answer:
+                answers.append(json.load(answer))
+        finally:
+            server.should_exit = True
+
+    def make(app, host, port, *limits):
+        server = make_server(app, host, 0, *limits)  # on a free port
+        threading.Thread(target=ask, args=(server,), daemon=True).start()
+        return server
+
+    monkeypatch.setattr("ppdet_repro.serve.server.make_server", make)
+    return answers
+
+
+@pytest.mark.parametrize(
+    "form, base", [("voc", "pafnet"), ("coco", "ppyolov2"), ("yolo", "yolof"), ("labelme", "pafnet")]
+)
+def test_the_commands_that_follow_run(tmp_path, command, monkeypatch, form, base):
     folders = write_in_all_formats(tmp_path, monkeypatch, train=4, val=2)
-    code, out, _ = command("init", folders["yolo"], "--base", base)
-    config = "yolo/ppdet_repro/yolo.yml"
+    code, out, _ = command("init", folders[form], "--base", base)
+    config = f"{form}/ppdet_repro/{form}.yml"
     lines = out.splitlines()
     assert code == 0 and lines[-4] == "next:"
     assert [line.split()[1] for line in lines[-3:]] == ["train", "infer", "export"]
@@ -304,4 +348,10 @@ def test_the_commands_that_follow_run(tmp_path, command, monkeypatch, base):
         words = [word for word in line.split()[1:] if word not in ("--processes", "2")]
         code, out, error = command(*words, "-o", *small, "save_dir=output")
         assert code in (0, None), (line, out, error)
-    assert Path("output/yolo/best_model.pdparams").is_file()
+    assert Path(f"output/{form}/best_model.pdparams").is_file()
+    answers = asked_of(monkeypatch, next(Path("made/val").iterdir()))
+    code, out, error = command("serve", "--model_dir", f"output_inference/{form}")
+    assert code in (0, None), (out, error)
+    [answer] = answers
+    assert (answer["width"], answer["height"]) == (96, 64)
+    assert {box["name"] for box in answer["boxes"]} <= set(build(load_config(config), "TestDataset").class_names)
