@@ -172,8 +172,7 @@ def concatenate(maps: Sequence[FeatureMap]) -> FeatureMap:
             return
         for x in maps:
             if x.needs_grad:
-                result, part = x.new_buffer(), primitives.some_channels(x.shape, channels, tape.dtype)
-                copy = primitives.reorder(part.value, x.layout.value)
+                result, copy = x.new_buffer(), primitives.take_channels(x.shape, channels, tape.dtype)
                 copy(gradient.address + start * dnn.SIZES[tape.dtype], result.address)
                 x.add_grad(result)
             start += x.shape[1]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 from typing import List, Optional, Tuple
 
 import paddle
 from paddle import nn
 
-from ppdet_repro.onednn import library as dnn
 from ppdet_repro.onednn.convolution import Convolution, Geometry, convolution
 from ppdet_repro.onednn.memory import POOL, Buffer, vector
-from ppdet_repro.onednn.primitives import BatchNorm, Pair, batch_normalization, reorder
+from ppdet_repro.onednn.primitives import BatchNorm, Pair, batch_normalization
 from ppdet_repro.onednn.tape import FeatureMap
 from ppdet_repro.paddle_private import layers as private
 
@@ -56,7 +54,8 @@ def _convolve(x: FeatureMap, weight: paddle.Tensor, bias: Optional[paddle.Tensor
     learns = tape.records and not weight.stop_gradient
     made = convolution(geometry, bias is not None, tape.dtype, learns, x.needs_grad)
     y = FeatureMap(tape, geometry.dst, x.needs_grad or learns)
-    packed = _packed(weight, made, made.weights)
+    packed = POOL.take(made.bytes)
+    made.pack(weight.data_ptr(), packed.address)
     biases = [] if bias is None else [bias.data_ptr()]
     made.forward(x.address, packed.address, *biases, y.address)
 
@@ -67,7 +66,8 @@ def _convolve(x: FeatureMap, weight: paddle.Tensor, bias: Optional[paddle.Tensor
         if learns:
             _learn(x, weight, bias, made, gradient)
         if x.needs_grad:
-            packed, result = _packed(weight, made, made.data_weights), x.new_buffer()
+            packed, result = POOL.take(made.bytes_for_data), x.new_buffer()
+            made.pack_for_data(weight.data_ptr(), packed.address)
             made.backward_data(gradient.address, packed.address, result.address)
             x.add_grad(result)
 
@@ -76,21 +76,14 @@ def _convolve(x: FeatureMap, weight: paddle.Tensor, bias: Optional[paddle.Tensor
     return y
 
 
-def _packed(weight: paddle.Tensor, made: Convolution, layout: ctypes.c_void_p) -> Buffer:
-    """The weights in the layout of a primitive."""
-    packed = POOL.take(dnn.size_of(layout))
-    reorder(made.plain.value, layout.value)(weight.data_ptr(), packed.address)
-    return packed
-
-
 def _learn(
     x: FeatureMap, weight: paddle.Tensor, bias: Optional[paddle.Tensor], made: Convolution, gradient: Buffer
 ) -> None:
     """Compute the gradients of a convolution's parameters."""
-    found, packed = paddle.empty(weight.shape, "float32"), POOL.take(dnn.size_of(made.diff_weights))
+    found, packed = paddle.empty(weight.shape, "float32"), POOL.take(made.gradient_bytes)
     biases = [] if bias is None else [paddle.empty(bias.shape, "float32")]
     made.backward_weights(x.address, gradient.address, packed.address, *[b.data_ptr() for b in biases])
-    reorder(made.diff_weights.value, made.plain.value)(packed.address, found.data_ptr())
+    made.unpack(packed.address, found.data_ptr())
     x.tape.learn(weight, found)
     if bias is not None and not bias.stop_gradient:
         x.tape.learn(bias, biases[0])

@@ -52,7 +52,7 @@ class Pool:
     def __init__(self) -> None:
         self.free: List[Tuple[int, int, Block]] = []  # size, number, block; sorted
         self.used = self.kept = self.peak = self.number = 0
-        self.needs: List[int] = []  # the largest number of bytes in use, of the last updates
+        self.needs = [0]  # the largest number of bytes in use, of the last updates
 
     def take(self, size: int) -> Buffer:
         """At least `size` bytes, with what was written there before."""
@@ -62,6 +62,7 @@ class Pool:
             block = self.free.pop(index)[2]
             self.kept -= block.size
         else:
+            self.shrink(max(*self.needs, self.peak, self.used + size) * SPARE - size)
             block = Block(size)
         self.used += block.size
         self.peak = max(self.peak, self.used)
@@ -74,16 +75,20 @@ class Pool:
         self.kept += block.size
 
     def trim(self) -> None:
-        """End an update: free the blocks that came back first, as far as the last updates did not need so many."""
+        """End an update."""
         self.needs = [*self.needs[-MEMORY_OF_NEED:], self.peak]
         self.peak = self.used
-        excess = self.used + self.kept - int(max(self.needs) * SPARE)
+        self.shrink(max(self.needs) * SPARE)
+
+    def shrink(self, limit: float) -> None:
+        """Free the blocks that came back first, until the pool has no more than `limit` bytes or none is free."""
+        if self.used + self.kept <= limit:
+            return
         for entry in sorted(self.free, key=lambda entry: entry[1]):
-            if excess <= 0:
-                break
             self.free.remove(entry)
             self.kept -= entry[0]
-            excess -= entry[0]
+            if self.used + self.kept <= limit:
+                break
 
 
 POOL = Pool()

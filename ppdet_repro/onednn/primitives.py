@@ -1,11 +1,15 @@
-"""oneDNN's primitives, each made once for its shapes and kept: the next update of a network calls the same ones."""
+"""oneDNN's primitives, each made once for its shapes: the next update of a network calls the same ones.
+
+Those that were not used for the longest time are destroyed: a training with many image sizes needs ever new ones.
+"""
 
 from __future__ import annotations
 
 import ctypes
 from ctypes import byref, c_float, c_uint, c_void_p
-from functools import cache
-from typing import List, Optional, Sequence, Tuple
+from functools import cache, lru_cache
+from typing import Callable, List, Optional, Sequence, Tuple
+from weakref import finalize
 
 from paddle.profiler import RecordEvent
 
@@ -15,6 +19,38 @@ from ppdet_repro.onednn.library import call_library, channels_last, check, descr
 Shape = Tuple[int, ...]
 Pair = Tuple[int, int]
 
+trimmed_at = 0  # the number of primitives then
+kept = lru_cache(maxsize=640)  # of each kind; an image size needs 20 to 100
+
+
+def destroyed_with(owner: object, destroy: Callable[[c_void_p], object], handle: c_void_p) -> None:
+    """Destroy what a handle stands for when its owner goes; what is left when the program ends stays."""
+    finalize(owner, destroy, handle).atexit = False  # type: ignore[misc]
+
+
+class Description:
+    """A primitive's description, which oneDNN writes to `handle`, and the layouts that belong to it."""
+
+    def __init__(self) -> None:
+        self.handle = c_void_p()
+        destroyed_with(self, call_library().dnnl_primitive_desc_destroy, self.handle)
+
+    def layout(self, what: int) -> c_void_p:
+        """One of its memory descriptors, which lives as long as the description."""
+        return c_void_p(call_library().dnnl_primitive_desc_query_md(self.handle, what, 0))
+
+    def implementation(self) -> str:
+        """The name of the code that computes it."""
+        name, what = ctypes.c_char_p(), dnn.QUERY_IMPLEMENTATION
+        check(call_library().dnnl_primitive_desc_query(self.handle, what, 0, byref(name)), "a query")
+        return (name.value or b"").decode()
+
+    def workspace(self) -> Tuple[int, List[Tuple[int, c_void_p]]]:
+        """The bytes of what a forward primitive keeps for its backward one, and its argument, if there is any."""
+        layout = self.layout(dnn.QUERY_WORKSPACE)
+        size = dnn.size_of(layout) if layout.value else 0
+        return size, [(dnn.WORKSPACE, layout)] if size else []
+
 
 class Primitive:
     """A computation on arrays of fixed shapes and layouts.
@@ -23,16 +59,21 @@ class Primitive:
     profiler shows it under its name.
     """
 
-    def __init__(self, name: str, description: c_void_p, arguments: Sequence[Tuple[int, c_void_p]]):
+    made = 0  # so far
+
+    def __init__(self, name: str, description: Description, arguments: Sequence[Tuple[int, c_void_p]]):
         lib, self.handle, self.name = call_library(), c_void_p(), f"oneDNN {name}"
         self.memories: List[c_void_p] = []
-        check(lib.dnnl_primitive_create(byref(self.handle), description), "a primitive")
+        check(lib.dnnl_primitive_create(byref(self.handle), description.handle), "a primitive")
+        destroyed_with(self, lib.dnnl_primitive_destroy, self.handle)
+        Primitive.made += 1
         self.arguments = (dnn.ExecArgument * len(arguments))()
-        for i, (name, layout) in enumerate(arguments):
+        for i, (argument, layout) in enumerate(arguments):
             memory = c_void_p()
             check(lib.dnnl_memory_create(byref(memory), layout, engine(), c_void_p(None)), "a memory object")
+            destroyed_with(self, lib.dnnl_memory_destroy, memory)
             self.memories.append(memory)
-            self.arguments[i] = dnn.ExecArgument(name, memory)
+            self.arguments[i] = dnn.ExecArgument(argument, memory)
         self._set, self._run = lib.dnnl_memory_set_data_handle, lib.dnnl_primitive_execute
         self._stream, self._count = dnn.stream(), len(arguments)
 
@@ -43,31 +84,42 @@ class Primitive:
             check(self._run(self.handle, self._stream, self._count, self.arguments), self.name)
 
 
-def query(description: c_void_p, what: int) -> c_void_p:
-    """A memory descriptor of a primitive."""
-    return c_void_p(call_library().dnnl_primitive_desc_query_md(description, what, 0))
+def trim_heap() -> None:
+    """Give freed memory back to the system, if primitives were made since the last call. They are many small pieces
+    between larger ones, and the C library gives back only what lies at the end."""
+    global trimmed_at
+    if Primitive.made > trimmed_at:
+        trimmed_at = Primitive.made
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+        if trim is not None:
+            trim(0)
 
 
-def implementation(description: c_void_p) -> str:
-    """The name of the code that computes a primitive."""
-    name = ctypes.c_char_p()
-    check(call_library().dnnl_primitive_desc_query(description, dnn.QUERY_IMPLEMENTATION, 0, byref(name)), "a query")
-    return (name.value or b"").decode()
+def copying(source: c_void_p, target: c_void_p) -> Primitive:
+    """Copies an array into another layout or data type."""
+    made, ends = Description(), (source, engine(), target, engine())
+    check(call_library().dnnl_reorder_primitive_desc_create(byref(made.handle), *ends, None), "a copy")
+    return Primitive("copy", made, [(dnn.SRC, source), (dnn.DST, target)])
 
 
-def workspace_of(description: c_void_p) -> Tuple[int, List[Tuple[int, c_void_p]]]:
-    """The bytes of what a forward primitive keeps for its backward one, and its argument, if there is any."""
-    layout = query(description, dnn.QUERY_WORKSPACE)
-    size = dnn.size_of(layout) if layout.value else 0
-    return size, [(dnn.WORKSPACE, layout)] if size else []
+@kept
+def to_dense(shape: Shape, dtype: int) -> Primitive:
+    """Copies a map into a dense float32 array."""
+    return copying(channels_last(shape, dtype), descriptor(shape))
 
 
-@cache
-def reorder(source: int, target: int) -> Primitive:
-    """Copies an array into another layout or data type. The arguments are the addresses of the descriptors."""
-    made, src, dst = c_void_p(), c_void_p(source), c_void_p(target)
-    check(call_library().dnnl_reorder_primitive_desc_create(byref(made), src, engine(), dst, engine(), None), "a copy")
-    return Primitive("copy", made, [(dnn.SRC, src), (dnn.DST, dst)])
+@kept
+def from_dense(shape: Shape, dtype: int) -> Primitive:
+    """Copies a dense float32 array into a map."""
+    return copying(descriptor(shape), channels_last(shape, dtype))
+
+
+@kept
+def take_channels(shape: Shape, of: int, dtype: int) -> Primitive:
+    """Copies a map [N, C, H, W] out of a map with `of` channels, from its address on."""
+    _, _, height, width = shape
+    part = descriptor(shape, dtype, (height * width * of, 1, width * of, of))
+    return copying(part, channels_last(shape, dtype))
 
 
 @cache
@@ -86,17 +138,19 @@ def attribute(relu: bool = False, adds: bool = False) -> Optional[c_void_p]:
     return made
 
 
-@cache
+@kept
 def add(shape: Shape, dtype: int) -> Primitive:
     """The sum of two maps."""
-    layout, made = channels_last(shape, dtype), c_void_p()
+    layout, made = channels_last(shape, dtype), Description()
     sources, scales = (c_void_p * 2)(layout, layout), (c_float * 2)(1.0, 1.0)
-    status = call_library().dnnl_sum_primitive_desc_create(byref(made), engine(), layout, 2, scales, sources, None)
+    status = call_library().dnnl_sum_primitive_desc_create(
+        byref(made.handle), engine(), layout, 2, scales, sources, None
+    )
     check(status, f"the sum of maps {shape}")
     return Primitive("sum", made, [(dnn.SOURCES, layout), (dnn.SOURCES + 1, layout), (dnn.DST, layout)])
 
 
-@cache
+@kept
 def elementwise(
     shape: Shape, dtype: int, kind: int, alpha: float = 0.0, beta: float = 0.0
 ) -> Tuple[Primitive, Primitive]:
@@ -104,14 +158,14 @@ def elementwise(
 
     The values are the function's inputs, or its outputs if the kind is one BY_OUTPUT.
     """
-    lib, layout, forward, made = call_library(), channels_last(shape, dtype), c_void_p(), c_void_p()
+    lib, layout, forward, made = call_library(), channels_last(shape, dtype), Description(), Description()
     numbers = c_float(alpha), c_float(beta)
     status = lib.dnnl_eltwise_forward_primitive_desc_create(
-        byref(forward), engine(), dnn.FORWARD_TRAINING, kind, layout, layout, *numbers, None
+        byref(forward.handle), engine(), dnn.FORWARD_TRAINING, kind, layout, layout, *numbers, None
     )
     check(status, f"function {kind:#x} of a map {shape}")
     status = lib.dnnl_eltwise_backward_primitive_desc_create(
-        byref(made), engine(), kind, layout, layout, layout, *numbers, forward, None
+        byref(made.handle), engine(), kind, layout, layout, layout, *numbers, forward.handle, None
     )
     check(status, f"the gradient of function {kind:#x} of a map {shape}")
     values = dnn.DST if kind in dnn.BY_OUTPUT else dnn.SRC
@@ -120,23 +174,23 @@ def elementwise(
     return Primitive("function of values", forward, [(dnn.SRC, layout), (dnn.DST, layout)]), backward
 
 
-@cache
+@kept
 def binary(first: Shape, second: Shape, dtype: int, kind: int, relu: bool = False) -> Primitive:
     """A function of two maps, of which the second one is broadcast; `relu` is joined."""
-    x, y, made = channels_last(first, dtype), channels_last(second, dtype), c_void_p()
+    x, y, made = channels_last(first, dtype), channels_last(second, dtype), Description()
     status = call_library().dnnl_binary_primitive_desc_create(
-        byref(made), engine(), kind, x, y, x, attribute(relu=relu)
+        byref(made.handle), engine(), kind, x, y, x, attribute(relu=relu)
     )
     check(status, f"function {kind:#x} of maps {first} and {second}")
     return Primitive("function of two maps", made, [(dnn.SRC, x), (dnn.SRC_1, y), (dnn.DST, x)])
 
 
-@cache
+@kept
 def scaled(shape: Shape, dtype: int, adds: bool) -> Primitive:
     """A map times one factor per channel, which is in memory in float32; with `adds` it is added to the result."""
-    layout, factors, made = channels_last(shape, dtype), channels_last((1, shape[1], 1, 1), dnn.F32), c_void_p()
+    layout, factors, made = channels_last(shape, dtype), channels_last((1, shape[1], 1, 1), dnn.F32), Description()
     status = call_library().dnnl_binary_primitive_desc_create(
-        byref(made), engine(), dnn.MULTIPLY, layout, factors, layout, attribute(adds=adds)
+        byref(made.handle), engine(), dnn.MULTIPLY, layout, factors, layout, attribute(adds=adds)
     )
     check(status, f"a map {shape} times a number")
     return Primitive("scaling", made, [(dnn.SRC, layout), (dnn.SRC_1, factors), (dnn.DST, layout)])
@@ -149,16 +203,16 @@ class BatchNorm:
         lib, layout, vector = call_library(), channels_last(shape, dtype), descriptor((shape[1],), dnn.F32)
         joined, fixed = dnn.FUSED_RELU if relu else 0, dnn.GLOBAL_STATISTICS if frozen else 0
         settings = c_float(epsilon), c_uint(dnn.SCALE_FLAG | dnn.SHIFT_FLAG | joined | fixed)
-        forward, backward = c_void_p(), c_void_p()
+        forward, backward = Description(), Description()
         status = lib.dnnl_batch_normalization_forward_primitive_desc_create(
-            byref(forward), engine(), dnn.FORWARD_TRAINING, layout, layout, *settings, None
+            byref(forward.handle), engine(), dnn.FORWARD_TRAINING, layout, layout, *settings, None
         )
         check(status, f"the normalization of a map {shape}")
         status = lib.dnnl_batch_normalization_backward_primitive_desc_create(
-            byref(backward), engine(), dnn.BACKWARD, layout, layout, layout, *settings, forward, None
+            byref(backward.handle), engine(), dnn.BACKWARD, layout, layout, layout, *settings, forward.handle, None
         )
         check(status, f"the gradient of the normalization of a map {shape}")
-        self.workspace_bytes, marks = workspace_of(forward)
+        self.workspace_bytes, marks = forward.workspace()
         inputs = [(dnn.SRC, layout), (dnn.MEAN, vector), (dnn.VARIANCE, vector), (dnn.SCALE, vector)]
         outputs = [(dnn.DST, layout), *marks]
         self.forward = Primitive("normalization", forward, [*inputs, (dnn.SHIFT, vector), *outputs])
@@ -167,7 +221,7 @@ class BatchNorm:
         self.backward = Primitive("normalization, gradient", backward, [*inputs, *gradients, *marks])
 
 
-@cache
+@kept
 def batch_normalization(shape: Shape, dtype: int, epsilon: float, relu: bool, frozen: bool) -> BatchNorm:
     """The primitives, made once."""
     return BatchNorm(shape, dtype, epsilon, relu, frozen)
@@ -181,21 +235,21 @@ class Pooling:
     ):
         lib, x, y = call_library(), channels_last(src, dtype), channels_last(dst, dtype)
         geometry = [dims(stride), dims(kernel), dims((0, 0)), dims(before), dims(after)]
-        forward, backward = c_void_p(), c_void_p()
+        forward, backward = Description(), Description()
         status = lib.dnnl_pooling_forward_primitive_desc_create(
-            byref(forward), engine(), dnn.FORWARD_TRAINING, kind, x, y, *geometry, None
+            byref(forward.handle), engine(), dnn.FORWARD_TRAINING, kind, x, y, *geometry, None
         )
         check(status, f"the pooling of a map {src}")
         status = lib.dnnl_pooling_backward_primitive_desc_create(
-            byref(backward), engine(), kind, x, y, *geometry, forward, None
+            byref(backward.handle), engine(), kind, x, y, *geometry, forward.handle, None
         )
         check(status, f"the gradient of the pooling of a map {src}")
-        self.workspace_bytes, marks = workspace_of(forward)
+        self.workspace_bytes, marks = forward.workspace()
         self.forward = Primitive("pooling", forward, [(dnn.SRC, x), (dnn.DST, y), *marks])
         self.backward = Primitive("pooling, gradient", backward, [(dnn.DIFF_DST, y), (dnn.DIFF_SRC, x), *marks])
 
 
-@cache
+@kept
 def pooling(
     src: Shape, dst: Shape, dtype: int, kind: int, kernel: Pair, stride: Pair, before: Pair, after: Pair
 ) -> Pooling:
@@ -203,38 +257,32 @@ def pooling(
     return Pooling(src, dst, dtype, kind, kernel, stride, before, after)
 
 
-@cache
+@kept
 def resampling(src: Shape, dst: Shape, dtype: int, kind: int) -> Tuple[Primitive, Primitive]:
     """Resizing, and its backward pass."""
     lib, x, y = call_library(), channels_last(src, dtype), channels_last(dst, dtype)
-    forward, backward = c_void_p(), c_void_p()
+    forward, backward = Description(), Description()
     status = lib.dnnl_resampling_forward_primitive_desc_create(
-        byref(forward), engine(), dnn.FORWARD_TRAINING, kind, None, x, y, None
+        byref(forward.handle), engine(), dnn.FORWARD_TRAINING, kind, None, x, y, None
     )
     check(status, f"the resizing of a map {src} to {dst}")
     status = lib.dnnl_resampling_backward_primitive_desc_create(
-        byref(backward), engine(), kind, None, x, y, forward, None
+        byref(backward.handle), engine(), kind, None, x, y, forward.handle, None
     )
     check(status, f"the gradient of the resizing of a map {src} to {dst}")
     gradient = Primitive("resizing, gradient", backward, [(dnn.DIFF_DST, y), (dnn.DIFF_SRC, x)])
     return Primitive("resizing", forward, [(dnn.SRC, x), (dnn.DST, y)]), gradient
 
 
-@cache
+@kept
 def concatenation(shapes: Tuple[Shape, ...], dtype: int) -> Primitive:
     """Maps side by side along their channels."""
     layouts, count = [channels_last(shape, dtype) for shape in shapes], len(shapes)
     n, _, h, w = shapes[0]
-    out, made = channels_last((n, sum(shape[1] for shape in shapes), h, w), dtype), c_void_p()
+    out, made = channels_last((n, sum(shape[1] for shape in shapes), h, w), dtype), Description()
     status = call_library().dnnl_concat_primitive_desc_create(
-        byref(made), engine(), out, count, 1, (c_void_p * count)(*layouts), None
+        byref(made.handle), engine(), out, count, 1, (c_void_p * count)(*layouts), None
     )
     check(status, f"the concatenation of maps {shapes}")
     sources = [(dnn.SOURCES + i, layout) for i, layout in enumerate(layouts)]
     return Primitive("concatenation", made, [*sources, (dnn.DST, out)])
-
-
-def some_channels(shape: Shape, of: int, dtype: int) -> c_void_p:
-    """The descriptor of a map [N, C, H, W] that is a part of a map with `of` channels."""
-    _, _, height, width = shape
-    return descriptor(shape, dtype, (height * width * of, 1, width * of, of))

@@ -12,9 +12,8 @@ import paddle
 from paddle.autograd import PyLayer
 
 from ppdet_repro.onednn import library as dnn
-from ppdet_repro.onednn.library import channels_last, descriptor
 from ppdet_repro.onednn.memory import POOL, Buffer
-from ppdet_repro.onednn.primitives import Shape, add, reorder
+from ppdet_repro.onednn.primitives import Shape, add, from_dense, to_dense
 
 OPERATORS: Dict[str, Callable[..., FeatureMap]] = {}  # filled by `functions`
 
@@ -65,11 +64,6 @@ class FeatureMap:
         self._buffer: Optional[Buffer] = None
         self._tensor: Optional[paddle.Tensor] = None
         self._joined = False
-
-    @property
-    def layout(self) -> Any:
-        """The descriptor of its memory."""
-        return channels_last(self.shape, self.tape.dtype)
 
     def new_buffer(self) -> Buffer:
         """Memory for as many values."""
@@ -147,14 +141,14 @@ def dense_tensor(value: FeatureMap, buffer: Optional[Buffer] = None) -> paddle.T
     """A copy of a map, or of a buffer of its layout, as a float32 tensor."""
     out = paddle.empty(list(value.shape), "float32")
     address = value.address if buffer is None else buffer.address
-    reorder(value.layout.value, descriptor(value.shape).value)(address, out.data_ptr())
+    to_dense(value.shape, value.tape.dtype)(address, out.data_ptr())
     return out
 
 
 def packed(like: FeatureMap, tensor: paddle.Tensor) -> Buffer:
     """A copy of a tensor in the layout of a map of its shape."""
     buffer, dense = like.new_buffer(), tensor.detach().astype("float32").contiguous()
-    reorder(descriptor(like.shape).value, like.layout.value)(dense.data_ptr(), buffer.address)
+    from_dense(like.shape, like.tape.dtype)(dense.data_ptr(), buffer.address)
     return buffer
 
 

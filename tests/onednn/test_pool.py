@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import gc
+
+import numpy as np
+import pytest
+
+from ppdet_repro.onednn import library, primitives
 from ppdet_repro.onednn.memory import MEMORY_OF_NEED, PAGE, Pool
+
+KEPT = primitives.to_dense.cache_info().maxsize
 
 
 def test_a_block_that_came_back_is_used_again():
@@ -39,3 +47,34 @@ def test_blocks_that_the_last_updates_did_not_need_are_freed():
         pool.trim()
     assert pool.used == 0
     assert pool.kept <= 1.1 * 150 * PAGE
+
+
+def test_blocks_of_another_size_make_room_for_new_ones():
+    """Two updates of images of different sizes share no block, and need no more together than the larger one."""
+    pool = Pool()
+    for sizes in ([100] * 10, [31] * 20, [100] * 10):
+        buffers = []
+        for size in sizes:
+            buffers.append(pool.take(size * PAGE))
+            assert pool.used + pool.kept <= 1.1 * 1000 * PAGE
+        del buffers
+        pool.trim()
+
+
+@pytest.mark.skipif(library.library() is None, reason="this Paddle has no oneDNN 3")
+def test_only_primitives_that_were_used_lately_are_kept():
+    """Older ones are destroyed, and made again when they are needed; the values stay."""
+
+    def alive():
+        return sum(isinstance(one, primitives.Primitive) for one in gc.get_objects())
+
+    gc.collect()
+    before, shapes, results = alive(), range(2, 2 + KEPT + 10), []
+    for size in [*shapes, *shapes]:
+        x = np.arange(2 * size, dtype="float32")
+        y = np.zeros_like(x)
+        primitives.to_dense((1, 2, size, 1), library.F32)(x.ctypes.data, y.ctypes.data)
+        results.append(y)
+    assert alive() - before <= KEPT
+    assert all((a == b).all() for a, b in zip(results[: len(shapes)], results[len(shapes) :]))
+    assert results[1].tolist() == [0, 2, 4, 1, 3, 5]  # a channel's three locations, then the other's

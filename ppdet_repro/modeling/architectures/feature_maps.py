@@ -10,6 +10,7 @@ import paddle
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.onednn.layers import take_feature_maps, take_tensors
 from ppdet_repro.onednn.memory import POOL
+from ppdet_repro.onednn.primitives import trim_heap
 from ppdet_repro.onednn.tape import FeatureMap, enter
 
 
@@ -22,6 +23,7 @@ def use_feature_maps(detector: Detector, dtype: int, always: bool = False) -> No
         if not self.training and not always:
             return image
         POOL.trim()
+        trim_heap()
         return enter(image, [p for p in parameters if not p.stop_gradient], dtype)  # phases freeze some
 
     def raw(self: Detector, image: paddle.Tensor) -> Any:
