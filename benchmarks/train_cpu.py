@@ -2,11 +2,17 @@
 
     python benchmarks/train_cpu.py -c ttfnet/pafnet_lite_mbv3_256_bccd.yml --size 320 320
     python benchmarks/train_cpu.py -o ResNet.depth=18 --size 320 320 --batch 4
+    python benchmarks/train_cpu.py --network_only --torch_python /path/to/python
 
 Each measurement is a process of its own, because the settings (see `ppdet_repro.utils.cpu_env`) must be made before
 Paddle is loaded. It trains the model of a config on random images with random boxes: forward and backward pass, losses
 and optimizer. Measurements of all kinds alternate; the figures are medians over the rounds, and ratios to Paddle as it
 comes within a round.
+
+With `--network_only`, the loss is the sum over the head's outputs of the mean of their squares. `--torch_python` then
+adds PyTorch: the same network in `torch_networks.py`, run by a Python that has PyTorch, which needs neither Paddle nor
+this package. Before anything is timed, its outputs and gradients are compared with Paddle's for the same weights and
+image, in float64.
 """
 
 from __future__ import annotations
@@ -17,11 +23,13 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import _checkout
+import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -31,65 +39,56 @@ from ppdet_repro.utils.cli import at_least_one
 from ppdet_repro.utils.errors import UserError, run_command
 
 CONFIG = "yolof/yolof_r50_c5_1x_coco.yml"
-BOXES = 4  # per image
 KINDS = {  # name -> the package's settings are made, who computes the network, in bfloat16
     "Paddle as it comes": (False, "paddle", False),
     "with CPU settings": (True, "paddle", False),
     "oneDNN, float32": (True, "onednn", False),
     "oneDNN, bfloat16": (True, "onednn", True),
+    "PyTorch, float32": (True, "torch", False),
+    "PyTorch, bfloat16": (True, "torch", True),
 }
+OURS = [kind for kind, (_, computes, _) in KINDS.items() if computes != "torch"]
+AGREE = 1e-6  # the largest distance of PyTorch's outputs and gradients in float64, relative to the norm of Paddle's
+RATE_OF_NETWORK_ONLY = 1e-6  # the learning rate; it keeps the weights of an untrained network finite
+RATE = 1e-4  # the learning rate of whole detectors
+CHECKED = (128, 192)  # the size at which PyTorch's network is compared with Paddle's
+UPDATE = 3  # an update costs about this many forward passes
+HERE = Path(__file__).resolve().parent
+GEMM = "float32 GEMM"
+GEMM_SIDE = 2048
+GEMM_TRIES = 5
 
 
 def images_per_second(options: argparse.Namespace) -> float:
-    """The training speed over `options.steps` updates after a warm-up update."""
-    import paddle
+    """The training speed of one of our kinds, in this process."""
+    import _paddle_training
 
-    from ppdet_repro import build_model, load_config
-    from ppdet_repro.engine.distributed import World
-    from ppdet_repro.engine.training.cpu_kernels import choose_kernels
+    from ppdet_repro import load_config
 
-    paddle.set_device("cpu")
-    paddle.seed(0)
     _, kernels, low = KINDS[options.kind]
     config = load_config(options.config, [*options.opt, f"cpu_kernels={kernels}", f"amp={str(low).lower()}"])
-    model = build_model(config)
-    choose_kernels(model, config, World(rank=0, size=1, gpu=False))
-    model.train()
-    optimizer = paddle.optimizer.Momentum(1e-4, parameters=model.parameters())
-    height, width = options.size
-    batch = random_batch(options.batch, height, width, config.run.num_classes)
-    for step in range(options.steps + 1):
-        if step == 1:
-            start = time.perf_counter()
-        model(batch)["loss"].backward()
-        optimizer.step()
-        optimizer.clear_grad()
-    return options.steps * options.batch / (time.perf_counter() - start)
-
-
-def random_batch(images: int, height: int, width: int, num_classes: int) -> Dict[str, Any]:
-    """A training batch of noise with boxes of a quarter to half of the image size."""
-    import paddle
-
-    corners = [paddle.rand([BOXES, 2]) * 0.5 for _ in range(images)]
-    sides = [0.25 + paddle.rand([BOXES, 2]) * 0.25 for _ in range(images)]
-    scale = paddle.to_tensor([width, height, width, height], "float32")
-    return {
-        "image": paddle.randn([images, 3, height, width]),
-        "im_shape": paddle.to_tensor([[height, width]] * images, "float32"),
-        "scale_factor": paddle.ones([images, 2]),
-        "gt_bbox": [paddle.concat([c, c + s], axis=1) * scale for c, s in zip(corners, sides)],
-        "gt_class": [paddle.randint(0, num_classes, [BOXES, 1]).astype("int32") for _ in range(images)],
-        "progress": paddle.ones([1]),
-    }
+    size, network_only = tuple(options.size), options.network_only
+    lr = RATE_OF_NETWORK_ONLY if network_only else RATE
+    return options.batch * _paddle_training.updates_per_second(
+        config, options.batch, size, options.steps, lr, network_only
+    )
 
 
 def measure_in_child(kind: str) -> Dict[str, Any]:
     """Run this command with --kind and return its {rate, settings}. UserError if it fails."""
-    environ = {k: v for k, v in os.environ.items() if k not in (cpu_env.MKL, cpu_env.THREADS, cpu_env.RECORD)}
+    environ = plain_environ()
     if not KINDS[kind][0]:
         environ[cpu_env.RECORD] = "off"
-    command = [sys.executable, __file__, *sys.argv[1:], "--kind", kind]
+    return answer_of([sys.executable, __file__, *sys.argv[1:], "--kind", kind], environ)
+
+
+def plain_environ() -> Dict[str, str]:
+    """The environment without the variables that this package sets."""
+    return {k: v for k, v in os.environ.items() if k not in (cpu_env.MKL, cpu_env.THREADS, cpu_env.RECORD)}
+
+
+def answer_of(command: Sequence[str], environ: Mapping[str, str]) -> Dict[str, Any]:
+    """The last line that a command prints, from JSON. UserError if it fails."""
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.stderr.write(done.stderr)
@@ -97,52 +96,142 @@ def measure_in_child(kind: str) -> Dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def spread(values: List[float]) -> str:
+class PyTorch:
+    """Measures with the Python of --torch_python. UserError: it has no PyTorch."""
+
+    def __init__(self, python: str, network: str, classes: int):
+        self.python, self.network, self.classes = python, network, classes
+        try:
+            done = subprocess.run([python, "-c", "import numpy, torch"], capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise UserError(f"--torch_python {python}: {error.strerror}") from error
+        if done.returncode:
+            reason = (done.stderr.splitlines() or ["it fails"])[-1]
+            raise UserError(f"--torch_python {python}: {reason}; install torch and numpy there")
+
+    def ask(self, task: str, **settings: Any) -> Dict[str, Any]:
+        """The answer of `_torch_training.py`. UserError: it refuses the task, or fails."""
+        own = {"task": task, "network": self.network, "classes": self.classes, "threads": cpu_env.usable_cores()}
+        command = [self.python, str(HERE / "_torch_training.py"), json.dumps({**own, **settings})]
+        answer = answer_of(command, plain_environ())
+        if "error" in answer:
+            raise UserError(answer["error"])
+        return answer
+
+    def compared(self, expected: Mapping[str, int], file: Path) -> str:
+        """One line that says that the network is Paddle's, whose reference is in a file. UserError: it is not."""
+        found = self.ask("compare", file=str(file))
+        wrong = [f"{found[name]} {name} instead of {count}" for name, count in expected.items() if found[name] != count]
+        wrong += [f"gradients of {found['only one']} in one of both alone"] if found["only one"] else []
+        for name in ("outputs", "gradients"):
+            if not found[name] <= AGREE:
+                wrong.append(f"{name} that differ by {found[name]:.1e}, more than {AGREE:g}")
+        if wrong:
+            raise UserError(f"PyTorch's network is not Paddle's: it has {', '.join(wrong)}")
+        counts = f"{found['parameters']:,} parameters, {found['trained']:,} of them trained"
+        distances = (
+            f"outputs in evaluation mode differ by {found['outputs']:.1e}, gradients by {found['gradients']:.1e}"
+        )
+        return f"PyTorch's network is Paddle's: {counts}; in float64, {distances}"
+
+    def rate(self, options: argparse.Namespace, low: bool) -> Dict[str, Any]:
+        """One measurement of the training speed, in bfloat16 if `low`: {rate, settings}."""
+        settings = {"shape": [options.batch, 3, *options.size], "steps": options.steps, "lr": RATE_OF_NETWORK_ONLY}
+        return self.ask("train", bfloat16=low, **settings)
+
+
+def numpy_gemm() -> float:
+    """The best rate of a product of two square float32 matrices, in multiply-adds per second."""
+    a, b = np.random.default_rng(0).standard_normal((2, GEMM_SIDE, GEMM_SIDE), np.float32)
+    rates = []
+    for _ in range(GEMM_TRIES):
+        start = time.perf_counter()
+        np.matmul(a, b)
+        rates.append(GEMM_SIDE**3 / (time.perf_counter() - start))
+    return max(rates)
+
+
+def spread(values: Sequence[float], form: str = ".2f") -> str:
     """Median and range."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"
 
 
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("-c", "--config", default=CONFIG, help=f"YAML config (default: {CONFIG})")
-    parser.add_argument(
-        "-o",
-        "--opt",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a value of the config",
-    )
-    parser.add_argument(
-        "--size",
-        nargs=2,
-        type=at_least_one,
-        default=[256, 256],
-        metavar=("H", "W"),
-        help="image size in pixels (default: 256 256)",
-    )
+    text = "override a value of the config"
+    parser.add_argument("-o", "--opt", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=text)
+    text = "image size in pixels (default: 256 256)"
+    parser.add_argument("--size", nargs=2, type=at_least_one, default=[256, 256], metavar=("H", "W"), help=text)
     parser.add_argument("--batch", type=at_least_one, default=4, help="batch size (default: 4)")
     parser.add_argument("--steps", type=at_least_one, default=8, help="updates per measurement (default: 8)")
     parser.add_argument("--rounds", type=at_least_one, default=5, help="measurements of each kind (default: 5)")
-    parser.add_argument("--kind", choices=KINDS, help="make one measurement in this process and print it as JSON")
-    options = parser.parse_args()
+    text = "without the losses of the detector: the mean of the squares of each output of the head"
+    parser.add_argument("--network_only", action="store_true", help=text)
+    text = "a Python with torch and numpy: measure PyTorch, too (with --network_only)"
+    parser.add_argument("--torch_python", metavar="PATH", help=text)
+    text = "make one measurement in this process and print it as JSON"
+    parser.add_argument("--kind", choices=OURS, help=text)
+    return parser
+
+
+def measure(options: argparse.Namespace, torch: Optional[PyTorch]) -> Tuple[Dict[str, List[float]], List[str]]:
+    """The rates of all kinds and of GEMM, by round, and the settings of those who computed."""
+    kinds = [kind for kind, (_, _, low) in KINDS.items() if not low or library.has_bfloat16()]
+    kinds = [kind for kind in kinds if torch is not None or kind in OURS]
+    rates: Dict[str, List[float]] = {kind: [] for kind in [*kinds, GEMM]}
+    settings: Dict[str, None] = {}
+    for _ in tqdm(range(options.rounds), unit="round"):
+        for kind in kinds:
+            _, computes, low = KINDS[kind]
+            found = torch.rate(options, low) if torch and computes == "torch" else measure_in_child(kind)
+            rates[kind].append(found["rate"])
+            settings[found["settings"]] = None
+        rates[GEMM].append(torch.ask("gemm")["rate"] if torch else numpy_gemm())
+    return rates, list(settings)
+
+
+def report(rates: Mapping[str, Sequence[float]], cost: int) -> str:
+    """A table of all kinds. `cost` is the number of multiply-adds per image of the forward pass."""
+    first, gemm = rates[next(iter(rates))], rates[GEMM]
+    rows = []
+    for kind, own in rates.items():
+        if kind != GEMM:
+            ratios = spread([a / b for a, b in zip(own, first)])
+            shares = spread([a * UPDATE * cost / b for a, b in zip(own, gemm)], ".0%")
+            rows.append((kind, spread(own), ratios, shares))
+    table = tabulate(rows, ["", "images/s", "ratio", "of GEMM"], tablefmt="github")
+    operations = f"{UPDATE} x {cost / 1e9:.2f} GFLOPs (an estimate of forward and backward pass; multiply-adds)"
+    rate = f"{spread([g / 1e9 for g in gemm], '.1f')} GFLOPs/s of products of float32 matrices"
+    return f"{table}\nof GEMM: an image takes {operations}, over {rate}"
+
+
+def main() -> None:
+    options = make_parser().parse_args()
     if options.kind:
         print(json.dumps({"rate": images_per_second(options), "settings": cpu_env.describe()}))
         return
+    if options.torch_python and not options.network_only:
+        raise UserError("--torch_python needs --network_only: the losses are not written for PyTorch")
 
-    kinds = [kind for kind, (_, _, low) in KINDS.items() if not low or library.has_bfloat16()]
-    rates: Dict[str, List[float]] = {kind: [] for kind in kinds}
-    settings = ""
-    for _ in tqdm(range(options.rounds), unit="round"):
-        for kind in kinds:
-            measured = measure_in_child(kind)
-            rates[kind].append(measured["rate"])
-            settings = measured["settings"]
-    first, (height, width) = rates[kinds[0]], options.size
-    rows = [(k, spread(rates[k]), spread([a / b for a, b in zip(rates[k], first)])) for k in kinds]
-    print(f"{Path(options.config).stem}, {options.batch} x {height} x {width}, {options.rounds} rounds\n{settings}")
-    print(tabulate(rows, ["", "images/s", "ratio"], tablefmt="github"))
+    import _paddle_training
+
+    from ppdet_repro import load_config
+
+    config, (height, width) = load_config(options.config, options.opt), options.size
+    torch = None
+    if options.torch_python:
+        torch = PyTorch(options.torch_python, config.name, config.run.num_classes)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "reference.npz"
+            print(torch.compared(_paddle_training.write_reference(config, CHECKED, file), file), flush=True)
+    cost = _paddle_training.multiply_adds(config, (height, width))
+    rates, settings = measure(options, torch)
+    task = "network only" if options.network_only else "whole updates"
+    print(f"{config.name}, {task}, {options.batch} x {height} x {width}, {options.rounds} rounds", *settings, sep="\n")
+    print(report(rates, cost))
+    if torch is None:
+        print("PyTorch is left out; --network_only --torch_python PATH adds it, where PATH is a Python with torch")
 
 
 if __name__ == "__main__":
