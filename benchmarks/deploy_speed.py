@@ -5,6 +5,7 @@
     python benchmarks/deploy_speed.py infer --model_dir MODEL --image_dir PHOTOS --int8_dir QUANTIZED_MODEL
     python benchmarks/deploy_speed.py post --network NETWORK --whole MODEL     # exports with export.benchmark on, off
     python benchmarks/deploy_speed.py post --network NETWORK --whole MODEL --image_dir PHOTOS
+    python benchmarks/deploy_speed.py parts                                    # the models that ./benchmark.sh exported
 
 `infer` times the pipeline of deploy/python/infer.py with batch size 1 in fp32 and bfloat16. It also times int8 if a
 quantized model is given, and PaddleDetection's deploy/python/infer.py on the same exported folder if a checkout of
@@ -14,11 +15,16 @@ ratio is the median of the ratios within each round.
 `post` measures what decoding and suppression add to the network, in CPU time on one thread, which hardly depends on
 other programs. On T threads the network's wall time is about its CPU time divided by T; that of decoding and
 suppression is not divided.
+
+`parts` measures where the time between file and boxes goes, for each model in each engine: each part alone, one picture
+at a time, and many pictures as infer.py reads them, during the network of others. The last column is CPU time, the sum
+of all threads: pictures cannot take a smaller multiple of the network's time if the network already uses all cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import importlib
 import json
 import site
@@ -26,7 +32,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List
+from typing import Callable, Dict, Iterable, List
 
 import _checkout
 import numpy as np
@@ -35,6 +41,7 @@ from ppdet_repro.utils.cli import at_least_one
 from ppdet_repro.utils.errors import UserError, run_command
 from ppdet_repro.utils.table import text_table
 
+EXPORTED = Path("output/benchmark")  # where ./benchmark.sh leaves its models and pictures
 LOWEST = 0.3  # boxes with at least this score are compared
 
 
@@ -54,7 +61,14 @@ def main() -> None:
     )
     post.add_argument("--image_dir", help="folder of images to use instead of noise, for trained weights")
     infer.add_argument("--threads", type=at_least_one, default=2, help="CPU threads (default: 2)")
-    for command in (infer, post):
+    parts = commands.add_parser("parts", help="time the parts between file and boxes")
+    parts.add_argument("--models", type=Path, default=EXPORTED / "models", metavar="DIR",
+                       help="folder with exports in network/ and whole/ (default: %(default)s)")  # fmt: skip
+    parts.add_argument("--image_dir", default=str(EXPORTED / "images"), help="folder of images (default: %(default)s)")
+    parts.add_argument("--engines", nargs="+", choices=["paddle", "onnxruntime", "openvino"], metavar="ENGINE",
+                       default=["paddle", "onnxruntime"], help="default: paddle onnxruntime")  # fmt: skip
+    parts.add_argument("--threads", type=at_least_one, default=2, help="CPU threads (default: 2)")
+    for command in (infer, post, parts):
         command.add_argument("--rounds", type=at_least_one, default=5, help="measured rounds (default: 5)")
     worker = commands.add_parser("worker", help="used by infer: one pipeline, in a process of its own")
     worker.add_argument("kind")
@@ -62,8 +76,14 @@ def main() -> None:
     worker.add_argument("image_dir")
     worker.add_argument("threads", type=int)
     worker.add_argument("paddledetection", nargs="?")
+    part = commands.add_parser("part", help="used by parts: one model in one engine, in a process of its own")
+    for name in ("network", "whole", "engine", "image_dir"):
+        part.add_argument(name)
+    for name in ("threads", "rounds"):
+        part.add_argument(name, type=int)
     flags = parser.parse_args()
-    {"infer": compare, "post": time_post, "worker": serve}[flags.command](flags)
+    functions = {"infer": compare, "post": time_post, "parts": compare_parts, "worker": serve, "part": time_parts}
+    functions[flags.command](flags)
 
 
 # Whole pipelines ------------------------------------------------------------------------------------------
@@ -233,6 +253,76 @@ def photographs(flags: argparse.Namespace) -> List[Dict[str, np.ndarray]]:
 
     preprocess = from_list(open_model_folder(flags.whole).preprocess)
     return [preprocess([file])._asdict() for file in find_images(flags.image_dir)[: flags.rounds + 1]]
+
+
+# The parts between file and boxes -------------------------------------------------------------------------
+
+
+def compare_parts(flags: argparse.Namespace) -> None:
+    """Print a table of the parts' times: milliseconds per image, and multiples of the network's time."""
+    from ppdet_repro.runtime.networks import network_file
+
+    rows = []
+    for engine in flags.engines:
+        for folder in sorted((flags.models / "whole").glob("*")):
+            network = flags.models / "network" / folder.name
+            if not all(network_file(path, engine).is_file() for path in (network, folder)):
+                continue
+            command = [sys.executable, __file__, "part", network, folder, engine, flags.image_dir, flags.threads]
+            done = subprocess.run(
+                [*map(str, command), str(flags.rounds)], stdout=subprocess.PIPE, text=True, check=False
+            )
+            if done.returncode:
+                raise UserError(f"{folder} cannot be timed with {engine}; see the message above")
+            rows.append([f"{folder.name.removesuffix('_onnx')}, {engine}", *part_row(json.loads(done.stdout))])
+    if not rows:
+        raise UserError(f"there are no exports in {flags.models}/network and {flags.models}/whole; run ./benchmark.sh")
+    header = ["ms per image", "network", "file", "pixels", "decoding, NMS", "one by one", "ratio", "many", "ratio"]
+    print(text_table([*header, "CPU ratio"], rows))
+
+
+def part_row(times: Dict[str, List[List[float]]]) -> List[float]:
+    """A row of the table, from the milliseconds per image, wall and CPU [rounds, 2], of each mode of `time_parts`."""
+    wall, cpu = ({name: np.array(pairs)[:, i] for name, pairs in times.items()} for i in (0, 1))
+    columns = [
+        wall["network"], wall["file"], wall["pixels"], wall["engine"] - wall["network"],
+        wall["one by one"], wall["one by one"] / wall["network"], wall["many"], wall["many"] / wall["network"],
+        cpu["one by one"] / cpu["network"],
+    ]  # fmt: skip
+    return [float(np.median(column)) for column in columns]
+
+
+def time_parts(flags: argparse.Namespace) -> None:
+    """Print the times of each round as JSON; the first round is the warm-up."""
+    from ppdet_repro.data.source.image_folder import find_images
+    from ppdet_repro.runtime.engines import open_network, open_pipeline
+    from ppdet_repro.runtime.model_folder import open_model_folder
+    from ppdet_repro.runtime.options import build_parser
+    from ppdet_repro.runtime.pipeline import read
+
+    files = find_images(flags.image_dir)
+    line = [f"--model_dir={flags.whole}", f"--engine={flags.engine}", f"--cpu_threads={flags.threads}"]
+    settings = build_parser().parse_args(line)
+    pipeline = open_pipeline(open_model_folder(flags.whole, engine=flags.engine), settings)
+    network = open_network(open_model_folder(flags.network, engine=flags.engine), settings)
+    images = [read(file) for file in files]
+    inputs = [pipeline.preprocess([image])._asdict() for image in images]
+    modes: Dict[str, Callable[[], Iterable]] = {
+        "network": lambda: map(network.run, inputs),
+        "engine": lambda: map(pipeline.engine.run, inputs),
+        "file": lambda: map(read, files),
+        "pixels": lambda: (pipeline.preprocess([image]) for image in images),
+        "one by one": lambda: (pipeline([file]) for file in files),
+        "many": lambda: pipeline.stream([file] for file in files),
+    }
+    times: Dict[str, List[List[float]]] = {name: [] for name in modes}
+    for _ in range(flags.rounds + 1):
+        for name, mode in modes.items():
+            start, before = time.perf_counter(), time.process_time()
+            collections.deque(mode(), maxlen=0)
+            spent = (time.perf_counter() - start, time.process_time() - before)
+            times[name].append([1000 * seconds / len(files) for seconds in spent])
+    print(json.dumps({name: rounds[1:] for name, rounds in times.items()}))
 
 
 if __name__ == "__main__":

@@ -71,7 +71,21 @@ def markdown(rows: Sequence[Row], machine: Dict[str, str]) -> str:
         ]
         cells = [row.model, row.engine, row.precision, row.input, *measured, row.weights, row.paper]
         lines.append(f"| {' | '.join(cells)} |")
+    models = dict.fromkeys(row.model for row in rows)
+    best = [fastest([row for row in rows if row.model == model]) for model in models]
+    lines += ["", *(f"- {line}" for line in best if line)]
     return "\n".join([*lines, "", "![AP or difference against latency](benchmark.png)", ""])
+
+
+def fastest(rows: Sequence[Row]) -> str:
+    """One line that names a model's fastest engine in float32, from file to boxes; empty unless several ran."""
+    times = {row.engine: row.end_to_end_ms for row in rows if row.precision == "fp32" and not row.remark}
+    ranked = sorted((time, engine) for engine, time in times.items() if time is not None)
+    if len(ranked) < 2:
+        return ""
+    shortest, best = ranked[0]
+    others = ", ".join(f"{engine} ({time / shortest:.2f} times its time)" for time, engine in ranked[1:])
+    return f"{rows[0].model} in fp32, end to end: {best} is the fastest, before {others}"
 
 
 def _time(median: Optional[float], p95: Optional[float]) -> str:

@@ -19,7 +19,7 @@ import _checkout
 import cv2
 import numpy as np
 import yaml
-from report import Row, draw, markdown, write_csv
+from report import Row, draw, fastest, markdown, write_csv
 
 from ppdet_repro.data.source.image_folder import find_images
 from ppdet_repro.metrics.agreement import found_again
@@ -68,7 +68,12 @@ def main() -> None:
         open_model_folder(folder)  # an error if a file is missing
     if not subjects:
         subjects = [with_random_weights(m.config, m.paper, flags.output / "models") for m in SETS[flags.set]]
-    rows = [row for subject in subjects for row in measure_subject(subject, images, flags)]
+    rows: List[Row] = []
+    for subject in subjects:
+        found = list(measure_subject(subject, images, flags))
+        rows += found
+        if line := fastest(found):
+            print(line, flush=True)
     machine = {**this_machine(), "seconds": f"{time.monotonic() - begun:.0f}"}
     write_csv(flags.output / "benchmark.csv", rows, machine)
     (flags.output / "benchmark.md").write_text(markdown(rows, machine), encoding="utf-8")

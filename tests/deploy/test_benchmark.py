@@ -17,7 +17,7 @@ import run as benchmark
 from cases import ENGINES, SETS, Model
 from measure import timed
 from paths import ROOT
-from report import Row, markdown, point
+from report import Row, fastest, markdown, point
 from tiny_yolof import tiny_model, write_config, write_images
 
 from ppdet_repro.core.config import load_config
@@ -132,6 +132,17 @@ def test_the_table_marks_the_papers_figures_and_what_was_not_run():
     assert point(row, with_ap=False) == (10.04, 1e-8)
     assert point(missing, with_ap=False) is None
     assert point(row._replace(ap=0.3), with_ap=True) == (20.0, 0.3)
+
+
+def test_a_line_names_the_fastest_engine_in_float32():
+    paddle = Row("pafnet", "Paddle", "fp32", "320x320", 1, 2, 3, 20, end_to_end_ms=30.0)
+    other = paddle._replace(engine="ONNX Runtime", end_to_end_ms=20.0)
+    low = paddle._replace(precision="bf16", end_to_end_ms=1.0)
+    wrong = paddle._replace(engine="OpenVINO", end_to_end_ms=2.0, remark="failed: other boxes")
+    line = "pafnet in fp32, end to end: ONNX Runtime is the fastest, before Paddle (1.50 times its time)"
+    assert fastest([paddle, other, low, wrong]) == line
+    assert f"\n- {line}\n" in markdown([paddle, other, low, wrong], {})
+    assert fastest([paddle, low, wrong]) == ""
 
 
 @pytest.fixture(scope="module")
