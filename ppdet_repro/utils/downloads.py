@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import re
@@ -18,25 +17,28 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from ppdet_repro.utils.errors import UserError
-from ppdet_repro.utils.files import user_path
+from ppdet_repro.utils.files import CHUNK, file_sha256, user_path
 from ppdet_repro.utils.logger import get_logger
+from ppdet_repro.utils.packaged_weights import SCHEME, find_shipped
 
 ENDING = ".pdparams"
 PADDLEDET_HOST = "https://paddledet.bj.bcebos.com/"
 CACHE_VARIABLE = "PPDET_REPRO_CACHE"
 ATTEMPTS = 3
 TIMEOUT = 30.0  # seconds without a byte
-CHUNK = 1 << 20
 
 
 def resolve(source: Union[str, Path], offline: bool = False) -> Path:
     """The local file for a path or a URL of weights.
 
-    A path may lack the suffix `.pdparams` or be the folder of a checkpoint. A URL (`http://`, `https://`, or `ppdet://`
+    A path may lack the suffix `.pdparams` or be the folder of a checkpoint. `package://NAME` stands for weights that
+    come with the package. A URL (`http://`, `https://`, or `ppdet://`
     for PaddleDetection's server) is downloaded once, unless `offline` is true, and may end in `#sha256=HEX`, the
     checksum to verify. Raises a `UserError` if there is no such file, the download fails, or the checksum differs.
     """
     text = str(source)
+    if text.startswith(SCHEME):
+        return find_shipped(text)
     if text.startswith("ppdet://"):
         text = PADDLEDET_HOST + text[len("ppdet://") :]
     if text.startswith(("http://", "https://")):
@@ -115,7 +117,7 @@ def _download(remote: _Remote) -> None:
     else:
         get_logger().info(
             f"{remote.path.name}: not verified, because no checksum is given; the file has sha256="
-            f"{_sha256(partial)} (append '#sha256=...' to the URL to verify it next time)"
+            f"{file_sha256(partial)} (append '#sha256=...' to the URL to verify it next time)"
         )
     os.replace(partial, remote.path)
     version.unlink(missing_ok=True)
@@ -170,18 +172,10 @@ def _receive(answer: http.client.HTTPResponse, partial: Path, have: int, remote:
 
 def _verify(remote: _Remote, path: Path) -> None:
     """Delete the file and raise a `UserError` if its checksum is not that of the URL."""
-    found = _sha256(path)
+    found = file_sha256(path)
     if found != remote.sha256:
         path.unlink()
         raise UserError(
             f"{remote.url}: sha256 is {found}, but should be {remote.sha256}; the file was deleted. "
             "Try again, or correct the checksum"
         )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

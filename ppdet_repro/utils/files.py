@@ -6,6 +6,7 @@ is killed leaves at most a hidden temporary file (see `remove_leftovers`), never
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from ppdet_repro.utils.errors import UserError
 
 SUFFIX = ".tmp"
 MAX_PATH = 4096  # bytes, on Linux
+CHUNK = 1 << 20  # bytes that are read at a time
 
 
 def user_path(text: Union[str, Path]) -> Path:
@@ -29,6 +31,15 @@ def user_path(text: Union[str, Path]) -> Path:
         raise UserError(f"{str(text)!r} is not a path: there is no such user") from None
     except ValueError as error:  # also half of a surrogate pair
         raise UserError(f"{str(text)[:100]!r} is not a path: {error}") from None
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -66,6 +66,7 @@ class PaperRow:
     inputs: str = ""  # which inputs these are, and where `area` is from
     operations: Literal[1, 2] = 1  # operations that the paper counts for a multiplication with an addition
     deformable: Literal["all", "parameters", "none"] = "all"  # what the paper counts of deformable convolutions
+    binary: bool = False  # its M and G are 2^20 and 2^30
     network: str = ""  # how the paper's network differs from the config's
     overrides: List[str] = field(default_factory=list)  # what turns the config's network into the paper's
     remarks: str = ""  # what explains the rest of the difference
@@ -81,7 +82,7 @@ class RunSettings:
     norm_type: str = "bn"  # bn or sync_bn; shared with the components
     data_format: Literal["NCHW"] = "NCHW"  # layout of tensors; no effect, see NO_EFFECT
     # weights and output
-    pretrain_weights: Optional[str] = None  # path or URL of the weights that training starts from
+    pretrain_weights: Optional[str] = None  # weights that training starts from: a path, a URL, or package://NAME
     weights: Optional[str] = None  # path or URL of the weights for evaluation, inference and export
     save_dir: str = "output"  # folder for checkpoints, logs and results
     # hardware

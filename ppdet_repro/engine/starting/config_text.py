@@ -57,13 +57,14 @@ weights: output/{c.name}/best_model  # what eval, infer and export read if no ot
 
 def _training(c: Choices) -> str:
     run, number = c.run, c.splits["train"]
-    start = f"pretrain_weights: {json.dumps(c.recipe.weights)}  # where the training starts" if c.recipe.weights else ""
-    if not start and not c.gpu:
-        start = "pretrain_weights: null  # from scratch; a file or a URL of weights of this network starts from them"
-    if not start:
+    if c.recipe.weights:
+        start = f"pretrain_weights: {c.recipe.weights}  # weights that come with the package; null: from scratch"
+    elif c.gpu:
         start = (
             "# pretrain_weights: the recipe's, for the backbone; PaddleDetection's weights of this detector load, too"
         )
+    else:
+        start = "pretrain_weights: null  # from scratch; a file or a URL of weights of this network starts from them"
     return f"""\
 {start}
 epoch: {run.epochs}  # {number * run.epochs:,} views of {number} pictures; this recipe needs about {c.recipe.views:,}

@@ -20,7 +20,7 @@ from ppdet_repro.data.source.labelled import Labelled, Picture
 from ppdet_repro.data.source.write_labels import coco_document
 from ppdet_repro.engine.analysis.anchor_cluster import cluster, fit
 from ppdet_repro.engine.starting.config_text import Choices, config_text, next_commands
-from ppdet_repro.engine.starting.recipes import CPU, DEFAULT, GPU, LONGEST, input_size, measured, object_side, run_for
+from ppdet_repro.engine.starting.recipes import DEFAULT, LONGEST, input_size, measured, object_side, recipe_for, run_for
 from ppdet_repro.engine.starting.survey import Survey, survey
 from ppdet_repro.utils.errors import UserError
 
@@ -93,7 +93,7 @@ def _require_writable(output: str) -> None:
 def _choose(found: Survey, folder: str, output: str, base: Optional[str], device: Optional[str]) -> Choices:
     gpu = has_gpu() if device is None else device == "gpu"
     kind = base or DEFAULT[gpu]
-    recipe = (GPU if gpu else CPU)[kind]
+    recipe = recipe_for(kind, gpu)
     train = [picture for picture in found.splits["train"] if picture.objects]
     sizes = measured(train)
     size = input_size(recipe, sizes, LONGEST[gpu])
@@ -172,4 +172,5 @@ def _chosen(choices: Choices) -> str:
     device = "GPU" if choices.gpu else "CPU"
     objects = f"objects of {s.median:.0f} px become {object_side(s.median, s, choices.size)} px"
     run = f"{count(choices.run.epochs, 'epoch')} of {count(choices.run.updates, 'update')}"
-    return f"chosen: {choices.recipe.base} ({device}), input {height} x {width} px ({objects}), {run}"
+    start = f", from {choices.recipe.weights}" if choices.recipe.weights else ""
+    return f"chosen: {choices.recipe.base} ({device}), input {height} x {width} px ({objects}), {run}{start}"

@@ -11,6 +11,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 
 from ppdet_repro.data.source.labelled import Picture
+from ppdet_repro.utils.packaged_weights import SCHEME, shipped
 
 STRIDE = 32  # pixels; sides of the network's input are multiples
 LONGEST = 416, 640  # pixels: the longest side of the input on a CPU and on a GPU
@@ -27,7 +28,7 @@ class Recipe(NamedTuple):
     smallest: int  # pixels in the input: objects with smaller sides are detected badly
     views: int  # pictures seen in a training, all epochs together
     batch_size: int
-    weights: Optional[str] = None  # file or URL to start from, of the same network; None: those of the recipe, if any
+    weights: Optional[str] = None  # to start from, of the same network: package://NAME; None: those of the config
     anchors: int = 0  # number of anchors to cluster
 
 
@@ -35,17 +36,17 @@ CPU: Dict[str, Recipe] = {
     "pafnet": Recipe(
         "ttfnet/pafnet_r18vd_256_bccd.yml",
         "PAFNet on a half-width ResNet18-vd: no anchors, and of the three small recipes the quickest to a good AP",
-        area=192 * 256, smallest=10, views=7000, batch_size=2,
+        area=192 * 256, smallest=10, views=7000, batch_size=2, weights="package://pafnet_r18vd",
     ),
     "ppyolov2": Recipe(
         "ppyolo/ppyolov2_r18vd_256_bccd.yml",
         "PP-YOLOv2 on a half-width ResNet18-vd: the highest AP of the three small recipes, at twice the time",
-        area=256 * 256, smallest=12, views=9000, batch_size=2, anchors=9,
+        area=256 * 256, smallest=12, views=9000, batch_size=2, weights="package://ppyolov2_r18vd", anchors=9,
     ),
     "yolof": Recipe(
         "yolof/yolof_r18vd_bccd.yml",
         "YOLOF on two stages of a half-width ResNet18-vd: the fewest weights of the three small recipes",
-        area=192 * 256, smallest=12, views=9000, batch_size=2,
+        area=192 * 256, smallest=12, views=9000, batch_size=2, weights="package://yolof_r18vd",
     ),
 }  # fmt: skip
 GPU: Dict[str, Recipe] = {
@@ -90,6 +91,13 @@ class Run(NamedTuple):
     def milestones(self) -> List[int]:
         """The epochs at which a stepwise rate falls: after 2/3 and 8/9 of the run, as in the 1x schedules."""
         return [max(1, round(self.epochs * share)) for share in (2 / 3, 8 / 9)]
+
+
+def recipe_for(kind: str, gpu: bool) -> Recipe:
+    """The recipe of a detector. Its weights are None if they do not come with the package."""
+    recipe = (GPU if gpu else CPU)[kind]
+    there = recipe.weights in [f"{SCHEME}{name}" for name in shipped()]
+    return recipe if there else recipe._replace(weights=None)
 
 
 def measured(pictures: List[Picture]) -> Measures:
