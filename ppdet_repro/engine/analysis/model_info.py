@@ -128,6 +128,9 @@ def steps_to_paper(
     if paper.operations == 2:
         macs *= 2
         steps.append(("two operations per multiply-add", parameters, macs))
+    if paper.binary:
+        parameters, macs = round(parameters * 1e6 / 2**20), macs * 1e9 / 2**30
+        steps.append(("in units of 2^20 and 2^30", parameters, macs))
     return steps
 
 

@@ -114,6 +114,15 @@ def test_deformable_convolutions_and_operations_are_counted_as_the_paper_does(de
     assert [count for count, _ in steps(lines)][:4] == ["12.00", parameters, parameters, parameters]
 
 
+def test_units_of_powers_of_two():
+    paper = PaperRow(parameters=4, gflops=8, area=1000, binary=True)
+    size = NetworkSize(4 * 2**20, 8 * 2**30)
+    lines = comparison(paper, [counted(10, 20, 50)], size, size)
+    # 4 * 2^20 = 4,194,304; counted() has 10 G
+    assert [count for count, _ in steps(lines)] == ["4.19", "4.19", "4.00", "4", "+0.0%"]
+    assert [giga for _, giga in steps(lines)][2:] == [f"{10 / 1.073741824:.2f}", "8", "+16.4%"]
+
+
 def test_the_deformable_part_of_a_network_is_without_the_offsets():
     class Network(nn.Layer):
         def __init__(self):
