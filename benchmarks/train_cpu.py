@@ -49,8 +49,7 @@ KINDS = {  # name -> the package's settings are made, who computes the network, 
 }
 OURS = [kind for kind, (_, computes, _) in KINDS.items() if computes != "torch"]
 AGREE = 1e-6  # the largest distance of PyTorch's outputs and gradients in float64, relative to the norm of Paddle's
-RATE_OF_NETWORK_ONLY = 1e-6  # the learning rate; it keeps the weights of an untrained network finite
-RATE = 1e-4  # the learning rate of whole detectors
+RATE = 1e-6  # the learning rate; it keeps the weights of an untrained network finite
 CHECKED = (128, 192)  # the size at which PyTorch's network is compared with Paddle's
 UPDATE = 3  # an update costs about this many forward passes
 HERE = Path(__file__).resolve().parent
@@ -68,9 +67,8 @@ def images_per_second(options: argparse.Namespace) -> float:
     _, kernels, low = KINDS[options.kind]
     config = load_config(options.config, [*options.opt, f"cpu_kernels={kernels}", f"amp={str(low).lower()}"])
     size, network_only = tuple(options.size), options.network_only
-    lr = RATE_OF_NETWORK_ONLY if network_only else RATE
     return options.batch * _paddle_training.updates_per_second(
-        config, options.batch, size, options.steps, lr, network_only
+        config, options.batch, size, options.steps, RATE, network_only
     )
 
 
@@ -136,7 +134,7 @@ class PyTorch:
 
     def rate(self, options: argparse.Namespace, low: bool) -> Dict[str, Any]:
         """One measurement of the training speed, in bfloat16 if `low`: {rate, settings}."""
-        settings = {"shape": [options.batch, 3, *options.size], "steps": options.steps, "lr": RATE_OF_NETWORK_ONLY}
+        settings = {"shape": [options.batch, 3, *options.size], "steps": options.steps, "lr": RATE}
         return self.ask("train", bfloat16=low, **settings)
 
 
