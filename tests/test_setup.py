@@ -148,8 +148,8 @@ def test_every_package_that_is_imported_is_declared():
         encoding="utf-8"
     )  # packages whose own needs clash with ours
     declared |= set(re.findall(r"^(\w+)==", without, re.MULTILINE))
-    # of users who have them: supervision depends on opencv-python, a second package for cv2, and benchmarks/train_cpu.py
-    # runs PyTorch by a Python of its own
+    # of users who have them: supervision depends on opencv-python, a second package for cv2; PyTorch is run by a Python
+    # of its own (benchmarks/train_cpu.py)
     declared |= {"supervision", "torch"}
     for folder in ("ppdet_repro", "tools", "deploy", "benchmarks"):
         for path in (ROOT / folder).rglob("*.py"):
