@@ -12,10 +12,11 @@ import json
 import shutil
 import sys
 import tempfile
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple, Union
 
 import numpy as np
 import paddle
@@ -56,10 +57,10 @@ BEGIN, END = "<!-- written by tests/precision_cells.py -->\n", "<!-- until here 
 # in the lower precisions, the products are added in float32. In int8, it is half a step of 127 up to the largest value
 # of an activation, which is 4 times a typical one; the same holds for weights in int8 and int16.
 FP32, FP16, BF16, INT8, INT16 = 32 * 2.0**-24, 2.0**-11, 2.0**-8, 4 / 254, 4 / 65534
-# A network of 20 to 60 layers rounds activations and weights, 40 to 120 independent errors with a deviation of 0.4 of
-# the largest: 2.5 to 4.4 of it together. Decoding multiplies a network's output, of size 1 to 2, by the size of an
-# anchor or a stride, or takes the exponential: the error relative to the box's side is 4 to 8 times that of a rounding.
-GROWTH = 8.0
+# A network of 20 to 60 layers rounds activations and weights, which are at most 120 independent errors with a deviation
+# of 0.4 of the largest. Decoding multiplies distances by a stride, which keeps the relative error, or takes the
+# exponential of numbers of size 1, which makes it the relative error of a side.
+GROWTH = 0.4 * 120**0.5
 
 
 class Kind(NamedTuple):
@@ -81,10 +82,12 @@ class Kind(NamedTuple):
 
 BFLOAT16 = "--enable_mkldnn_bfloat16"
 EMULATED = "FP16, every value rounded"
+EMULATED_BF16 = "bf16, convolutions rounded"
 # Shares: a box is lost, or another kept, where two scores or a score and the threshold differ by less than their error.
 KINDS = [
     Kind("Paddle fp32", "paddle", "fp32", (), "paddle", FP32),
     Kind("Paddle fp32, no oneDNN", "paddle", "fp32", ("--enable_mkldnn=False",), "paddle", FP32),
+    Kind(EMULATED_BF16, "eager", "fp32", (), "paddle", BF16, 0.9),
     Kind("Paddle bf16", "paddle", "fp32", (BFLOAT16,), "paddle", BF16, 0.9),
     Kind("Paddle int8", "paddle", "ptq", (), "paddle", INT8, 0.7),
     Kind("Paddle int8, simulated", "paddle", "ptq", ("--enable_mkldnn_int8=False",), "paddle", INT8, 0.7),
@@ -101,6 +104,19 @@ KINDS = [
 ]
 
 
+# The errors that a precision must have: those of the same roundings, computed in float32. An engine may have twice as
+# much, because its roundings are others of the same size, and float32's.
+REFERENCES = {
+    "Paddle bf16": EMULATED_BF16,
+    "ONNX Runtime fp16": EMULATED,
+    "OpenVINO fp16": EMULATED,
+    "Paddle int8": "Paddle int8, simulated",
+    "ONNX Runtime int8, simulated": "Paddle int8, simulated",
+    "OpenVINO int8": "Paddle int8, simulated",
+}
+TIMES, LOST = 2.0, 0.1  # the distance, and the share of boxes that may be lost in addition
+
+
 class Cell(NamedTuple):
     """The agreement of the best boxes of all images."""
 
@@ -113,6 +129,13 @@ class Cell(NamedTuple):
         if self.total == 0 or self.again < kind.share * self.total:
             return f"{self.again} of {self.total} boxes"
         return f"{self.distance:.2g} is more than {kind.limit:.2g}" if self.distance > kind.limit else ""
+
+    def excess(self, reference: Cell) -> str:
+        """What is worse than with the same roundings in float32; empty if nothing is."""
+        if self.again < reference.again - LOST * self.total:
+            return f"{self.again} of {self.total} boxes, not {reference.again}"
+        limit = TIMES * reference.distance + GROWTH * FP32
+        return f"{self.distance:.2g} is more than {limit:.2g}" if self.distance > limit else ""
 
 
 class Family:
@@ -173,6 +196,9 @@ class Family:
             return f"{kind.package} is not installed"
         if BFLOAT16 in kind.flags and not installed_build().bfloat16:
             return "the CPU has no AVX-512"
+        if kind.name == EMULATED_BF16:
+            with rounded_convolutions(self.model):
+                return self.agreement(self.eager)
         folder = self.export(kind.target, kind.precision)
         if isinstance(folder, str):
             return folder
@@ -185,13 +211,40 @@ class Family:
             engine = open_engine(open_model_folder(folder, engine=flags.engine), flags)
         except UserError as error:
             return str(error)
+        return self.agreement(lambda file: split_batch(np.zeros(1), *engine.run(self.inputs(file)))[0].rows)
+
+    def agreement(self, detect: Callable[[str], np.ndarray]) -> Cell:
+        """The agreement of the boxes that a function finds in an image file."""
         counts, far = [], []
         for file, expected in zip(self.files, self.expected):
-            found = split_batch(np.zeros(1), *engine.run(self.inputs(file)))[0].rows
+            found = detect(file)
             counts.append(found_again(expected, found))
             far += distances(expected, found)
         again, total = (sum(column) for column in zip(*counts))
         return Cell(again, total, float(np.median(far)))
+
+
+@contextmanager
+def rounded_convolutions(model: paddle.nn.Layer) -> Iterator[None]:
+    """Round the weights and the inputs of a model's convolutions to bfloat16."""
+    convolutions = [layer for layer in model.sublayers() if isinstance(layer, paddle.nn.Conv2D)]
+    exact = [layer.weight.numpy() for layer in convolutions]
+    for layer, weight in zip(convolutions, exact):
+        layer.weight.set_value(to_bfloat16(weight))
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs: (paddle.to_tensor(to_bfloat16(inputs[0].numpy())),))
+        for layer in convolutions
+    ]
+    yield
+    for hook, layer, weight in zip(hooks, convolutions, exact):
+        hook.remove()
+        layer.weight.set_value(weight)
+
+
+def to_bfloat16(values: np.ndarray) -> np.ndarray:
+    """Round float32 values to 8 significant bits, halves to the even neighbor."""
+    bits = values.view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
 
 
 def best(rows: np.ndarray) -> np.ndarray:

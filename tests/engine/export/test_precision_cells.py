@@ -5,9 +5,24 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import paddle
 import pytest
 from half_rounding import round_like_half
-from precision_cells import EMULATED, KINDS, PAGE, RESULTS, Cell, Family, distances, rendered
+from precision_cells import (
+    EMULATED,
+    FP32,
+    GROWTH,
+    KINDS,
+    PAGE,
+    REFERENCES,
+    RESULTS,
+    Cell,
+    Family,
+    distances,
+    rendered,
+    rounded_convolutions,
+    to_bfloat16,
+)
 
 KINDS_BY_NAME = {kind.name: kind for kind in KINDS}
 
@@ -46,9 +61,29 @@ def test_no_recorded_cell_fails():
                 assert not Cell(*cell).failure(KINDS_BY_NAME[kind]), (name, kind, cell)
 
 
+def test_no_recorded_cell_is_worse_than_the_roundings_of_its_precision():
+    compared = 0
+    for name, result in json.loads(RESULTS.read_text("utf-8")).items():
+        for kind, reference in REFERENCES.items():
+            cells = [result["cells"].get(key) for key in (kind, reference)]
+            if all(isinstance(cell, list) for cell in cells):
+                cell, expected = (Cell(*cell) for cell in cells)
+                assert not cell.excess(expected), (name, kind, cell, expected)
+                compared += 1
+    assert compared > 10
+
+
 def test_the_page_shows_the_recorded_cells():
     page = PAGE.read_text("utf-8")
     assert rendered(page, json.loads(RESULTS.read_text("utf-8"))) == page
+
+
+def test_a_cell_may_have_twice_the_distance_of_its_roundings():
+    expected = Cell(90, 100, 0.01)
+    slack = GROWTH * FP32
+    assert not Cell(80, 100, 0.02 + 0.9 * slack).excess(expected)
+    assert Cell(80, 100, 0.02 + 1.1 * slack).excess(expected) == "0.02 is more than 0.02"
+    assert Cell(79, 100, 0.0).excess(expected) == "79 of 100 boxes, not 90"
 
 
 # What is measured ------------------------------------------------------------------------------------------------
@@ -59,6 +94,19 @@ def test_distances_are_relative_to_the_larger_side():
     found = np.array([[0, 0.8, 1, 0, 10, 18], [1, 0.5, 5, 5, 6, 8], [0, 0.1, 30, 30, 40, 40]])
     assert distances(expected, found) == [2 / 20, 2 / 4]  # the third box is not one of the best
     assert distances(expected, found[:1]) == [2 / 20, 1.0]  # no box of its class
+
+
+def test_convolutions_are_rounded_to_eight_bits():
+    ulp = 2.0**-7  # of the numbers from 1 to 2
+    values = np.float32([1 + 0.5 * ulp, 1 + 1.5 * ulp, 1 + 0.6 * ulp, -1 - 0.4 * ulp, 3.0, 0.0])
+    np.testing.assert_array_equal(to_bfloat16(values), np.float32([1, 1 + 2 * ulp, 1 + ulp, -1, 3, 0]))
+    convolution = paddle.nn.Conv2D(1, 1, 1, bias_attr=False)
+    model, x = paddle.nn.Sequential(convolution), paddle.full([1, 1, 1, 1], 1 + 0.6 * ulp)
+    convolution.weight.set_value(paddle.full([1, 1, 1, 1], 1 - 0.1 * ulp))
+    exact = float(model(x))
+    with rounded_convolutions(model):
+        assert float(model(x)) == 1 + ulp
+    assert float(model(x)) == exact != 1 + ulp
 
 
 def test_values_are_rounded_to_eleven_bits(tmp_path):
