@@ -6,13 +6,14 @@
 
 Each measurement is a process of its own, because the settings (see `ppdet_repro.utils.cpu_env`) must be made before
 Paddle is loaded. It trains the model of a config on random images with random boxes: forward and backward pass, losses
-and optimizer. Measurements of all kinds alternate; the figures are medians over the rounds, and ratios to Paddle as it
-comes within a round.
+and optimizer; the learning rate is 0, so that an untrained model cannot diverge. Measurements of all kinds alternate;
+the figures are medians over the rounds, ratios to Paddle as it comes within a round, and shares of the rate at which
+the machine multiplies large float32 matrices.
 
 With `--network_only`, the loss is the sum over the head's outputs of the mean of their squares. `--torch_python` then
-adds PyTorch: the same network in `torch_networks.py`, run by a Python that has PyTorch, which needs neither Paddle nor
-this package. Before anything is timed, its outputs and gradients are compared with Paddle's for the same weights and
-image, in float64.
+adds PyTorch (eager mode, channels last, bfloat16 by autocast with weights in float32): the same network in
+`torch_networks.py`, run by a Python that has PyTorch, which needs neither Paddle nor this package. Before anything is
+timed, its outputs and gradients are compared with Paddle's for the same weights and image, in float64.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ KINDS = {  # name -> the package's settings are made, who computes the network, 
 }
 OURS = [kind for kind, (_, computes, _) in KINDS.items() if computes != "torch"]
 AGREE = 1e-6  # the largest distance of PyTorch's outputs and gradients in float64, relative to the norm of Paddle's
-RATE = 1e-6  # the learning rate; it keeps the weights of an untrained network finite
+RATE = 0.0  # the learning rate
 CHECKED = (128, 192)  # the size at which PyTorch's network is compared with Paddle's
 UPDATE = 3  # an update costs about this many forward passes
 HERE = Path(__file__).resolve().parent
