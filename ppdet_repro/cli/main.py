@@ -31,6 +31,7 @@ COMMANDS = (
 def main() -> None:
     """Run `ppdet-repro` with the process's arguments, and exit."""
     completing = "_ARGCOMPLETE" in os.environ  # the shell asks how the line COMP_LINE can go on
+    quiet_paddle()
     parser = build_parser(os.environ["COMP_LINE"].split() if completing else sys.argv[1:])
     if completing:
         import argcomplete
@@ -46,11 +47,17 @@ def main() -> None:
 
 def run_script(command: str) -> None:
     """Run a script that is one command, such as tools/train.py, with the process's arguments, and exit."""
+    quiet_paddle()
     module = load(command)
     parser = argparse.ArgumentParser(description=module.__doc__, formatter_class=HELP_FORMAT)
     module.add_arguments(parser)
     add_foreign(parser, command)
     run_command(lambda: module.run(parser.parse_args()))
+
+
+def quiet_paddle() -> None:
+    """Let Paddle's C++ code log warnings and errors, but not what it does, unless the user has set its level."""
+    os.environ.setdefault("GLOG_minloglevel", "1")
 
 
 def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:

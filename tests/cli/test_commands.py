@@ -12,7 +12,7 @@ import pytest
 from paths import ROOT
 
 import ppdet_repro
-from ppdet_repro.cli.main import COMMANDS, build_parser, load, run_script
+from ppdet_repro.cli.main import COMMANDS, build_parser, load, quiet_paddle, run_script
 from ppdet_repro.utils.errors import UserError
 
 OF_DATA = ("box_distribution", "slice_image", "x2coco")  # scripts of PaddleDetection, partly in `ppdet-repro data`
@@ -140,3 +140,10 @@ def test_the_shell_completes_commands_and_flags(tmp_path, line, expected):
     code = "import sys; sys.argv[0] = 'ppdet-repro'; from ppdet_repro.cli.main import main; main()"
     subprocess.run([sys.executable, "-c", code], env=environ, cwd=ROOT, timeout=60)
     assert out.read_text().split() == [expected]
+
+
+@pytest.mark.parametrize("given, level", [({}, "1"), ({"GLOG_minloglevel": "0"}, "0")])
+def test_paddles_cpp_code_logs_warnings_unless_the_user_wants_more(monkeypatch, given, level):
+    monkeypatch.setattr(os, "environ", dict(given))
+    quiet_paddle()
+    assert dict(os.environ) == {"GLOG_minloglevel": level}
