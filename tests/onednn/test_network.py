@@ -74,7 +74,7 @@ def test_losses_and_gradients(name, images):
 
 
 def assert_close(found, norms, limit):
-    """Norms of gradients agree. Biases before a batch norm have no gradient but rounding errors, so that the largest norm
+    """Norms of gradients agree. Biases before a batch norm have no gradient but rounding errors, so the largest norm
     counts, too."""
     assert found.keys() == norms.keys()
     small = limit * max(norms.values())
