@@ -137,7 +137,7 @@ def test_more_outputs_do_not_agree(tmp_path):
 
 def test_weights_of_another_network_are_refused():
     network = torch_networks.NETWORKS["yolof_demo"](3)
-    with pytest.raises(RuntimeError, match="of one network only: .*yolo_head"):
+    with pytest.raises(RuntimeError, match="of one network only, such as yolo_head"):
         torch_networks.load(network, weights_of(torch_networks.NETWORKS["ppyolov2_r18vd_256_bccd"](3)))
     with pytest.raises(RuntimeError, match="size mismatch for head.cls_score"):
         torch_networks.load(network, weights_of(torch_networks.NETWORKS["yolof_demo"](4)))
