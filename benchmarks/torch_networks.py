@@ -338,8 +338,7 @@ def load(network: nn.Module, weights: Mapping[str, np.ndarray]) -> None:
     """Take the weights of a Paddle model by name. RuntimeError: a name or a shape is another one, or one is missing."""
     own = {name for name in network.state_dict() if not name.endswith("num_batches_tracked")}
     theirs = {own_name(name): torch.from_numpy(values) for name, values in weights.items()}
-    differing = sorted(own ^ set(theirs))
-    if differing:
+    if differing := sorted(own ^ set(theirs)):
         raise RuntimeError(f"{len(differing)} parameters of one network only, such as {differing[-1]}")
     network.load_state_dict(theirs, strict=False)  # it raises an error for other shapes
 
