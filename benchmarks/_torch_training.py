@@ -8,6 +8,7 @@ The task is compare, train or gemm. The answer is a line of JSON. Nothing here i
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from typing import Any, Dict, List
@@ -119,7 +120,8 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(request["threads"])
     settings = f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads"
-    print(json.dumps({**answer(request), "settings": settings}))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({**answer(request), "memory": memory, "settings": settings}))
 
 
 if __name__ == "__main__":

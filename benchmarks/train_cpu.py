@@ -21,13 +21,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import _checkout
 import numpy as np
@@ -174,23 +175,33 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(options: argparse.Namespace, torch: Optional[PyTorch]) -> Tuple[Dict[str, List[float]], List[str]]:
-    """The rates of all kinds and of GEMM, by round, and the settings of those who computed."""
+class Measured(NamedTuple):
+    """What was measured, by kind and round."""
+
+    rates: Dict[str, List[float]]  # images per second; those of GEMM are multiply-adds
+    memory: Dict[str, List[float]]  # the largest of a process, in MiB
+    settings: List[str]  # of those who computed
+
+
+def measure(options: argparse.Namespace, torch: Optional[PyTorch]) -> Measured:
+    """Measure all kinds and GEMM in alternation."""
     kinds = [kind for kind, (_, _, low) in KINDS.items() if not low or library.has_bfloat16()]
     kinds = [kind for kind in kinds if torch is not None or kind in OURS]
     rates: Dict[str, List[float]] = {kind: [] for kind in [*kinds, GEMM]}
+    memory: Dict[str, List[float]] = {kind: [] for kind in kinds}
     settings: Dict[str, None] = {}
     for _ in tqdm(range(options.rounds), unit="round"):
         for kind in kinds:
             _, computes, low = KINDS[kind]
             found = torch.rate(options, low) if torch and computes == "torch" else measure_in_child(kind)
             rates[kind].append(found["rate"])
+            memory[kind].append(found["memory"])
             settings[found["settings"]] = None
         rates[GEMM].append(torch.ask("gemm")["rate"] if torch else numpy_gemm())
-    return rates, list(settings)
+    return Measured(rates, memory, list(settings))
 
 
-def report(rates: Mapping[str, Sequence[float]], cost: int) -> str:
+def report(rates: Mapping[str, Sequence[float]], memory: Mapping[str, Sequence[float]], cost: int) -> str:
     """A table of all kinds. `cost` is the number of multiply-adds per image of the forward pass."""
     first, gemm = rates[next(iter(rates))], rates[GEMM]
     rows = []
@@ -198,8 +209,8 @@ def report(rates: Mapping[str, Sequence[float]], cost: int) -> str:
         if kind != GEMM:
             ratios = spread([a / b for a, b in zip(own, first)])
             shares = spread([a * UPDATE * cost / b for a, b in zip(own, gemm)], ".0%")
-            rows.append((kind, spread(own), ratios, shares))
-    table = tabulate(rows, ["", "images/s", "ratio", "of GEMM"], tablefmt="github")
+            rows.append((kind, spread(own), ratios, shares, f"{statistics.median(memory[kind]):.0f} MiB"))
+    table = tabulate(rows, ["", "images/s", "ratio", "of GEMM", "peak memory"], tablefmt="github")
     operations = f"{UPDATE} x {cost / 1e9:.2f} GFLOPs (an estimate of forward and backward pass; multiply-adds)"
     rate = f"{spread([g / 1e9 for g in gemm], '.1f')} GFLOPs/s of products of float32 matrices"
     return f"{table}\nof GEMM: an image takes {operations}, over {rate}"
@@ -208,7 +219,9 @@ def report(rates: Mapping[str, Sequence[float]], cost: int) -> str:
 def main() -> None:
     options = make_parser().parse_args()
     if options.kind:
-        print(json.dumps({"rate": images_per_second(options), "settings": cpu_env.describe()}))
+        rate = images_per_second(options)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps({"rate": rate, "memory": memory, "settings": cpu_env.describe()}))
         return
     if options.torch_python and not options.network_only:
         raise UserError("--torch_python needs --network_only: the losses are not written for PyTorch")
@@ -225,10 +238,14 @@ def main() -> None:
             file = Path(folder) / "reference.npz"
             print(torch.compared(_paddle_training.write_reference(config, CHECKED, file), file), flush=True)
     cost = _paddle_training.multiply_adds(config, (height, width))
-    rates, settings = measure(options, torch)
+    measured = measure(options, torch)
     task = "network only" if options.network_only else "whole updates"
-    print(f"{config.name}, {task}, {options.batch} x {height} x {width}, {options.rounds} rounds", *settings, sep="\n")
-    print(report(rates, cost))
+    print(
+        f"{config.name}, {task}, {options.batch} x {height} x {width}, {options.rounds} rounds",
+        *measured.settings,
+        sep="\n",
+    )
+    print(report(measured.rates, measured.memory, cost))
     if torch is None:
         print("PyTorch is left out; --network_only --torch_python PATH adds it, where PATH is a Python with torch")
 

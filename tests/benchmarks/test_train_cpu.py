@@ -82,13 +82,14 @@ def test_the_reference_holds_the_network_without_the_part_of_the_loss(tmp_path):
 
 def test_the_table_has_ratios_and_shares_of_the_same_round():
     rates = {"Paddle as it comes": [2.0, 4.0], "oneDNN, float32": [4.0, 4.0], train_cpu.GEMM: [24e9, 48e9]}
-    lines = train_cpu.report(rates, 10**9).splitlines()
+    memory = {"Paddle as it comes": [900.0, 1100.0], "oneDNN, float32": [1200.0, 1200.0]}
+    lines = train_cpu.report(rates, memory, 10**9).splitlines()
     # 2 and 4 images per second of 3e9 multiply-adds: 6 of 24 and 12 of 48; 4 and 4: 12 of 24 and 12 of 48
-    assert [cell.strip() for cell in lines[2].split("|")[2:5]] == [
-        "3.00 (2.00 to 4.00)", "1.00 (1.00 to 1.00)", "25% (25% to 25%)"
+    assert [cell.strip() for cell in lines[2].split("|")[2:6]] == [
+        "3.00 (2.00 to 4.00)", "1.00 (1.00 to 1.00)", "25% (25% to 25%)", "1000 MiB"
     ]  # fmt: skip
-    assert [cell.strip() for cell in lines[3].split("|")[2:5]] == [
-        "4.00 (4.00 to 4.00)", "1.50 (1.00 to 2.00)", "38% (25% to 50%)"
+    assert [cell.strip() for cell in lines[3].split("|")[2:6]] == [
+        "4.00 (4.00 to 4.00)", "1.50 (1.00 to 2.00)", "38% (25% to 50%)", "1200 MiB"
     ]  # fmt: skip
     assert "36.0 (24.0 to 48.0) GFLOPs/s" in lines[4]
 

@@ -145,6 +145,15 @@ def test_the_choice_is_said_and_leaves_no_trace(images, logged):
     assert "raw" in vars(model)
 
 
+@pytest.mark.skipif(not library.has_bfloat16(), reason="this processor does not compute in bfloat16")
+@pytest.mark.parametrize(
+    ("name", "said"), [("pafnet", "in bfloat16, weights"), ("pafnet_lite", "in float32, which is")]
+)
+def test_mixed_precision_is_bfloat16_except_for_depthwise_convolutions(images, logged, name, said):
+    cfg = small_config(name, images, "cpu_kernels=auto", "amp=true")
+    assert said in chosen(cfg, build_model(cfg), logged)
+
+
 @pytest.mark.parametrize(("backbone", "reason"), [(Strange, "relu"), (Wrong, "differs by")])
 def test_a_network_that_onednn_cannot_compute_stays_with_paddle(images, logged, backbone, reason):
     cfg = small_config("yolof", images, "cpu_kernels=auto")

@@ -6,7 +6,7 @@ from typing import Any, List, Optional, Sequence
 
 import numpy as np
 import paddle
-from paddle import Tensor
+from paddle import Tensor, nn
 
 from ppdet_repro.core.config import Config
 from ppdet_repro.engine.distributed import World
@@ -30,7 +30,7 @@ def choose_kernels(detector: Detector, cfg: Config, world: World, teacher: Optio
     wanted = cfg.run.cpu_kernels
     if world.gpu or wanted == "paddle":
         return
-    low = cfg.run.amp and library.has_bfloat16()
+    low = cfg.run.amp and library.has_bfloat16() and not has_depthwise(detector.backbone)
     reason = hindrance(cfg) or difference(detector) or (None if teacher is None else difference(teacher))
     if reason is None:
         use_feature_maps(detector, library.BF16 if low else library.F32)
@@ -41,6 +41,8 @@ def choose_kernels(detector: Detector, cfg: Config, world: World, teacher: Optio
     if world.rank == 0:
         version = "" if reason is not None else ".".join(map(str, library.version()))
         precision = "bfloat16, weights and losses in float32" if low else "float32"
+        if cfg.run.amp and not low and library.has_bfloat16():
+            precision += ", which is faster than bfloat16 for its depthwise convolutions"
         chosen = f"oneDNN {version} in {precision}" if reason is None else f"Paddle's kernels in float32 ({reason})"
         get_logger().info(f"the network is computed by {chosen}")
 
@@ -87,6 +89,12 @@ def difference(detector: Detector, shape: Sequence[int] = TRIED) -> Optional[str
         if not distance < AGREE:
             return f"output {index} of the network differs by {distance:.2g} in oneDNN"
     return None
+
+
+def has_depthwise(network: nn.Layer) -> bool:
+    """Whether it has depthwise convolutions, which oneDNN computes more slowly in bfloat16 than in float32."""
+    convolutions = [layer for layer in network.sublayers() if isinstance(layer, nn.Conv2D)]
+    return any(private.convolution_geometry(layer).groups == layer.weight.shape[0] > 1 for layer in convolutions)
 
 
 def batch_norms(detector: Detector) -> List[Any]:
