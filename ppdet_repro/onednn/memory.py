@@ -14,8 +14,11 @@ import numpy as np
 
 PAGE = 4096
 WASTE = 1.25  # a block may be larger than what is asked for by this factor
-SPARE = 1.1  # blocks that are kept, in bytes, over the largest need of the last updates
+SPARE = (
+    1.5  # the most bytes of a pool, over the largest need of the last updates; blocks of other sizes take up to 1.35
+)
 MEMORY_OF_NEED = 20  # updates
+IDLE = 4  # updates; a teacher's pass counts as one, too
 
 
 class Block:
@@ -52,6 +55,7 @@ class Pool:
     def __init__(self) -> None:
         self.free: List[Tuple[int, int, Block]] = []  # size, number, block; sorted
         self.used = self.kept = self.peak = self.number = 0
+        self.marks = [0] * IDLE  # the number of the last block that had come back, at the ends of the last updates
         self.needs = [0]  # the largest number of bytes in use, of the last updates
 
     def take(self, size: int) -> Buffer:
@@ -59,7 +63,8 @@ class Pool:
         size = -(-max(size, 1) // PAGE) * PAGE
         index = bisect_left(self.free, (size, -1))
         if index < len(self.free) and self.free[index][0] <= max(size * WASTE, size + 8 * PAGE):
-            block = self.free.pop(index)[2]
+            newest = bisect_left(self.free, (self.free[index][0] + 1, -1)) - 1  # a cache may still have it
+            block = self.free.pop(newest)[2]
             self.kept -= block.size
         else:
             self.shrink(max(*self.needs, self.peak, self.used + size) * SPARE - size)
@@ -75,9 +80,12 @@ class Pool:
         self.kept += block.size
 
     def trim(self) -> None:
-        """End an update."""
+        """End an update: free blocks that the last ones did not use."""
         self.needs = [*self.needs[-MEMORY_OF_NEED:], self.peak]
         self.peak = self.used
+        used = [entry for entry in self.free if entry[1] > self.marks[0]]
+        self.kept -= sum(size for size, *_ in self.free) - sum(size for size, *_ in used)
+        self.free, self.marks = used, [*self.marks[1:], self.number]
         self.shrink(max(self.needs) * SPARE)
 
     def shrink(self, limit: float) -> None:

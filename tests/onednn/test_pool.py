@@ -7,8 +7,8 @@ import gc
 import numpy as np
 import pytest
 
-from ppdet_repro.onednn import library, primitives
-from ppdet_repro.onednn.memory import MEMORY_OF_NEED, PAGE, Pool
+from ppdet_repro.onednn import library, memory, primitives
+from ppdet_repro.onednn.memory import MEMORY_OF_NEED, PAGE, Block, Pool
 
 KEPT = primitives.to_dense.cache_info().maxsize
 
@@ -46,7 +46,21 @@ def test_blocks_that_the_last_updates_did_not_need_are_freed():
         del buffers
         pool.trim()
     assert pool.used == 0
-    assert pool.kept <= 1.1 * 150 * PAGE
+    assert pool.kept == 150 * PAGE
+
+
+def test_equal_updates_soon_make_no_more_blocks(monkeypatch):
+    """Their small maps cannot take the place of the large ones, so the pool is larger than what is in use at a time."""
+    made = []
+    monkeypatch.setattr(memory, "Block", lambda size: made.append(size) or Block(size))
+    pool = Pool()
+    for _ in range(10):
+        made.clear()
+        for size, count in ((100, 10), (31, 12)):
+            buffers = [pool.take(size * PAGE) for _ in range(count)]
+            del buffers
+        pool.trim()
+    assert made == []
 
 
 def test_blocks_of_another_size_make_room_for_new_ones():
@@ -56,7 +70,7 @@ def test_blocks_of_another_size_make_room_for_new_ones():
         buffers = []
         for size in sizes:
             buffers.append(pool.take(size * PAGE))
-            assert pool.used + pool.kept <= 1.1 * 1000 * PAGE
+            assert pool.used + pool.kept <= 1.4 * 1000 * PAGE
         del buffers
         pool.trim()
 
