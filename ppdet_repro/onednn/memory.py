@@ -14,9 +14,7 @@ import numpy as np
 
 PAGE = 4096
 WASTE = 1.25  # a block may be larger than what is asked for by this factor
-SPARE = (
-    1.5  # the most bytes of a pool, over the largest need of the last updates; blocks of other sizes take up to 1.35
-)
+SPARE = 1.4  # the most bytes of a pool, over the largest need of the last updates; equal ones take up to 1.35
 MEMORY_OF_NEED = 20  # updates
 IDLE = 4  # updates; a teacher's pass counts as one, too
 
