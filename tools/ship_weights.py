@@ -21,20 +21,21 @@ from pathlib import Path
 
 import _checkout
 
-from ppdet_repro.core.config import build_model, load_config
-from ppdet_repro.engine.model_weights import load_exact, weights_of
-from ppdet_repro.studies.identity import paddle_version
-from ppdet_repro.utils import packaged_weights
-from ppdet_repro.utils.downloads import resolve
 from ppdet_repro.utils.errors import run_command
-from ppdet_repro.utils.files import file_sha256
-from ppdet_repro.utils.packaged import packaged_configs
-from ppdet_repro.utils.packaged_weights import Provenance, halved, write_provenance
-from ppdet_repro.utils.weights import save_state
 
 
 def ship(arguments: Namespace) -> None:
     """Write the two files. UserError if the weights are not those of the config."""
+    from ppdet_repro.core.config import build_model, load_config
+    from ppdet_repro.engine.model_weights import load_exact, weights_of
+    from ppdet_repro.studies.identity import paddle_version
+    from ppdet_repro.utils import packaged_weights
+    from ppdet_repro.utils.downloads import resolve
+    from ppdet_repro.utils.files import file_sha256
+    from ppdet_repro.utils.packaged import packaged_configs
+    from ppdet_repro.utils.packaged_weights import Provenance, halved, write_provenance
+    from ppdet_repro.utils.weights import save_state
+
     cfg = load_config(arguments.config)
     source = resolve(arguments.weights)
     model = build_model(cfg)
