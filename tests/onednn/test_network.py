@@ -39,6 +39,12 @@ def one_batch(cfg):
     return next(iter(build(cfg, "TrainReader").batches(dataset, epoch=0, epochs_total=1, seed=0, workers=0)))
 
 
+def freeze_norms(model):
+    for layer in model.sublayers():
+        if isinstance(layer, BATCH_NORMS):
+            set_frozen(layer, True)
+
+
 def learned(model, batch):
     """The losses, and the norm of each parameter's gradient."""
     paddle.seed(7)
@@ -56,9 +62,7 @@ def test_losses_and_gradients(name, images):
     cfg = small_config(name, images)
     paddle.seed(0)
     model, batch = build_model(cfg), one_batch(cfg)
-    for layer in model.sublayers():
-        if isinstance(layer, BATCH_NORMS):
-            set_frozen(layer, True)
+    freeze_norms(model)
     model.train()
     losses, norms = learned(model, batch)
     use_feature_maps(model, library.F32)
@@ -94,9 +98,7 @@ def test_distillation(images):
     channels = student.neck.out_shape[0].channels
     losses = {"maps": CWDFeatureLoss(channels, channels)}
     model = Distilled(student, teacher, losses, {"maps": (0, 0)}, {"PaddleSlimLoss": between})
-    for layer in student.sublayers():
-        if isinstance(layer, BATCH_NORMS):
-            set_frozen(layer, True)
+    freeze_norms(student)
     model.train()
     losses, norms = learned(model, batch)
     use_feature_maps(student, library.F32)
