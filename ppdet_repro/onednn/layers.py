@@ -12,6 +12,7 @@ from paddle import nn
 from ppdet_repro.onednn import functions, learned
 from ppdet_repro.onednn import library as dnn
 from ppdet_repro.onednn.functions import pair
+from ppdet_repro.onednn.primitives import Pair
 from ppdet_repro.onednn.tape import FeatureMap
 from ppdet_repro.paddle_private import layers as private
 
@@ -21,11 +22,23 @@ Handler = Callable[[Any, FeatureMap], FeatureMap]
 def convolve(layer: nn.Conv2D, x: FeatureMap) -> FeatureMap:
     geometry = private.convolution_geometry(layer)
     stride, dilation, kernel = pair(geometry.stride), pair(geometry.dilation), pair(layer.weight.shape[2:])
-    if x.tape.dtype == dnn.BF16 and x.shape[3] == 1 and stride[1] > 1:
-        # oneDNN 3.2.1 and 3.6.2 read beyond such a map: some gradients of weights are infinite or wrong.
+    if is_wrong_in_onednn(x, layer.weight.shape[1], kernel, stride):
         return functions.through_paddle(layer, x)
     padding = functions.paddings(geometry.padding, x.shape[2:], kernel, stride, dilation)
     return learned.convolve(x, layer.weight, layer.bias, stride, padding, dilation, geometry.groups)
+
+
+def is_wrong_in_onednn(x: FeatureMap, channels: int, kernel: Pair, stride: Pair) -> bool:
+    """Whether oneDNN 3.2.1 and 3.6.2 have no right gradient of the weights of a convolution; `channels` of a group.
+
+    A 1x1 convolution with a stride first copies the pixels it needs, to places in its scratch memory that are as far
+    apart as those of a full vector of channels (8 floats with AVX2, 16 with AVX-512), but the memory is only as large
+    as the pixels. With fewer channels it writes beyond: wrong gradients, threads that wait forever, or a crash later.
+    In bfloat16, a map of one column is read beyond its end: some gradients are infinite or wrong.
+    """
+    if kernel == (1, 1) and max(stride) > 1 and channels < 16:
+        return True
+    return x.tape.dtype == dnn.BF16 and x.shape[3] == 1 and stride[1] > 1
 
 
 def convolve_transposed(layer: nn.Conv2DTranspose, x: FeatureMap) -> FeatureMap:

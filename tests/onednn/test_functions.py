@@ -14,7 +14,7 @@ from ppdet_repro.modeling.layers import SqueezeExcitation, batch_norm, nearest
 from ppdet_repro.modeling.necks.bifpn import Fusion
 from ppdet_repro.modeling.ttf_layers import DeformConv
 from ppdet_repro.modeling.yolo_layers import CoordConv, DropBlock
-from ppdet_repro.onednn import library
+from ppdet_repro.onednn import learned, library
 from ppdet_repro.onednn.layers import take_feature_maps
 from ppdet_repro.onednn.memory import POOL, vector
 from ppdet_repro.onednn.tape import enter
@@ -147,6 +147,27 @@ def test_bfloat16_where_onednn_computes_something_else(layer, shape):
     del junk, buffer
     for one, other in zip(expected, computed(network, image, as_map=True, dtype=library.BF16)):
         assert np.linalg.norm(one - other) < 0.02 * np.linalg.norm(one)
+
+
+@pytest.mark.parametrize(
+    ("layer", "by_onednn"),
+    [
+        (lambda: nn.Conv2D(12, 24, 1, stride=2), False),
+        (lambda: nn.Conv2D(32, 24, 1, stride=(1, 2), groups=4), False),
+        (lambda: nn.Conv2D(12, 24, 1), True),
+        (lambda: nn.Conv2D(12, 24, 3, stride=2, padding=1), True),
+        (lambda: nn.Conv2D(16, 24, 1, stride=2), True),
+    ],
+)
+def test_onednn_does_not_compute_what_it_writes_beyond_its_memory(layer, by_onednn, monkeypatch):
+    network, asked = layer(), []
+    make = learned.convolution
+    monkeypatch.setattr(learned, "convolution", lambda geometry, *more: asked.append(geometry) or make(geometry, *more))
+    shape = [2, network.weight.shape[1] * network._groups, 4, 4]
+    image = paddle.to_tensor(np.ones(shape, "float32"), stop_gradient=False)
+    take_feature_maps(network)
+    computed(network, image, as_map=True)
+    assert len(asked) == by_onednn
 
 
 def test_a_map_that_a_relu_has_joined_cannot_be_used():
