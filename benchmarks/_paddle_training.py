@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 import paddle
@@ -33,6 +33,21 @@ def updates_per_second(
     config: Config, batch_size: int, size: Tuple[int, int], steps: int, lr: float, network_only: bool
 ) -> float:
     """The speed of `steps` updates after a warm-up update on batches of one size (height, width)."""
+    update = make_update(config, batch_size, size, lr, network_only)
+    update()
+    start = time.perf_counter()
+    for _ in range(steps):
+        loss = update()
+    seconds = time.perf_counter() - start
+    if not np.isfinite(float(loss)):
+        raise RuntimeError("the loss is not finite")
+    return steps / seconds
+
+
+def make_update(
+    config: Config, batch_size: int, size: Tuple[int, int], lr: float, network_only: bool = False
+) -> Callable[[], Tensor]:
+    """A function that makes one update of a new model, always with the same batch, and returns the loss."""
     paddle.set_device("cpu")
     paddle.seed(0)
     model = build_model(config)
@@ -40,17 +55,15 @@ def updates_per_second(
     model.train()
     optimizer = paddle.optimizer.Momentum(lr, parameters=model.parameters())
     batch = training_batch(config, batch_size, size)
-    for step in range(steps + 1):
-        if step == 1:
-            start = time.perf_counter()
+
+    def update() -> Tensor:
         loss = network_loss(model, batch["image"]) if network_only else model(batch)["loss"]
         loss.backward()
         optimizer.step()
         optimizer.clear_grad(set_to_zero=False)  # as in training
-    seconds = time.perf_counter() - start
-    if not np.isfinite(float(loss)):
-        raise RuntimeError("the loss is not finite")
-    return steps / seconds
+        return loss
+
+    return update
 
 
 def network_loss(model: Detector, image: Tensor) -> Tensor:

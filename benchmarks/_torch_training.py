@@ -8,13 +8,13 @@ The task is compare, train or gemm. The answer is a line of JSON. Nothing here i
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from typing import Any, Dict, List
 
 import numpy as np
 import torch
+from _memory import peak_memory
 from torch import Tensor, nn
 from torch_networks import NETWORKS, load, own_name
 
@@ -120,8 +120,8 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(request["threads"])
     settings = f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads"
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({**answer(request), "memory": memory, "settings": settings}))
+    found = answer(request)
+    print(json.dumps({**found, "memory": peak_memory(), "settings": settings}))
 
 
 if __name__ == "__main__":

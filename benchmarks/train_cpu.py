@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
 
 import _checkout
 import numpy as np
+from _memory import peak_memory
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -220,7 +220,7 @@ def main() -> None:
     options = make_parser().parse_args()
     if options.kind:
         rate = images_per_second(options)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        memory = peak_memory()
         print(json.dumps({"rate": rate, "memory": memory, "settings": cpu_env.describe()}))
         return
     if options.torch_python and not options.network_only:

@@ -70,6 +70,9 @@ def add_synth(parser: ArgumentParser) -> None:
     add("--likeness", type=float, default=0.8, help="share of objects in their class's hue, 0 to 1 (default: 0.8)")
     add("--format", default="jpg", choices=("jpg", "png"), help="image format (default: jpg)")
     add("--seed", type=int, default=0, help="random seed (default: 0)")
+    add(
+        "--worker_num", type=int, metavar="N", help="processes that draw; 0 draws in one (default: one per usable core)"
+    )
 
 
 def add_check(parser: ArgumentParser) -> None:
@@ -130,6 +133,7 @@ def synth(arguments: Namespace) -> None:
         raise UserError(f"scales {arguments.scales!r}: write three shares, such as 0.3,0.3,0.4") from None
 
     from ppdet_repro.data.source.synthetic import generate
+    from ppdet_repro.utils.cpu_env import usable_cores
 
     as_given = ("train", "val", "noise", "clutter", "contrast", "likeness", "seed")
     generate(
@@ -139,6 +143,7 @@ def synth(arguments: Namespace) -> None:
         objects=span(arguments.objects, "objects"),
         scales=(small, medium, large),
         image_format=arguments.format,
+        worker_num=usable_cores() if arguments.worker_num is None else arguments.worker_num,
         **{name: getattr(arguments, name) for name in as_given},
     )
     print(f"{arguments.root}: image_dir train, val; anno_path annotations/instances_train.json, ..._val.json")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
 import sys
 from types import SimpleNamespace
 from unittest import mock
@@ -42,6 +43,13 @@ def test_a_batch_has_the_targets_of_the_configs_reader(config, shapes):
     assert batch["image"].shape == [2, 3, *SIZE]
     assert batch["progress"].tolist() == [1.0]
     assert {name: list(paddle.stack(list(batch[name])).shape) for name in shapes} == shapes
+
+
+def test_the_memory_of_a_measurement_does_not_contain_that_of_its_parent():
+    large = np.ones(600 << 20, np.uint8)  # 600 MiB, all of it in memory
+    command = [sys.executable, "-c", "from _memory import peak_memory; print(peak_memory())"]
+    found = subprocess.run(command, cwd=train_cpu.HERE, capture_output=True, text=True, check=True)
+    assert 1 < float(found.stdout) < 100 and len(large) > 0
 
 
 def test_boxes_are_in_the_image_and_a_quarter_to_half_as_large():

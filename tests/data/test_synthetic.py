@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 
 import cv2
 import numpy as np
@@ -41,6 +42,18 @@ def test_equal_options_give_equal_files(tmp_path):
     assert len(digests(one)) == 6 + 2 + 2 + 1
     third = generate(tmp_path / "d", **{**SMALL_SET, "seed": 4})
     assert digests(third)["train/000000.jpg"] != digests(one)["train/000000.jpg"]
+
+
+def test_the_files_do_not_depend_on_the_number_of_processes(tmp_path):
+    one, other = generate(tmp_path / "a", **SMALL_SET), generate(tmp_path / "b", worker_num=3, **SMALL_SET)
+    assert digests(one) == digests(other)
+
+
+def test_a_folder_that_cannot_be_written_is_named_by_a_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "draw", lambda rng, options: os.rmdir(tmp_path / "none"))
+    with pytest.raises(UserError, match=r"^data worker 1 of 2 failed: FileNotFoundError: .*; set worker_num=0 to see"):
+        generate(tmp_path / "a", worker_num=2, **SMALL_SET)
+    assert [path.name for path in tmp_path.iterdir()] == []
 
 
 def test_an_image_does_not_depend_on_how_many_there_are(tmp_path):

@@ -16,13 +16,16 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Union
 
 import cv2
 import numpy as np
 from pycocotools import mask as rle
+from tqdm import tqdm
 
+from ppdet_repro.data.reader.workers import ordered_map
 from ppdet_repro.data.source.files import files_checked
 from ppdet_repro.data.source.shapes import SHAPES
 from ppdet_repro.data.source.synthetic_images import ImageOptions, SyntheticImage, draw
@@ -50,6 +53,7 @@ def generate(
     likeness: float = 0.8,
     image_format: str = "jpg",
     seed: int = 0,
+    worker_num: int = 0,
 ) -> Path:
     """Generate a dataset in the folder `root`, unless it is there already. Returns `root` as a path.
 
@@ -76,6 +80,7 @@ def generate(
             for longer.
         image_format: "jpg" or "png".
         seed: Random seed.
+        worker_num: Number of processes that draw; 0 draws in this one. The files do not depend on it.
     """
     height, width = ((side, side) if isinstance(side, int) else side for side in size)
     if isinstance(classes, int):
@@ -86,10 +91,10 @@ def generate(
     options = ImageOptions((height, width), tuple(classes), objects, scales, *looks, image_format, seed).checked()
     if train < 0 or val < 0 or train + val == 0:
         raise UserError(f"cannot make {train} training and {val} validation images: ask for at least one")
-    return _write(Path(root), {"train": train, "val": val}, options)
+    return _write(Path(root), {"train": train, "val": val}, options, worker_num)
 
 
-def _write(root: Path, numbers: dict[str, int], options: ImageOptions) -> Path:
+def _write(root: Path, numbers: dict[str, int], options: ImageOptions, workers: int) -> Path:
     """Write all splits, given the number of images of each."""
     manifest = {"version": VERSION, **numbers, **json.loads(json.dumps(options._asdict()))}
     if _is_made(root, manifest):
@@ -100,9 +105,10 @@ def _write(root: Path, numbers: dict[str, int], options: ImageOptions) -> Path:
         root.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
         try:
-            for index, (split, number) in enumerate(numbers.items()):
-                if number:
-                    _write_split(unfinished, split, index, number, options)
+            with tqdm(total=sum(numbers.values()), unit="img", desc="drawing", disable=None) as bar:
+                for index, (split, number) in enumerate(numbers.items()):
+                    if number:
+                        _write_split(unfinished, split, index, number, options, workers, bar)
             (unfinished / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
             unfinished.chmod(0o755)
             if not _is_made(root, manifest):  # another process may have been faster
@@ -130,21 +136,18 @@ def _is_made(root: Path, manifest: dict) -> bool:
     return True
 
 
-def _write_split(root: Path, split: str, index: int, number: int, options: ImageOptions) -> None:
+def _write_split(
+    root: Path, split: str, index: int, number: int, options: ImageOptions, workers: int, bar: tqdm
+) -> None:
     (root / split).mkdir()
     (root / "annotations").mkdir(exist_ok=True)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if options.image_format == "jpg" else []
-    for i in range(number):
-        drawn = draw(np.random.default_rng([options.seed, index, i]), options)
-        height, width = drawn.owner.shape
-        name = f"{i:06d}.{options.image_format}"
-        with files_checked(root / split / name, "written"):
-            encoded = cv2.imencode(f".{options.image_format}", drawn.image, quality)[1]
-            (root / split / name).write_bytes(encoded.tobytes())  # cv2.imwrite crashes with names that are not UTF-8
-        images.append({"id": i + 1, "file_name": name, "width": width, "height": height})
-        annotations += _annotations(drawn, i + 1, first_id=len(annotations) + 1)
+    drawing = partial(_write_image, root / split, index, options)
+    for i, (image, objects) in enumerate(ordered_map(drawing, range(number), workers, use_shared_memory=False)):
+        images.append({"id": i + 1, **image})
+        annotations += [{"id": len(annotations) + k, "image_id": i + 1, **item} for k, item in enumerate(objects, 1)]
+        bar.update()
     document = {
         "info": {"description": f"synthetic shapes, {split}"},
         "images": images,
@@ -154,21 +157,31 @@ def _write_split(root: Path, split: str, index: int, number: int, options: Image
     (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
 
 
-def _annotations(image: SyntheticImage, image_id: int, first_id: int) -> list[dict]:
-    """Make the COCO annotations of an image, with the mask of the visible pixels of each object."""
+def _write_image(folder: Path, index: int, options: ImageOptions, i: int) -> tuple[dict, list[dict]]:
+    """Write image number i of split number `index`. Returns its entry, and those of its objects, without their ids."""
+    drawn = draw(np.random.default_rng([options.seed, index, i]), options)
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 95] if options.image_format == "jpg" else []
+    height, width = drawn.owner.shape
+    name = f"{i:06d}.{options.image_format}"
+    with files_checked(folder / name, "written"):
+        encoded = cv2.imencode(f".{options.image_format}", drawn.image, quality)[1]
+        (folder / name).write_bytes(encoded.tobytes())  # cv2.imwrite crashes with names that are not UTF-8
+    return {"file_name": name, "width": width, "height": height}, _annotations(drawn)
+
+
+def _annotations(image: SyntheticImage) -> list[dict]:
+    """Make the COCO annotations of an image, with the mask of the visible pixels of each object, without ids."""
     if not image.labels:
         return []
     visible = image.owner[..., None] == np.arange(len(image.labels))  # [H, W, objects]
     codes = rle.encode(np.asfortranarray(visible, dtype=np.uint8))
     return [
         {
-            "id": annotation_id,
-            "image_id": image_id,
             "category_id": label + 1,
             "bbox": rle.toBbox(code).tolist(),
             "area": int(rle.area(code)),
             "iscrowd": 0,
             "segmentation": {"size": code["size"], "counts": code["counts"].decode("ascii")},
         }
-        for annotation_id, (label, code) in enumerate(zip(image.labels, codes), first_id)
+        for label, code in zip(image.labels, codes)
     ]
