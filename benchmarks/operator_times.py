@@ -45,6 +45,8 @@ GROUPS = {  # group: what the names of its operators contain
     "sums, products, concatenations": "add|multiply|subtract|divide|sum|concat|split|scal|function of two",
 }
 OTHER, BETWEEN = "losses, targets, others", "Python between operators"
+CALLING = "Forward", "Backward", "Optimization", "ProfileStep"  # categories of events that call operators
+CALLERS = "GradNodePyLayer", "backward", "full pybind"  # names of others
 STEPS = 3
 
 
@@ -80,23 +82,23 @@ def own_times(events: Sequence[Tuple[str, float, float]]) -> List[Tuple[str, flo
     return [(name, time) for (name, *_), time in zip(ordered, own)]
 
 
-def shares(events: Sequence[Mapping[str, Any]], wall: float) -> Dict[str, float]:
-    """Milliseconds by group, of the events of a trace; `wall` is the time of all of it."""
+def shares(events: Sequence[Mapping[str, Any]]) -> Dict[str, float]:
+    """Milliseconds by group, of the events of a trace, the first of which contains all others."""
     times: Counter[str] = Counter()
-    by_thread: Dict[Any, List[Tuple[str, float, float]]] = {}
+    by_thread: Dict[str, List[Tuple[str, float, float]]] = {}
     for event in events:
-        by_thread.setdefault(event["tid"], []).append((event["name"], event["ts"], event["dur"]))
+        thread = event["tid"].split("(")[0]  # 123(Python) and 123(C++) are the same
+        name = event["name"].rsplit("[", 1)[0]
+        calls = event["cat"] in CALLING or name.startswith(CALLERS)
+        by_thread.setdefault(thread, []).append((BETWEEN if calls else name, event["ts"], event["dur"]))
     for own in by_thread.values():
-        for name, time in own_times(own):
-            times[group_of(name)] += time / 1000
-    times[BETWEEN] = wall - sum(times.values())
+        for name, duration in own_times(own):
+            times[BETWEEN if name == BETWEEN else group_of(name)] += duration / 1000
     return dict(times)
 
 
 def profile(options: argparse.Namespace) -> Dict[str, float]:
     """Milliseconds of an update by group, in this process."""
-    import time
-
     import _paddle_training
     from paddle.profiler import Profiler, ProfilerTarget, export_chrome_tracing
 
@@ -109,15 +111,13 @@ def profile(options: argparse.Namespace) -> Dict[str, float]:
             update()
         profiler = Profiler(targets=[ProfilerTarget.CPU], on_trace_ready=export_chrome_tracing(folder))
         profiler.start()
-        start = time.perf_counter()
         for _ in range(STEPS):
             update()
-        wall = 1000 * (time.perf_counter() - start)
         profiler.stop()
         (file,) = Path(folder).iterdir()
         trace = json.loads(file.read_text())
     events = [event for event in trace["traceEvents"] if event.get("ph") == "X"]
-    return {group: value / STEPS for group, value in shares(events, wall).items()}
+    return {group: value / STEPS for group, value in shares(events).items()}
 
 
 def measure_in_child(config: str, size: Sequence[int], kernels: str, batch: int) -> Dict[str, float]:

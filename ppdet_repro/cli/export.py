@@ -77,7 +77,9 @@ def run(arguments: Namespace) -> None:
     from ppdet_repro.engine.export.fastdeploy import export_for_fastdeploy
     from ppdet_repro.engine.export.verify import choose_files
     from ppdet_repro.engine.models import load_trained
+    from ppdet_repro.utils.launch import end_on_sigterm
 
+    end_on_sigterm()
     paddle.set_device("cpu")
     files = choose_files(cfg, arguments.verify, arguments.verify_images) if arguments.verify else []
     model = load_trained(cfg, arguments.offline)

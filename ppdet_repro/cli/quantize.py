@@ -33,7 +33,9 @@ def run(arguments: Namespace) -> None:
 
     from ppdet_repro.engine.export.post_quantization import post_quant, without_slim
     from ppdet_repro.engine.models import load_trained
+    from ppdet_repro.utils.launch import end_on_sigterm
 
+    end_on_sigterm()
     paddle.set_device("cpu")
     model = load_trained(without_slim(cfg), arguments.offline)
     post_quant(model, cfg, arguments.output_dir, arguments.target, arguments.image_dir, arguments.eval)

@@ -36,7 +36,9 @@ def run(arguments: Namespace) -> None:
     from ppdet_repro.engine.export.infer_cfg import read_input
     from ppdet_repro.engine.export.verify import choose_files, verify
     from ppdet_repro.engine.models import load_trained
+    from ppdet_repro.utils.launch import end_on_sigterm
 
+    end_on_sigterm()
     paddle.set_device("cpu")
     files = choose_files(cfg, arguments.verify, arguments.verify_images)
     model = load_trained(cfg, arguments.offline)

@@ -21,6 +21,7 @@ from ppdet_repro.paddle_private.quantization import activation_ranges
 from ppdet_repro.paddle_private.threads import set_num_threads
 from ppdet_repro.utils import cpu_env
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.launch import end_on_sigterm
 from ppdet_repro.utils.logger import get_logger
 
 T = TypeVar("T")
@@ -42,6 +43,7 @@ def start(use_gpu: bool) -> World:
     The number of CPU threads is set again, because a Paddle Inference predictor that was created earlier in this
     process changes it. With another number of threads sums are computed in another order, and their last bits differ.
     """
+    end_on_sigterm()
     gpu = use_gpu and paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if use_gpu and not gpu:
         get_logger().info("use_gpu is true, but Paddle finds no GPU here: running on the CPU")

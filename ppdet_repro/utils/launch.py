@@ -76,6 +76,17 @@ def end_with_launcher() -> None:
     threading.Thread(target=wait_for_end, daemon=True).start()
 
 
+def end_on_sigterm() -> None:
+    """Let SIGTERM end this process at once, unless the program has a handler of its own in Python.
+
+    Paddle's handler, which is there once Paddle is imported, allocates memory. A process that gets the signal while it
+    allocates memory itself would then wait for itself forever.
+    """
+    own = signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, None)
+    if not own and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def rank_environs(count: int, ports: Sequence[int], environ: Mapping[str, str]) -> List[Dict[str, str]]:
     """`environ` with the variables of each of `count` ranks, as Paddle's launcher sets them.
 
