@@ -22,12 +22,12 @@ import cv2
 import numpy as np
 
 from ppdet_repro.data.reader.readers import EvalReader
-from ppdet_repro.data.reader.workers import run_on_one_thread
 from ppdet_repro.data.transform.base import Compose, Context, Sample, apply_to_batch
 from ppdet_repro.data.transform.decode import Decode, read_image
 from ppdet_repro.data.transform.normalize import NormalizeImage, Permute
 from ppdet_repro.data.transform.pad import PadBatch, stack
 from ppdet_repro.data.transform.resize import Resize
+from ppdet_repro.utils.workers import run_on_one_thread
 
 BATCH = 4
 SHORT, LONG = 800, 1333

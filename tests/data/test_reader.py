@@ -15,7 +15,6 @@ from reader_images import Images, assert_equal, epoch_of, ids, linux, train_read
 
 from ppdet_repro.data.reader import readers
 from ppdet_repro.data.reader.batches import collate, skip_limit
-from ppdet_repro.data.reader.workers import ordered_map
 from ppdet_repro.data.transform.autoaugment import AutoAugment
 from ppdet_repro.data.transform.boxes import PadBox
 from ppdet_repro.data.transform.choose import RandomSelect
@@ -37,6 +36,7 @@ from ppdet_repro.data.transform.strong import (
 )
 from ppdet_repro.data.transform.targets_yolo import Gt2YoloTarget
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.workers import ordered_map
 
 
 class Note:

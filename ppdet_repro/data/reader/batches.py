@@ -15,11 +15,11 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 import numpy as np
 
 from ppdet_repro.core.contract import Batch
-from ppdet_repro.data.reader.workers import ordered_map
 from ppdet_repro.data.source.base import Dataset, random_record
 from ppdet_repro.data.transform.base import PER_BOX, AnyTransform, Compose, Context, ImageError, Sample, apply_to_batch
 from ppdet_repro.data.transform.pad import stack
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.workers import ordered_map
 
 BATCH = (0, 0, 2)  # makes the random numbers of batches independent of those of samples
 

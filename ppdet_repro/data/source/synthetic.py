@@ -25,12 +25,12 @@ import numpy as np
 from pycocotools import mask as rle
 from tqdm import tqdm
 
-from ppdet_repro.data.reader.workers import ordered_map
 from ppdet_repro.data.source.files import files_checked
 from ppdet_repro.data.source.shapes import SHAPES
 from ppdet_repro.data.source.synthetic_images import ImageOptions, SyntheticImage, draw
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
+from ppdet_repro.utils.workers import ordered_map
 
 MANIFEST = "synthetic.json"
 VERSION = 2  # of the images: increase it if the same options give other images

@@ -16,8 +16,8 @@ from reader_images import epoch_of, linux, train_reader
 
 from ppdet_repro.data.reader import batches as batches_module
 from ppdet_repro.data.reader import sampling
-from ppdet_repro.data.reader.workers import ordered_map
 from ppdet_repro.utils.errors import UserError
+from ppdet_repro.utils.workers import ordered_map
 
 
 class Fail:
@@ -122,7 +122,7 @@ def test_too_little_memory_to_share_is_one_clear_error(images):
 TINY_SHM = """
 mount -t tmpfs -o size=16k tmpfs /dev/shm || exit 77
 exec "$0" -c "
-from ppdet_repro.data.reader.workers import ordered_map
+from ppdet_repro.utils.workers import ordered_map
 print(sum(map(len, ordered_map(__import__('numpy').zeros, [10**6] * 8, 2))))
 "
 """
@@ -159,7 +159,7 @@ def alive(pid):
 
 ORPHANS = """
 import multiprocessing, os, signal, sys
-from ppdet_repro.data.reader.workers import ordered_map
+from ppdet_repro.utils.workers import ordered_map
 results = ordered_map(bytes, [10] * 100, 3)
 next(results)
 with open(sys.argv[1], "w") as file:
