@@ -133,7 +133,9 @@ def measure_in_child(config: str, size: Sequence[int], kernels: str, batch: int)
 
 def report(measured: Mapping[str, Mapping[str, float]]) -> str:
     """A table of milliseconds by group, with a column for each of the kernels."""
-    rows = [(group, *(times.get(group, 0.0) for times in measured.values())) for group in [*GROUPS, OTHER, BETWEEN]]
+    rows: List[Any] = [
+        (group, *(times.get(group, 0.0) for times in measured.values())) for group in [*GROUPS, OTHER, BETWEEN]
+    ]
     rows = [row for row in rows if max(row[1:]) >= 0.5]
     total = ("an update", *(sum(times.values()) for times in measured.values()))
     return tabulate([*rows, total], ["ms", *measured], tablefmt="github", floatfmt=".0f")
