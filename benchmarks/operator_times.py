@@ -16,7 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
@@ -84,7 +84,7 @@ def own_times(events: Sequence[Tuple[str, float, float]]) -> List[Tuple[str, flo
 
 def shares(events: Sequence[Mapping[str, Any]]) -> Dict[str, float]:
     """Milliseconds by group, of the events of a trace, the first of which contains all others."""
-    times: Counter[str] = Counter()
+    times: Dict[str, float] = defaultdict(float)
     by_thread: Dict[str, List[Tuple[str, float, float]]] = {}
     for event in events:
         thread = event["tid"].split("(")[0]  # 123(Python) and 123(C++) are the same
