@@ -64,7 +64,8 @@ def own_times(events: Sequence[Tuple[str, float, float]]) -> List[Tuple[str, flo
     """The time of each event without that of the events inside it.
 
     Args:
-        events: Name, start and duration of events of one thread, of which one either contains another or is apart.
+        events: Name, start and duration of events of one thread, of which one contains another or is apart; what one
+            has beyond the end of the one around it is not that one's.
 
     Example:
         >>> own_times([("outer", 0.0, 10.0), ("inner", 2.0, 3.0), ("last", 12.0, 1.0)])
@@ -77,7 +78,7 @@ def own_times(events: Sequence[Tuple[str, float, float]]) -> List[Tuple[str, flo
         while around and start >= sum(ordered[around[-1]][1:]):
             around.pop()
         if around:
-            own[around[-1]] -= duration
+            own[around[-1]] -= min(duration, sum(ordered[around[-1]][1:]) - start)
         around.append(i)
     return [(name, time) for (name, *_), time in zip(ordered, own)]
 

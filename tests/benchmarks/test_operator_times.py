@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator_times
 import pytest
-from operator_times import BETWEEN, OTHER, group_of, report, shares
+from operator_times import BETWEEN, OTHER, group_of, own_times, report, shares
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,10 @@ def test_time_counts_for_the_innermost_event_and_the_rest_is_python():
         "sums, products, concatenations": 3.0,
         BETWEEN: 7.0,
     }
+
+
+def test_an_event_that_ends_after_the_one_around_it_makes_no_time_negative():
+    assert own_times([("outer", 0.0, 10.0), ("inner", 8.0, 3.0)]) == [("outer", 8.0), ("inner", 3.0)]
 
 
 def test_the_table_leaves_out_what_takes_no_time():
