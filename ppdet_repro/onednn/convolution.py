@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import byref
+from ctypes import byref, c_void_p
 from typing import Any, List, NamedTuple, Optional, Tuple
 
 from ppdet_repro.onednn import library as dnn
@@ -40,6 +40,8 @@ class Geometry(NamedTuple):
 class Convolution:
     """The three primitives of a convolution, and those that copy Paddle's weights into the layouts of the three
     (`pack`, `pack_for_data`), and their gradients back (`unpack`)."""
+
+    attributes: Optional[c_void_p] = None  # of the three; tests set them
 
     def __init__(self, geometry: Geometry, bias: bool, dtype: int, learns: bool, needs_input: bool):
         self.geometry = geometry
@@ -84,7 +86,7 @@ class Convolution:
         create = getattr(call_library(), f"dnnl_{kind}_{direction}_primitive_desc_create")
         shape = [dims(g.stride), dims([d - 1 for d in g.dilation]), dims(g.before), dims(g.after)]
         hint = [] if self.description is None else [self.description.handle]
-        status = create(byref(made.handle), engine(), *arguments, *shape, *hint, None)
+        status = create(byref(made.handle), engine(), *arguments, *shape, *hint, self.attributes)
         check(status, f"the {kind} ({direction}) of {g.src} with weights {g.weights}")
         self.names.append(made.implementation())
         return made
