@@ -201,6 +201,7 @@ def test_empty_images_and_png(tmp_path):
         ({"image_format": "gif"}, "jpg or png"),
         ({"seed": -1}, "cannot be negative"),
         ({"train": 0, "val": 0}, "at least one"),
+        ({"worker_num": -1}, "number of processes that draw"),
     ],
 )
 def test_impossible_options(tmp_path, options, message):

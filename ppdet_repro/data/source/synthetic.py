@@ -91,6 +91,8 @@ def generate(
     options = ImageOptions((height, width), tuple(classes), objects, scales, *looks, image_format, seed).checked()
     if train < 0 or val < 0 or train + val == 0:
         raise UserError(f"cannot make {train} training and {val} validation images: ask for at least one")
+    if worker_num < 0:
+        raise UserError(f"worker_num {worker_num}: give the number of processes that draw, or 0")
     return _write(Path(root), {"train": train, "val": val}, options, worker_num)
 
 
