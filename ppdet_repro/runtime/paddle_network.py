@@ -9,6 +9,7 @@ from typing import List, Mapping, Optional, Sequence
 import numpy as np
 from paddle import inference
 
+from ppdet_repro.onednn.library import has_vnni
 from ppdet_repro.paddle_private.onednn import (
     convolve_in_bfloat16,
     convolve_in_int8,
@@ -24,6 +25,10 @@ from ppdet_repro.utils.logger import get_logger
 
 ONEDNN_SHAPES = 10  # input sizes whose kernels stay cached
 GPU_MEMORY_MB = 200  # first allocation
+SATURATES = (
+    "this processor has no VNNI: oneDNN's int8 adds pairs of products in 16 bits, which saturate, so scores and boxes "
+    "may differ more from float32 than on others; --enable_mkldnn_int8=False simulates int8, slowly"
+)
 
 
 class PaddleNetwork:
@@ -104,6 +109,8 @@ def configure_onednn(config: inference.Config, options: PaddleOptions, operators
         convolve_in_bfloat16(config, pir)
     elif wants_int8(options, operators):
         convolve_in_int8(config, pir)
+        if not has_vnni():
+            get_logger().warning(SATURATES)
     simulated = program_facts.is_quantized(operators) and not wants_int8(options, operators)
     keep_axes_of_sums(config, operators, pir, simulated)
     if program_facts.multiplies_only_before_convolutions(operators):

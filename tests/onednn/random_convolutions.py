@@ -1,6 +1,6 @@
 """Compare random convolutions on feature maps with Paddle's in float64: values and all gradients, several times each.
 
-    python tests/onednn/random_convolutions.py --seed 1 --count 2000
+    PYTHONPATH=. python tests/onednn/random_convolutions.py --seed 1 --count 2000
 
 oneDNN's scratch memory ends here at a page that cannot be touched: where it writes beyond, the process ends, and the
 convolution that was printed last is the one. Results that depend on what was in the memory before differ at times.
@@ -11,12 +11,8 @@ from __future__ import annotations
 import argparse
 import ctypes
 import random
-import sys
 from ctypes import byref, c_int, c_long, c_size_t, c_void_p
-from pathlib import Path
 from typing import Dict
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 import paddle

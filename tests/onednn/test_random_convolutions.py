@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from ppdet_repro.onednn import library
 
@@ -17,7 +19,8 @@ SCRIPT = Path(__file__).with_name("random_convolutions.py")
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is protected as on Linux")
 def test_random_convolutions_are_those_of_paddle_and_stay_in_their_memory():
     command = [sys.executable, str(SCRIPT), "--seed", "2", "--count", "300"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
     last = (done.stdout.splitlines() or ["nothing"])[-1]
     assert done.returncode == 0, f"{last}\n{done.stderr[-2000:]}"
     assert last.startswith("299 ")

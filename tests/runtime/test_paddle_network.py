@@ -13,6 +13,7 @@ from tiny_yolof import tiny_model, write_config, write_images
 from ppdet_repro.core.config import load_config
 from ppdet_repro.engine.export.export_model import export_model
 from ppdet_repro.paddle_private.saved_program import inference_config, read_operators
+from ppdet_repro.runtime import paddle_network
 from ppdet_repro.runtime.model_folder import open_model_folder
 from ppdet_repro.runtime.paddle_network import PaddleNetwork, configure, run_predictor
 from ppdet_repro.runtime.paddle_options import Build, PaddleOptions, check_options, check_precision, installed_build
@@ -103,6 +104,15 @@ def test_bfloat16_finds_about_the_same(model):
     corners = short[:, 2:]
     rounded = (corners.view(np.uint32) & 0xFFFF) == 0  # could be numbers in bfloat16
     assert rounded[corners != np.round(corners)].mean() < 0.1  # boxes are decoded in float32
+
+
+@pytest.mark.parametrize("vnni", [True, False])
+def test_int8_without_vnni_is_a_warning(vnni, logged, monkeypatch):
+    monkeypatch.setattr(paddle_network, "has_vnni", lambda: vnni)
+    calls_for(["quantize_linear", "conv2d"])
+    calls_for(["quantize_linear", "conv2d"], enable_mkldnn_int8=False)
+    calls_for(["conv2d"])
+    assert [record.getMessage()[:26] for record in logged.records] == ["this processor has no VNNI"] * (not vnni)
 
 
 def test_a_quantized_model_computes_in_int8_unless_a_flag_prevents_it():
