@@ -25,6 +25,7 @@ from ppdet_repro.engine.export.infer_cfg import read_input
 from ppdet_repro.engine.export.post_quantization import calibration_files, post_quant
 from ppdet_repro.engine.model_weights import weights_of
 from ppdet_repro.engine.models import load_trained
+from ppdet_repro.onednn.library import has_vnni
 from ppdet_repro.paddle_private.program import operator_types as operators
 from ppdet_repro.paddle_private.program import read_program
 from ppdet_repro.paddle_private.protobuf_tracing import protobuf_tracing
@@ -234,7 +235,8 @@ def test_int8_for_onnx_where_paddle2onnx_has_it(folder, model, tmp_path):
     expected = exact.run(None, {entry.name: inputs[entry.name] for entry in exact.get_inputs()})
     layers = OpenVinoNetwork(path / "model.onnx").model.get_runtime_model().get_ordered_ops()
     kinds = [(layer.get_rt_info()["layerType"], layer.get_rt_info()["runtimePrecision"]) for layer in layers]
-    assert kinds.count(("Convolution", "i8")) > 20  # OpenVINO computes in int8, ONNX Runtime simulates it
+    in_int8 = kinds.count(("Convolution", "i8"))  # OpenVINO computes in int8 with VNNI, ONNX Runtime simulates it
+    assert in_int8 > 20 or not has_vnni()
     for one, other in zip(OnnxNetwork(path / "model.onnx").run(inputs), expected):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-3)
 
@@ -260,7 +262,8 @@ def test_a_factor_behind_an_int8_convolution_counts(tmp_path):
     PTQ().quantize(tmp_path, ["a"], lambda file: {"image": image})
     (found,) = PaddleNetwork(tmp_path / "model.pdmodel").run({"image": image})
     assert not np.array_equal(found, expected)
-    np.testing.assert_allclose(found, expected, atol=0.02 * expected.max())
+    limit = 0.02 if has_vnni() else 0.05  # without VNNI, sums of two products saturate; without the factor it were 0.94
+    np.testing.assert_allclose(found, expected, atol=limit * expected.max())
 
 
 def test_evaluation_before_and_after(folder, model, tmp_path, monkeypatch):
