@@ -9,5 +9,7 @@ def peak_memory() -> float:
 
     `getrusage` counts that, too: Linux keeps the largest size over the start of another program.
     """
-    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    status = Path("/proc/self/status")  # of Linux
+    text = status.read_text() if status.exists() else ""
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", text, re.MULTILINE)
     return int(found[1]) / 1024 if found else float("nan")

@@ -89,8 +89,8 @@ def test_who_ends_the_parent_ends_the_children(number, code, tmp_path):
     ("own", "code"), [("", -signal.SIGTERM), ("signal.signal(15, lambda number, frame: os._exit(7));", 7)]
 )
 def test_sigterm_ends_a_process_without_the_handler_of_paddle(own, code):
-    begin = f"import os, signal; {own} from ppdet_repro.engine.distributed import start; start(False)"
-    text = f"{begin}; {own} signal.raise_signal(signal.SIGTERM)"
+    begin = f"import os, signal; from ppdet_repro.engine.distributed import start; {own} start(False)"
+    text = f"{begin}; signal.raise_signal(signal.SIGTERM)"
     done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == code and "SIGTERM" not in done.stdout + done.stderr
 
