@@ -38,7 +38,6 @@ QUERY_IMPLEMENTATION = 8
 QUERY_WEIGHTS, QUERY_DIFF_WEIGHTS, QUERY_WORKSPACE = 131, 132, 135
 OUT_OF_MEMORY, UNIMPLEMENTED = 1, 3
 ISA_BF16 = 0xE7  # AVX-512 with VNNI and BF16
-ISA_VNNI = 0x48  # VNNI of AVX-512, or that of AVX2
 
 
 class OneDNNError(RuntimeError):
@@ -83,12 +82,6 @@ def version() -> Tuple[int, int, int]:
 def has_bfloat16() -> bool:
     """Whether this processor computes in bfloat16 (AVX-512 BF16 or AMX)."""
     return library() is not None and bool(call_library().dnnl_get_effective_cpu_isa() & ISA_BF16 == ISA_BF16)
-
-
-def has_vnni() -> bool:
-    """Whether this processor adds products of 8-bit numbers in 32 bits. Without VNNI, oneDNN adds two of them in 16
-    bits, where they saturate."""
-    return library() is not None and bool(call_library().dnnl_get_effective_cpu_isa() & ISA_VNNI)
 
 
 def call_library() -> ctypes.CDLL:

@@ -8,6 +8,7 @@ from typing import Any, List, Mapping, Protocol
 
 import numpy as np
 
+from ppdet_repro.utils.cpu_env import has_vnni
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 
@@ -21,6 +22,10 @@ FILES = {  # engine -> the files that it runs, of which a folder has one
 }
 GPU_PROVIDERS = {"TensorrtExecutionProvider": "TensorRT", "CUDAExecutionProvider": "CUDA"}  # by preference
 WRONG_IN_ONNX_RUNTIME = ["QDQS8ToU8Transformer"]  # it ruined the boxes of int8 models in version 1.23.2
+SATURATES = (
+    "this processor has no VNNI: OpenVINO's int8 adds pairs of products in 16 bits, which saturate, so boxes may be "
+    "wrong; --engine=onnxruntime simulates int8 in float32"
+)
 
 
 def network_file(folder: Path, engine: str, stem: str = "model") -> Path:
@@ -46,6 +51,11 @@ def missing(package: str, extra: str) -> UserError:
 def first_line(error: Exception) -> str:
     """The first line of an exception's message that is not empty."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def is_quantized(path: Path) -> bool:
+    """Whether an ONNX file has operators that round to int8."""
+    return b"QuantizeLinear" in path.read_bytes()
 
 
 def gpu_session(onnxruntime: Any, path: Path, options: Any) -> Any:
@@ -92,7 +102,7 @@ class OnnxNetwork:
             )
         except Exception as error:  # RuntimeError, and classes of an extension module
             raise UserError(f"ONNX Runtime cannot load {path}: {first_line(error)}; export it again") from error
-        if b"QuantizeLinear" in path.read_bytes():
+        if is_quantized(path):
             get_logger().warning(
                 f"ONNX Runtime simulates the int8 of {path} in float32; Paddle Inference computes in it"
             )
@@ -124,6 +134,8 @@ class OpenVinoNetwork:
             self.model = openvino.Core().compile_model(str(path), "CPU", settings)
         except RuntimeError as error:
             raise UserError(f"OpenVINO cannot load {path}: {first_line(error)}; export it again") from error
+        if is_quantized(path) and not has_vnni():
+            get_logger().warning(SATURATES)
         self.path = path
         # an input of an FP16 model has a second name, that of the conversion behind it
         self.names = [next(iter(entry.names & INPUTS), entry.any_name) for entry in self.model.inputs]

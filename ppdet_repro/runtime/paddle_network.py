@@ -9,7 +9,6 @@ from typing import List, Mapping, Optional, Sequence
 import numpy as np
 from paddle import inference
 
-from ppdet_repro.onednn.library import has_vnni
 from ppdet_repro.paddle_private.onednn import (
     convolve_in_bfloat16,
     convolve_in_int8,
@@ -20,6 +19,7 @@ from ppdet_repro.paddle_private.onednn_check import onednn_failure, onednn_note
 from ppdet_repro.paddle_private.saved_program import inference_config, is_pir, read_operators
 from ppdet_repro.runtime import paddle_program as program_facts
 from ppdet_repro.runtime.paddle_options import PaddleOptions, check_options, check_precision, installed_build
+from ppdet_repro.utils.cpu_env import has_vnni
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.logger import get_logger
 

@@ -115,22 +115,21 @@ def without_drop_block(model):
             layer.keep_prob = 1.0
 
 
-def test_training_losses_and_gradients(model, case):
+def test_training_losses(model, case):
     """Compared with the reference, with DropBlock off in both."""
     _, _, expected = case
     without_drop_block(model)
     model.train()
-    losses = model(training_batch())
+    with paddle.no_grad():
+        losses = model(training_batch())
     assert list(losses) == ["loss_xy", "loss_wh", "loss_iou", "loss_iou_aware", "loss_obj", "loss_cls", "loss"]
     for name, value in expected["training"]["losses"].items():
         assert float(losses[name]) == pytest.approx(value, rel=2e-5), name
-    losses["loss"].backward()
-    gradients = dict(model.named_parameters())
-    assert_gradients(gradients, expected["training"]["grads"], 1e-4, lambda name: not name.startswith("backbone."))
 
 
-def test_gradients_of_the_backbone(model, case):
-    """Compared in float64 with the reference's float32, whose rounding error is 9e-4 (stem) and 3.4e-4 (rest)."""
+def test_gradients(model, case):
+    """Compared in float64 with the reference's float32, whose rounding error is 9e-4 (stem), 3.4e-4 (rest of the
+    backbone) and 7e-5 (neck and head)."""
     _, _, expected = case
     without_drop_block(model)
     model = double_precision(model)
@@ -139,6 +138,7 @@ def test_gradients_of_the_backbone(model, case):
     gradients, expected = dict(model.named_parameters()), expected["training"]["grads"]
     assert_gradients(gradients, expected, 1e-3, lambda name: name.startswith("backbone.conv1."))
     assert_gradients(gradients, expected, 4e-4, lambda name: name.startswith("backbone.res"))
+    assert_gradients(gradients, expected, 1e-4, lambda name: not name.startswith("backbone."))
 
 
 def part_after_head(name):

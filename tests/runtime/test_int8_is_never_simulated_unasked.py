@@ -17,9 +17,10 @@ from ppdet_repro.paddle_private import onednn_check
 from ppdet_repro.paddle_private.onednn import convolve_in_int8
 from ppdet_repro.paddle_private.program import operator_types, read_program
 from ppdet_repro.paddle_private.protobuf_tracing import protobuf_tracing
+from ppdet_repro.runtime import networks, paddle_network
 from ppdet_repro.runtime.engines import open_network
 from ppdet_repro.runtime.model_folder import ModelFolder
-from ppdet_repro.runtime.networks import OnnxNetwork
+from ppdet_repro.runtime.networks import OnnxNetwork, OpenVinoNetwork
 from ppdet_repro.runtime.options import build_parser
 from ppdet_repro.runtime.paddle_network import PaddleNetwork, without_failing_onednn
 from ppdet_repro.runtime.paddle_options import PaddleOptions, check_precision
@@ -89,7 +90,8 @@ def test_simulation_that_is_asked_for_is_one_line(logged):
 
 
 @pytest.mark.parametrize("flags, simulated", [([], False), (["--enable_mkldnn_int8=False"], True)])
-def test_what_infer_and_serve_open(quantized, flags, simulated, logged):
+def test_what_infer_and_serve_open(quantized, flags, simulated, logged, monkeypatch):
+    monkeypatch.setattr(paddle_network, "has_vnni", lambda: True)  # otherwise there would be another line
     flags = build_parser().parse_args([f"--model_dir={quantized}", *flags])
     model = ModelFolder(
         quantized / "model.pdmodel", quantized / "infer_cfg.yml", "YOLOF", [], [], False, 3, 0.5, checked=True
@@ -166,3 +168,15 @@ def test_onnx_runtime_says_that_it_simulates(operator, lines, tmp_path, monkeypa
     assert len(logged.messages) == lines and all(
         "ONNX Runtime simulates the int8 of" in line for line in logged.messages
     )
+
+
+@pytest.mark.parametrize(
+    "operator, vnni, lines", [("QuantizeLinear", False, 1), ("QuantizeLinear", True, 0), ("Conv", False, 0)]
+)
+def test_openvino_says_that_its_sums_saturate(operator, vnni, lines, tmp_path, monkeypatch, logged):
+    (tmp_path / "model.onnx").write_bytes(b"\x08\x07" + operator.encode())
+    core = SimpleNamespace(compile_model=lambda *arguments: SimpleNamespace(inputs=[]))
+    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Core=lambda: core))
+    monkeypatch.setattr(networks, "has_vnni", lambda: vnni)
+    OpenVinoNetwork(tmp_path / "model.onnx")
+    assert [line[:41] for line in logged.messages] == ["this processor has no VNNI: OpenVINO's in"] * lines

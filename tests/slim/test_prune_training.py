@@ -19,12 +19,12 @@ from ppdet_repro.engine.models import build_untrained, load_trained
 from ppdet_repro.engine.training.average_checkpoints import average_checkpoints
 from ppdet_repro.engine.training.checkpoint import list_checkpoints
 from ppdet_repro.engine.training.train import train
-from ppdet_repro.onednn.library import has_vnni
 from ppdet_repro.runtime.networks import network_file
 from ppdet_repro.runtime.paddle_network import PaddleNetwork
 from ppdet_repro.runtime.paddle_options import PaddleOptions
 from ppdet_repro.slim import prune_network
 from ppdet_repro.slim.prune_shapes import Costs
+from ppdet_repro.utils.cpu_env import has_vnni
 from ppdet_repro.utils.errors import UserError
 from ppdet_repro.utils.weights import read_state, save_state
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ppdet_repro.utils import cpu_env
-from ppdet_repro.utils.cpu_env import decide, usable_cores, user_environ
+from ppdet_repro.utils.cpu_env import decide, has_vnni, usable_cores, user_environ
 
 ZEN4 = """\
 processor\t: 0
@@ -78,6 +78,21 @@ def group(root: Path, name: str, **files: str) -> None:
     (root / name).mkdir(parents=True, exist_ok=True)
     for file, text in files.items():
         (root / name / file.replace("__", ".")).write_text(text)
+
+
+@pytest.mark.parametrize(
+    "cpuinfo, vnni",
+    [
+        (ZEN4, False),
+        (ZEN4.replace("avx512_bf16", "avx512_vnni"), True),
+        (ZEN2.replace("bmi2", "avx_vnni"), True),
+        (ZEN2, False),
+        (ARM, True),
+        ("", True),
+    ],
+)
+def test_vnni_is_in_the_flags(cpuinfo, vnni):
+    assert has_vnni(cpuinfo) == vnni
 
 
 @pytest.mark.parametrize(

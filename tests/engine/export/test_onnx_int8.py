@@ -102,13 +102,13 @@ def test_a_quantized_network_with_a_large_bias_agrees_with_paddle(tmp_path):
     import paddle
 
     from ppdet_repro.engine.export.converters import to_onnx
-    from ppdet_repro.onednn.library import has_vnni
     from ppdet_repro.paddle_private.protobuf_tracing import protobuf_tracing
     from ppdet_repro.paddle_private.saved_program import fuse_biases
     from ppdet_repro.runtime.networks import OnnxNetwork
     from ppdet_repro.runtime.paddle_network import PaddleNetwork
     from ppdet_repro.runtime.paddle_options import PaddleOptions
     from ppdet_repro.slim.ptq import PTQ
+    from ppdet_repro.utils.cpu_env import has_vnni
 
     if not paddle.__version__.startswith("2."):
         pytest.skip("with Paddle 3, quantized models are not converted to ONNX")
