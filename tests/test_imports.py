@@ -22,7 +22,7 @@ PACKAGE = "ppdet_repro"
 # "modeling" stands for the files in that folder that no other entry names (layers, nms, ...).
 LAYERS = [
     ("core", "utils", "paddle_private", ""),
-    ("onednn",),
+    ("onednn", "modeling.sizes"),
     ("modeling.boxes", "modeling.anchors", "modeling.shape_spec"),
     ("modeling", "data.transform", "data.source", "optimizer", "metrics"),
     ("modeling.heads", "data"),

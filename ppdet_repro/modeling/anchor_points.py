@@ -11,6 +11,8 @@ from typing import List, NamedTuple, Sequence
 import paddle
 from paddle import Tensor
 
+from ppdet_repro.modeling.sizes import sizes
+
 
 class Grid(NamedTuple):
     """The points of one level in input pixels."""
@@ -36,15 +38,16 @@ class AnchorPoints(NamedTuple):
 
 def make_grid(level: Tensor, stride: int) -> Grid:
     """The points of a feature map [B, C, H, W]: the centers of its cells."""
-    return Grid(*((paddle.arange(level.shape[axis], dtype="float32") + 0.5) * stride for axis in (3, 2)))
+    return Grid(*((paddle.arange(sizes(level)[axis], dtype="float32") + 0.5) * stride for axis in (3, 2)))
 
 
 def make_points(maps: Sequence[Tensor], strides: Sequence[int], z: float) -> AnchorPoints:
     """The points of all levels' feature maps [B, C, H, W]. Distances on a level are in units of `z` strides."""
     grids = [make_grid(level, stride) for level, stride in zip(maps, strides)]
     centers = [grid.centers for grid in grids]
-    units = [paddle.full([len(c), 1], z * stride) for c, stride in zip(centers, strides)]
-    levels = [paddle.full([len(c)], i, "int64") for i, c in enumerate(centers)]
+    counts = [sizes(points)[0] for points in centers]
+    units = [paddle.full([count, 1], z * stride) for count, stride in zip(counts, strides)]
+    levels = [paddle.full([count], i, "int64") for i, count in enumerate(counts)]
     return AnchorPoints(grids, *(paddle.concat(parts) for parts in (centers, units, levels)))
 
 

@@ -9,6 +9,7 @@ import paddle
 from paddle import Tensor, nn
 
 from ppdet_repro.core.registry import register
+from ppdet_repro.modeling.sizes import Size, sizes
 from ppdet_repro.utils.errors import UserError
 
 
@@ -26,7 +27,7 @@ def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> List
     return anchors
 
 
-def grid_anchors(cells: Tensor, height: int, width: int, stride: float, offset: float) -> Tensor:
+def grid_anchors(cells: Tensor, height: Size, width: Size, stride: float, offset: float) -> Tensor:
     """The anchors [A, 4] around the origin, moved to every location of a map: [H*W*A, 4] xyxy pixels.
 
     The order is y, x, anchor.
@@ -76,7 +77,7 @@ class AnchorGenerator(nn.Layer):
     def forward(self, feats: Sequence[Tensor]) -> List[Tensor]:
         """Feature maps [B, C, H, W], one per level -> anchors [H*W*A, 4] of each level."""
         return [
-            grid_anchors(paddle.to_tensor(cells, "float32"), feat.shape[2], feat.shape[3], stride, self.offset)
+            grid_anchors(paddle.to_tensor(cells, "float32"), *sizes(feat)[2:], stride=stride, offset=self.offset)
             for feat, cells, stride in zip(feats, self.levels, self.strides)
         ]
 

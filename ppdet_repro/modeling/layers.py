@@ -13,6 +13,7 @@ from paddle.regularizer import L2Decay
 from paddle.vision.ops import DeformConv2D
 
 from ppdet_repro.modeling import functional as F
+from ppdet_repro.modeling.sizes import Size
 from ppdet_repro.utils.errors import UserError
 
 NORM_TYPES = ("bn", "sync_bn")
@@ -174,24 +175,24 @@ class SqueezeExcitation(nn.Layer):
         return x * scale.unsqueeze([2, 3])
 
 
-def nearest(x: paddle.Tensor, height: int, width: int) -> paddle.Tensor:
+def nearest(x: paddle.Tensor, height: Size, width: Size) -> paddle.Tensor:
     """Resize with nearest neighbors: [B, C, H, W] -> [B, C, height, width]; output row i shows row i * H // height.
 
     Where the sizes are known and not multiples of each other, rows and columns are gathered instead of interpolated,
     because an optimized program of Paddle Inference 2.6 computes `interpolate` wrongly there. In an exported program
     unknown sizes are tensors, or -1.
     """
-    sizes = [(2, x.shape[2], height), (3, x.shape[3], width)]
-    if not all(isinstance(old, int) and isinstance(new, int) and old > 0 for _, old, new in sizes):
+    changes = [(2, x.shape[2], height), (3, x.shape[3], width)]
+    if not all(isinstance(old, int) and isinstance(new, int) and old > 0 for _, old, new in changes):
         return F.interpolate(x, size=[height, width], mode="nearest")
-    if all(new % old == 0 for _, old, new in sizes):
+    if all(new % old == 0 for _, old, new in changes):
         return F.interpolate(x, size=[height, width], mode="nearest")
-    return F.by_paddle(gather_nearest, x, sizes=sizes)
+    return F.by_paddle(gather_nearest, x, changes=changes)
 
 
-def gather_nearest(x: paddle.Tensor, sizes: Sequence[Tuple[int, int, int]]) -> paddle.Tensor:
+def gather_nearest(x: paddle.Tensor, changes: Sequence[Tuple[int, int, int]]) -> paddle.Tensor:
     """`nearest` by gathering along each (axis, old size, new size)."""
-    for axis, old, new in sizes:
+    for axis, old, new in changes:
         x = paddle.gather(x, paddle.to_tensor([i * old // new for i in range(new)], "int32"), axis=axis)
     return x
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple, Union
+from typing import Optional, Tuple
 
 import paddle
 from paddle import Tensor
 
 from ppdet_repro.core.contract import Detections
 from ppdet_repro.core.registry import register
+from ppdet_repro.modeling.sizes import Size, sizes
 from ppdet_repro.paddle_private.operators import matrix_nms, multiclass_nms
 from ppdet_repro.utils.errors import UserError
 
@@ -151,19 +152,18 @@ def take_rows(values: Tensor, index: Tensor) -> Tensor:
 
     One gather for the whole batch: Paddle-Lite has it, but lacks take_along_axis.
     """
-    images, count, width = values.shape
+    images, count, width = sizes(values)
     first = paddle.arange(images, dtype="int32").unsqueeze(1) * count  # [B, 1]
     flat = (index.astype("int32") + first).reshape([-1])  # [B*n]
     return values.reshape([-1, width]).gather(flat).reshape([images, -1, width])
 
 
-def at_most(limit: int, values: Tensor) -> Union[int, Tensor]:
+def at_most(limit: int, values: Tensor) -> Size:
     """The limit, or the number of columns of `values` [B, n] where that is smaller.
 
     An integer where the number of columns is known (Paddle-Lite's top-k needs one), otherwise a tensor.
     """
-    columns = values.shape[1]
-    if isinstance(columns, int) and columns >= 0:
+    columns = sizes(values)[1]
+    if isinstance(columns, int):
         return min(limit, columns)
-    number = paddle.shape(values)[1]  # int32 in Paddle 2, int64 in Paddle 3
-    return paddle.minimum(number, paddle.full([], limit, number.dtype))
+    return paddle.minimum(columns, paddle.full([], limit, columns.dtype))  # int32 in Paddle 2, int64 in Paddle 3

@@ -16,6 +16,7 @@ from ppdet_repro.core.contract import Detections, RawOutputs, Suppressor
 from ppdet_repro.core.registry import Shared, register
 from ppdet_repro.modeling.boxes import to_original_image, xyxy_from_distances
 from ppdet_repro.modeling.nms import at_most, take_rows
+from ppdet_repro.modeling.sizes import sizes
 
 
 @register
@@ -42,7 +43,7 @@ class TTFBox:
     def __call__(self, raw: RawOutputs, im_shape: Tensor, scale_factor: Tensor) -> Tuple[Tensor, Tensor]:
         """Boxes [B, N, 4] in original pixels, by descending score; scores [B, K, N], 0 except for the peak's class."""
         heatmap = local_maxima(F.sigmoid(raw.logits))
-        num_classes, height, width = heatmap.shape[1:]
+        num_classes, height, width = sizes(heatmap)[1:]
         flat = heatmap.reshape([0, -1])  # [B, K*H*W]
         scores, index = flat.topk(at_most(self.max_per_img, flat))  # [B, N] each
         cells = height * width

@@ -9,6 +9,7 @@ from paddle import nn
 
 from ppdet_repro.modeling import functional as F
 from ppdet_repro.modeling.layers import ACTIVATIONS, ConvNorm, Norm, conv2d
+from ppdet_repro.modeling.sizes import sizes
 from ppdet_repro.utils.errors import UserError
 
 
@@ -43,12 +44,13 @@ def with_coordinates(x: paddle.Tensor) -> paddle.Tensor:
     The coordinates are i / (2 (n - 1)) - 1, which is -1 to -0.5 instead of -1 to 1 (and -1 if the map has only one
     column or row). PaddleDetection computes them so, and its published weights depend on it.
     """
-    rows = paddle.arange(x.shape[2], dtype="float32")  # [H]
-    columns = paddle.arange(x.shape[3], dtype="float32")  # [W]
+    batch, _, height, width = sizes(x)
+    rows = paddle.arange(height, dtype="float32")  # [H]
+    columns = paddle.arange(width, dtype="float32")  # [W]
     down, right = (indices / (2 * indices[-1:].clip(min=1.0)) - 1 for indices in (rows, columns))
     down, right = paddle.meshgrid(down, right)  # [H, W] each
     coordinates = paddle.stack([right, down]).unsqueeze(0).astype(x.dtype)  # [1, 2, H, W]
-    return F.concat([x, coordinates.expand([x.shape[0], -1, -1, -1])], axis=1)
+    return F.concat([x, coordinates.expand([batch, -1, -1, -1])], axis=1)
 
 
 class SPP(nn.Layer):

@@ -12,6 +12,7 @@ import paddle
 from paddle import Tensor
 
 from ppdet_repro.modeling.boxes import xyxy_from_center_size
+from ppdet_repro.modeling.sizes import sizes
 
 
 class Grid(NamedTuple):
@@ -51,14 +52,14 @@ def rows(maps: Tensor, anchors: int) -> Tensor:
 
 def level_grid(maps: Tensor, anchors: Sequence[Sequence[float]], stride: int) -> Grid:
     """The grid of one level, from its map [B, C, H, W] and its anchors [A, 2] (w, h) and stride in input pixels."""
-    y, x = (paddle.arange(size, dtype="float32") for size in maps.shape[2:])
+    y, x = (paddle.arange(size, dtype="float32") for size in sizes(maps)[2:])
     count = paddle.concat([x[-1:], y[-1:]]) + 1  # [2]: W, H
     y, x = paddle.meshgrid(y, x)  # [H, W] each
     corner = paddle.stack([x, y], axis=-1).reshape([1, -1, 2]) / count  # [1, H*W, 2]
-    sizes = paddle.to_tensor([list(anchor) for anchor in anchors], "float32")  # [A, 2]
-    per_anchor = paddle.ones_like(sizes).unsqueeze(1)  # [A, 1, 2]
+    sides = paddle.to_tensor([list(anchor) for anchor in anchors], "float32")  # [A, 2]
+    per_anchor = paddle.ones_like(sides).unsqueeze(1)  # [A, 1, 2]
     per_cell = paddle.ones_like(corner)  # [1, H*W, 2]
-    everywhere = corner * per_anchor, per_cell * per_anchor / count, per_cell * (sizes / (count * stride)).unsqueeze(1)
+    everywhere = corner * per_anchor, per_cell * per_anchor / count, per_cell * (sides / (count * stride)).unsqueeze(1)
     return Grid(*(t.reshape([-1, 2]) for t in everywhere))  # from [A, H*W, 2] each
 
 

@@ -20,6 +20,7 @@ from paddle import nn
 from ppdet_repro.modeling.architectures.detector import Detector
 from ppdet_repro.paddle_private.channels import groups
 from ppdet_repro.paddle_private.protobuf_tracing import protobuf_tracing
+from ppdet_repro.paddle_private.translation import quick_to_trace
 from ppdet_repro.slim.engine import import_paddleslim
 from ppdet_repro.slim.prune_shapes import Masks, Size, probe_masks, tensors
 from ppdet_repro.utils.files import atomic_file
@@ -49,7 +50,7 @@ def network_program(detector: Detector, size: Size) -> Tuple[Any, List[str]]:
     traced = copy.deepcopy(detector)  # because tracing leaves rewritten functions in the layers
     for parameter, original in zip(traced.parameters(), detector.parameters()):
         parameter.name = original.name
-    network = Network(traced)
+    network = quick_to_trace(Network(traced))
     network.eval()
     with protobuf_tracing():
         image = paddle.static.InputSpec([1, 3, *size], "float32", "image")

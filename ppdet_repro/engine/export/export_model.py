@@ -42,6 +42,7 @@ from ppdet_repro.paddle_private.protobuf_tracing import protobuf_tracing
 from ppdet_repro.paddle_private.saved_program import fuse_biases, saved_program, signature
 from ppdet_repro.paddle_private.targets import check_target
 from ppdet_repro.paddle_private.traced_program import used_inputs
+from ppdet_repro.paddle_private.translation import quick_to_trace
 from ppdet_repro.runtime.manifest import write_manifest
 from ppdet_repro.slim.qat import to_int8, without_clipping
 from ppdet_repro.utils.errors import UserError
@@ -173,6 +174,7 @@ def save_network(network: nn.Layer, image_shape: Sequence[Optional[int]], prefix
     }
     with warnings.catch_warnings(), protobuf_tracing() if protobuf else nullcontext():
         warnings.simplefilter("ignore")  # Paddle's advice to authors of static graphs
+        network = quick_to_trace(network)
         traced = paddle.jit.to_static(network, input_spec=[spec], full_graph=True).forward
         used = {name: spec[name] for name in used_inputs(traced, list(spec))}
         paddle.jit.save(network, str(prefix), input_spec=None if used == spec else [used])

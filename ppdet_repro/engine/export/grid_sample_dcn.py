@@ -12,7 +12,7 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.vision.ops import DeformConv2D
 
-from ppdet_repro.engine.export.wrappers import Size
+from ppdet_repro.modeling.sizes import Size, sizes
 from ppdet_repro.paddle_private.layers import geometry
 
 
@@ -34,19 +34,20 @@ class GridSampleConv(nn.Layer):
     def forward(self, x: paddle.Tensor, offset: paddle.Tensor, mask: Optional[paddle.Tensor] = None) -> paddle.Tensor:
         """Feature map [B, C, H, W], offsets [B, 2*T, H', W'] (y, x per tap), mask [B, T, H', W'] -> [B, O, H', W']."""
         taps = self.kernel[0] * self.kernel[1]
-        channels = x.shape[1]
-        rows = self.positions(0, offset.shape[2]).reshape([1, taps, -1, 1])
-        columns = self.positions(1, offset.shape[3]).reshape([1, taps, 1, -1])
-        shift = offset.reshape([offset.shape[0], taps, 2, offset.shape[2], offset.shape[3]])  # [B, T, 2, H', W']
-        y = scaled(rows + shift[:, :, 0], x.shape[2])  # [B, T, H', W']
-        x_position = scaled(columns + shift[:, :, 1], x.shape[3])
+        _, channels, height, width = sizes(x)
+        batch, _, out_height, out_width = sizes(offset)
+        rows = self.positions(0, out_height).reshape([1, taps, -1, 1])
+        columns = self.positions(1, out_width).reshape([1, taps, 1, -1])
+        shift = offset.reshape([batch, taps, 2, out_height, out_width])  # [B, T, 2, H', W']
+        y = scaled(rows + shift[:, :, 0], height)  # [B, T, H', W']
+        x_position = scaled(columns + shift[:, :, 1], width)
         grid = paddle.stack([x_position, y], axis=-1)  # [B, T, H', W', 2]
-        grid = grid.reshape([grid.shape[0], -1, grid.shape[3], 2])  # [B, T*H', W', 2]
+        grid = grid.reshape([batch, -1, out_width, 2])  # [B, T*H', W', 2]
         sampled = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        sampled = sampled.reshape([sampled.shape[0], channels, taps, -1, sampled.shape[3]])  # [B, C, T, H', W']
+        sampled = sampled.reshape([batch, channels, taps, -1, out_width])  # [B, C, T, H', W']
         if mask is not None:
             sampled = sampled * mask.unsqueeze(1)
-        sampled = sampled.reshape([sampled.shape[0], channels * taps, -1, sampled.shape[4]])  # [B, C*T, H', W']
+        sampled = sampled.reshape([batch, channels * taps, -1, out_width])  # [B, C*T, H', W']
         return F.conv2d(sampled, self.weight, self.bias, groups=self.groups)
 
     def positions(self, axis: int, size: Size) -> paddle.Tensor:

@@ -5,7 +5,7 @@ B images, N candidate boxes, K classes, M final boxes.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Tuple, Union
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import paddle
@@ -13,9 +13,9 @@ from paddle import nn
 
 from ppdet_repro.data.transform.normalize import NormalizeImage
 from ppdet_repro.modeling.architectures.detector import Detector
+from ppdet_repro.modeling.sizes import Size, sizes
 
 Inputs = Dict[str, paddle.Tensor]  # image [B, 3, H, W], im_shape and scale_factor [B, 2]
-Size = Union[int, paddle.Tensor]  # of a map; a tensor where it is free
 
 
 class Wrapper(nn.Layer):
@@ -72,7 +72,7 @@ class NormalizedInside(nn.Layer):
         image = inputs["image"]
         if self.black_padding:
             return self.network({**inputs, "image": image * self.scale + self.shift})
-        inside = inside_image(inputs["im_shape"], image.shape[2], image.shape[3])
+        inside = inside_image(inputs["im_shape"], *sizes(image)[2:])
         # oneDNN has a fast kernel if only the second factor is broadcast, by channel
         shift = paddle.concat([inside] * 3, axis=1) * self.shift
         return self.network({**inputs, "image": image * self.scale + shift})

@@ -23,6 +23,7 @@ from ppdet_repro.modeling.ground_truth import ground_truths
 from ppdet_repro.modeling.layers import batch_norm, conv3x3, conv_tower, prior_bias, reduce_mean
 from ppdet_repro.modeling.losses.anchor_loss import anchor_losses, count_positives
 from ppdet_repro.modeling.nms import at_most, take_rows
+from ppdet_repro.modeling.sizes import sizes
 from ppdet_repro.utils.errors import UserError
 
 
@@ -168,5 +169,5 @@ def best_anchors(raw: YOLOFOutputs, limit: int) -> YOLOFOutputs:
     if isinstance(count, int) and count == best.shape[1]:
         return YOLOFOutputs(raw.anchors.unsqueeze(0), raw.logits, raw.deltas)  # all, in their order
     index = best.topk(count)[1]  # [B, n]
-    anchors = raw.anchors.gather(index.reshape([-1])).reshape([best.shape[0], -1, 4])  # [B, n, 4]
+    anchors = raw.anchors.gather(index.reshape([-1])).reshape([sizes(best)[0], -1, 4])  # [B, n, 4]
     return YOLOFOutputs(anchors, take_rows(raw.logits, index), take_rows(raw.deltas, index))

@@ -7,7 +7,7 @@ CVPR 2018 (embedded Gaussian).
 
 from __future__ import annotations
 
-from typing import List, Union
+from typing import List
 
 import paddle
 import paddle.nn.functional as F
@@ -16,9 +16,8 @@ from paddle.nn.initializer import XavierUniform
 
 from ppdet_repro.core.registry import Part, register
 from ppdet_repro.modeling.layers import nearest
+from ppdet_repro.modeling.sizes import Size, sizes
 from ppdet_repro.utils.errors import UserError
-
-Size = Union[int, paddle.Tensor]  # a tensor in an exported program whose input size is not fixed
 
 
 def conv1x1(channels: int) -> nn.Conv2D:
@@ -37,7 +36,7 @@ class NonLocal(nn.Layer):
         theta, phi, g = (layer(x).flatten(2) for layer in (self.theta, self.phi, self.g))  # [B, C, H*W] each
         similarity = F.softmax(paddle.matmul(theta, phi, transpose_x=True))  # [B, H*W, H*W]
         mean = paddle.matmul(g, similarity, transpose_y=True)  # [B, C, H*W]
-        return x + self.conv_out(mean.reshape([0, 0, x.shape[2], -1]))
+        return x + self.conv_out(mean.reshape([0, 0, sizes(x)[2], -1]))
 
 
 def shrink(x: paddle.Tensor, height: Size, width: Size) -> paddle.Tensor:
@@ -81,9 +80,9 @@ class BFP(nn.Layer):
         """The backbone's maps, finest first -> the levels, finest first."""
         levels = self.pyramid(feats)
         middle = self.refine_level
-        size = levels[middle].shape[2:]
+        size = sizes(levels[middle])[2:]
         resize = [shrink] * middle + [nearest] * (len(levels) - middle)
         gathered = sum(change(level, *size) for change, level in zip(resize, levels)) / len(levels)
         refined = self.refine(gathered)
         resize = [nearest] * (middle + 1) + [shrink] * (len(levels) - middle - 1)
-        return [level + change(refined, *level.shape[2:]) for change, level in zip(resize, levels)]
+        return [level + change(refined, *sizes(level)[2:]) for change, level in zip(resize, levels)]

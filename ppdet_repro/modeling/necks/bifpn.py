@@ -18,6 +18,7 @@ from ppdet_repro.core.registry import Shared, Upstream, register
 from ppdet_repro.modeling import functional as F
 from ppdet_repro.modeling.layers import ConvNorm, batch_norm, conv2d, nearest
 from ppdet_repro.modeling.shape_spec import ShapeSpec
+from ppdet_repro.modeling.sizes import sizes
 from ppdet_repro.utils.errors import UserError
 
 LEVELS = range(3, 8)
@@ -84,7 +85,7 @@ def halve(x: paddle.Tensor) -> paddle.Tensor:
 
 def enlarge(x: paddle.Tensor, like: paddle.Tensor) -> paddle.Tensor:
     """Resize with nearest neighbors to the height and width of `like`."""
-    return nearest(x, like.shape[2], like.shape[3])
+    return nearest(x, *sizes(like)[2:])
 
 
 class Fusion(nn.Layer):
