@@ -27,11 +27,12 @@ def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> List
     return anchors
 
 
-def grid_anchors(cells: Tensor, height: Size, width: Size, stride: float, offset: float) -> Tensor:
-    """The anchors [A, 4] around the origin, moved to every location of a map: [H*W*A, 4] xyxy pixels.
+def grid_anchors(cells: Tensor, size: Sequence[Size], stride: float, offset: float) -> Tensor:
+    """The anchors [A, 4] around the origin, moved to every location of a map of H x W: [H*W*A, 4] xyxy pixels.
 
     The order is y, x, anchor.
     """
+    height, width = size
     x = (paddle.arange(width, dtype="float32") + offset) * stride
     y = (paddle.arange(height, dtype="float32") + offset) * stride
     y, x = paddle.meshgrid(y, x)  # [H, W] each
@@ -77,7 +78,7 @@ class AnchorGenerator(nn.Layer):
     def forward(self, feats: Sequence[Tensor]) -> List[Tensor]:
         """Feature maps [B, C, H, W], one per level -> anchors [H*W*A, 4] of each level."""
         return [
-            grid_anchors(paddle.to_tensor(cells, "float32"), *sizes(feat)[2:], stride=stride, offset=self.offset)
+            grid_anchors(paddle.to_tensor(cells, "float32"), sizes(feat)[2:], stride, self.offset)
             for feat, cells, stride in zip(feats, self.levels, self.strides)
         ]
 

@@ -21,14 +21,16 @@ from ppdet_repro.runtime.tensorrt_network import open_tensorrt
 from ppdet_repro.runtime.trial import try_out
 from ppdet_repro.utils.errors import UserError
 
+WITHOUT_NMS = ("lite", "tensorrt")  # engines of networks that end in decoded boxes
+
 
 def open_pipeline(model: ModelFolder, flags: Namespace) -> Pipeline:
     """The model's preprocessing and the engine that the flags name (see `options.add_engine_flags`). UserError if this
     machine cannot run the model as the flags say, or if a file is damaged."""
-    if model.post_process is None and flags.engine != "paddle":
+    if model.post_process is None and flags.engine in WITHOUT_NMS:
         raise UserError(
-            f"{model.config_file} has no PostProcess, so the model's outputs are not boxes; export it with "
-            "export.post_process on and export.benchmark off"
+            f"{model.config_file} has no PostProcess, but --engine={flags.engine} needs a model that leaves the "
+            "suppression to us; export it with export.post_process on and export.benchmark and export.onnx_nms off"
         )
     preprocess = from_list(model.preprocess, str(model.config_file))
     return Pipeline(preprocess, open_engine(model, flags))
@@ -86,7 +88,7 @@ class NetworkEngine:
             if len(shapes) != 2 or shapes[0][1:] != (6,) or outputs[1].dtype.kind != "i":
                 raise UserError(
                     f"{ends}, not in boxes [M, 6] and their number; export it with export.post_process and export.nms "
-                    "on and export.benchmark off"
+                    "(export.onnx_nms) on and export.benchmark off"
                 )
             return outputs[0], outputs[1]
         if list(map(len, shapes)) != [3, 3] or shapes[0][1:] != (shapes[1][2], 4):  # [B, N, 4] and [B, C, N]

@@ -45,7 +45,8 @@ class ExportSettings:
     """What an exported model contains."""
 
     post_process: bool = True  # decode boxes inside the exported model
-    nms: bool = True  # suppress overlapping boxes inside the exported model
+    nms: bool = True  # suppress overlapping boxes inside an exported Paddle model
+    onnx_nms: bool = False  # and inside an ONNX model; not Matrix NMS
     benchmark: bool = False  # export raw outputs only, to measure the network's speed
     fuse_conv_bn: bool = False  # fold batch norms into the convolutions before them
     padding: Literal["mean", "black"] = "mean"  # with fuse_normalize: 0 after normalization, or before it (black)

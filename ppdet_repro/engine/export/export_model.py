@@ -5,7 +5,7 @@ The folder has the format of PaddleDetection's exports, and a manifest (see `run
 | target | files beside infer_cfg.yml and manifest.json                                  | outputs                    |
 |--------|------------------------------------------------------------------------------|----------------------------|
 | paddle | model.pdmodel (Paddle 2, int8) or model.json (Paddle 3), and model.pdiparams | final boxes, or see `wrap` |
-| onnx   | model.onnx; deformable convolutions are built from grid_sample               | decoded boxes              |
+| onnx   | model.onnx; deformable convolutions are built from grid_sample               | decoded or final boxes     |
 | lite   | model_arm.nb, model_x86.nb; the weights of BiFPN's fusion are constants      | decoded boxes              |
 """
 
@@ -16,7 +16,7 @@ import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Union
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import paddle
@@ -32,7 +32,8 @@ from ppdet_repro.engine.export.converters import to_lite_files, to_onnx
 from ppdet_repro.engine.export.fold import FixedFusion, fold_batch_norms, fold_distance_factor, with_replaced
 from ppdet_repro.engine.export.grid_sample_dcn import GridSampleConv
 from ppdet_repro.engine.export.half import simplify, to_half
-from ppdet_repro.engine.export.infer_cfg import for_one_image, infer_config, read_input, with_batch
+from ppdet_repro.engine.export.infer_cfg import NetworkInput, for_one_image, infer_config, read_input, with_batch
+from ppdet_repro.engine.export.onnx_suppression import OUTPUTS, add_suppression, check_suppression
 from ppdet_repro.engine.export.verify import verify
 from ppdet_repro.engine.export.wrappers import DecodedBoxes, FinalBoxes, HeadOutputs, NormalizedInside
 from ppdet_repro.engine.models import mode
@@ -53,6 +54,7 @@ PADDLE = ("paddlepaddle", "paddlepaddle-gpu", "numpy")  # packages that take par
 TOOLS = {"paddle": (), "onnx": ("paddle2onnx",), "lite": ("paddlelite",)}  # and in those for a target
 
 ReadImage = Callable[[str], Mapping[str, np.ndarray]]
+Suppression = Optional[Dict[str, Any]]  # an entry `PostProcess` of infer_cfg.yml, or none
 
 
 def export_model(
@@ -71,7 +73,7 @@ def export_model(
         detector: The model of the config.
         cfg: Its section `export` defines what the exported network computes, TestReader what it takes as input.
         output_dir: The parent of the new folder.
-        target: "paddle", "onnx" or "lite". The last two never contain the suppression of duplicates.
+        target: "paddle", "onnx" or "lite". Only "paddle", and "onnx" with `export.onnx_nms`, suppress duplicates.
         precision: Of an ONNX model: "fp32" or "fp16"; of a Paddle-Lite model also "int8" or "int16".
         verify_on: Image files on which the exported model must find what the detector finds.
         quantize: Replaces the float32 model in a folder by an int8 one, given a function that reads an image file as
@@ -92,13 +94,11 @@ def export_model(
         yolof_demo
     """
     if cfg.run.quantized:
-        if verify_on:
-            raise UserError("--verify: an int8 model is not its float32 one; compare their AP (infer --eval_json)")
-        detector, quantize = without_clipping(detector), to_int8
+        detector, quantize = trained_in_int8(detector, verify_on), to_int8
     check_precision(target, precision, quantized=quantize is not None)
-    settings, given = export_settings(cfg, target), read_input(cfg)
-    network_input = for_one_image(given, cfg) if target == "lite" else with_batch(given, batch)
-    content = infer_config(cfg, network_input, remaining_suppression(detector, settings))
+    settings, network_input = export_settings(cfg, target), export_input(cfg, target, batch)
+    inside, outside = suppressions(detector, settings, target)
+    content = infer_config(cfg, network_input, outside)
     destination = Path(output_dir) / (cfg.name if target == "paddle" else f"{cfg.name}_{target}")
     try:
         with mode(detector, training=False), atomic_folder(destination) as folder:
@@ -107,7 +107,7 @@ def export_model(
             (folder / "infer_cfg.yml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
             if quantize is not None:
                 quantize(folder, lambda file: from_list(network_input.steps)([file])._asdict())
-            finish(folder, cfg, target, precision)
+            finish(folder, cfg, target, precision, inside)
             if verify_on:
                 found = verify(detector, folder, target, precision, network_input.eager, verify_on).table()
                 get_logger().info(f"{destination} agrees with the eager model\n{found}")
@@ -123,6 +123,19 @@ def export_settings(cfg: Config, target: str) -> ExportSettings:
     return replace(cfg.run.export, nms=False) if without_nms else cfg.run.export
 
 
+def export_input(cfg: Config, target: str, batch: Optional[int]) -> NetworkInput:
+    """The input of the exported network. Paddle-Lite takes one image of a fixed size."""
+    given = read_input(cfg)
+    return for_one_image(given, cfg) if target == "lite" else with_batch(given, batch)
+
+
+def trained_in_int8(detector: Detector, verify_on: Sequence[str]) -> Detector:
+    """A detector that was trained with `slim: QAT`, for its export. UserError if it is to be verified."""
+    if verify_on:
+        raise UserError("--verify: an int8 model is not its float32 one; compare their AP (infer --eval_json)")
+    return without_clipping(detector)
+
+
 def check_precision(target: str, precision: str, quantized: bool) -> None:
     """UserError if the installed Paddle cannot export a model, quantized or not, for the target in the precision."""
     if quantized and (target, precision) == ("onnx", "fp16"):
@@ -130,12 +143,22 @@ def check_precision(target: str, precision: str, quantized: bool) -> None:
     check_target(target, quantized=quantized)
 
 
-def remaining_suppression(detector: Detector, settings: ExportSettings) -> Optional[Dict[str, Any]]:
+def remaining_suppression(detector: Detector, settings: ExportSettings) -> Suppression:
     """The suppression that has to follow an exported network that ends in decoded boxes, as in infer_cfg.yml."""
     if settings.nms or settings.benchmark or not settings.post_process:
         return None
     suppress = detector.post_process.suppress
     return {"type": suppress.name, **suppress.settings}
+
+
+def suppressions(detector: Detector, settings: ExportSettings, target: str) -> Tuple[Suppression, Suppression]:
+    """The suppression that an ONNX file is to contain, and the one that has to follow the exported network. UserError
+    if ONNX cannot compute the former."""
+    remaining = remaining_suppression(detector, settings)
+    if remaining is None or target != "onnx" or not settings.onnx_nms:
+        return None, remaining
+    check_suppression(remaining)
+    return remaining, None
 
 
 def adapt(detector: Detector, target: str, fuse_conv_bn: bool) -> Detector:
@@ -181,12 +204,16 @@ def save_network(network: nn.Layer, image_shape: Sequence[Optional[int]], prefix
     fuse_biases(saved_program(prefix))
 
 
-def finish(folder: Path, cfg: Config, target: str, precision: str) -> None:
-    """Make the folder with a Paddle model and its infer_cfg.yml an export for the target, with a manifest."""
+def finish(folder: Path, cfg: Config, target: str, precision: str, suppression: Suppression = None) -> None:
+    """Make the folder with a Paddle model and its infer_cfg.yml an export for the target, with a manifest. An ONNX
+    model gets the suppression, if one is given."""
     inputs_and_outputs = signature(saved_program(folder / "model"))
     if target != "paddle":
         fixed = inputs_and_outputs["inputs"][0]["shape"][0] > 0
         convert(folder, target, precision, fixed)
+    if suppression is not None:
+        add_suppression(folder / "model.onnx", suppression)
+        inputs_and_outputs["outputs"] = OUTPUTS
     write_manifest(folder, cfg.name, cfg.document.plain(), inputs_and_outputs, (*PADDLE, *TOOLS[target]))
 
 
