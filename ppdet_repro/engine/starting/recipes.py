@@ -28,6 +28,7 @@ class Recipe(NamedTuple):
     smallest: int  # pixels in the input: objects with smaller sides are detected badly
     views: int  # pictures seen in a training, all epochs together
     batch_size: int
+    tuning_views: int = 0  # the same in a training from `weights`
     weights: Optional[str] = None  # to start from, of the same network: package://NAME; None: those of the config
     anchors: int = 0  # number of anchors to cluster
 
@@ -36,17 +37,20 @@ CPU: Dict[str, Recipe] = {
     "pafnet": Recipe(
         "ttfnet/pafnet_r18vd_256_bccd.yml",
         "PAFNet on a half-width ResNet18-vd: no anchors, and of the three small recipes the quickest to a good AP",
-        area=192 * 256, smallest=10, views=7000, batch_size=2, weights="package://pafnet_r18vd",
+        area=192 * 256, smallest=10, views=7000, batch_size=2,
+        weights="package://pafnet_r18vd", tuning_views=4000,
     ),
     "ppyolov2": Recipe(
         "ppyolo/ppyolov2_r18vd_256_bccd.yml",
         "PP-YOLOv2 on a half-width ResNet18-vd: the highest AP of the three small recipes, at twice the time",
-        area=256 * 256, smallest=12, views=9000, batch_size=2, weights="package://ppyolov2_r18vd", anchors=9,
+        area=256 * 256, smallest=12, views=9000, batch_size=2, anchors=9,
+        weights="package://ppyolov2_r18vd", tuning_views=5000,
     ),
     "yolof": Recipe(
         "yolof/yolof_r18vd_bccd.yml",
         "YOLOF on two stages of a half-width ResNet18-vd: the fewest weights of the three small recipes",
-        area=192 * 256, smallest=12, views=9000, batch_size=2, weights="package://yolof_r18vd",
+        area=192 * 256, smallest=12, views=9000, batch_size=2,
+        weights="package://yolof_r18vd", tuning_views=5000,
     ),
 }  # fmt: skip
 GPU: Dict[str, Recipe] = {
@@ -94,10 +98,11 @@ class Run(NamedTuple):
 
 
 def recipe_for(kind: str, gpu: bool) -> Recipe:
-    """The recipe of a detector. Its weights are None if they do not come with the package."""
+    """The recipe of a detector, from its weights if they come with the package."""
     recipe = (GPU if gpu else CPU)[kind]
-    there = recipe.weights in [f"{SCHEME}{name}" for name in shipped()]
-    return recipe if there else recipe._replace(weights=None)
+    if recipe.weights in [f"{SCHEME}{name}" for name in shipped()]:
+        return recipe._replace(views=recipe.tuning_views)
+    return recipe._replace(weights=None)
 
 
 def measured(pictures: List[Picture]) -> Measures:
