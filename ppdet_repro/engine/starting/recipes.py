@@ -155,5 +155,5 @@ def run_for(recipe: Recipe, pictures: int, processes: int) -> Run:
     if pictures < 2 * batch_size * processes:
         batch_size, processes = 1, 1  # otherwise an epoch would have no or one update
     epochs = min(max(round(recipe.views / pictures), EPOCHS[0]), EPOCHS[1])
-    updates = max(1, pictures // (batch_size * processes))
+    updates = max(1, math.ceil(pictures / processes) // batch_size)  # each process has as many pictures
     return Run(epochs, batch_size, processes, updates, max(1, min(200, epochs * updates // 10)))

@@ -271,6 +271,7 @@ def test_the_input_has_the_shape_of_the_pictures():
 def test_the_length_of_a_training():
     pafnet = CPU["pafnet"]  # 7,000 views, 2 pictures in a batch
     assert run_for(pafnet, 100, 2) == (70, 2, 2, 25, 175)  # 70 * 25 = 1,750 updates, a tenth to warm up
+    assert run_for(pafnet, 239, 2) == (29, 2, 2, 60, 174)  # 120 pictures in each process, the last one twice
     assert run_for(pafnet, 5000, 2) == (12, 2, 2, 1250, 200)  # at least 12 epochs, at most 200 updates
     assert run_for(pafnet, 10, 1) == (200, 2, 1, 5, 100)  # at most 200 epochs
     assert run_for(pafnet, 3, 2) == (200, 1, 1, 3, 60)  # less than two updates of 4: one picture at a time
