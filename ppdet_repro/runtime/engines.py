@@ -88,7 +88,7 @@ class NetworkEngine:
             if len(shapes) != 2 or shapes[0][1:] != (6,) or outputs[1].dtype.kind != "i":
                 raise UserError(
                     f"{ends}, not in boxes [M, 6] and their number; export it with export.post_process and export.nms "
-                    "on and export.benchmark off (ONNX without NMS has a PostProcess in infer_cfg.yml)"
+                    "on and export.benchmark off"
                 )
             return outputs[0], outputs[1]
         if list(map(len, shapes)) != [3, 3] or shapes[0][1:] != (shapes[1][2], 4):  # [B, N, 4] and [B, C, N]
