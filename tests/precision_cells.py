@@ -299,8 +299,13 @@ def table(results: Dict[str, Any]) -> str:
 
 def rendered(page: str, results: Dict[str, Any]) -> str:
     """The page with the table between its marks."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}{table(results)}{END}{rest.split(END)[1]}"
+    return between(page, BEGIN, table(results), END)
+
+
+def between(page: str, begin: str, text: str, end: str) -> str:
+    """The page with this text between two marks."""
+    before, rest = page.split(begin)
+    return f"{before}{begin}{text}{end}{rest.split(end)[1]}"
 
 
 if __name__ == "__main__":

@@ -97,12 +97,17 @@ def small_config(name: str, data: Path, *overrides: str, slim: Optional[Path] = 
     return load_config(path, changes, slim)
 
 
+def small_model(cfg: Config) -> paddle.nn.Layer:
+    """The config's model. YOLOv3's neck is narrow, for which there is no key."""
+    with mock.patch.object(YOLOv3FPN, "coarsest_width", staticmethod(lambda levels: 64)):
+        return build_model(cfg)
+
+
 def taught_model(cfg: Config, steps: int, normalize: bool = False) -> paddle.nn.Layer:
     """The config's model in eval mode; its neck and head have seen one batch `steps` times, so it finds boxes of all
     scores. With `normalize`, the batch norms of its backbone have the statistics of the batch."""
     paddle.seed(0)
-    with mock.patch.object(YOLOv3FPN, "coarsest_width", staticmethod(lambda levels: 64)):  # no config narrows its 512
-        model = build_model(cfg)
+    model = small_model(cfg)
     dataset = build(cfg, "TrainDataset")
     dataset.load()
     reader = build(cfg, "TrainReader")

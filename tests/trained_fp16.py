@@ -15,19 +15,17 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Dict
-from unittest import mock
 
 import paddle
 from half_rounding import round_like_half
-from precision_cells import FAMILIES, OVERRIDES, PAGE
-from small_detectors import small_config
+from precision_cells import FAMILIES, OVERRIDES, PAGE, between
+from small_detectors import small_config, small_model
 from tiny_yolof import write_images
 
-from ppdet_repro.core.config import Config, build, build_model
+from ppdet_repro.core.config import Config, build
 from ppdet_repro.engine.export.export_model import export_model
 from ppdet_repro.metrics.coco import evaluate_coco
 from ppdet_repro.metrics.detections import ImageDetections, coco_rows
-from ppdet_repro.modeling.necks.ppyolo_fpn import YOLOv3FPN
 from ppdet_repro.runtime.engines import open_pipeline
 from ppdet_repro.runtime.model_folder import open_model_folder
 from ppdet_repro.runtime.options import build_parser
@@ -43,8 +41,7 @@ KINDS = ("fp32", "fp16", "rounded")
 def trained(cfg: Config) -> paddle.nn.Layer:
     """The config's model after `EPOCHS` epochs, in eval mode."""
     paddle.seed(0)
-    with mock.patch.object(YOLOv3FPN, "coarsest_width", staticmethod(lambda levels: 64)):  # no config narrows its 512
-        model = build_model(cfg)
+    model = small_model(cfg)
     dataset, reader = build(cfg, "TrainDataset"), build(cfg, "TrainReader")
     dataset.load()
     rate = paddle.optimizer.lr.CosineAnnealingDecay(RATE, EPOCHS)
@@ -105,8 +102,7 @@ def table(results: Dict[str, Dict[str, float]]) -> str:
 
 def rendered(page: str, results: Dict[str, Dict[str, float]]) -> str:
     """The page with the table between its marks."""
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}{table(results)}{END}{rest.split(END)[1]}"
+    return between(page, BEGIN, table(results), END)
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ class OpenVinoNetwork:
             self.model = openvino.Core().compile_model(str(path), "CPU", settings)
         except RuntimeError as error:
             raise UserError(f"OpenVINO cannot load {path}: {first_line(error)}; export it again") from error
-        if is_quantized(path) and not has_vnni():
+        if not has_vnni() and is_quantized(path):
             get_logger().warning(SATURATES)
         self.path = path
         # an input of an FP16 model has a second name, that of the conversion behind it

@@ -39,9 +39,8 @@ def add_suppression(path: Path, settings: Mapping[str, Any]) -> None:
     The rows of an image are ordered by score. They are those of `runtime.suppress`, except that boxes without area do
     not suppress each other. `settings` is an entry `PostProcess` of infer_cfg.yml.
 
-    Raises UserError if a package is missing, or ONNX cannot compute such a suppression.
+    Raises UserError if a package is missing. `check_suppression` says which settings ONNX can compute.
     """
-    check_suppression(settings)
     if importlib.util.find_spec("onnx") is None:
         raise missing("onnx", "onnx")
     import onnx

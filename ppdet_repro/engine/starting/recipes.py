@@ -28,7 +28,7 @@ class Recipe(NamedTuple):
     smallest: int  # pixels in the input: objects with smaller sides are detected badly
     views: int  # pictures seen in a training, all epochs together
     batch_size: int
-    tuning_views: int = 0  # the same in a training from `weights`
+    tuning_views: Optional[int] = None  # the same in a training from `weights`; None: as many
     weights: Optional[str] = None  # to start from, of the same network: package://NAME; None: those of the config
     anchors: int = 0  # number of anchors to cluster
 
@@ -43,14 +43,12 @@ CPU: Dict[str, Recipe] = {
     "ppyolov2": Recipe(
         "ppyolo/ppyolov2_r18vd_256_bccd.yml",
         "PP-YOLOv2 on a half-width ResNet18-vd: the highest AP of the three small recipes, at twice the time",
-        area=256 * 256, smallest=12, views=9000, batch_size=2, anchors=9,
-        weights="package://ppyolov2_r18vd", tuning_views=5000,
+        area=256 * 256, smallest=12, views=9000, batch_size=2, weights="package://ppyolov2_r18vd", anchors=9,
     ),
     "yolof": Recipe(
         "yolof/yolof_r18vd_bccd.yml",
         "YOLOF on two stages of a half-width ResNet18-vd: the fewest weights of the three small recipes",
-        area=192 * 256, smallest=12, views=9000, batch_size=2,
-        weights="package://yolof_r18vd", tuning_views=5000,
+        area=192 * 256, smallest=12, views=9000, batch_size=2, weights="package://yolof_r18vd",
     ),
 }  # fmt: skip
 GPU: Dict[str, Recipe] = {
@@ -101,7 +99,7 @@ def recipe_for(kind: str, gpu: bool) -> Recipe:
     """The recipe of a detector, from its weights if they come with the package."""
     recipe = (GPU if gpu else CPU)[kind]
     if recipe.weights in [f"{SCHEME}{name}" for name in shipped()]:
-        return recipe._replace(views=recipe.tuning_views)
+        return recipe._replace(views=recipe.tuning_views or recipe.views)
     return recipe._replace(weights=None)
 
 

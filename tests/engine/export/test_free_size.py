@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from unittest import mock
-
 import numpy as np
 import paddle
 import pytest
 from parity_weights import compare_detections, filled_state, image
-from small_detectors import SIDE, SMALL, small_config
+from small_detectors import SIDE, SMALL, small_config, small_model
 from tiny_yolof import write_images
 
-from ppdet_repro import build_model, export_model
-from ppdet_repro.modeling.necks.ppyolo_fpn import YOLOv3FPN
+from ppdet_repro import export_model
 from ppdet_repro.runtime.networks import network_file
 from ppdet_repro.runtime.paddle_network import PaddleNetwork
 
@@ -30,8 +27,7 @@ def data(tmp_path_factory):
 def test_boxes_at_every_size_are_the_eager_models(name, data, tmp_path):
     overrides = ["num_classes=80", f"TestDataset.anno_path={data}/labels.txt"]
     cfg = small_config(name, data, *overrides, "TestReader.inputs_def.image_shape=[3,-1,-1]")
-    with mock.patch.object(YOLOv3FPN, "coarsest_width", staticmethod(lambda levels: 64)):  # no config narrows its 512
-        model = build_model(cfg)
+    model = small_model(cfg)
     model.set_state_dict(filled_state(model))
     model.eval()
     network = PaddleNetwork(network_file(export_model(model, cfg, tmp_path), "paddle"))
