@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from types import MethodType
-from typing import Any, Callable, Dict, Type
+from typing import Any, Callable, Dict, Optional, Type
 
 import paddle
 import paddle.nn.functional as F
@@ -11,8 +12,9 @@ from paddle import nn
 
 from ppdet_repro.onednn import functions, learned
 from ppdet_repro.onednn import library as dnn
+from ppdet_repro.onednn.convolution import Geometry
 from ppdet_repro.onednn.functions import pair
-from ppdet_repro.onednn.primitives import Pair
+from ppdet_repro.onednn.primitives import Pair, Shape
 from ppdet_repro.onednn.tape import FeatureMap
 from ppdet_repro.paddle_private import layers as private
 
@@ -20,15 +22,30 @@ Handler = Callable[[Any, FeatureMap], FeatureMap]
 
 
 def convolve(layer: nn.Conv2D, x: FeatureMap) -> FeatureMap:
-    geometry = private.convolution_geometry(layer)
-    stride, dilation, kernel = pair(geometry.stride), pair(geometry.dilation), pair(layer.weight.shape[2:])
-    if is_wrong_in_onednn(x, layer.weight.shape[1], kernel, stride):
+    weight, arguments = layer.weight, private.convolution_geometry(layer)
+    geometry = plain_geometry(x.shape, x.tape.dtype, tuple(weight.shape), arguments)
+    if geometry is None:
         return functions.through_paddle(layer, x)
-    padding = functions.paddings(geometry.padding, x.shape[2:], kernel, stride, dilation)
-    return learned.convolve(x, layer.weight, layer.bias, stride, padding, dilation, geometry.groups)
+    return learned.convolve(x, weight, layer.bias, geometry)
 
 
-def is_wrong_in_onednn(x: FeatureMap, channels: int, kernel: Pair, stride: Pair) -> bool:
+@cache
+def plain_geometry(
+    shape: Shape, dtype: int, weight: Shape, arguments: private.ConvolutionGeometry
+) -> Optional[Geometry]:
+    """A convolution of a map of this shape with weights [O, C / groups, kh, kw]; None: Paddle must compute it."""
+    stride, dilation, kernel = pair(arguments.stride), pair(arguments.dilation), pair(weight[2:])
+    if is_wrong_in_onednn(shape, dtype, weight[1], kernel, stride):
+        return None
+    before, after = functions.paddings(arguments.padding, shape[2:], kernel, stride, dilation)
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel)]
+    out = [(s + b + a - r) // st + 1 for s, b, a, r, st in zip(shape[2:], before, after, reach, stride)]
+    return Geometry(
+        shape, weight, (shape[0], weight[0], *out), stride, dilation, before, after, arguments.groups, False
+    )
+
+
+def is_wrong_in_onednn(shape: Shape, dtype: int, channels: int, kernel: Pair, stride: Pair) -> bool:
     """Whether oneDNN 3.2.1 and 3.6.2 have no right gradient of the weights of a convolution; `channels` of a group.
 
     A 1x1 convolution with a stride first copies the pixels it needs, to places in its scratch memory that are as far
@@ -38,16 +55,32 @@ def is_wrong_in_onednn(x: FeatureMap, channels: int, kernel: Pair, stride: Pair)
     """
     if kernel == (1, 1) and max(stride) > 1 and channels < 16:
         return True
-    return x.tape.dtype == dnn.BF16 and x.shape[3] == 1 and stride[1] > 1
+    return dtype == dnn.BF16 and shape[3] == 1 and stride[1] > 1
 
 
 def convolve_transposed(layer: nn.Conv2DTranspose, x: FeatureMap) -> FeatureMap:
-    geometry, extra = private.convolution_geometry(layer), pair(layer.output_padding)
-    wrong = x.tape.dtype == dnn.BF16 and geometry.groups == 1  # with 48 channels, or a map of one column
-    if wrong or isinstance(geometry.padding, str) or pair(geometry.dilation) != (1, 1):
+    weight, arguments = layer.weight, private.convolution_geometry(layer)
+    geometry = transposed_geometry(x.shape, x.tape.dtype, tuple(weight.shape), arguments, pair(layer.output_padding))
+    if geometry is None:
         return functions.through_paddle(layer, x)
-    stride, padding = pair(geometry.stride), pair(geometry.padding)
-    return learned.convolve_transposed(x, layer.weight, layer.bias, stride, padding, extra, geometry.groups)
+    return learned.convolve(x, weight, layer.bias, geometry)
+
+
+@cache
+def transposed_geometry(
+    shape: Shape, dtype: int, weight: Shape, arguments: private.ConvolutionGeometry, extra: Pair
+) -> Optional[Geometry]:
+    """A transposed convolution with weights [C, O / groups, kh, kw]; `extra` rows and columns are added at the end;
+    None: Paddle must compute it."""
+    wrong = dtype == dnn.BF16 and arguments.groups == 1  # with 48 channels, or a map of one column
+    if wrong or isinstance(arguments.padding, str) or pair(arguments.dilation) != (1, 1):
+        return None
+    stride, padding, groups = pair(arguments.stride), pair(arguments.padding), arguments.groups
+    sides = zip(shape[2:], stride, padding, weight[2:], extra)
+    out = [(s - 1) * st - 2 * p + k + e for s, st, p, k, e in sides]
+    after = (padding[0] - extra[0], padding[1] - extra[1])
+    dst = (shape[0], weight[1] * groups, *out)
+    return Geometry(shape, weight, dst, stride, (1, 1), padding, after, groups, True)
 
 
 def average(layer: nn.AvgPool2D, x: FeatureMap) -> FeatureMap:

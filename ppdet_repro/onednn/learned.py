@@ -2,54 +2,21 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Tuple
+from typing import List, Optional
 
 import paddle
 from paddle import nn
 
 from ppdet_repro.onednn.convolution import Convolution, Geometry, convolution
 from ppdet_repro.onednn.memory import POOL, Buffer, vector
-from ppdet_repro.onednn.primitives import BatchNorm, Pair, batch_normalization
+from ppdet_repro.onednn.primitives import BatchNorm, batch_normalization
 from ppdet_repro.onednn.tape import FeatureMap
 from ppdet_repro.paddle_private import layers as private
+from ppdet_repro.paddle_private.tensors import empty
 
 
-def convolve(
-    x: FeatureMap,
-    weight: paddle.Tensor,
-    bias: Optional[paddle.Tensor],
-    stride: Pair,
-    padding: Tuple[Pair, Pair],
-    dilation: Pair,
-    groups: int,
-) -> FeatureMap:
-    """A convolution; weight [O, C / groups, kh, kw], padding ((top, left), (bottom, right))."""
-    (n, _, *size), (channels, _, *kernel), (before, after) = x.shape, weight.shape, padding
-    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel)]
-    out = [(s + b + a - r) // st + 1 for s, b, a, r, st in zip(size, before, after, reach, stride)]
-    shape = (n, channels, *out)
-    geometry = Geometry(x.shape, tuple(weight.shape), shape, stride, dilation, before, after, groups, False)
-    return _convolve(x, weight, bias, geometry)
-
-
-def convolve_transposed(
-    x: FeatureMap,
-    weight: paddle.Tensor,
-    bias: Optional[paddle.Tensor],
-    stride: Pair,
-    padding: Pair,
-    extra: Pair,
-    groups: int,
-) -> FeatureMap:
-    """A transposed convolution; weight [C, O / groups, kh, kw]; `extra` rows and columns are added at the end."""
-    (n, _, *size), (_, per_group, *kernel) = x.shape, weight.shape
-    out = [(s - 1) * st - 2 * p + k + e for s, st, p, k, e in zip(size, stride, padding, kernel, extra)]
-    shape, after = (n, per_group * groups, *out), (padding[0] - extra[0], padding[1] - extra[1])
-    geometry = Geometry(x.shape, tuple(weight.shape), shape, stride, (1, 1), padding, after, groups, True)
-    return _convolve(x, weight, bias, geometry)
-
-
-def _convolve(x: FeatureMap, weight: paddle.Tensor, bias: Optional[paddle.Tensor], geometry: Geometry) -> FeatureMap:
+def convolve(x: FeatureMap, weight: paddle.Tensor, bias: Optional[paddle.Tensor], geometry: Geometry) -> FeatureMap:
+    """A convolution, plain or transposed."""
     tape = x.tape
     learns = tape.records and not weight.stop_gradient
     made = convolution(geometry, bias is not None, tape.dtype, learns, x.needs_grad)
@@ -80,8 +47,8 @@ def _learn(
     x: FeatureMap, weight: paddle.Tensor, bias: Optional[paddle.Tensor], made: Convolution, gradient: Buffer
 ) -> None:
     """Compute the gradients of a convolution's parameters."""
-    found, packed = paddle.empty(weight.shape, "float32"), POOL.take(made.gradient_bytes)
-    biases = [] if bias is None else [paddle.empty(bias.shape, "float32")]
+    found, packed = empty(weight.shape), POOL.take(made.gradient_bytes)
+    biases = [] if bias is None else [empty(bias.shape)]
     made.backward_weights(x.address, gradient.address, packed.address, *[b.data_ptr() for b in biases])
     made.unpack(packed.address, found.data_ptr())
     x.tape.learn(weight, found)
@@ -116,7 +83,7 @@ def batch_norm(x: FeatureMap, layer: nn.BatchNorm2D) -> FeatureMap:
         gradient = y.take_grad()
         if gradient is None:
             return
-        result, scale, shift = x.new_buffer(), paddle.empty([channels], "float32"), paddle.empty([channels], "float32")
+        result, scale, shift = x.new_buffer(), empty([channels]), empty([channels])
         addresses = [gradient.address, result.address, scale.data_ptr(), shift.data_ptr(), *[m.address for m in marks]]
         made.backward(x.address, *statistics, parameters[0], *addresses)
         if learns:

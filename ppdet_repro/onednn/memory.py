@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from bisect import bisect_left, insort
-from typing import List, Tuple
+from bisect import bisect_right, insort
+from functools import lru_cache
+from typing import Dict, List, Tuple
 
 import numpy as np
 
@@ -42,38 +43,49 @@ class Buffer:
         self.pool.give_back(self.block)
 
 
+@lru_cache(maxsize=4096)
 def vector(address: int, count: int) -> np.ndarray:
-    """The float32 numbers at an address, without a copy."""
+    """The float32 numbers at an address, without a copy. Each update asks for the same ones."""
     return np.ctypeslib.as_array((ctypes.c_float * count).from_address(address))
 
 
 class Pool:
-    """Hands out blocks, the smallest free one that fits, and keeps those that come back."""
+    """Hands out blocks, the smallest free ones that fit, and keeps those that come back."""
 
     def __init__(self) -> None:
-        self.free: List[Tuple[int, int, Block]] = []  # size, number, block; sorted
+        self.free: Dict[int, List[Tuple[int, Block]]] = {}  # by size: number and block, in the order they came back
+        self.sizes: List[int] = []  # of `free`, sorted
         self.used = self.kept = self.peak = self.number = 0
         self.marks = [0] * IDLE  # the number of the last block that had come back, at the ends of the last updates
         self.needs = [0]  # the largest number of bytes in use, of the last updates
 
     def take(self, size: int) -> Buffer:
         """At least `size` bytes, with what was written there before."""
-        size = -(-max(size, 1) // PAGE) * PAGE
-        index = bisect_left(self.free, (size, -1))
-        if index < len(self.free) and self.free[index][0] <= max(size * WASTE, size + 8 * PAGE):
-            newest = bisect_left(self.free, (self.free[index][0] + 1, -1)) - 1  # a cache may still have it
-            block = self.free.pop(newest)[2]
-            self.kept -= block.size
+        size = -(-size // PAGE) * PAGE or PAGE
+        found = size if self.free.get(size) else self.larger(size)
+        if found:
+            block = self.free[found].pop()[1]  # the newest: a cache may still have it
+            self.kept -= found
         else:
             self.shrink(max(*self.needs, self.peak, self.used + size) * SPARE - size)
             block = Block(size)
         self.used += block.size
-        self.peak = max(self.peak, self.used)
+        if self.used > self.peak:
+            self.peak = self.used
         return Buffer(block, self)
+
+    def larger(self, size: int) -> int:
+        """The smallest size above this one of which a block is free, if it does not waste too much; 0 if none is."""
+        limit = max(size * WASTE, size + 8 * PAGE)
+        candidates = self.sizes[bisect_right(self.sizes, size) : bisect_right(self.sizes, limit)]
+        return next((one for one in candidates if self.free[one]), 0)
 
     def give_back(self, block: Block) -> None:
         self.number += 1
-        insort(self.free, (block.size, self.number, block))
+        if block.size not in self.free:
+            self.free[block.size] = []
+            insort(self.sizes, block.size)
+        self.free[block.size].append((self.number, block))
         self.used -= block.size
         self.kept += block.size
 
@@ -81,20 +93,32 @@ class Pool:
         """End an update: free blocks that the last ones did not use."""
         self.needs = [*self.needs[-MEMORY_OF_NEED:], self.peak]
         self.peak = self.used
-        used = [entry for entry in self.free if entry[1] > self.marks[0]]
-        self.kept -= sum(size for size, *_ in self.free) - sum(size for size, *_ in used)
-        self.free, self.marks = used, [*self.marks[1:], self.number]
+        self.drop(self.marks[0])
+        self.marks = [*self.marks[1:], self.number]
         self.shrink(max(self.needs) * SPARE)
 
     def shrink(self, limit: float) -> None:
         """Free the blocks that came back first, until the pool has no more than `limit` bytes or none is free."""
-        if self.used + self.kept <= limit:
+        excess, last = self.used + self.kept - limit, 0
+        if excess <= 0:
             return
-        for entry in sorted(self.free, key=lambda entry: entry[1]):
-            self.free.remove(entry)
-            self.kept -= entry[0]
-            if self.used + self.kept <= limit:
+        free = [(number, size) for size in list(self.sizes) for number, _ in self.free[size]]
+        for number, size in sorted(free):
+            if excess <= 0:
                 break
+            excess, last = excess - size, number
+        self.drop(last)
+
+    def drop(self, last: int) -> None:
+        """Free the blocks that came back no later than the one of this number.
+
+        The garbage collector may call `give_back` in the middle of this, so that lists are changed in place.
+        """
+        for size in list(self.sizes):
+            blocks = self.free[size]
+            count = next((i for i, entry in enumerate(blocks) if entry[0] > last), len(blocks))
+            del blocks[:count]
+            self.kept -= size * count
 
 
 POOL = Pool()

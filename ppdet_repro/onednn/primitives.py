@@ -76,12 +76,19 @@ class Primitive:
             self.arguments[i] = dnn.ExecArgument(argument, memory)
         self._set, self._run = lib.dnnl_memory_set_data_handle, lib.dnnl_primitive_execute
         self._stream, self._count = dnn.stream(), len(arguments)
+        self._addresses: List[Optional[int]] = [None] * len(arguments)  # that the memory objects have
+        self._event = RecordEvent(self.name)
 
     def __call__(self, *addresses: int) -> None:
-        for memory, address in zip(self.memories, addresses):
-            self._set(memory, address)
-        with RecordEvent(self.name):
-            check(self._run(self.handle, self._stream, self._count, self.arguments), self.name)
+        known = self._addresses
+        for i, address in enumerate(addresses):
+            if address != known[i]:  # from update to update most are the same, and a call costs more than comparing
+                self._set(self.memories[i], address)
+                known[i] = address
+        with self._event:
+            status = self._run(self.handle, self._stream, self._count, self.arguments)
+        if status:
+            check(status, self.name)
 
 
 def trim_heap() -> None:

@@ -6,6 +6,7 @@ function records how to compute its gradients, and the record is played backward
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import paddle
@@ -14,6 +15,7 @@ from paddle.autograd import PyLayer
 from ppdet_repro.onednn import library as dnn
 from ppdet_repro.onednn.memory import POOL, Buffer
 from ppdet_repro.onednn.primitives import Shape, add, from_dense, to_dense
+from ppdet_repro.paddle_private.tensors import empty
 
 OPERATORS: Dict[str, Callable[..., FeatureMap]] = {}  # filled by `functions`
 
@@ -59,6 +61,7 @@ class FeatureMap:
         joins_relu: bool = False,
     ):
         self.tape, self.shape, self.needs_grad = tape, shape, needs_grad and tape.records
+        self.bytes = prod(shape) * dnn.SIZES[tape.dtype]
         self.compute, self.joins_relu = compute, joins_relu
         self.grad: Optional[Buffer] = None
         self._buffer: Optional[Buffer] = None
@@ -67,8 +70,7 @@ class FeatureMap:
 
     def new_buffer(self) -> Buffer:
         """Memory for as many values."""
-        n, c, h, w = self.shape
-        return POOL.take(n * c * h * w * dnn.SIZES[self.tape.dtype])
+        return POOL.take(self.bytes)
 
     @property
     def address(self) -> int:
@@ -139,7 +141,7 @@ class FeatureMap:
 
 def dense_tensor(value: FeatureMap, buffer: Optional[Buffer] = None) -> paddle.Tensor:
     """A copy of a map, or of a buffer of its layout, as a float32 tensor."""
-    out = paddle.empty(list(value.shape), "float32")
+    out = empty(value.shape)
     address = value.address if buffer is None else buffer.address
     to_dense(value.shape, value.tape.dtype)(address, out.data_ptr())
     return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Sequence, Tuple, Union
+from typing import Any, List, NamedTuple, Tuple, Union
 
 import paddle
 from paddle import nn
@@ -49,15 +49,21 @@ def geometry(layer: DeformConv2D) -> Tuple[List[int], List[int], List[int], int,
 class ConvolutionGeometry(NamedTuple):
     """The arguments with which a convolution was made; a number counts for both axes."""
 
-    stride: Union[int, Sequence[int]]
-    padding: Union[int, str, Sequence[int]]
-    dilation: Union[int, Sequence[int]]
+    stride: Union[int, Tuple[int, ...]]
+    padding: Union[int, str, Tuple[int, ...]]
+    dilation: Union[int, Tuple[int, ...]]
     groups: int
 
 
 def convolution_geometry(layer: Union[nn.Conv2D, nn.Conv2DTranspose]) -> ConvolutionGeometry:
     """Stride, padding, dilation and groups of a convolution, plain or transposed."""
-    return ConvolutionGeometry(layer._stride, layer._padding, layer._dilation, layer._groups)
+
+    def hashable(value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    return ConvolutionGeometry(
+        hashable(layer._stride), hashable(layer._padding), hashable(layer._dilation), layer._groups
+    )
 
 
 def negative_slope(layer: nn.LeakyReLU) -> float:
