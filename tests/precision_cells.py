@@ -36,6 +36,7 @@ from ppdet_repro.runtime.model_folder import open_model_folder
 from ppdet_repro.runtime.options import build_parser
 from ppdet_repro.runtime.paddle_options import installed_build
 from ppdet_repro.slim.ptq import PTQ
+from ppdet_repro.utils.cpu_env import has_vnni
 from ppdet_repro.utils.errors import UserError
 
 IMAGES = 4
@@ -81,6 +82,7 @@ class Kind(NamedTuple):
 
 
 BFLOAT16 = "--enable_mkldnn_bfloat16"
+SATURATE = ("Paddle int8", "OpenVINO int8")  # without VNNI, see has_vnni
 EMULATED = "FP16, every value rounded"
 EMULATED_BF16 = "bf16, convolutions rounded"
 # Shares: a box is lost, or another kept, where two scores or a score and the threshold differ by less than their error.
@@ -194,8 +196,6 @@ class Family:
         """The agreement in an engine and a precision, or the reason why infer.py does not offer it."""
         if find_spec(kind.package) is None:
             return f"{kind.package} is not installed"
-        if BFLOAT16 in kind.flags and not installed_build().bfloat16:
-            return "the CPU has no AVX-512"
         if kind.name == EMULATED_BF16:
             with rounded_convolutions(self.model):
                 return self.agreement(self.eager)
@@ -262,6 +262,13 @@ def distances(expected: np.ndarray, found: np.ndarray) -> List[float]:
     return result
 
 
+def unfit(kind: Kind) -> str:
+    """Why this processor cannot compute a precision as infer.py offers it on others; empty if it can."""
+    if BFLOAT16 in kind.flags and not installed_build().bfloat16:
+        return "the CPU has no AVX-512"
+    return "the CPU has no VNNI: int8 saturates" if kind.name in SATURATE and not has_vnni() else ""
+
+
 def compute(names: List[str]) -> None:
     """Compute the cells of these families that are not in the file of results yet; each is added to it at once."""
     results: Dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
@@ -274,6 +281,9 @@ def compute(names: List[str]) -> None:
             known["inside"] = round(family.inside, 3)
             for kind in KINDS:
                 if kind.name in known["cells"]:
+                    continue
+                if reason := unfit(kind):
+                    print(f"{name} {kind.name}: left for another machine, {reason}", flush=True)
                     continue
                 cell = family.cell(kind)
                 known["cells"][kind.name] = cell.replace(folder, "") if isinstance(cell, str) else list(cell)

@@ -22,9 +22,8 @@ from precision_cells import (
     rendered,
     rounded_convolutions,
     to_bfloat16,
+    unfit,
 )
-
-from ppdet_repro.utils.cpu_env import has_vnni
 
 KINDS_BY_NAME = {kind.name: kind for kind in KINDS}
 
@@ -46,11 +45,11 @@ def test_boxes_in_low_precisions_are_nearly_the_eager_models(name, kinds, folder
     family = Family(name, folder)
     assert family.inside > 0.7
     for kind in (KINDS_BY_NAME[name] for name in kinds):
-        if kind.name == "OpenVINO int8" and not has_vnni():
-            continue  # its sums saturate; infer.py warns
+        if unfit(kind) and kind.name != "Paddle int8":  # which keeps its boxes without VNNI, too; infer.py warns
+            continue
         cell = family.cell(kind)
-        if isinstance(cell, str) and any(r in cell for r in ("not installed", "AVX-512", "Paddle 2.6", "process")):
-            continue  # the installed packages, or the CPU, do not offer it
+        if isinstance(cell, str) and any(r in cell for r in ("not installed", "Paddle 2.6", "process")):
+            continue  # the installed packages do not offer it
         assert isinstance(cell, Cell), cell
         assert not cell.failure(kind), (kind.name, cell)
 
