@@ -41,8 +41,11 @@ from ppdet_repro.utils.errors import UserError
 
 IMAGES = 4
 OVERRIDES = {"fsaf": ["SAPDHead.levels=OneLevel", "SAPDHead.eta=0.0"]}  # which is FSAF
-# MobileNet's activations grow from layer to layer if its batch norms do not normalize, and every error with them.
-NORMALIZED = ("pafnet_lite",)
+# If their batch norms do not normalize, MobileNet's activations grow from layer to layer, and every error with them;
+# EfficientNet's vanish.
+NORMALIZED = ("pafnet_lite", "bifpn")
+# Decoding takes the exponential of numbers of size 1, see GROWTH. After 60 updates YOLOv3's are up to 5.
+STEPS = {"yolov3": 12}
 # After the few updates of a test, the ReLU behind the distances of SAPD, FSAF and BiFPN is 0, and boxes are points. So
 # their last convolution gets weights, as a factor, and a bias with which boxes have 10 to 40 pixels.
 DISTANCES = {"sapd": (0.25, 0.8), "fsaf": (0.25, 0.8), "bifpn": (0.25, 0.8)}
@@ -149,7 +152,7 @@ class Family:
             write_images(data)
         known = "sapd" if name == "fsaf" else name
         self.cfg: Config = small_config(known, data, *OVERRIDES.get(name, []))
-        self.model = taught_model(self.cfg, SMALL[known].steps, name in NORMALIZED)
+        self.model = taught_model(self.cfg, STEPS.get(name, SMALL[known].steps), name in NORMALIZED)
         if name in DISTANCES:
             factor, bias = DISTANCES[name]
             last = self.model.head.distance_pred
