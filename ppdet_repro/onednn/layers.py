@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from types import MethodType
 from typing import Any, Callable, Dict, Optional, Type
 
@@ -29,7 +29,7 @@ def convolve(layer: nn.Conv2D, x: FeatureMap) -> FeatureMap:
     return learned.convolve(x, weight, layer.bias, geometry)
 
 
-@cache
+@lru_cache(maxsize=4096)  # images of any size make ever new ones
 def plain_geometry(
     shape: Shape, dtype: int, weight: Shape, arguments: private.ConvolutionGeometry
 ) -> Optional[Geometry]:
@@ -66,7 +66,7 @@ def convolve_transposed(layer: nn.Conv2DTranspose, x: FeatureMap) -> FeatureMap:
     return learned.convolve(x, weight, layer.bias, geometry)
 
 
-@cache
+@lru_cache(maxsize=4096)  # images of any size make ever new ones
 def transposed_geometry(
     shape: Shape, dtype: int, weight: Shape, arguments: private.ConvolutionGeometry, extra: Pair
 ) -> Optional[Geometry]:
