@@ -36,20 +36,21 @@ from ppdet_repro.runtime.options import build_parser
 from ppdet_repro.runtime.sources import coco_images
 
 IMAGES, EPOCHS, RATE = 200, 20, 2e-3
-MORE_EPOCHS = {"yolov3": 60, "pafnet_lite": 60}  # MobileNet learns slowly
+MORE_EPOCHS = {"yolov3": 60, "pafnet_lite": 40}  # MobileNet learns slowly
+SMALLER_RATES = {"sapd": 5e-4, "fsaf": 5e-4, "bifpn": 5e-4}  # with 2e-3, the ReLU behind SAPD's distances is soon 0
 RESULTS = Path(__file__).with_suffix(".json")
 BEGIN, END = "<!-- written by tests/trained_fp16.py -->\n", "<!-- until here, too -->\n"
 LIMIT = 0.002  # of the difference
 KINDS = ("fp32", "fp16", "rounded")
 
 
-def trained(cfg: Config, epochs: int) -> paddle.nn.Layer:
+def trained(cfg: Config, epochs: int, highest_rate: float) -> paddle.nn.Layer:
     """The config's model after training, in eval mode."""
     paddle.seed(0)
     model = small_model(cfg)
     dataset, reader = build(cfg, "TrainDataset"), build(cfg, "TrainReader")
     dataset.load()
-    rate = paddle.optimizer.lr.CosineAnnealingDecay(RATE, epochs)
+    rate = paddle.optimizer.lr.CosineAnnealingDecay(highest_rate, epochs)
     clip = paddle.nn.ClipGradByGlobalNorm(10.0)
     optimizer = paddle.optimizer.Adam(rate, parameters=model.parameters(), grad_clip=clip)
     choose_kernels(model, cfg, World(rank=0, size=1, gpu=False))
@@ -81,7 +82,7 @@ def measure(name: str, folder: Path) -> Dict[str, float]:
     """The AP of a family in each of `KINDS`."""
     data = write_images(folder / "data", IMAGES)
     cfg = small_config("sapd" if name == "fsaf" else name, data, *OVERRIDES.get(name, []))
-    model = trained(cfg, MORE_EPOCHS.get(name, EPOCHS))
+    model = trained(cfg, MORE_EPOCHS.get(name, EPOCHS), SMALLER_RATES.get(name, RATE))
     exports = {kind: export_model(model, cfg, folder / kind, "onnx", kind) for kind in ("fp32", "fp16")}
     exports["rounded"] = shutil.copytree(exports["fp16"], folder / "rounded")
     (exports["rounded"] / "manifest.json").unlink()
