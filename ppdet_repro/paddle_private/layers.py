@@ -57,13 +57,13 @@ class ConvolutionGeometry(NamedTuple):
 
 def convolution_geometry(layer: Union[nn.Conv2D, nn.Conv2DTranspose]) -> ConvolutionGeometry:
     """Stride, padding, dilation and groups of a convolution, plain or transposed."""
-
-    def hashable(value: Any) -> Any:
-        return tuple(value) if isinstance(value, list) else value
-
     return ConvolutionGeometry(
-        hashable(layer._stride), hashable(layer._padding), hashable(layer._dilation), layer._groups
+        _hashable(layer._stride), _hashable(layer._padding), _hashable(layer._dilation), layer._groups
     )
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def negative_slope(layer: nn.LeakyReLU) -> float:

@@ -10,7 +10,7 @@ from trained_fp16 import LIMIT, RESULTS, rendered
 
 def test_fp16_keeps_the_ap():
     for name, found in json.loads(RESULTS.read_text("utf-8")).items():
-        assert found["fp32"] > 0.05, name  # it has learned something
+        assert found["fp32"] > 0.2, name  # it has learned something
         assert max(abs(found[kind] - found["fp32"]) for kind in ("fp16", "rounded")) <= LIMIT, name
 
 
